@@ -1,0 +1,673 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * libhybridep: expert-parallel all-to-all for Mixture-of-Experts layers.
+ *
+ * INTRODUCTION
+ *
+ * The tokens of a batch live on the ranks that computed them, the experts on the ranks that host
+ * them. `hepDispatch` brings every token to the ranks of its selected experts; `hepCombine` brings
+ * the experts' results back, weighted and summed, in the tokens' own order.
+ *
+ * LIFE CYCLE
+ *
+ *   1. Describe the job in a `hepConfig_t` and create a communicator on every rank, with one of
+ *      the four `hepCommInit...` functions.
+ *   2. Create a routing (`hepRoutingCreate`), one for each batch that is in flight.
+ *   3. For every batch: `hepRoutingUpdate` with the router's top-k indices, then any number of
+ *      `hepDispatch` and `hepCombine` calls on that routing.
+ *   4. Destroy the routings, then the communicators.
+ *
+ * WORDS AND SHAPES
+ *
+ *   rank         member of a communicator, 0 <= rank < R, bound to one device
+ *   E, EL        experts in all, and hosted by each rank: EL = E / R; rank e / EL hosts expert e
+ *   T, H, K      tokens that a rank dispatches, hidden size, experts that a token may select
+ *   selection    a pair (token, k) whose expert id is not -1
+ *   flat row     one row per (source rank, token) that selected at least one expert of this rank,
+ *                ordered by (source rank, token)
+ *   expert row   one row per selection of an expert of this rank, ordered by (local expert,
+ *                source rank, token, k)
+ *   place        the index of a row in the output of a layout
+ *
+ * Placement is a pure function of the routing: two runs give the same bytes, on every backend and
+ * with any number of SMs. Matrices are dense and row-major; shapes below are written [rows][columns].
+ *
+ * STREAMS
+ *
+ * On the cuda backend a call that takes a stream only enqueues work on it: it never waits for the
+ * device, and it can be captured into a CUDA graph (`hepRoutingQuery` is the exception to both).
+ * On the host backend the stream must be NULL and the work is done when the call returns, so every
+ * rank needs its own thread or process.
+ *
+ * All ranks issue the operations of one communicator in the same order, and the caller orders them
+ * on the device: on one stream, or on several that are chained by events. Several ranks of one
+ * process that share a device each need a stream of their own, and not the legacy default stream.
+ *
+ * THREADS
+ *
+ * Different communicators may be used from different threads at once. Calls on one communicator and
+ * its routings are made by one thread at a time, except `hepCommAbort`, `hepCommGetAsyncError` and
+ * `hepCommGetFailure`, which any thread may call at any time before `hepCommDestroy`.
+ *
+ * ERRORS
+ *
+ * Every function returns a `hepResult_t`, checks its arguments before it enqueues anything, and
+ * leaves a sentence with names and numbers for `hepGetLastError`. What a kernel finds later is
+ * reported by `hepCommGetAsyncError`.
+ *
+ * STRUCTS
+ *
+ * Every struct that is passed by pointer begins with its size, a magic number and the version of the
+ * header it was compiled with; its initializer macro sets the three and zeroes the rest. Zero always
+ * means the default. Fields are only ever appended: the library reads the part that the caller's
+ * header knows. A field that this version does not serve must be zero; otherwise the call is refused
+ * with `hepErrorUnsupported`.
+ *
+ * All functions are available since version 0.1.0 unless they say otherwise.
+ */
+#ifndef HYBRIDEP_H
+#define HYBRIDEP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define HEP_VERSION_MAJOR 0
+#define HEP_VERSION_MINOR 1
+#define HEP_VERSION_PATCH 0
+/** The version as one number: 1.2.3 is 10203. */
+#define HEP_VERSION (HEP_VERSION_MAJOR * 10000 + HEP_VERSION_MINOR * 100 + HEP_VERSION_PATCH)
+
+#if defined(__GNUC__)
+#define HEP_API __attribute__((visibility("default")))
+#else
+#define HEP_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct CUstream_st;
+struct ncclComm;
+
+/** A CUDA stream: the same type as `cudaStream_t` and `CUstream`. NULL on the host backend. */
+typedef struct CUstream_st* hepStream_t;
+
+/** A communicator: one rank's membership in a group of ranks. */
+typedef struct hepComm* hepComm_t;
+
+/** The routing of one batch, and the device memory that holds it. Belongs to one communicator. */
+typedef struct hepRouting* hepRouting_t;
+
+/* ------------------------------------------------------------------------------------ results */
+
+typedef enum {
+  hepSuccess = 0,
+  hepErrorInvalidArgument = 1, /**< an argument, field or shape breaks a rule */
+  hepErrorInvalidUsage = 2,    /**< the call does not fit the state of its object */
+  hepErrorUnsupported = 3,     /**< legal, but not served by this version or this machine */
+  hepErrorOutOfMemory = 4,     /**< host or device memory could not be had */
+  hepErrorSystem = 5,          /**< a system call failed */
+  hepErrorCuda = 6,            /**< a CUDA call failed */
+  hepErrorMismatch = 7,        /**< two ranks disagree on version, config or topology */
+  hepErrorUnreachable = 8,     /**< two devices cannot map each other's memory */
+  hepErrorTimeout = 9,         /**< a wait for a peer expired */
+  hepErrorAborted = 10,        /**< the communicator was aborted */
+  hepErrorPeerLost = 11,       /**< a peer's process is gone */
+  hepErrorInternal = 12        /**< a bug in this library; please report it */
+} hepResult_t;
+
+/** The name of a result, for example "hepErrorTimeout". Never NULL; static storage. Thread-safe. */
+HEP_API const char* hepGetErrorString(hepResult_t result);
+
+/**
+ * The sentence that explains the last call of this thread that did not return `hepSuccess`; an
+ * empty string when there was none. Valid until the thread's next failing call. Thread-safe.
+ */
+HEP_API const char* hepGetLastError(void);
+
+/**
+ * The version of the loaded library, in the manner of `HEP_VERSION`. Needs no GPU. Thread-safe.
+ * Errors: hepErrorInvalidArgument if `version` is NULL.
+ */
+HEP_API hepResult_t hepGetVersion(int* version);
+
+/* ------------------------------------------------------------------------------ configuration */
+
+typedef enum {
+  hepBackendAuto = 0, /**< cuda where a usable device exists, otherwise host */
+  hepBackendCuda = 1, /**< NVIDIA GPUs of compute capability 9.0 and newer */
+  hepBackendHost = 2  /**< plain host memory, shared between the processes of one machine */
+} hepBackend_t;
+
+typedef enum {
+  hepTypeDefault = 0, /**< the communicator's type, or hepTypeBfloat16 in its config */
+  hepTypeBfloat16 = 1,
+  hepTypeFloat16 = 2,     /**< not served yet */
+  hepTypeFloat32 = 3,     /**< not served yet */
+  hepTypeFloat8E4M3 = 4,  /**< not served yet */
+  hepTypeFloat8E5M2 = 5,  /**< not served yet */
+  hepTypeBytes = 6        /**< opaque; not served yet */
+} hepDataType_t;
+
+/** Levels of log messages; a message is delivered if its level is at most HEP_LOG. */
+typedef enum {
+  hepLogNone = 0,
+  hepLogError = 1,
+  hepLogWarning = 2,
+  hepLogInfo = 3,
+  hepLogDebug = 4
+} hepLogLevel_t;
+
+/** Receives a log message, without a line end. May be called from any thread. */
+typedef void (*hepLogCallback_t)(hepLogLevel_t level, const char* message, void* context);
+
+#define HEP_CONFIG_MAGIC 0x48455043u
+
+/**
+ * What a communicator is for. All ranks give the same values (`log` and `log_context` excepted).
+ * Settings from `timeout_ms` on can be overridden by environment variables; `hep_info --settings`
+ * lists them.
+ */
+typedef struct {
+  size_t size;
+  uint32_t magic;
+  uint32_t version;
+
+  /* The shape of the work. */
+  int32_t backend;            /**< hepBackend_t */
+  int32_t type;               /**< hepDataType_t of the rows; 0: hepTypeBfloat16 */
+  int32_t max_tokens;         /**< most tokens a rank dispatches in one batch, 1 to 65536 */
+  int32_t hidden;             /**< H; a row (H * element size) is a multiple of 16 bytes, to 64 KiB */
+  int32_t num_experts;        /**< E, a multiple of the number of ranks, to 4096 */
+  int32_t max_top_k;          /**< most selections a token may have, 1 to 32; 0: 8 */
+  int32_t scale_bytes;        /**< bytes of scales that travel beside a row; not served yet */
+  int32_t low_latency_tokens; /**< most tokens of a low-latency batch; not served yet */
+  int64_t heap_bytes;         /**< memory for `hepMemAlloc`; 0: none */
+
+  /* Settings; 0 means: chosen by the library. */
+  int32_t timeout_ms;  /**< bound of every wait on a peer; 0: 30000 */
+  int32_t sm_budget;   /**< most SMs (blocks) that an operation occupies; 0: 16 */
+  int32_t lanes;       /**< independent sequences of operations; 0: 1; more are not served yet */
+  int32_t domain_size; /**< ranks that can map each other's memory; 0: all; less is not served yet */
+
+  /* Tuning, as in Hybrid-EP; 0 means: chosen by the library within sm_budget. */
+  int32_t routing_threads;      /**< threads a block of the routing kernel, a multiple of 32 */
+  int32_t routing_blocks;       /**< blocks of the routing kernel */
+  int32_t dispatch_stages;      /**< rows in flight in a dispatch block */
+  int32_t dispatch_blocks;      /**< blocks of the dispatch kernel */
+  int32_t combine_load_stages;  /**< rows in flight towards a reducer */
+  int32_t combine_store_stages; /**< rows in flight from a reducer */
+  int32_t combine_blocks;       /**< blocks of the combine kernel, both halves together */
+
+  hepLogCallback_t log; /**< receives log messages; NULL: they go to standard error */
+  void* log_context;
+} hepConfig_t;
+
+#define HEP_CONFIG_INITIALIZER {sizeof(hepConfig_t), HEP_CONFIG_MAGIC, HEP_VERSION}
+
+/**
+ * Checks a config for `num_ranks` ranks, as the `hepCommInit...` functions do, without a GPU.
+ * Errors: hepErrorInvalidArgument or hepErrorUnsupported; `hepGetLastError` names the rule and the
+ * values. Thread-safe.
+ */
+HEP_API hepResult_t hepConfigCheck(const hepConfig_t* config, int num_ranks);
+
+#define HEP_WORKSPACE_MAGIC 0x48455057u
+
+/** Device memory that a communicator takes on each rank, in bytes. */
+typedef struct {
+  size_t size;
+  uint32_t magic;
+  uint32_t version;
+  uint64_t total_bytes;   /**< the sum of the next five: the communicator's window */
+  uint64_t token_bytes;   /**< published rows and weights: max_tokens rows */
+  uint64_t partial_bytes; /**< partial sums on their way back: max_tokens * min(K, R) rows */
+  uint64_t record_bytes;  /**< routing records, arriving from every rank */
+  uint64_t signal_bytes;  /**< signals between ranks */
+  uint64_t heap_bytes;    /**< memory for `hepMemAlloc` */
+  uint64_t routing_bytes; /**< in addition, for each routing that is alive */
+  uint64_t scratch_bytes; /**< in addition, once: counters and scratch of the kernels */
+} hepWorkspace_t;
+
+#define HEP_WORKSPACE_INITIALIZER {sizeof(hepWorkspace_t), HEP_WORKSPACE_MAGIC, HEP_VERSION}
+
+/**
+ * Tells how much device memory a communicator of this config takes, without a GPU. Thread-safe.
+ * Errors: those of `hepConfigCheck`; hepErrorInvalidArgument if `workspace` is NULL or mistyped.
+ */
+HEP_API hepResult_t hepWorkspaceSize(const hepConfig_t* config, int num_ranks,
+                                     hepWorkspace_t* workspace);
+
+/* ------------------------------------------------------------------------------ communicators */
+
+#define HEP_UNIQUE_ID_BYTES 128
+
+/** Names one rendezvous and carries its secret. Plain bytes, to be copied to every rank. */
+typedef struct {
+  unsigned char bytes[HEP_UNIQUE_ID_BYTES];
+} hepUniqueId_t;
+
+/**
+ * Opens a rendezvous in this process and writes its id, to be passed to every rank by any means.
+ * The id is a secret: whoever has it can take part. It serves one communicator. The process must
+ * live at least until every rank's `hepCommInitRank` has returned.
+ * Errors: hepErrorInvalidArgument; hepErrorSystem if no socket could be opened. Thread-safe.
+ */
+HEP_API hepResult_t hepGetUniqueId(hepUniqueId_t* id);
+
+/**
+ * Creates this rank's communicator. Collective: returns when all ranks have come, or with an error
+ * after `timeout_ms`. On the cuda backend the rank is bound to the calling thread's current device.
+ *
+ * comm       receives the communicator; NULL on failure
+ * num_ranks  R, 1 to 72
+ * id         from `hepGetUniqueId` of any one rank
+ * rank       this rank, 0 <= rank < R
+ * config     copied
+ *
+ * A rank whose arguments are wrong, or that disagrees with another, makes the call fail on every
+ * rank with a sentence that names the ranks and the field.
+ * Errors: hepErrorInvalidArgument, hepErrorUnsupported, hepErrorMismatch, hepErrorUnreachable,
+ * hepErrorTimeout, hepErrorOutOfMemory, hepErrorSystem, hepErrorCuda. Thread-safe.
+ */
+HEP_API hepResult_t hepCommInitRank(hepComm_t* comm, int num_ranks, const hepUniqueId_t* id,
+                                    int rank, const hepConfig_t* config);
+
+/**
+ * Creates the communicators of `num_ranks` ranks of this process in one call.
+ *
+ * comms    [num_ranks], receives the communicators; all NULL on failure
+ * devices  [num_ranks], CUDA ordinals, rank by rank; a device may appear several times (for tests);
+ *          NULL: 0, 1, 2, ...; not read by the host backend
+ * Errors: as `hepCommInitRank`. Thread-safe.
+ */
+HEP_API hepResult_t hepCommInitAll(hepComm_t* comms, int num_ranks, const int* devices,
+                                   const hepConfig_t* config);
+
+/**
+ * An all-gather among the ranks of the future communicator: copies `bytes` bytes at `send` of every
+ * rank to `receive` [num_ranks][bytes] of every rank. Returns 0 on success.
+ */
+typedef int (*hepAllGather_t)(const void* send, void* receive, size_t bytes, void* context);
+
+/**
+ * Creates this rank's communicator over an all-gather of the caller's (MPI, Gloo, a store, ...).
+ * Collective. `all_gather` is called once, on this thread, to agree on a rendezvous; it is not used
+ * after the call returns.
+ * Errors: as `hepCommInitRank`; hepErrorSystem if `all_gather` returns non-zero. Thread-safe.
+ */
+HEP_API hepResult_t hepCommInitCallback(hepComm_t* comm, int num_ranks, int rank,
+                                        hepAllGather_t all_gather, void* context,
+                                        const hepConfig_t* config);
+
+/**
+ * Creates this rank's communicator over an existing NCCL communicator, with its ranks and its
+ * device. Collective. NCCL is opened at run time and used once, to agree on a rendezvous; `nccl` may
+ * be destroyed afterwards. Needs a CUDA device, on either backend.
+ * Errors: as `hepCommInitRank`; hepErrorUnsupported if NCCL cannot be opened. Thread-safe.
+ */
+HEP_API hepResult_t hepCommInitNccl(hepComm_t* comm, struct ncclComm* nccl,
+                                    const hepConfig_t* config);
+
+/**
+ * Frees a communicator. Local: never waits for peers. Its routings must have been destroyed. Work
+ * that is still enqueued is waited for, at most until its own timeout. NULL is legal and does
+ * nothing. The memory of this rank stays readable to peers that still have it mapped.
+ * Errors: hepErrorInvalidArgument if `comm` is not a communicator; hepErrorInvalidUsage if routings
+ * of it are alive.
+ */
+HEP_API hepResult_t hepCommDestroy(hepComm_t comm);
+
+/**
+ * Makes every running and every later operation of this communicator end early with
+ * hepErrorAborted; kernels that wait for a peer leave. Local. The outputs of operations that were
+ * running are undefined. `hepCommDestroy` is still needed. From any thread at any time.
+ */
+HEP_API hepResult_t hepCommAbort(hepComm_t comm);
+
+/** The number of ranks. Errors: hepErrorInvalidArgument. */
+HEP_API hepResult_t hepCommCount(hepComm_t comm, int* num_ranks);
+
+/** This rank. Errors: hepErrorInvalidArgument. */
+HEP_API hepResult_t hepCommUserRank(hepComm_t comm, int* rank);
+
+/** The CUDA ordinal of the rank's device; -1 on the host backend. Errors: hepErrorInvalidArgument. */
+HEP_API hepResult_t hepCommDevice(hepComm_t comm, int* device);
+
+/** The backend that was chosen; never hepBackendAuto. Errors: hepErrorInvalidArgument. */
+HEP_API hepResult_t hepCommBackend(hepComm_t comm, hepBackend_t* backend);
+
+#define HEP_LIMITS_MAGIC 0x4845504cu
+
+/** What a communicator can do, and what the library chose for it. */
+typedef struct {
+  size_t size;
+  uint32_t magic;
+  uint32_t version;
+  int32_t max_tokens;        /**< tokens a batch */
+  int32_t max_top_k;         /**< selections a token */
+  int32_t num_experts;       /**< E */
+  int32_t num_local_experts; /**< EL */
+  int64_t row_bytes;         /**< bytes of a row */
+  int64_t max_flat_rows;     /**< R * max_tokens */
+  int64_t max_expert_rows;   /**< R * max_tokens * max_top_k, before alignment */
+  int32_t routing_blocks;    /**< SMs that `hepRoutingUpdate` occupies; 0 on the host backend */
+  int32_t dispatch_blocks;   /**< SMs that `hepDispatch` occupies; 0 on the host backend */
+  int32_t combine_blocks;    /**< SMs that `hepCombine` occupies; 0 on the host backend */
+  int32_t timeout_ms;        /**< bound of every wait on a peer */
+} hepLimits_t;
+
+#define HEP_LIMITS_INITIALIZER {sizeof(hepLimits_t), HEP_LIMITS_MAGIC, HEP_VERSION}
+
+/** Tells a communicator's limits. Errors: hepErrorInvalidArgument. */
+HEP_API hepResult_t hepCommLimits(hepComm_t comm, hepLimits_t* limits);
+
+/**
+ * Allocates `bytes` bytes from the communicator's heap (`heap_bytes` of its config), which the peers
+ * have mapped: tokens that lie there are dispatched without a copy. Local. The memory is aligned to
+ * 256 bytes, is not cleared, and lives until `hepMemFree` or `hepCommDestroy`.
+ * Errors: hepErrorInvalidArgument; hepErrorOutOfMemory if no free block of the heap is large enough.
+ */
+HEP_API hepResult_t hepMemAlloc(hepComm_t comm, size_t bytes, void** pointer);
+
+/**
+ * Gives memory back to the heap; the caller has seen to it that no enqueued operation uses it. NULL
+ * is legal. Errors: hepErrorInvalidArgument if `pointer` is not from `hepMemAlloc` of `comm`.
+ */
+HEP_API hepResult_t hepMemFree(hepComm_t comm, void* pointer);
+
+/**
+ * Tells whether anything has gone wrong on the device: hepSuccess, hepErrorTimeout,
+ * hepErrorAborted, or hepErrorInvalidArgument for an expert id outside [-1, E), which counted as -1
+ * and leaves the communicator usable. The first failure stays. `hepGetLastError` then explains it.
+ * Does not wait for the device. From any thread at any time.
+ * Errors of the call itself: hepErrorInvalidArgument, with `*error` untouched.
+ */
+HEP_API hepResult_t hepCommGetAsyncError(hepComm_t comm, hepResult_t* error);
+
+typedef enum {
+  hepOperationNone = 0,
+  hepOperationRouting = 1,
+  hepOperationDispatch = 2,
+  hepOperationCombine = 3
+} hepOperation_t;
+
+typedef enum {
+  hepPhaseNone = 0,
+  hepPhaseBlocks = 1,  /**< waiting for the other blocks of the same kernel */
+  hepPhaseRecords = 2, /**< routing: waiting for a peer's records */
+  hepPhaseRows = 3,    /**< dispatch: waiting for a peer's rows to be published */
+  hepPhaseWeights = 4, /**< dispatch: waiting for a peer's weights to be published */
+  hepPhaseReaders = 5, /**< dispatch: waiting for a peer to have read this rank's rows */
+  hepPhaseSlots = 6,   /**< combine: waiting for a peer's slots to be free again */
+  hepPhasePartials = 7 /**< combine: waiting for a peer's partial sums */
+} hepPhase_t;
+
+#define HEP_FAILURE_MAGIC 0x48455046u
+
+/** The first wait that failed on this rank. */
+typedef struct {
+  size_t size;
+  uint32_t magic;
+  uint32_t version;
+  int32_t result;       /**< hepResult_t: hepSuccess if nothing failed */
+  int32_t operation;    /**< hepOperation_t */
+  int32_t phase;        /**< hepPhase_t */
+  int32_t rank;         /**< this rank */
+  int32_t missing_rank; /**< the rank that was waited for; -1 if none */
+  uint64_t number;      /**< which operation of its kind on this communicator, from 1 */
+  uint64_t expected;    /**< the signal that was waited for */
+  uint64_t seen;        /**< the signal that was there */
+} hepFailure_t;
+
+#define HEP_FAILURE_INITIALIZER {sizeof(hepFailure_t), HEP_FAILURE_MAGIC, HEP_VERSION}
+
+/**
+ * Tells which wait failed first. Does not wait for the device. From any thread at any time.
+ * Errors: hepErrorInvalidArgument.
+ */
+HEP_API hepResult_t hepCommGetFailure(hepComm_t comm, hepFailure_t* failure);
+
+/* ------------------------------------------------------------------------------------- routing */
+
+typedef enum {
+  hepModeThroughput = 0,
+  hepModeLowLatency = 1 /**< not served yet */
+} hepMode_t;
+
+#define HEP_ROUTING_CONFIG_MAGIC 0x48455052u
+
+/** What a routing is for. All ranks give the same values. */
+typedef struct {
+  size_t size;
+  uint32_t magic;
+  uint32_t version;
+  int32_t alignment; /**< each expert's block starts at a multiple: 1, 8, 16, 32, 64, 128; 0: 1 */
+  int32_t mode;      /**< hepMode_t */
+  int32_t lane;      /**< below the config's lanes */
+} hepRoutingConfig_t;
+
+#define HEP_ROUTING_CONFIG_INITIALIZER \
+  {sizeof(hepRoutingConfig_t), HEP_ROUTING_CONFIG_MAGIC, HEP_VERSION}
+
+/**
+ * Creates a routing and its device memory (`routing_bytes` of `hepWorkspaceSize`). Local. Not during
+ * stream capture. `config` may be NULL for the defaults.
+ * Errors: hepErrorInvalidArgument, hepErrorUnsupported, hepErrorOutOfMemory.
+ */
+HEP_API hepResult_t hepRoutingCreate(hepRouting_t* routing, hepComm_t comm,
+                                     const hepRoutingConfig_t* config);
+
+/**
+ * Frees a routing. Local. Work that is still enqueued is waited for. NULL is legal.
+ * Errors: hepErrorInvalidArgument.
+ */
+HEP_API hepResult_t hepRoutingDestroy(hepRouting_t routing);
+
+typedef enum {
+  hepIndexInt32 = 0,
+  hepIndexInt64 = 1
+} hepIndexType_t;
+
+/**
+ * Digests the router's choice for a batch and exchanges it with all ranks. Collective.
+ *
+ * indices      [num_tokens][top_k] expert ids in device memory, aligned to their size; -1: no
+ *              selection. The same expert twice in a token makes two expert rows and one flat row.
+ *              An id outside [-1, E) counts as -1 and is reported by `hepCommGetAsyncError`.
+ *              Read in stream order. NULL is legal if num_tokens is 0.
+ * num_tokens   T, 0 to max_tokens; may differ from rank to rank
+ * top_k        K, 1 to max_top_k; the same on all ranks
+ * index_type   the type of the ids
+ * stream       NULL on the host backend
+ *
+ * Until its next update the routing serves any number of dispatches and combines, in any order.
+ * Errors: hepErrorInvalidArgument; hepErrorTimeout or hepErrorAborted once the communicator failed.
+ */
+HEP_API hepResult_t hepRoutingUpdate(hepRouting_t routing, const void* indices, int64_t num_tokens,
+                                     int top_k, hepIndexType_t index_type, hepStream_t stream);
+
+/** How many rows the latest dispatch of a routing had, on the device. */
+typedef struct {
+  int64_t needed;   /**< rows that the layout needs, padding rows of expert-major included */
+  int64_t written;  /**< rows that were written: min(needed, capacity) */
+  int64_t overflow; /**< 1 if needed > capacity, otherwise 0 */
+} hepRowCounters_t;
+
+#define HEP_ROUTING_VIEW_MAGIC 0x48455056u
+
+/** Device memory of a routing: constant addresses, contents valid in stream order. Read-only. */
+typedef struct {
+  size_t size;
+  uint32_t magic;
+  uint32_t version;
+  const int32_t* tokens_per_expert;       /**< [EL] expert rows of each local expert */
+  const int32_t* expert_offsets;          /**< [EL + 1] aligned starts; the last: padded rows */
+  const int64_t* num_flat_rows;           /**< [1] */
+  const int64_t* num_expert_rows;         /**< [1] without padding */
+  const hepRowCounters_t* row_counters;   /**< [1] of the latest dispatch */
+} hepRoutingView_t;
+
+#define HEP_ROUTING_VIEW_INITIALIZER {sizeof(hepRoutingView_t), HEP_ROUTING_VIEW_MAGIC, HEP_VERSION}
+
+/** Tells where a routing's results lie on the device. Errors: hepErrorInvalidArgument. */
+HEP_API hepResult_t hepRoutingGetView(hepRouting_t routing, hepRoutingView_t* view);
+
+#define HEP_ROUTING_COUNTS_MAGIC 0x4845504eu
+
+/** A routing's counts on the host. */
+typedef struct {
+  size_t size;
+  uint32_t magic;
+  uint32_t version;
+  int32_t* tokens_per_expert; /**< in: [EL] host memory to fill, or NULL */
+  int64_t num_flat_rows;      /**< rows that the flat layout needs */
+  int64_t num_expert_rows;    /**< expert rows without padding */
+  int64_t num_padded_rows;    /**< rows that the expert-major layout needs */
+} hepRoutingCounts_t;
+
+#define HEP_ROUTING_COUNTS_INITIALIZER \
+  {sizeof(hepRoutingCounts_t), HEP_ROUTING_COUNTS_MAGIC, HEP_VERSION}
+
+/**
+ * Waits until all work enqueued on `stream` is done and returns the counts of the latest update, so
+ * that outputs can be allocated exactly. Local. Not during stream capture.
+ * Errors: hepErrorInvalidArgument; hepErrorInvalidUsage before the first update or during capture;
+ * hepErrorTimeout or hepErrorAborted if the communicator failed.
+ */
+HEP_API hepResult_t hepRoutingQuery(hepRouting_t routing, hepRoutingCounts_t* counts,
+                                    hepStream_t stream);
+
+/* ------------------------------------------------------------------------ dispatch and combine */
+
+typedef enum {
+  hepLayoutFlat = 0,        /**< [flat rows][H] */
+  hepLayoutExpertMajor = 1, /**< [expert rows, each expert's block aligned][H] */
+  hepLayoutExpertPadded = 2 /**< [EL][max rows an expert][H]; not served yet */
+} hepLayout_t;
+
+typedef enum {
+  hepOverflowDrop = 0, /**< rows past the capacity are not written; the row counters tell */
+  hepOverflowError = 1 /**< in addition an asynchronous error; not served yet */
+} hepOverflow_t;
+
+#define HEP_DISPATCH_ARGS_MAGIC 0x48455044u
+
+/**
+ * A dispatch. Pointers are device memory of this rank, outputs any such memory, without registration.
+ * `rows` and `x` are aligned to 16 bytes. Outputs must not overlap each other or the inputs.
+ * An optional output is not written if NULL.
+ *
+ * Rows whose place is not below `capacity` are dropped; nothing is written at or past it. In the
+ * expert-major layout the padding rows between two experts' blocks, as far as they lie below the
+ * capacity, are zero, with weight 0, source -1 and token -1. What lies past the last row that the
+ * layout needs is left untouched.
+ */
+typedef struct {
+  size_t size;
+  uint32_t magic;
+  uint32_t version;
+  int32_t layout;   /**< hepLayout_t */
+  int32_t overflow; /**< hepOverflow_t */
+  int32_t type;     /**< hepDataType_t of x and rows; 0: the communicator's */
+  int32_t reserved; /**< zero */
+
+  /* Inputs. */
+  const void* x;        /**< [T][H]; memory from `hepMemAlloc` is read in place; NULL if T is 0 */
+  const float* weights; /**< [T][K], or NULL: every weight is 1; ranks with tokens give them all or
+                             none */
+
+  /* Outputs. */
+  void* rows;       /**< [capacity][H] */
+  int64_t capacity; /**< rows that `rows` and the arrays below hold; 0 only if `rows` is NULL: this
+                         rank then takes no rows */
+  float* row_weights;    /**< optional; expert-major: [capacity]; flat: [capacity][K], the weights of
+                              the selections of this rank's experts, 0 elsewhere */
+  int32_t* row_experts;  /**< optional, flat only: [capacity][K] local expert ids, -1 elsewhere */
+  int32_t* row_sources;  /**< optional: [capacity] source rank of each row */
+  int32_t* row_tokens;   /**< optional: [capacity] token of each row, an index on its source rank */
+  int32_t* gather;       /**< optional, flat only: [gather_capacity] the flat rows sorted by expert:
+                              for each place of the expert-major layout the flat row that belongs
+                              there, -1 for padding and for dropped rows */
+  int64_t gather_capacity; /**< entries that `gather` holds; those past it are not written */
+
+  /* Not served yet: NULL or 0. */
+  const void* scales; /**< [T][scale_bytes] */
+  void* row_scales;   /**< [capacity][scale_bytes], or column-major */
+  int64_t row_scales_stride;
+} hepDispatchArgs_t;
+
+#define HEP_DISPATCH_ARGS_INITIALIZER \
+  {sizeof(hepDispatchArgs_t), HEP_DISPATCH_ARGS_MAGIC, HEP_VERSION}
+
+/**
+ * Brings every token to the ranks of its selected experts. Collective: all ranks call it on the
+ * routing of the same update, with the same layout. When it is done, in stream order, `x` and all
+ * other arguments may be reused. The struct is read during the call only.
+ *
+ * `weights` are kept in the routing for a later combine in weight mode hepWeightsDispatched.
+ * Errors: hepErrorInvalidArgument, hepErrorUnsupported; hepErrorInvalidUsage before the routing's
+ * first update; hepErrorTimeout or hepErrorAborted once the communicator failed.
+ */
+HEP_API hepResult_t hepDispatch(hepRouting_t routing, const hepDispatchArgs_t* args,
+                                hepStream_t stream);
+
+typedef enum {
+  hepWeightsNone = 0,       /**< plain sum */
+  hepWeightsDispatched = 1, /**< the weights that the routing's latest dispatch with weights carried.
+                                 A flat row stands for all its selections: its weight is the FP32 sum
+                                 of theirs, in ascending (expert, k) order */
+  hepWeightsRow = 2         /**< `row_weights`, one for each row of y */
+} hepWeightMode_t;
+
+#define HEP_COMBINE_ARGS_MAGIC 0x48455042u
+
+/**
+ * A combine. Pointers are device memory of this rank, without registration. `y` and `out` are
+ * aligned to 16 bytes and must not overlap.
+ */
+typedef struct {
+  size_t size;
+  uint32_t magic;
+  uint32_t version;
+  int32_t layout;      /**< hepLayout_t of y */
+  int32_t weight_mode; /**< hepWeightMode_t; the same on all ranks */
+  int32_t type;        /**< hepDataType_t of y and out; 0: the communicator's */
+  int32_t partial_type; /**< hepDataType_t of partial sums; 0: hepTypeBfloat16; others not served yet */
+
+  const void* y;            /**< [capacity][H] expert outputs, at the places that dispatch gave */
+  int64_t capacity;         /**< rows that y holds; rows past it count as dropped; 0 only if y is NULL */
+  const float* row_weights; /**< [capacity], for hepWeightsRow; otherwise NULL */
+  void* out;                /**< [T][H] in the tokens' order; NULL if T is 0 */
+
+  /* Not served yet: NULL. */
+  const float* row_gradients; /**< [capacity] */
+  float* gradients;           /**< [T][K] */
+} hepCombineArgs_t;
+
+#define HEP_COMBINE_ARGS_INITIALIZER {sizeof(hepCombineArgs_t), HEP_COMBINE_ARGS_MAGIC, HEP_VERSION}
+
+/**
+ * Brings the experts' results back and sums them. Collective: all ranks call it on the routing of
+ * the same update, with the same layout and weight mode. When it is done, in stream order, all
+ * arguments may be reused. The struct is read during the call only.
+ *
+ * Numbers. The contributions of one rank to a token are taken in ascending (expert, k) order. The
+ * first gives s = w * y, each further one s = fma(w, y, s), in FP32 (in mode hepWeightsNone w is 1
+ * and the products are exact); dropped rows are left out, and a rank whose rows were all dropped
+ * gives +0. Each sum is rounded once, to nearest even, to the partial type. The ranks' partial sums
+ * are added in FP32 in ascending rank order, beginning with the first, and rounded once to the type
+ * of `out`. A token without a selection gives +0. A NaN in the result is the type's canonical one
+ * (0x7fff in BF16).
+ * Errors: as `hepDispatch`; hepErrorInvalidUsage for hepWeightsDispatched when no dispatch with
+ * weights followed the routing's latest update.
+ */
+HEP_API hepResult_t hepCombine(hepRouting_t routing, const hepCombineArgs_t* args,
+                               hepStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* HYBRIDEP_H */
