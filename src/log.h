@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// Messages for the user, as far as HEP_LOG asks for them.
+#pragma once
+
+#include <hybridep.h>
+
+namespace hep {
+
+// Delivers a message in printf's manner, without a line end, to the process's callback or, if there
+// is none, to standard error. Thread-safe. Messages past 1023 characters are cut.
+void log_message(hepLogLevel_t level, const char* format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+// Whether messages of a level are delivered, for those that are costly to make.
+bool log_enabled(hepLogLevel_t level);
+
+// The callback is the process's, not a communicator's: the latest one that was set receives all
+// messages. Not called under a lock, so it may take locks of its own.
+void set_log_callback(hepLogCallback_t callback, void* context);
+
+// Messages go to standard error again, if this callback is still the one.
+void clear_log_callback(hepLogCallback_t callback, void* context);
+
+}  // namespace hep

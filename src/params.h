@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// The settings that a user can give in the environment: one table, and the only reader of the
+// environment.
+#pragma once
+
+#include <hybridep.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "status.h"
+
+namespace hep {
+
+constexpr int kDefaultTimeoutMs = 30000;
+constexpr int kDefaultSmBudget = 16;
+constexpr int kDefaultRendezvousTimeoutMs = 600000;
+
+struct Setting {
+  enum class Kind { kInteger, kChoice, kText };
+
+  const char* name;        // of the environment variable
+  const char* field_name;  // of the hepConfig_t field that it overrides; NULL: none
+  size_t field;            // offset of that int32_t field
+  Kind kind;
+  int64_t min, max;       // of an integer that is not 0; 0 stands for the default
+  int64_t default_value;  // of an integer (0: chosen by the library), index of a choice
+  const char* choices;    // "auto|cuda|host": their values are 0, 1, 2; NULL: not a choice
+  const char* documentation;
+};
+
+struct SettingsTable {
+  const Setting* first;
+  const Setting* last;
+  const Setting* begin() const { return first; }
+  const Setting* end() const { return last; }
+};
+SettingsTable settings_table();
+
+// What the setting's range is and what its default is, in words, for documentation.
+std::string setting_range(const Setting& setting);
+std::string setting_default(const Setting& setting);
+
+// The variable's text; empty if it is unset, and after an error message if the table lacks it.
+std::string setting_text(const char* name);
+
+// The value of an integer or choice, checked; the default if the variable is unset, empty or 0.
+// The error names the variable, its text and what is legal.
+Status setting_number(const char* name, int64_t* value);
+
+// Overrides the fields of a config by the variables that are set.
+Status apply_environment(hepConfig_t* config);
+
+// Checks that every field of a config that has a setting is 0 or in the setting's range.
+Status check_ranges(const hepConfig_t& config);
+
+}  // namespace hep

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "status.h"
+
+#include <cerrno>
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+#include <system_error>
+
+namespace hep {
+namespace {
+
+std::string format_text(const char* format, va_list arguments) {
+  va_list copy;
+  va_copy(copy, arguments);
+  const int length = std::vsnprintf(nullptr, 0, format, copy);
+  va_end(copy);
+  std::string text(length > 0 ? length : 0, '\0');
+  std::vsnprintf(text.data(), text.size() + 1, format, arguments);
+  return text;
+}
+
+// A fixed buffer, so that remembering an out-of-memory error needs no memory.
+thread_local char last_error_text[1024] = "";
+
+}  // namespace
+
+Status error(hepResult_t result, const char* format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  std::string text = format_text(format, arguments);
+  va_end(arguments);
+  return Status(result, std::move(text));
+}
+
+Status system_error(const char* format, ...) {
+  const int code = errno;
+  va_list arguments;
+  va_start(arguments, format);
+  std::string text = format_text(format, arguments);
+  va_end(arguments);
+  return Status(hepErrorSystem, text + ": " + std::system_category().message(code));
+}
+
+hepResult_t report(const Status& status) {
+  if (!status.ok())
+    std::snprintf(last_error_text, sizeof last_error_text, "%s", status.message().c_str());
+  return status.result();
+}
+
+const char* last_error() { return last_error_text; }
+
+}  // namespace hep
