@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a backend must do. Arguments have been read and checked against the contract before they
+// arrive here; a backend checks only what it alone can know, such as where a pointer points.
+#pragma once
+
+#include <hybridep.h>
+
+#include <memory>
+#include <vector>
+
+#include "config.h"
+#include "layout.h"
+#include "status.h"
+
+namespace hep {
+
+// What a communicator hands to its backend.
+struct BackendContext {
+  int rank;
+  int device;  // CUDA ordinal; -1 on the host
+  Shape shape;
+  WindowLayout window_layout;  // WindowLayout::make(shape)
+  RoutingLayout routing_layout;
+  Plan plan;
+  int timeout_ms;
+  std::vector<void*>
+      windows;  // [R] as mapped by this rank; windows[rank] is its own; zero at first
+};
+
+// The routing of one batch on one backend.
+class BackendRouting {
+ public:
+  virtual ~BackendRouting() = default;
+
+  virtual Status update(const void* indices, int num_tokens, int top_k, hepIndexType_t index_type,
+                        hepStream_t stream) = 0;
+  virtual Status dispatch(const hepDispatchArgs_t& args, hepStream_t stream) = 0;
+  virtual Status combine(const hepCombineArgs_t& args, hepStream_t stream) = 0;
+
+  // Waits for the stream; fills the three numbers and, if not NULL, tokens_per_expert.
+  virtual Status query(hepRoutingCounts_t* counts, hepStream_t stream) = 0;
+
+  // Memory of RoutingLayout, which the kernels read and write.
+  virtual const void* memory() const = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual Status create_routing(int alignment, std::unique_ptr<BackendRouting>* routing) = 0;
+
+  // Makes every wait of this rank, running or to come, end. From any thread.
+  virtual void abort() = 0;
+
+  // The first wait that failed, with result hepSuccess if none did. From any thread.
+  virtual hepFailure_t failure() const = 0;
+
+  // The first expert id that was out of range. From any thread.
+  struct BadIndex {
+    bool found;
+    int64_t token, k, value;
+  };
+  virtual BadIndex bad_index() const = 0;
+};
+
+Status create_host_backend(const BackendContext& context, std::unique_ptr<Backend>* backend);
+
+// The following return hepErrorUnsupported where the library was built without CUDA.
+Status create_cuda_backend(const BackendContext& context, std::unique_ptr<Backend>* backend);
+
+// The calling thread's current device, if it is one that the cuda backend can use.
+Status find_cuda_device(int* device);
+
+// Makes a device the calling thread's current one.
+Status bind_cuda_device(int device);
+
+}  // namespace hep

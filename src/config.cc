@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "config.h"
+
+#include <algorithm>
+#include <cinttypes>
+#include <cmath>
+#include <cstring>
+
+#include "params.h"
+
+namespace hep {
+namespace {
+
+constexpr int kDefaultTopK = 8;
+constexpr int kWarpThreads = 32;
+constexpr int64_t kMaxHeapBytes = int64_t{1} << 40;
+
+// Shared memory of a block that rows in flight may take; the rest is for barriers and records.
+constexpr int64_t kStageBytes = 200 * 1024;
+constexpr int kMinDispatchStages = 2;
+constexpr int kMaxDefaultDispatchStages = 16;
+constexpr int kDefaultRoutingThreads = 512;
+constexpr int kMaxDefaultRoutingBlocks = 16;
+constexpr uint64_t kScratchBytes = 1024 * 1024;
+
+// What every struct of the API begins with.
+struct StructHeader {
+  size_t size;
+  uint32_t magic;
+  uint32_t version;
+};
+static_assert(sizeof(StructHeader) == 16);
+
+// Larger than any version's struct; a larger size is garbage, and must not be read past.
+constexpr size_t kMaxStructBytes = 4096;
+
+Status read_header(const void* theirs, uint32_t magic, const char* name, StructHeader* header) {
+  if (!theirs) return error(hepErrorInvalidArgument, "%s is NULL", name);
+  std::memcpy(header, theirs, sizeof *header);
+  if (header->size < sizeof *header || header->size > kMaxStructBytes)
+    return error(hepErrorInvalidArgument,
+                 "%s has size %zu, but must have %zu to %zu; begin with its initializer macro",
+                 name, header->size, sizeof *header, kMaxStructBytes);
+  if (header->magic != magic)
+    return error(hepErrorInvalidArgument,
+                 "%s has magic 0x%08" PRIx32 ", but must have 0x%08" PRIx32
+                 "; begin with its initializer macro",
+                 name, header->magic, magic);
+  return Status();
+}
+
+const char* type_name(int32_t type) {
+  switch (type) {
+    case hepTypeBfloat16: return "hepTypeBfloat16";
+    case hepTypeFloat16: return "hepTypeFloat16";
+    case hepTypeFloat32: return "hepTypeFloat32";
+    case hepTypeFloat8E4M3: return "hepTypeFloat8E4M3";
+    case hepTypeFloat8E5M2: return "hepTypeFloat8E5M2";
+    case hepTypeBytes: return "hepTypeBytes";
+    default: return nullptr;
+  }
+}
+
+Status check_interval(const char* field, int64_t value, int64_t min, int64_t max) {
+  if (value >= min && value <= max) return Status();
+  return error(hepErrorInvalidArgument,
+               "config field %s is %" PRId64 ", but must be %" PRId64 " to %" PRId64, field, value,
+               min, max);
+}
+
+Status check_unserved(const char* field, int32_t value) {
+  if (value == 0) return Status();
+  return error(hepErrorUnsupported, "config field %s is %d, but this version serves only 0", field,
+               value);
+}
+
+Status check_type(int32_t type) {
+  if (!type_name(type))
+    return error(hepErrorInvalidArgument, "config field type is %d, which is no hepDataType_t",
+                 type);
+  if (type != hepTypeBfloat16)
+    return error(hepErrorUnsupported,
+                 "config field type is %d (%s), but this version serves only hepTypeBfloat16", type,
+                 type_name(type));
+  return Status();
+}
+
+Status check_row(const hepConfig_t& config) {
+  const int64_t bytes = int64_t{config.hidden} * element_bytes(config.type);
+  if (bytes > 0 && bytes <= kMaxRowBytes && bytes % kRowGranularity == 0) return Status();
+  return error(hepErrorInvalidArgument,
+               "config field hidden is %d, which makes rows of %" PRId64
+               " bytes, but a row must be a multiple of %" PRId64 " bytes, to %" PRId64,
+               config.hidden, bytes, kRowGranularity, kMaxRowBytes);
+}
+
+Status check_shape(const hepConfig_t& config, int num_ranks) {
+  HEP_TRY(check_type(config.type));
+  HEP_TRY(check_row(config));
+  HEP_TRY(check_interval("max_tokens", config.max_tokens, 1, kMaxTokens));
+  HEP_TRY(check_interval("num_experts", config.num_experts, 1, kMaxExperts));
+  if (config.num_experts % num_ranks != 0)
+    return error(hepErrorInvalidArgument,
+                 "config field num_experts is %d, but must be a multiple of num_ranks, %d",
+                 config.num_experts, num_ranks);
+  HEP_TRY(check_interval("max_top_k", config.max_top_k, 1, kMaxTopK));
+  HEP_TRY(check_interval("heap_bytes", config.heap_bytes, 0, kMaxHeapBytes));
+  HEP_TRY(check_unserved("scale_bytes", config.scale_bytes));
+  return check_unserved("low_latency_tokens", config.low_latency_tokens);
+}
+
+Status check_domain(const hepConfig_t& config, int num_ranks) {
+  if (config.lanes > 1)
+    return error(hepErrorUnsupported, "config field lanes is %d, but this version serves only 1",
+                 config.lanes);
+  if (config.domain_size > num_ranks)
+    return error(hepErrorInvalidArgument,
+                 "config field domain_size is %d, but must be at most num_ranks, %d",
+                 config.domain_size, num_ranks);
+  if (config.domain_size != num_ranks)
+    return error(hepErrorUnsupported,
+                 "config field domain_size is %d, but this version serves only one domain of all "
+                 "%d ranks",
+                 config.domain_size, num_ranks);
+  return Status();
+}
+
+Status check_blocks(const char* field, int32_t blocks, int32_t sm_budget) {
+  if (blocks <= sm_budget) return Status();
+  return error(hepErrorInvalidArgument, "config field %s is %d, but must be at most sm_budget, %d",
+               field, blocks, sm_budget);
+}
+
+Status check_tuning(const hepConfig_t& config) {
+  if (config.routing_threads % kWarpThreads != 0)
+    return error(hepErrorInvalidArgument,
+                 "config field routing_threads is %d, but must be a multiple of %d",
+                 config.routing_threads, kWarpThreads);
+  HEP_TRY(check_blocks("routing_blocks", config.routing_blocks, config.sm_budget));
+  HEP_TRY(check_blocks("dispatch_blocks", config.dispatch_blocks, config.sm_budget));
+  HEP_TRY(check_blocks("combine_blocks", config.combine_blocks, config.sm_budget));
+  const int64_t row_bytes = int64_t{config.hidden} * element_bytes(config.type);
+  if (config.dispatch_stages * row_bytes > kStageBytes)
+    return error(hepErrorInvalidArgument,
+                 "config field dispatch_stages is %d, but that many rows of %" PRId64
+                 " bytes do not fit in the %" PRId64 " bytes of shared memory for them",
+                 config.dispatch_stages, row_bytes, kStageBytes);
+  return Status();
+}
+
+void set_defaults(hepConfig_t* config, int num_ranks) {
+  const auto set = [](int32_t* field, int32_t value) {
+    if (*field == 0) *field = value;
+  };
+  set(&config->type, hepTypeBfloat16);
+  set(&config->max_top_k, kDefaultTopK);
+  set(&config->timeout_ms, kDefaultTimeoutMs);
+  set(&config->sm_budget, kDefaultSmBudget);
+  set(&config->lanes, 1);
+  set(&config->domain_size, num_ranks);
+}
+
+int32_t or_default(int32_t value, int32_t chosen) { return value != 0 ? value : chosen; }
+
+// Blocks in proportion to the rows that each half of combine reads of a token: those of its ranks, or
+// of its selections, and then a partial sum of each of its ranks. With uniform routing a token selects
+// R * (1 - (1 - 1/R)^K) ranks.
+int32_t combine_reduce_blocks(int32_t blocks, int num_ranks, int32_t top_k, int layout) {
+  const double partials = num_ranks * (1 - std::pow(1 - 1.0 / num_ranks, top_k));
+  const double rows = layout == hepLayoutFlat ? partials : top_k;
+  const auto reducing = static_cast<int32_t>(std::lround(blocks * rows / (rows + partials)));
+  return std::clamp(reducing, 1, blocks - 1);
+}
+
+int32_t default_dispatch_stages(int64_t row_bytes) {
+  return static_cast<int32_t>(
+      std::clamp<int64_t>(kStageBytes / row_bytes, kMinDispatchStages, kMaxDefaultDispatchStages));
+}
+
+}  // namespace
+
+Status read_struct(const void* theirs, void* mine, size_t my_size, uint32_t magic,
+                   const char* name) {
+  StructHeader header;
+  HEP_TRY(read_header(theirs, magic, name, &header));
+  const char* source = static_cast<const char*>(theirs);
+  const size_t known = std::min(header.size, my_size);
+  std::memcpy(static_cast<char*>(mine) + sizeof header, source + sizeof header,
+              known - sizeof header);
+  for (size_t offset = known; offset < header.size; ++offset)
+    if (source[offset] != 0)
+      return error(hepErrorUnsupported,
+                   "%s of version %" PRIu32
+                   " uses a field at byte %zu, which this library of "
+                   "version %d does not know",
+                   name, header.version, offset, HEP_VERSION);
+  return Status();
+}
+
+Status check_output_struct(const void* theirs, uint32_t magic, const char* name) {
+  StructHeader header;
+  return read_header(theirs, magic, name, &header);
+}
+
+void write_struct(const void* mine, size_t my_size, void* theirs) {
+  StructHeader header;
+  std::memcpy(&header, theirs, sizeof header);
+  std::memcpy(static_cast<char*>(theirs) + sizeof header,
+              static_cast<const char*>(mine) + sizeof header,
+              std::min(header.size, my_size) - sizeof header);
+}
+
+Status resolve_config(const hepConfig_t* theirs, int num_ranks, hepConfig_t* resolved) {
+  if (num_ranks < 1 || num_ranks > kMaxRanks)
+    return error(hepErrorInvalidArgument, "num_ranks is %d, but must be 1 to %d", num_ranks,
+                 kMaxRanks);
+  hepConfig_t config = HEP_CONFIG_INITIALIZER;
+  HEP_TRY(read_struct(theirs, &config, HEP_CONFIG_MAGIC, "hepConfig_t"));
+  HEP_TRY(apply_environment(&config));
+  HEP_TRY(check_ranges(config));
+  set_defaults(&config, num_ranks);
+  HEP_TRY(check_shape(config, num_ranks));
+  HEP_TRY(check_domain(config, num_ranks));
+  HEP_TRY(check_tuning(config));
+  *resolved = config;
+  return Status();
+}
+
+Shape make_shape(const hepConfig_t& config, int num_ranks) {
+  Shape shape{};
+  shape.num_ranks = num_ranks;
+  shape.num_experts = config.num_experts;
+  shape.max_tokens = config.max_tokens;
+  shape.max_top_k = config.max_top_k;
+  shape.row_bytes = config.hidden * element_bytes(config.type);
+  shape.partial_row_bytes = config.hidden * element_bytes(hepTypeBfloat16);
+  shape.heap_bytes = config.heap_bytes;
+  return shape;
+}
+
+Plan make_plan(const hepConfig_t& config, int num_ranks) {
+  const Shape shape = make_shape(config, num_ranks);
+  const int32_t combine_blocks = or_default(config.combine_blocks, config.sm_budget);
+  Plan plan{};
+  plan.routing_threads = or_default(config.routing_threads, kDefaultRoutingThreads);
+  plan.routing_blocks =
+      or_default(config.routing_blocks, std::min(config.sm_budget, kMaxDefaultRoutingBlocks));
+  plan.dispatch_blocks = or_default(config.dispatch_blocks, config.sm_budget);
+  plan.dispatch_stages =
+      or_default(config.dispatch_stages, default_dispatch_stages(shape.row_bytes));
+  plan.combine_blocks = combine_blocks;
+  for (const int layout : {hepLayoutFlat, hepLayoutExpertMajor})
+    plan.combine_reduce_blocks[layout] =
+        combine_reduce_blocks(combine_blocks, num_ranks, config.max_top_k, layout);
+  plan.combine_load_stages = config.combine_load_stages;
+  plan.combine_store_stages = config.combine_store_stages;
+  return plan;
+}
+
+hepWorkspace_t make_workspace(const hepConfig_t& config, int num_ranks) {
+  const Shape shape = make_shape(config, num_ranks);
+  const WindowLayout window = WindowLayout::make(shape);
+  hepWorkspace_t workspace = HEP_WORKSPACE_INITIALIZER;
+  workspace.total_bytes = window.total;
+  workspace.signal_bytes = window.records;
+  workspace.record_bytes = window.rows - window.records;
+  workspace.token_bytes = window.partials - window.rows;
+  workspace.partial_bytes = window.heap - window.partials;
+  workspace.heap_bytes = window.total - window.heap;
+  workspace.routing_bytes = RoutingLayout::make(shape).total;
+  const uint64_t counters = static_cast<uint64_t>(config.num_experts) + num_ranks;
+  workspace.scratch_bytes =
+      kScratchBytes + make_plan(config, num_ranks).routing_blocks * counters * sizeof(uint32_t);
+  return workspace;
+}
+
+int element_bytes(int32_t type) {
+  switch (type) {
+    case hepTypeFloat32: return 4;
+    case hepTypeBfloat16:
+    case hepTypeFloat16: return 2;
+    case hepTypeFloat8E4M3:
+    case hepTypeFloat8E5M2:
+    case hepTypeBytes: return 1;
+    default: return 0;
+  }
+}
+
+std::string config_difference(const hepConfig_t& a, const hepConfig_t& b) {
+  const struct {
+    const char* name;
+    int64_t a, b;
+  } fields[] = {
+#define FIELD(field) {#field, a.field, b.field}
+      FIELD(backend),
+      FIELD(type),
+      FIELD(max_tokens),
+      FIELD(hidden),
+      FIELD(num_experts),
+      FIELD(max_top_k),
+      FIELD(scale_bytes),
+      FIELD(low_latency_tokens),
+      FIELD(heap_bytes),
+      FIELD(timeout_ms),
+      FIELD(sm_budget),
+      FIELD(lanes),
+      FIELD(domain_size),
+      FIELD(routing_threads),
+      FIELD(routing_blocks),
+      FIELD(dispatch_stages),
+      FIELD(dispatch_blocks),
+      FIELD(combine_load_stages),
+      FIELD(combine_store_stages),
+      FIELD(combine_blocks),
+#undef FIELD
+  };
+  for (const auto& field : fields)
+    if (field.a != field.b)
+      return std::string(field.name) + " (" + std::to_string(field.a) + " and " +
+             std::to_string(field.b) + ")";
+  return "";
+}
+
+}  // namespace hep

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a caller's config to what the library works with. Pure functions, without a GPU.
+#pragma once
+
+#include <hybridep.h>
+
+#include "layout.h"
+#include "status.h"
+
+namespace hep {
+
+// Reads a caller's struct: checks size and magic, copies the part that its header knows into *mine
+// (which holds the defaults, that is zeros after size, magic and version), and refuses fields that
+// this library does not know unless they are zero. `name` is the struct's, for the error.
+Status read_struct(const void* theirs, void* mine, size_t my_size, uint32_t magic,
+                   const char* name);
+
+// Checks that an output struct can be filled, and copies a filled one to it, as far as it reaches.
+Status check_output_struct(const void* theirs, uint32_t magic, const char* name);
+void write_struct(const void* mine, size_t my_size, void* theirs);
+
+template <typename T>
+Status read_struct(const T* theirs, T* mine, uint32_t magic, const char* name) {
+  return read_struct(theirs, mine, sizeof(T), magic, name);
+}
+
+// How the kernels of a communicator are launched.
+struct Plan {
+  int32_t routing_threads, routing_blocks;
+  int32_t dispatch_blocks, dispatch_stages;
+  int32_t combine_blocks;
+  int32_t combine_reduce_blocks[2];  // of them, by layout: flat, expert-major; the others add
+  int32_t combine_load_stages, combine_store_stages;
+};
+
+// Reads and checks a config, and replaces zeros by the defaults and by what the environment says.
+// `backend` stays auto if it is.
+Status resolve_config(const hepConfig_t* theirs, int num_ranks, hepConfig_t* resolved);
+
+// The following take a resolved config.
+Shape make_shape(const hepConfig_t& config, int num_ranks);
+Plan make_plan(const hepConfig_t& config, int num_ranks);
+hepWorkspace_t make_workspace(const hepConfig_t& config, int num_ranks);
+
+// Bytes of one element; 0 for a type that has none.
+int element_bytes(int32_t type);
+
+// Says in which field two resolved configs differ, for example "hidden (7168 and 4096)"; empty if
+// they agree.
+std::string config_difference(const hepConfig_t& a, const hepConfig_t& b);
+
+}  // namespace hep

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+// What lies where: the window that every rank shares with its peers, and the memory of a routing.
+// The only place that knows; used by host code, host backend and kernels alike.
+#pragma once
+
+#include <hybridep.h>
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define HEP_HOST_DEVICE __host__ __device__
+#else
+#define HEP_HOST_DEVICE
+#endif
+
+namespace hep {
+
+constexpr int kMaxRanks = 72;
+constexpr int kMaxTokens = 65536;
+constexpr int kMaxTopK = 32;
+constexpr int kMaxExperts = 4096;
+constexpr int64_t kMaxRowBytes = 64 * 1024;
+constexpr int64_t kRowGranularity = 16;  // what the copy engine of an SM moves at least
+
+// Combine signals progress by chunks of this many consecutive tokens of a source rank.
+constexpr int kChunkTokens = 32;
+
+// Sections start at cache lines, windows at pages.
+constexpr uint64_t kSectionAlignment = 256;
+
+HEP_HOST_DEVICE constexpr uint64_t align_up(uint64_t value, uint64_t alignment) {
+  return (value + alignment - 1) / alignment * alignment;
+}
+
+HEP_HOST_DEVICE constexpr int ceil_div(int value, int divisor) {
+  return (value + divisor - 1) / divisor;
+}
+
+// The sizes of a communicator; all that the layouts depend on. Equal on all ranks.
+struct Shape {
+  int32_t num_ranks;
+  int32_t num_experts;
+  int32_t max_tokens;
+  int32_t max_top_k;
+  int32_t row_bytes;          // of a dispatched row
+  int32_t partial_row_bytes;  // of a partial sum
+  int64_t heap_bytes;
+
+  HEP_HOST_DEVICE constexpr int num_local_experts() const { return num_experts / num_ranks; }
+  HEP_HOST_DEVICE constexpr int max_chunks() const { return ceil_div(max_tokens, kChunkTokens); }
+
+  // Most ranks that one token can select: the slots for partial sums that it needs.
+  HEP_HOST_DEVICE constexpr int max_partials() const {
+    return max_top_k < num_ranks ? max_top_k : num_ranks;
+  }
+};
+
+// ------------------------------------------------------------------------------------- signals
+
+// What one peer tells this rank: slot [peer] of this rank's window, written by that peer alone.
+// Each word is the epoch, counted from 1, of the latest operation of which it is true.
+struct Signals {
+  uint64_t records_ready;  // routing: the peer's records for this rank lie in this window
+  uint64_t rows_ready;     // dispatch: the peer's rows are published, at rows_offset of its window
+  uint64_t rows_offset;    // written before rows_ready
+  uint64_t has_weights;    // written before rows_ready: 1 if weights will be published
+  uint64_t weights_ready;  // dispatch: the peer's weights are published in its window
+  uint64_t rows_read;      // dispatch: the peer has read all it needs of this rank's rows
+  uint64_t slots_free;     // combine: the peer has added up the partials in its slots
+  uint64_t reserved;
+};
+static_assert(sizeof(Signals) == 64);
+
+// ------------------------------------------------------------------------------------- records
+
+// One flat row: a token that selected at least one expert of the receiving rank.
+// In a window it is relative to its source, in a routing absolute.
+struct Row {
+  uint32_t token;    // index on the source rank
+  uint32_t first;    // index of its first selection
+  uint16_t count;    // its selections, consecutive, in ascending (expert, k) order; at least 1
+  uint16_t ordinal;  // how many lower ranks the token selected: its slot for the partial sum
+  uint16_t source;   // source rank
+  uint16_t reserved;
+};
+static_assert(sizeof(Row) == 16);
+
+// One selection of a local expert.
+struct Selection {
+  uint32_t place;   // in a window: index among the source's selections of this expert in (token, k)
+                    // order; in a routing: index of its row in the expert-major layout
+  uint16_t expert;  // local expert
+  uint16_t k;
+};
+static_assert(sizeof(Selection) == 8);
+
+// What precedes a source's records; uint32_t counts[EL], selections by local expert, follow.
+struct RecordHeader {
+  uint32_t num_tokens;  // T of the source
+  uint32_t num_rows;
+  uint32_t num_selections;
+  uint32_t reserved;
+};
+static_assert(sizeof(RecordHeader) == 16);
+
+// -------------------------------------------------------------------------------------- window
+
+// Byte offsets into a window; the same on every rank.
+//
+//   signals        [R]               Signals
+//   chunk_ready    [max_chunks][R]   epoch of the combine for which the peer's partials of a chunk
+//                                    of this rank's tokens have arrived
+//   records        [2][R]            header, counts, rows, selections of each source; update n
+//                                    uses parity n & 1, so a fast peer can be one update ahead
+//   rows           [max_tokens]      published rows of this rank, unless they lie in the heap
+//   weights        [max_tokens][K]   published weights
+//   partials       [max_tokens][max_partials]  slots for partial sums of this rank's tokens
+//   heap
+struct WindowLayout {
+  uint64_t chunk_ready, records, rows, weights, partials, heap, total;
+
+  // Inside the records of one source.
+  uint64_t record_rows, record_selections, record_stride;
+
+  Shape shape;
+
+  HEP_HOST_DEVICE static constexpr WindowLayout make(const Shape& shape) {
+    const uint64_t ranks = shape.num_ranks, tokens = shape.max_tokens, top_k = shape.max_top_k;
+    WindowLayout w{};
+    w.shape = shape;
+
+    w.record_rows =
+        align_up(sizeof(RecordHeader) + sizeof(uint32_t) * shape.num_local_experts(), sizeof(Row));
+    w.record_selections = w.record_rows + tokens * sizeof(Row);
+    w.record_stride =
+        align_up(w.record_selections + tokens * top_k * sizeof(Selection), kSectionAlignment);
+
+    w.chunk_ready = align_up(ranks * sizeof(Signals), kSectionAlignment);
+    w.records =
+        align_up(w.chunk_ready + shape.max_chunks() * ranks * sizeof(uint64_t), kSectionAlignment);
+    w.rows = w.records + 2 * ranks * w.record_stride;
+    w.weights = align_up(w.rows + tokens * shape.row_bytes, kSectionAlignment);
+    w.partials = align_up(w.weights + tokens * top_k * sizeof(float), kSectionAlignment);
+    w.heap = align_up(w.partials + tokens * shape.max_partials() * shape.partial_row_bytes,
+                      kSectionAlignment);
+    w.total = w.heap + align_up(shape.heap_bytes, kSectionAlignment);
+    return w;
+  }
+
+  HEP_HOST_DEVICE constexpr uint64_t signals_at(int peer) const { return peer * sizeof(Signals); }
+  HEP_HOST_DEVICE constexpr uint64_t chunk_ready_at(int chunk, int peer) const {
+    return chunk_ready + (static_cast<uint64_t>(chunk) * shape.num_ranks + peer) * sizeof(uint64_t);
+  }
+  HEP_HOST_DEVICE constexpr uint64_t header_at(uint64_t epoch, int source) const {
+    return records + ((epoch & 1) * shape.num_ranks + source) * record_stride;
+  }
+  HEP_HOST_DEVICE constexpr uint64_t counts_at(uint64_t epoch, int source) const {
+    return header_at(epoch, source) + sizeof(RecordHeader);
+  }
+  HEP_HOST_DEVICE constexpr uint64_t rows_at(uint64_t epoch, int source) const {
+    return header_at(epoch, source) + record_rows;
+  }
+  HEP_HOST_DEVICE constexpr uint64_t selections_at(uint64_t epoch, int source) const {
+    return header_at(epoch, source) + record_selections;
+  }
+  HEP_HOST_DEVICE constexpr uint64_t weights_at(int64_t token, int top_k) const {
+    return weights + static_cast<uint64_t>(token) * top_k * sizeof(float);
+  }
+  HEP_HOST_DEVICE constexpr uint64_t partial_at(int64_t token, int ordinal) const {
+    return partials + (static_cast<uint64_t>(token) * shape.max_partials() + ordinal) *
+                          shape.partial_row_bytes;
+  }
+};
+
+// ------------------------------------------------------------------------------------- routing
+
+// Byte offsets into the private memory of a routing, filled by an update.
+//
+//   tokens_per_expert  [EL] int32_t
+//   expert_offsets     [EL + 1] int32_t   aligned
+//   totals             RoutingTotals
+//   source_tokens      [R] uint32_t       T of each source
+//   source_rows        [R + 1] uint32_t   flat rows before each source
+//   chunk_rows         [R][max_chunks + 1] uint32_t   flat row, absolute, at which each chunk of a
+//                                         source's tokens begins; entries from the source's last
+//                                         chunk on hold the end of its rows
+//   partial_counts     [max_tokens] uint8_t   ranks that each token of this rank selected
+//   rows               [R * max_tokens] Row, in canonical order
+//   selections         [R * max_tokens * K] Selection, in the order of their rows
+//   weights            [R * max_tokens * K] float, of the selections; filled by dispatch
+struct RoutingTotals {
+  int64_t num_flat_rows;
+  int64_t num_expert_rows;
+  hepRowCounters_t row_counters;  // of the latest dispatch
+};
+
+struct RoutingLayout {
+  uint64_t tokens_per_expert, expert_offsets, totals, source_tokens, source_rows, chunk_rows,
+      partial_counts, rows, selections, weights, total;
+
+  HEP_HOST_DEVICE static constexpr RoutingLayout make(const Shape& shape) {
+    const uint64_t ranks = shape.num_ranks, tokens = shape.max_tokens;
+    const uint64_t experts = shape.num_local_experts(), max_rows = ranks * tokens;
+    RoutingLayout r{};
+    uint64_t end = 0;
+    const auto section = [&end](uint64_t bytes) {
+      const uint64_t begin = end;
+      end = align_up(end + bytes, kSectionAlignment);
+      return begin;
+    };
+    r.tokens_per_expert = section(experts * sizeof(int32_t));
+    r.expert_offsets = section((experts + 1) * sizeof(int32_t));
+    r.totals = section(sizeof(RoutingTotals));
+    r.source_tokens = section(ranks * sizeof(uint32_t));
+    r.source_rows = section((ranks + 1) * sizeof(uint32_t));
+    r.chunk_rows = section(ranks * (shape.max_chunks() + 1) * sizeof(uint32_t));
+    r.partial_counts = section(tokens);
+    r.rows = section(max_rows * sizeof(Row));
+    r.selections = section(max_rows * shape.max_top_k * sizeof(Selection));
+    r.weights = section(max_rows * shape.max_top_k * sizeof(float));
+    r.total = end;
+    return r;
+  }
+};
+
+// Typed access to memory that is described by offsets.
+template <typename T>
+HEP_HOST_DEVICE inline T* at(void* base, uint64_t offset) {
+  return reinterpret_cast<T*>(static_cast<char*>(base) + offset);
+}
+template <typename T>
+HEP_HOST_DEVICE inline const T* at(const void* base, uint64_t offset) {
+  return reinterpret_cast<const T*>(static_cast<const char*>(base) + offset);
+}
+
+}  // namespace hep
