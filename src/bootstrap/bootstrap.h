@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// How the ranks of a future communicator find each other and exchange small messages: all-gather,
+// which is a barrier too, and nothing more. One rank's process holds a hub (rendezvous.h) that all
+// ranks connect to over TCP; the other two ways to start only carry the hub's unique id.
+#pragma once
+
+#include <hybridep.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "deadline.h"
+#include "descriptor.h"
+#include "status.h"
+
+namespace hep {
+
+// One rank's connection to all others. Used by one thread at a time.
+class Bootstrap {
+ public:
+  // Most bytes that a rank may give to an all-gather.
+  static constexpr size_t kMaxBytes = 1 << 20;
+
+  // Collective: connects to the hub that `id` names, proves the id's secret and returns when all
+  // `num_ranks` ranks have done so. Errors name this rank and, where others are the reason, them:
+  // hepErrorInvalidArgument  the id is damaged, or rank and num_ranks are out of range
+  // hepErrorMismatch         a rank came twice, was told another number of ranks, or has another
+  //                          version of the library
+  // hepErrorTimeout          the deadline passed; the sentence names the ranks that did not come
+  // hepErrorPeerLost         a rank, or the hub, has gone
+  static Status join(const hepUniqueId_t& id, int rank, int num_ranks, Deadline deadline,
+                     std::unique_ptr<Bootstrap>* out);
+
+  // Collective: copies `bytes` bytes at `send` of every rank to `receive` [num_ranks][bytes] of every
+  // rank. 0 bytes make a barrier. `phase`, of at most 31 characters, says in errors what was going
+  // on; ranks in different phases, or with different sizes, get hepErrorMismatch. When one rank
+  // fails or its deadline passes, all get the error, those that come later too, and every further
+  // call returns it.
+  Status all_gather(const void* send, void* receive, size_t bytes, const char* phase,
+                    Deadline deadline);
+
+  // Leaves. Never waits. Ranks that wait for this one, now or later, get hepErrorPeerLost.
+  ~Bootstrap();
+
+ private:
+  Bootstrap(Descriptor socket, int rank, int num_ranks);
+  Status exchange(const void* send, void* receive, size_t bytes, const char* phase,
+                  Deadline deadline);
+  Status read_error(size_t length, const char* phase, Deadline deadline);
+
+  Descriptor socket_;
+  const int rank_, num_ranks_;
+  uint32_t sequence_ = 0;
+  Status failure_;  // the first one
+};
+
+// Opens a hub in this process and writes its id, which serves one communicator. The hub ends by
+// itself: when all its ranks have left, or when nobody came for HEP_RENDEZVOUS_TIMEOUT_MS.
+Status create_unique_id(hepUniqueId_t* id);
+
+// Makes an id known to all ranks over one call of a caller's all-gather. Collective: `all_gather` is
+// called on every rank, whatever has gone wrong before on this or another one. Rank 0 opens the hub.
+Status unique_id_over_callback(hepAllGather_t all_gather, void* context, int rank, int num_ranks,
+                               hepUniqueId_t* id);
+
+// The same over an NCCL communicator, which also tells rank and num_ranks. hepErrorUnsupported where
+// the library was built without CUDA or NCCL cannot be opened.
+Status unique_id_over_nccl(ncclComm* nccl, hepUniqueId_t* id, int* rank, int* num_ranks);
+
+}  // namespace hep

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+// The hub: one thread that lets ranks in which prove the secret, and relays their all-gathers.
+#pragma once
+
+#include "descriptor.h"
+#include "siphash.h"
+
+namespace hep {
+
+// Serves one communicator on a listening socket. Returns when all ranks have left, or when none came
+// within `timeout_ms`. Strangers never end it, nor hold it up.
+void run_hub(Descriptor listener, const SipKey& secret, int timeout_ms);
+
+}  // namespace hep

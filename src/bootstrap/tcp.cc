@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+// The rank's side of the rendezvous.
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include "bootstrap.h"
+#include "layout.h"
+#include "memory/identity.h"
+#include "unique_id.h"
+#include "wire.h"
+
+namespace hep {
+namespace {
+
+// Addresses that do not answer must not use up the time for those that do.
+constexpr int kConnectMs = 2000;
+
+// Between two rounds over the addresses.
+constexpr int kRetryMs = 50;
+
+enum class Io { kDone, kClosed, kExpired };
+
+const char* io_text(Io io) { return io == Io::kClosed ? "connection closed" : "no answer"; }
+
+Deadline earlier(Deadline deadline, int milliseconds) {
+  return Deadline::after_ms(std::min(deadline.remaining_ms(), milliseconds));
+}
+
+// Whether an event, errors included, came before the deadline.
+bool wait_for(int socket, short events, Deadline deadline) {
+  pollfd entry{socket, events, 0};
+  for (;;) {
+    const int ready = ::poll(&entry, 1, deadline.remaining_ms());
+    if (ready > 0) return true;
+    if (deadline.expired() || (ready < 0 && errno != EINTR)) return false;
+  }
+}
+
+// Moves `size` bytes with send or recv, whichever `transfer` is.
+template <typename Byte, typename Transfer>
+Io transfer_all(int socket, short events, Byte* data, size_t size, Deadline deadline,
+                Transfer transfer) {
+  while (size > 0) {
+    const ssize_t moved = transfer(data, size);
+    if (moved > 0) {
+      data += moved;
+      size -= moved;
+    } else if (moved == 0 || (errno != EAGAIN && errno != EINTR)) {
+      return Io::kClosed;
+    } else if (errno == EAGAIN && !wait_for(socket, events, deadline)) {
+      return Io::kExpired;
+    }
+  }
+  return Io::kDone;
+}
+
+Io send_all(int socket, const void* data, size_t size, Deadline deadline) {
+  return transfer_all(socket, POLLOUT, static_cast<const char*>(data), size, deadline,
+                      [socket](const char* from, size_t bytes) {
+                        return ::send(socket, from, bytes, MSG_NOSIGNAL);
+                      });
+}
+
+Io receive_all(int socket, void* data, size_t size, Deadline deadline) {
+  return transfer_all(socket, POLLIN, static_cast<char*>(data), size, deadline,
+                      [socket](char* to, size_t bytes) { return ::recv(socket, to, bytes, 0); });
+}
+
+// Receives a frame of one type and size, from a side that is not trusted yet.
+Status receive_frame(int socket, wire::FrameType type, void* payload, size_t size,
+                     Deadline deadline) {
+  wire::FrameHeader header;
+  Io io = receive_all(socket, &header, sizeof header, deadline);
+  if (io != Io::kDone) return error(hepErrorSystem, "%s", io_text(io));
+  if (header.magic != wire::kMagic || header.type != type || header.length != size)
+    return error(hepErrorSystem, "another service answers there");
+  if (header.version != wire::kVersion)
+    return error(hepErrorSystem, "it speaks version %d of the protocol, not %d", header.version,
+                 wire::kVersion);
+  io = receive_all(socket, payload, size, deadline);
+  if (io != Io::kDone) return error(hepErrorSystem, "%s", io_text(io));
+  return Status();
+}
+
+Status connect_to(const SocketAddress& address, Deadline deadline, Descriptor* out) {
+  Descriptor socket(::socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!socket.valid()) return system_error("no socket");
+  wire::set_socket_options(socket.get());
+  if (::connect(socket.get(), address.get(), address.length) != 0) {
+    if (errno != EINPROGRESS) return system_error("no connection");
+    if (!wait_for(socket.get(), POLLOUT, deadline)) return error(hepErrorSystem, "no answer");
+    int failure = 0;
+    socklen_t length = sizeof failure;
+    ::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &failure, &length);
+    errno = failure;
+    if (failure != 0) return system_error("no connection");
+  }
+  *out = std::move(socket);
+  return Status();
+}
+
+// Each side shows the other that it has the secret, and does not show the secret.
+Status prove(int socket, const SipKey& secret, int rank, int num_ranks, uint32_t remaining_ms,
+             Deadline deadline) {
+  using wire::FrameType;
+  wire::Challenge challenge;
+  HEP_TRY(receive_frame(socket, FrameType::kChallenge, &challenge, sizeof challenge, deadline));
+
+  struct {
+    wire::FrameHeader header;
+    wire::Join join;
+  } __attribute__((packed)) frame;
+  wire::Join join{{}, rank, num_ranks, remaining_ms, 0, 0};
+  HEP_TRY(random_bytes(join.nonce.data(), join.nonce.size()));
+  join.proof = wire::make_proof(secret, wire::Side::kRank, challenge.nonce, join);
+  frame.header = wire::make_header(FrameType::kJoin, sizeof join);
+  frame.join = join;
+  const Io io = send_all(socket, &frame, sizeof frame, deadline);
+  if (io != Io::kDone) return error(hepErrorSystem, "%s", io_text(io));
+
+  wire::Welcome welcome;
+  HEP_TRY(receive_frame(socket, FrameType::kWelcome, &welcome, sizeof welcome, deadline));
+  const uint64_t expected = wire::make_proof(secret, wire::Side::kHub, challenge.nonce, join);
+  if (!wire::equal_proofs(welcome.proof, expected))
+    return error(hepErrorSystem, "it does not know the secret of this id");
+  return Status();
+}
+
+// Tries the addresses in turn, again and again, until one leads to the hub.
+Status reach_hub(const Rendezvous& rendezvous, int rank, int num_ranks, Deadline deadline,
+                 Descriptor* out) {
+  const bool same_host = rendezvous.host == host_fingerprint(rendezvous.secret);
+  std::string reasons;
+  do {
+    reasons.clear();
+    for (const in6_addr& address : rendezvous.addresses) {
+      if (is_loopback(address) && !same_host) continue;
+      Descriptor socket;
+      Status attempt = connect_to(socket_address(address, rendezvous.port),
+                                  earlier(deadline, kConnectMs), &socket);
+      if (attempt.ok())
+        attempt = prove(socket.get(), rendezvous.secret, rank, num_ranks, deadline.remaining_ms(),
+                        earlier(deadline, wire::kProofMs));
+      if (attempt.ok()) {
+        *out = std::move(socket);
+        return Status();
+      }
+      reasons += (reasons.empty() ? "" : "; ") + address_text(address, rendezvous.port) + ": " +
+                 attempt.message();
+    }
+    if (reasons.empty())
+      return error(hepErrorSystem,
+                   "rank %d: the unique id was made on another machine and offers only loopback "
+                   "addresses; HEP_RENDEZVOUS_ADDRESS there can name another",
+                   rank);
+    ::poll(nullptr, 0, std::min(kRetryMs, deadline.remaining_ms()));
+  } while (!deadline.expired());
+  return error(hepErrorTimeout, "rank %d: the rendezvous was not reached in time (%s)", rank,
+               reasons.c_str());
+}
+
+Status lost(int rank, const char* phase) {
+  return error(hepErrorPeerLost,
+               "rank %d: phase '%s': the connection to the process that opened the rendezvous is "
+               "gone",
+               rank, phase);
+}
+
+Status no_answer(int rank, const char* phase) {
+  return error(hepErrorTimeout, "rank %d: phase '%s': the rendezvous did not answer in time", rank,
+               phase);
+}
+
+}  // namespace
+
+void wire::set_socket_options(int socket) {
+  // Failures are ignored: a connection works without these, only slower.
+  const auto set = [socket](int level, int option, int value) {
+    ::setsockopt(socket, level, option, &value, sizeof value);
+  };
+  set(IPPROTO_TCP, TCP_NODELAY, 1);
+  set(SOL_SOCKET, SO_KEEPALIVE, 1);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, 10);
+  set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
+  set(IPPROTO_TCP, TCP_KEEPCNT, 4);
+}
+
+Bootstrap::Bootstrap(Descriptor socket, int rank, int num_ranks)
+    : socket_(std::move(socket)), rank_(rank), num_ranks_(num_ranks) {}
+
+Bootstrap::~Bootstrap() {
+  // A forked child may hold the connection too, and must not keep it alive.
+  ::shutdown(socket_.get(), SHUT_RDWR);
+}
+
+Status Bootstrap::join(const hepUniqueId_t& id, int rank, int num_ranks, Deadline deadline,
+                       std::unique_ptr<Bootstrap>* out) {
+  if (num_ranks < 1 || num_ranks > kMaxRanks)
+    return error(hepErrorInvalidArgument, "num_ranks is %d, but must be 1 to %d", num_ranks,
+                 kMaxRanks);
+  if (rank < 0 || rank >= num_ranks)
+    return error(hepErrorInvalidArgument, "rank is %d, but must be 0 to %d", rank, num_ranks - 1);
+  Rendezvous rendezvous;
+  const Status read = read_unique_id(id, &rendezvous);
+  if (!read.ok()) return error(read.result(), "rank %d: %s", rank, read.message().c_str());
+
+  Descriptor socket;
+  HEP_TRY(reach_hub(rendezvous, rank, num_ranks, deadline, &socket));
+  std::unique_ptr<Bootstrap> bootstrap(new Bootstrap(std::move(socket), rank, num_ranks));
+  HEP_TRY(bootstrap->all_gather(nullptr, nullptr, 0, "join", deadline));
+  *out = std::move(bootstrap);
+  return Status();
+}
+
+Status Bootstrap::all_gather(const void* send, void* receive, size_t bytes, const char* phase,
+                             Deadline deadline) {
+  if (bytes > kMaxBytes)
+    return error(hepErrorInvalidArgument, "rank %d: phase '%s': %zu bytes are more than %zu", rank_,
+                 phase, bytes, kMaxBytes);
+  if (failure_.ok()) failure_ = exchange(send, receive, bytes, phase, deadline);
+  return failure_;
+}
+
+Status Bootstrap::exchange(const void* send, void* receive, size_t bytes, const char* phase,
+                           Deadline deadline) {
+  wire::Gather gather{};
+  gather.sequence = sequence_++;
+  gather.remaining_ms = deadline.remaining_ms();
+  std::snprintf(gather.phase, sizeof gather.phase, "%s", phase);
+  const auto header = wire::make_header(wire::FrameType::kGather, sizeof gather + bytes);
+  std::vector<char> frame(sizeof header + sizeof gather + bytes);
+  std::memcpy(frame.data(), &header, sizeof header);
+  std::memcpy(frame.data() + sizeof header, &gather, sizeof gather);
+  if (bytes > 0) std::memcpy(frame.data() + sizeof header + sizeof gather, send, bytes);
+
+  // Past the deadline the hub tells who is missing; the rank's own sentence is the second best.
+  const auto patience = Deadline::after_ms(int64_t{deadline.remaining_ms()} + wire::kExplanationMs);
+  const int socket = socket_.get();
+  Io io = send_all(socket, frame.data(), frame.size(), patience);
+  wire::FrameHeader answer;
+  if (io == Io::kDone) io = receive_all(socket, &answer, sizeof answer, patience);
+  if (io == Io::kDone) {
+    if (answer.type == wire::FrameType::kFailure) return read_error(answer.length, phase, patience);
+    if (answer.type != wire::FrameType::kResult || answer.length != bytes * num_ranks_)
+      return error(hepErrorInternal,
+                   "rank %d: phase '%s': the rendezvous answered with a frame of type %d and %u "
+                   "bytes",
+                   rank_, phase, static_cast<int>(answer.type), answer.length);
+    io = receive_all(socket, receive, answer.length, patience);
+  }
+  if (io == Io::kClosed) return lost(rank_, phase);
+  if (io == Io::kExpired) return no_answer(rank_, phase);
+  return Status();
+}
+
+Status Bootstrap::read_error(size_t length, const char* phase, Deadline deadline) {
+  wire::Failure failure{};
+  std::string text(std::min(length - std::min(length, sizeof failure), wire::kMaxTextBytes), '\0');
+  Io io = receive_all(socket_.get(), &failure, sizeof failure, deadline);
+  if (io == Io::kDone) io = receive_all(socket_.get(), text.data(), text.size(), deadline);
+  if (io == Io::kClosed) return lost(rank_, phase);
+  if (io == Io::kExpired) return no_answer(rank_, phase);
+  const bool known = failure.result > hepSuccess && failure.result <= hepErrorInternal;
+  return error(known ? static_cast<hepResult_t>(failure.result) : hepErrorInternal, "rank %d: %s",
+               rank_, text.c_str());
+}
+
+}  // namespace hep

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "unique_id.h"
+
+#include <arpa/inet.h>
+
+#include <cstring>
+
+#include "memory/identity.h"
+#include "wire.h"
+
+namespace hep {
+namespace {
+
+constexpr uint32_t kIdMagic = 0x48455049;
+
+// The version is that of the frames, so that ranks with another version learn it at once. Magic,
+// version and checksum keep their places in all versions, so that an id of another version
+// can be told from a damaged one.
+struct Contents {
+  uint32_t magic;
+  uint16_t version;
+  uint16_t port;
+  SipKey secret;
+  uint64_t host;
+  uint32_t num_addresses;
+  in6_addr addresses[Rendezvous::kMaxAddresses];
+  uint32_t reserved;
+  uint64_t checksum;
+};
+static_assert(sizeof(Contents) == HEP_UNIQUE_ID_BYTES);
+
+uint64_t checksum(const Contents& contents) {
+  return siphash(contents.secret, &contents, offsetof(Contents, checksum));
+}
+
+}  // namespace
+
+hepUniqueId_t write_unique_id(const Rendezvous& rendezvous) {
+  Contents contents{};
+  contents.magic = kIdMagic;
+  contents.version = wire::kVersion;
+  contents.port = rendezvous.port;
+  contents.secret = rendezvous.secret;
+  contents.host = rendezvous.host;
+  for (const in6_addr& address : rendezvous.addresses) {
+    if (contents.num_addresses == Rendezvous::kMaxAddresses) break;
+    contents.addresses[contents.num_addresses++] = address;
+  }
+  contents.checksum = checksum(contents);
+  hepUniqueId_t id;
+  std::memcpy(&id, &contents, sizeof id);
+  return id;
+}
+
+Status read_unique_id(const hepUniqueId_t& id, Rendezvous* rendezvous) {
+  Contents contents;
+  std::memcpy(&contents, &id, sizeof contents);
+  if (contents.magic != kIdMagic)
+    return error(hepErrorInvalidArgument, "these bytes are not a unique id of this library");
+  if (contents.checksum != checksum(contents))
+    return error(hepErrorInvalidArgument, "the unique id was damaged on its way: wrong checksum");
+  if (contents.version != wire::kVersion)
+    return error(hepErrorMismatch, "the unique id has version %d, this library reads version %d",
+                 contents.version, wire::kVersion);
+  if (contents.num_addresses < 1 || contents.num_addresses > Rendezvous::kMaxAddresses)
+    return error(hepErrorInvalidArgument, "the unique id has %u addresses, not 1 to %zu",
+                 contents.num_addresses, Rendezvous::kMaxAddresses);
+  rendezvous->addresses.assign(contents.addresses, contents.addresses + contents.num_addresses);
+  rendezvous->port = contents.port;
+  rendezvous->host = contents.host;
+  rendezvous->secret = contents.secret;
+  return Status();
+}
+
+uint64_t host_fingerprint(const SipKey& secret) {
+  const uint64_t host = host_identity();
+  return siphash(secret, &host, sizeof host);
+}
+
+bool is_loopback(const in6_addr& address) {
+  return IN6_IS_ADDR_LOOPBACK(&address) ||
+         (IN6_IS_ADDR_V4MAPPED(&address) && address.s6_addr[12] == IN_LOOPBACKNET);
+}
+
+SocketAddress socket_address(const in6_addr& address, uint16_t port) {
+  SocketAddress result;
+  if (IN6_IS_ADDR_V4MAPPED(&address)) {
+    sockaddr_in v4{};
+    v4.sin_family = AF_INET;
+    v4.sin_port = htons(port);
+    std::memcpy(&v4.sin_addr, address.s6_addr + 12, sizeof v4.sin_addr);
+    std::memcpy(&result.storage, &v4, sizeof v4);
+    result.length = sizeof v4;
+  } else {
+    sockaddr_in6 v6{};
+    v6.sin6_family = AF_INET6;
+    v6.sin6_port = htons(port);
+    v6.sin6_addr = address;
+    std::memcpy(&result.storage, &v6, sizeof v6);
+    result.length = sizeof v6;
+  }
+  return result;
+}
+
+std::string address_text(const in6_addr& address, uint16_t port) {
+  char text[INET6_ADDRSTRLEN] = "?";
+  if (IN6_IS_ADDR_V4MAPPED(&address)) {
+    ::inet_ntop(AF_INET, address.s6_addr + 12, text, sizeof text);
+    return std::string(text) + ":" + std::to_string(port);
+  }
+  ::inet_ntop(AF_INET6, &address, text, sizeof text);
+  return "[" + std::string(text) + "]:" + std::to_string(port);
+}
+
+in6_addr v4_mapped(in_addr address) {
+  in6_addr mapped{};
+  mapped.s6_addr[10] = mapped.s6_addr[11] = 0xff;
+  std::memcpy(mapped.s6_addr + 12, &address, sizeof address);
+  return mapped;
+}
+
+}  // namespace hep

@@ -1,0 +1,471 @@
+// SPDX-License-Identifier: Apache-2.0
+// The bootstrap: ranks as threads and as processes, among peers that fail and strangers that attack.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "bootstrap_fixture.h"
+
+namespace hep {
+namespace {
+
+// ---------------------------------------------------------------------------------- healthy jobs
+
+TEST(SipHash, GivesTheTestVectorOfThePaper) {
+  // Aumasson and Bernstein, "SipHash: a fast short-input PRF", appendix A.
+  SipKey key;
+  uint8_t message[15];
+  for (int i = 0; i < 16; ++i) key[i] = i;
+  for (int i = 0; i < 15; ++i) message[i] = i;
+  EXPECT_EQ(siphash(key, message, sizeof message), 0xa129ca6149be45e5u);
+}
+
+class BootstrapRanksTest : public BootstrapTest, public testing::WithParamInterface<int> {};
+
+TEST_P(BootstrapRanksTest, EveryRankReceivesTheDataOfAllRanksInEachPhase) {
+  run_job(new_id(), GetParam());
+}
+
+INSTANTIATE_TEST_SUITE_P(Ranks, BootstrapRanksTest, testing::Values(1, 2, 5, 64));
+
+TEST_F(BootstrapTest, RanksMayBeProcesses) {
+  constexpr int kRanks = 4;
+  const hepUniqueId_t id = new_id();
+  vector<pid_t> children;
+  for (int rank = 1; rank < kRanks; ++rank) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      std::unique_ptr<Bootstrap> bootstrap;
+      const bool good = Bootstrap::join(id, rank, kRanks, later(), &bootstrap).ok() &&
+                        gathers_correctly(*bootstrap, rank, kRanks);
+      ::_exit(good ? 0 : 1);
+    }
+    children.push_back(child);
+  }
+  const auto bootstrap = joined(id, 0, kRanks);
+  EXPECT_TRUE(bootstrap && gathers_correctly(*bootstrap, 0, kRanks));
+  for (const pid_t child : children) {
+    int status = -1;
+    EXPECT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  }
+}
+
+TEST_F(BootstrapTest, SeveralJobsDoNotDisturbEachOther) {
+  on_threads(4, [](int) { run_job(new_id(), 3); });
+}
+
+TEST_F(BootstrapTest, TheLargestMessageIsRelayedAndALargerOneRefused) {
+  const hepUniqueId_t id = new_id();
+  on_threads(2, [&](int rank) {
+    const auto bootstrap = joined(id, rank, 2);
+    ASSERT_TRUE(bootstrap);
+    vector<char> mine(Bootstrap::kMaxBytes + 1, static_cast<char>('a' + rank));
+    vector<char> all(2 * mine.size());
+    expect_error(bootstrap->all_gather(mine.data(), all.data(), mine.size(), "large", later()),
+                 hepErrorInvalidArgument, {"large", "1048577"});
+    const size_t most = Bootstrap::kMaxBytes;
+    EXPECT_TRUE(bootstrap->all_gather(mine.data(), all.data(), most, "large", later()).ok());
+    EXPECT_EQ(string(all.data(), 2 * most), string(most, 'a') + string(most, 'b'));
+  });
+}
+
+TEST_F(BootstrapTest, NothingListensOnceAllRanksHaveJoined) {
+  const hepUniqueId_t id = new_id();
+  const auto bootstrap = joined(id, 0, 1);
+  EXPECT_FALSE(Stranger(contents_of(id)).connected());
+}
+
+TEST_F(BootstrapTest, ARendezvousThatNobodyJoinsEnds) {
+  ::setenv("HEP_RENDEZVOUS_TIMEOUT_MS", "100", 1);
+  const Rendezvous rendezvous = contents_of(new_id());
+  EXPECT_TRUE(comes_true([&] { return !Stranger(rendezvous).connected(); }));
+}
+
+TEST_F(BootstrapTest, OnlyTheAddressThatIsSetIsOffered) {
+  for (const string address : {"127.0.0.1", "::1"}) {
+    ::setenv("HEP_RENDEZVOUS_ADDRESS", address.c_str(), 1);
+    hepUniqueId_t id;
+    const Status status = create_unique_id(&id);
+    if (address == "::1" && status.result() == hepErrorSystem) continue;  // no IPv6 here
+    ASSERT_TRUE(status.ok()) << status.message();
+    const Rendezvous rendezvous = contents_of(id);
+    ASSERT_EQ(rendezvous.addresses.size(), 1u);
+    EXPECT_EQ(address_text(rendezvous.addresses[0], 7),
+              address == "::1" ? "[::1]:7" : "127.0.0.1:7");
+    run_job(id, 2);
+  }
+}
+
+TEST_F(BootstrapTest, AnAddressThatIsNoneIsRefused) {
+  for (const char* text : {"localhost", "1.2.3", "0.0.0.0", "::", "1.2.3.4:80"}) {
+    ::setenv("HEP_RENDEZVOUS_ADDRESS", text, 1);
+    hepUniqueId_t id;
+    expect_error(create_unique_id(&id), hepErrorInvalidArgument, {"HEP_RENDEZVOUS_ADDRESS", text});
+  }
+}
+
+// ------------------------------------------------------------------------------ ranks that fail
+
+TEST_F(BootstrapTest, AnIdWithAnyByteChangedIsRefused) {
+  ::setenv("HEP_RENDEZVOUS_TIMEOUT_MS", "50", 1);
+  const hepUniqueId_t id = new_id();
+  for (size_t i = 0; i < sizeof id.bytes; ++i) {
+    hepUniqueId_t damaged = id;
+    damaged.bytes[i] ^= 0x40;
+    expect_error(join(damaged, 3, 4, later()), hepErrorInvalidArgument, {"rank 3", "unique id"});
+  }
+  expect_error(join(hepUniqueId_t{}, 3, 4, later()), hepErrorInvalidArgument, {"unique id"});
+}
+
+TEST_F(BootstrapTest, RanksOutOfRangeAreRefused) {
+  const hepUniqueId_t none{};
+  expect_error(join(none, 2, 2, later()), hepErrorInvalidArgument, {"rank is 2"});
+  expect_error(join(none, -1, 2, later()), hepErrorInvalidArgument, {"rank is -1"});
+  expect_error(join(none, 0, 0, later()), hepErrorInvalidArgument, {"num_ranks is 0"});
+  expect_error(join(none, 0, 73, later()), hepErrorInvalidArgument, {"num_ranks is 73", "72"});
+}
+
+TEST_F(BootstrapTest, RanksThatNeverComeAreNamed) {
+  expect_error(join(new_id(), 1, 4, soon()), hepErrorTimeout,
+               {"rank 1: ", "'join'", "ranks 0, 2, 3"});
+}
+
+TEST_F(BootstrapTest, ARankThatStaysAwayFromAPhaseIsNamedToAll) {
+  const hepUniqueId_t id = new_id();
+  std::atomic<int> failed{0};
+  on_threads(3, [&](int rank) {
+    const auto bootstrap = joined(id, rank, 3);
+    ASSERT_TRUE(bootstrap);
+    if (rank == 2) {  // stays, and learns later what it missed
+      EXPECT_TRUE(comes_true([&] { return failed == 2; }));
+    }
+    for (const char* phase : {"exchange", "afterwards"})
+      expect_error(bootstrap->all_gather(nullptr, nullptr, 0, phase, soon()), hepErrorTimeout,
+                   {"'exchange'", "for rank 2"});
+    ++failed;
+    EXPECT_TRUE(comes_true([&] { return failed == 3; }));
+  });
+}
+
+TEST_F(BootstrapTest, ARankThatLeavesIsNamedToThoseWhoWaitForIt) {
+  const hepUniqueId_t id = new_id();
+  on_threads(5, [&](int rank) {
+    auto bootstrap = joined(id, rank, 5);
+    ASSERT_TRUE(bootstrap);
+    if (rank == 3) return;
+    expect_error(bootstrap->all_gather(nullptr, nullptr, 0, "exchange", later()), hepErrorPeerLost,
+                 {"'exchange'", "rank 3"});
+  });
+}
+
+TEST_F(BootstrapTest, AProcessThatIsKilledIsNoticedByThoseWhoWaitForIt) {
+  const hepUniqueId_t id = new_id();
+  const pid_t child = ::fork();
+  if (child == 0) {
+    std::unique_ptr<Bootstrap> bootstrap;
+    if (Bootstrap::join(id, 1, 2, later(), &bootstrap).ok()) ::pause();
+    ::_exit(1);
+  }
+  const auto bootstrap = joined(id, 0, 2);
+  std::thread waiting([&] {
+    expect_error(bootstrap->all_gather(nullptr, nullptr, 0, "exchange", later()), hepErrorPeerLost,
+                 {"'exchange'", "rank 1"});
+  });
+  ::kill(child, SIGKILL);
+  waiting.join();
+  ::waitpid(child, nullptr, 0);
+}
+
+TEST_F(BootstrapTest, TheEndOfTheHubsProcessIsNoticed) {
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  const Descriptor read_end(ends[0]);
+  Descriptor write_end(ends[1]);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    hepUniqueId_t id;
+    const bool good = create_unique_id(&id).ok() && ::write(ends[1], &id, sizeof id) == sizeof id;
+    if (good) ::pause();
+    ::_exit(1);
+  }
+  hepUniqueId_t id;
+  ASSERT_EQ(::read(read_end.get(), &id, sizeof id), static_cast<ssize_t>(sizeof id));
+  const auto bootstrap = joined(id, 0, 1);
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+  expect_error(bootstrap->all_gather(nullptr, nullptr, 0, "exchange", later()), hepErrorPeerLost,
+               {"rank 0", "'exchange'"});
+  expect_error(join(id, 0, 1, Deadline::after_ms(100)), hepErrorTimeout,
+               {"rank 0", std::to_string(contents_of(id).port)});
+}
+
+TEST_F(BootstrapTest, RanksInDifferentPhasesAreNamedWithThem) {
+  const hepUniqueId_t id = new_id();
+  on_threads(2, [&](int rank) {
+    const auto bootstrap = joined(id, rank, 2);
+    ASSERT_TRUE(bootstrap);
+    expect_error(
+        bootstrap->all_gather(nullptr, nullptr, 0, rank == 0 ? "config" : "memory", later()),
+        hepErrorMismatch, {"rank 0", "'config'", "rank 1", "'memory'"});
+  });
+}
+
+TEST_F(BootstrapTest, RanksThatGiveDifferentSizesAreNamedWithThem) {
+  const hepUniqueId_t id = new_id();
+  on_threads(2, [&](int rank) {
+    const auto bootstrap = joined(id, rank, 2);
+    ASSERT_TRUE(bootstrap);
+    char mine[32] = {}, all[64];
+    expect_error(bootstrap->all_gather(mine, all, rank == 0 ? 24 : 32, "exchange", later()),
+                 hepErrorMismatch, {"rank 0", "24 bytes", "rank 1", "32 bytes", "'exchange'"});
+  });
+}
+
+TEST_F(BootstrapTest, ARankThatComesTwiceIsAnErrorOnAllRanksThatComeLaterToo) {
+  const hepUniqueId_t id = new_id();
+  const auto join_and_fail = [&](int rank) {
+    expect_error(join(id, rank, 3, later()), hepErrorMismatch,
+                 {"rank " + std::to_string(rank) + ": ", "rank 1 came twice, from 127.0.0.1:"});
+  };
+  on_threads(2, [&](int) { join_and_fail(1); });
+  join_and_fail(0);
+  join_and_fail(2);
+}
+
+TEST_F(BootstrapTest, RanksThatDisagreeOnTheNumberOfRanksAreNamedWithIt) {
+  const hepUniqueId_t id = new_id();
+  on_threads(2, [&](int rank) {
+    expect_error(join(id, rank, 4 + rank, Deadline::after_ms(2 * kShortMs)), hepErrorMismatch,
+                 {"rank 0", "there are 4", "rank 1", "there are 5"});
+  });
+}
+
+// ----------------------------------------------------------------------------- hostile strangers
+
+using Attack = std::function<void(Stranger&, const Rendezvous&)>;
+
+// The stranger is shut out, and the job goes on.
+void expect_refused(const Attack& attack) {
+  const hepUniqueId_t id = new_id();
+  const Rendezvous rendezvous = contents_of(id);
+  Stranger stranger(rendezvous);
+  ASSERT_TRUE(stranger.connected());
+  attack(stranger, rendezvous);
+  EXPECT_TRUE(stranger.is_refused());
+  run_job(id, 2);
+}
+
+TEST_F(BootstrapTest, GarbageIsRefused) {
+  expect_refused([](Stranger& stranger, const Rendezvous&) {
+    stranger.challenge();
+    const string request = "GET / HTTP/1.1\r\nHost: rendezvous\r\n\r\n";
+    stranger.send(request.data(), request.size());
+  });
+}
+
+TEST_F(BootstrapTest, AWrongSecretIsRefused) {
+  expect_refused([](Stranger& stranger, const Rendezvous& rendezvous) {
+    SipKey secret = rendezvous.secret;
+    secret[15] ^= 1;
+    const wire::Join join = make_join(secret, stranger.challenge(), 0, 2);
+    stranger.send_frame(kJoinHeader, &join, sizeof join);
+  });
+}
+
+TEST_F(BootstrapTest, AProofForAnotherRankIsRefused) {
+  expect_refused([](Stranger& stranger, const Rendezvous& rendezvous) {
+    wire::Join join = make_join(rendezvous.secret, stranger.challenge(), 0, 2);
+    join.rank = 1;
+    stranger.send_frame(kJoinHeader, &join, sizeof join);
+  });
+}
+
+TEST_F(BootstrapTest, AnImpossibleRankIsRefused) {
+  expect_refused([](Stranger& stranger, const Rendezvous& rendezvous) {
+    const wire::Join join = make_join(rendezvous.secret, stranger.challenge(), 5, 2);
+    stranger.send_frame(kJoinHeader, &join, sizeof join);
+  });
+}
+
+TEST_F(BootstrapTest, AnotherVersionIsRefused) {
+  expect_refused([](Stranger& stranger, const Rendezvous& rendezvous) {
+    const wire::Join join = make_join(rendezvous.secret, stranger.challenge(), 0, 2);
+    wire::FrameHeader header = kJoinHeader;
+    header.version += 1;
+    stranger.send_frame(header, &join, sizeof join);
+  });
+}
+
+TEST_F(BootstrapTest, AnOversizedFrameIsRefusedBeforeItIsThere) {
+  expect_refused([](Stranger& stranger, const Rendezvous&) {
+    stranger.challenge();
+    wire::FrameHeader header = kJoinHeader;
+    header.length = 0xffffffff;
+    stranger.send(&header, sizeof header);
+  });
+}
+
+TEST_F(BootstrapTest, AFrameOutOfTurnIsRefused) {
+  expect_refused([](Stranger& stranger, const Rendezvous&) {
+    stranger.challenge();
+    const wire::Gather gather{0, kLongMs, "join"};
+    stranger.send_frame(wire::make_header(wire::FrameType::kGather, sizeof gather), &gather,
+                        sizeof gather);
+  });
+}
+
+TEST_F(BootstrapTest, AReplayedHandshakeIsRefused) {
+  const hepUniqueId_t id = new_id();
+  const Rendezvous rendezvous = contents_of(id);
+  Stranger overheard(rendezvous), replayed(rendezvous);
+  const wire::Join join = make_join(rendezvous.secret, overheard.challenge(), 0, 2);
+  overheard.send_frame(kJoinHeader, &join, sizeof join);
+  EXPECT_EQ(overheard.next_type(), wire::FrameType::kWelcome);
+  replayed.challenge();
+  replayed.send_frame(kJoinHeader, &join, sizeof join);
+  EXPECT_TRUE(replayed.is_refused());
+  // The seat of rank 0 was taken by the first and by it alone, so that rank 1 completes the job.
+  const wire::Gather gather{0, kLongMs, "join"};
+  overheard.send_frame(wire::make_header(wire::FrameType::kGather, sizeof gather), &gather,
+                       sizeof gather);
+  EXPECT_TRUE(joined(id, 1, 2));
+  EXPECT_EQ(overheard.next_type(), wire::FrameType::kResult);
+}
+
+TEST_F(BootstrapTest, AnOversizedFrameOfARankEndsThatRank) {
+  const hepUniqueId_t id = new_id();
+  const Rendezvous rendezvous = contents_of(id);
+  Stranger rogue(rendezvous);
+  const wire::Join join = make_join(rendezvous.secret, rogue.challenge(), 0, 2);
+  rogue.send_frame(kJoinHeader, &join, sizeof join);
+  EXPECT_EQ(rogue.next_type(), wire::FrameType::kWelcome);
+  const wire::FrameHeader header =
+      wire::make_header(wire::FrameType::kGather, sizeof(wire::Gather) + Bootstrap::kMaxBytes + 1);
+  rogue.send(&header, sizeof header);
+  EXPECT_TRUE(rogue.is_refused());
+  expect_error(hep::join(id, 1, 2, soon()), hepErrorPeerLost, {"rank 1: ", "'join'", "rank 0"});
+}
+
+TEST_F(BootstrapTest, SilentStrangersHoldUpNobodyAndAreShutOutInTheEnd) {
+  const hepUniqueId_t id = new_id();
+  const Rendezvous rendezvous = contents_of(id);
+  vector<std::unique_ptr<Stranger>> strangers;
+  for (int i = 0; i < 200; ++i) strangers.push_back(std::make_unique<Stranger>(rendezvous));
+  strangers[199]->challenge();
+  strangers[199]->send(&kJoinHeader, 5);  // and not a byte more
+  run_job(id, 8);
+  for (const auto& stranger : strangers) {
+    while (!stranger->is_refused()) continue;  // passes over the challenge
+  }
+}
+
+TEST_F(BootstrapTest, AHubThatDoesNotKnowTheSecretIsNotTrusted) {
+  // An impostor on the port of a rendezvous: it sends what it likes for proof.
+  Descriptor listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in name{};
+  name.sin_family = AF_INET;
+  name.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof name;
+  ASSERT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&name), length), 0);
+  ASSERT_EQ(::listen(listener.get(), 16), 0);
+  ASSERT_EQ(::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&name), &length), 0);
+  std::thread impostor([&] {
+    for (;;) {
+      const Descriptor rank(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+      if (!rank.valid()) return;
+      const auto send = [&](wire::FrameType type, const void* payload, size_t size) {
+        const wire::FrameHeader header = wire::make_header(type, size);
+        ::send(rank.get(), &header, sizeof header, MSG_NOSIGNAL);
+        ::send(rank.get(), payload, size, MSG_NOSIGNAL);
+      };
+      const wire::Challenge challenge{};
+      const wire::Welcome welcome{42};
+      send(wire::FrameType::kChallenge, &challenge, sizeof challenge);
+      send(wire::FrameType::kWelcome, &welcome, sizeof welcome);
+      char byte;
+      while (::recv(rank.get(), &byte, 1, 0) > 0) continue;
+    }
+  });
+  Rendezvous rendezvous{{v4_mapped(name.sin_addr)}, ntohs(name.sin_port), 0, {7, 7, 7}};
+  rendezvous.host = host_fingerprint(rendezvous.secret);
+  expect_error(join(write_unique_id(rendezvous), 0, 1, soon()), hepErrorTimeout,
+               {"rank 0", "does not know the secret"});
+  ::shutdown(listener.get(), SHUT_RDWR);
+  impostor.join();
+}
+
+TEST_F(BootstrapTest, LoopbackOfAnotherMachineIsNotTried) {
+  const Rendezvous elsewhere{{v4_mapped({htonl(INADDR_LOOPBACK)})}, 9, 0x1234, {7, 7, 7}};
+  expect_error(join(write_unique_id(elsewhere), 2, 3, later()), hepErrorSystem,
+               {"rank 2", "another machine", "loopback"});
+}
+
+// --------------------------------------------------------------------- ids by way of other means
+
+TEST_F(BootstrapTest, ACallbackCarriesTheIdOfRankZeroToAllInOneCall) {
+  constexpr int kRanks = 4;
+  ThreadGather group(kRanks);
+  on_threads(kRanks, [&](int rank) {
+    ThreadGather::Member member{&group, rank};
+    hepUniqueId_t id{};
+    const Status status = unique_id_over_callback(ThreadGather::gather, &member, rank, kRanks, &id);
+    EXPECT_TRUE(status.ok()) << status.message();
+    EXPECT_EQ(member.calls, 1);
+    const auto bootstrap = joined(id, rank, kRanks);
+    EXPECT_TRUE(bootstrap && gathers_correctly(*bootstrap, rank, kRanks));
+  });
+}
+
+TEST_F(BootstrapTest, ThatRankZeroCouldNotOpenARendezvousIsToldToAllRanks) {
+  ::setenv("HEP_RENDEZVOUS_ADDRESS", "nowhere", 1);
+  ThreadGather group(3);
+  on_threads(3, [&](int rank) {
+    ThreadGather::Member member{&group, rank};
+    hepUniqueId_t id{};
+    expect_error(unique_id_over_callback(ThreadGather::gather, &member, rank, 3, &id),
+                 hepErrorInvalidArgument,
+                 {"rank " + std::to_string(rank) + ": ", "rank 0 could not", "nowhere"});
+    EXPECT_EQ(member.calls, 1);
+  });
+}
+
+TEST_F(BootstrapTest, ACallbackThatFailsIsAnErrorWithItsNumber) {
+  ::setenv("HEP_RENDEZVOUS_TIMEOUT_MS", "50", 1);
+  ThreadGather group(2);
+  group.result = 17;
+  on_threads(2, [&](int rank) {
+    ThreadGather::Member member{&group, rank};
+    hepUniqueId_t id{};
+    expect_error(unique_id_over_callback(ThreadGather::gather, &member, rank, 2, &id),
+                 hepErrorSystem, {"rank " + std::to_string(rank), "17"});
+  });
+}
+
+TEST_F(BootstrapTest, ACallbackThatMixesUpRanksIsFoundOut) {
+  ::setenv("HEP_RENDEZVOUS_TIMEOUT_MS", "50", 1);
+  ThreadGather group(2);
+  on_threads(2, [&](int rank) {
+    ThreadGather::Member member{&group, 1 - rank};
+    hepUniqueId_t id{};
+    expect_error(unique_id_over_callback(ThreadGather::gather, &member, rank, 2, &id),
+                 hepErrorMismatch, {"rank " + std::to_string(rank), "in place"});
+  });
+}
+
+TEST_F(BootstrapTest, ACallbackIsNeeded) {
+  hepUniqueId_t id;
+  expect_error(unique_id_over_callback(nullptr, nullptr, 0, 1, &id), hepErrorInvalidArgument,
+               {"all_gather"});
+}
+
+}  // namespace
+}  // namespace hep
