@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CUDA driver, found at run time: the library loads on machines that have none. And the check of
+// the results of CUDA calls, driver and runtime alike.
+#pragma once
+
+#include <cuda.h>
+#include <cudaTypedefs.h>
+#include <cuda_runtime_api.h>
+
+#include "status.h"
+
+// The driver functions in use, without their "cu", each with the CUDA version whose signature is
+// meant.
+#define HEP_DRIVER_FUNCTIONS(X)          \
+  X(Init, 2000)                          \
+  X(GetErrorName, 6000)                  \
+  X(GetErrorString, 6000)                \
+  X(DeviceGet, 2000)                     \
+  X(DeviceGetName, 2000)                 \
+  X(DeviceGetUuid, 11040)                \
+  X(DeviceGetAttribute, 2000)            \
+  X(DeviceCanAccessPeer, 4000)           \
+  X(DevicePrimaryCtxRetain, 7000)        \
+  X(DevicePrimaryCtxRelease, 11000)      \
+  X(CtxPushCurrent, 4000)                \
+  X(CtxPopCurrent, 4000)                 \
+  X(CtxEnablePeerAccess, 4000)           \
+  X(StreamCreate, 2000)                  \
+  X(StreamSynchronize, 2000)             \
+  X(StreamDestroy, 4000)                 \
+  X(MemsetD8Async, 3020)                 \
+  X(MemAlloc, 3020)                      \
+  X(MemFree, 3020)                       \
+  X(MemCreate, 10020)                    \
+  X(MemRelease, 10020)                   \
+  X(MemAddressReserve, 10020)            \
+  X(MemAddressFree, 10020)               \
+  X(MemMap, 10020)                       \
+  X(MemUnmap, 10020)                     \
+  X(MemSetAccess, 10020)                 \
+  X(MemGetAllocationGranularity, 10020)  \
+  X(MemExportToShareableHandle, 10020)   \
+  X(MemImportFromShareableHandle, 10020) \
+  X(IpcGetMemHandle, 4010)               \
+  X(IpcOpenMemHandle, 11000)             \
+  X(IpcCloseMemHandle, 4010)
+
+namespace hep {
+
+// Members are named as the driver names its functions: table.MemCreate is cuMemCreate.
+struct DriverTable {
+#define HEP_DRIVER_MEMBER(name, version) PFN_cu##name##_v##version name;
+  HEP_DRIVER_FUNCTIONS(HEP_DRIVER_MEMBER)
+#undef HEP_DRIVER_MEMBER
+};
+
+// The driver, loaded and initialised at the first call. hepErrorUnsupported if there is none, it is
+// too old, or it finds no device. Thread-safe.
+Status driver(const DriverTable** table);
+
+// The status of a call's result, with the call and CUDA's own words in the sentence:
+// hepErrorOutOfMemory, hepErrorUnsupported where no device can be used at all, else hepErrorCuda.
+// The runtime's result is also taken off its record of the last error, which belongs to the user.
+Status cuda_status(cudaError_t result, const char* what);
+Status driver_status(CUresult result, const char* what);
+
+}  // namespace hep
+
+// Returns from the function unless a call of the CUDA runtime, or of the driver, succeeds.
+#define HEP_CUDA_TRY(call) HEP_TRY(::hep::cuda_status((call), #call))
+#define HEP_DRIVER_TRY(table, function, ...) \
+  HEP_TRY(::hep::driver_status((table).function(__VA_ARGS__), "cu" #function))

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// A device as the driver sees it: its primary context, which is also the CUDA runtime's.
+#pragma once
+
+#include <memory>
+
+#include "cuda/driver.h"
+#include "status.h"
+
+namespace hep {
+
+// Keeps a device's primary context alive.
+class DeviceContext {
+ public:
+  static Status open(int device, std::shared_ptr<DeviceContext>* out);
+  DeviceContext(const DeviceContext&) = delete;
+  DeviceContext& operator=(const DeviceContext&) = delete;
+  ~DeviceContext();
+
+  const DriverTable& driver() const { return driver_; }
+  CUdevice device() const { return device_; }
+  CUcontext get() const { return context_; }
+
+  // Sets `bytes` bytes to zero and waits for that alone: other work of the device may itself be
+  // waiting for a peer. The context must be current.
+  Status zero(CUdeviceptr address, size_t bytes) const;
+
+ private:
+  DeviceContext(const DriverTable& driver, CUdevice device, CUcontext context)
+      : driver_(driver), device_(device), context_(context) {}
+
+  const DriverTable& driver_;
+  const CUdevice device_;
+  const CUcontext context_;
+};
+
+// Makes a context current for the lifetime of this object. Unlike cudaSetDevice it leaves the
+// thread's device alone and creates no context on a device that was current but unused.
+class CurrentContext {
+ public:
+  explicit CurrentContext(const DeviceContext& context)
+      : driver_(context.driver()), result_(driver_.CtxPushCurrent(context.get())) {}
+  CurrentContext(const CurrentContext&) = delete;
+  CurrentContext& operator=(const CurrentContext&) = delete;
+  ~CurrentContext() {
+    CUcontext popped;
+    if (result_ == CUDA_SUCCESS) driver_.CtxPopCurrent(&popped);
+  }
+
+  Status status() const { return driver_status(result_, "cuCtxPushCurrent"); }
+
+ private:
+  const DriverTable& driver_;
+  const CUresult result_;
+};
+
+}  // namespace hep

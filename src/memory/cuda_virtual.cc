@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+// Device memory of the driver's virtual memory management, exported as a file descriptor or as a
+// fabric handle. The two differ only in what is exported.
+#include <fcntl.h>
+
+#include <cstring>
+
+#include "layout.h"
+#include "memory/cuda_context.h"
+#include "memory/memory_kind.h"
+
+namespace hep {
+namespace {
+
+static_assert(sizeof(CUmemFabricHandle) == sizeof(WindowHandle::exported));
+
+// A piece of physical memory, of this process or imported, and where it is mapped.
+class VirtualMemory {
+ public:
+  VirtualMemory() = default;
+  VirtualMemory(const VirtualMemory&) = delete;
+  VirtualMemory& operator=(const VirtualMemory&) = delete;
+
+  ~VirtualMemory() {
+    if (!context_) return;
+    const CurrentContext current(*context_);
+    const DriverTable& driver = context_->driver();
+    if (mapped_) driver.MemUnmap(address_, bytes_);
+    if (address_ != 0) driver.MemAddressFree(address_, bytes_);
+    if (has_memory_) driver.MemRelease(memory_);
+  }
+
+  // New memory of the device, zeroed.
+  Status create(int device, size_t bytes, CUmemAllocationHandleType type) {
+    HEP_TRY(DeviceContext::open(device, &context_));
+    const CurrentContext current(*context_);
+    HEP_TRY(current.status());
+    const DriverTable& driver = context_->driver();
+
+    CUmemAllocationProp properties{};
+    properties.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+    properties.requestedHandleTypes = type;
+    properties.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+    properties.location.id = context_->device();
+    size_t granularity = 0;
+    HEP_DRIVER_TRY(driver, MemGetAllocationGranularity, &granularity, &properties,
+                   CU_MEM_ALLOC_GRANULARITY_MINIMUM);
+    bytes_ = align_up(bytes, granularity);
+    HEP_DRIVER_TRY(driver, MemCreate, &memory_, bytes_, &properties, 0);
+    has_memory_ = true;
+    HEP_TRY(map());
+    return context_->zero(address_, bytes_);
+  }
+
+  // What a peer exported, mapped for access by `device` of this process, wherever the memory lies.
+  Status import(int device, void* exported, CUmemAllocationHandleType type, size_t bytes) {
+    HEP_TRY(DeviceContext::open(device, &context_));
+    const CurrentContext current(*context_);
+    HEP_TRY(current.status());
+    bytes_ = bytes;
+    HEP_DRIVER_TRY(context_->driver(), MemImportFromShareableHandle, &memory_, exported, type);
+    has_memory_ = true;
+    return map();
+  }
+
+  Status export_to(void* exported, CUmemAllocationHandleType type) const {
+    const CurrentContext current(*context_);
+    HEP_TRY(current.status());
+    HEP_DRIVER_TRY(context_->driver(), MemExportToShareableHandle, exported, memory_, type, 0);
+    return Status();
+  }
+
+  void* address() const { return reinterpret_cast<void*>(address_); }
+  size_t bytes() const { return bytes_; }
+  CUdevice device() const { return context_->device(); }
+
+ private:
+  Status map() {
+    const DriverTable& driver = context_->driver();
+    HEP_DRIVER_TRY(driver, MemAddressReserve, &address_, bytes_, 0, 0, 0);
+    HEP_DRIVER_TRY(driver, MemMap, address_, bytes_, 0, memory_, 0);
+    mapped_ = true;
+    CUmemAccessDesc access{};
+    access.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+    access.location.id = context_->device();
+    access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+    HEP_DRIVER_TRY(driver, MemSetAccess, address_, bytes_, &access, 1);
+    return Status();
+  }
+
+  std::shared_ptr<DeviceContext> context_;
+  CUmemGenericAllocationHandle memory_ = 0;
+  bool has_memory_ = false;
+  CUdeviceptr address_ = 0;
+  bool mapped_ = false;
+  size_t bytes_ = 0;
+};
+
+class VirtualAllocation : public Allocation {
+ public:
+  Status allocate_descriptor(int device, size_t bytes) {
+    constexpr auto kType = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+    HEP_TRY(memory_.create(device, bytes, kType));
+    int descriptor = -1;
+    HEP_TRY(memory_.export_to(&descriptor, kType));
+    descriptor_ = Descriptor(descriptor);
+    if (::fcntl(descriptor, F_SETFD, FD_CLOEXEC) != 0)
+      return system_error("the CUDA driver exported no usable file descriptor");
+    return Status();
+  }
+
+  Status allocate_fabric(int device, size_t bytes) {
+    HEP_TRY(memory_.create(device, bytes, CU_MEM_HANDLE_TYPE_FABRIC));
+    return memory_.export_to(&fabric_, CU_MEM_HANDLE_TYPE_FABRIC);
+  }
+
+  void describe(WindowHandle* handle) const override {
+    handle->mapped_bytes = memory_.bytes();
+    std::memcpy(handle->exported, &fabric_, sizeof fabric_);
+  }
+
+  void* address() const override { return memory_.address(); }
+  CUdevice device() const { return memory_.device(); }
+
+ private:
+  VirtualMemory memory_;
+  CUmemFabricHandle fabric_{};
+};
+
+// Memory of this process and device, under the address that it has already. Kernels that run at the
+// same time must not signal through two addresses of the same memory: the PTX memory model orders
+// accesses through virtual aliases by a proxy fence only.
+class SharedMapping : public Mapping {
+ public:
+  explicit SharedMapping(const std::shared_ptr<Allocation>& memory) : memory_(memory) {}
+
+  void* address() const override { return memory_->address(); }
+
+ private:
+  std::shared_ptr<Allocation> memory_;
+};
+
+class VirtualMapping : public Mapping {
+ public:
+  Status map_descriptor(int device, const PeerMemory& peer) {
+    // This type of handle is the number itself, in the place of a pointer. It stays the caller's.
+    void* const number = reinterpret_cast<void*>(static_cast<uintptr_t>(peer.descriptor));
+    return memory_.import(device, number, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
+                          peer.handle.mapped_bytes);
+  }
+
+  Status map_fabric(int device, const PeerMemory& peer) {
+    CUmemFabricHandle fabric;
+    std::memcpy(&fabric, peer.handle.exported, sizeof fabric);
+    return memory_.import(device, &fabric, CU_MEM_HANDLE_TYPE_FABRIC, peer.handle.mapped_bytes);
+  }
+
+  void* address() const override { return memory_.address(); }
+
+ private:
+  VirtualMemory memory_;
+};
+
+template <auto kAllocate>
+Status allocate(int device, size_t bytes, std::shared_ptr<Allocation>* out) {
+  auto allocation = std::make_shared<VirtualAllocation>();
+  HEP_TRY(((*allocation).*kAllocate)(device, bytes));
+  *out = std::move(allocation);
+  return Status();
+}
+
+template <auto kMap>
+Status map(int device, const PeerMemory& peer, std::unique_ptr<Mapping>* out) {
+  // All windows of a communicator are of one kind.
+  if (peer.local && static_cast<VirtualAllocation&>(*peer.local).device() == device) {
+    *out = std::make_unique<SharedMapping>(peer.local);
+    return Status();
+  }
+  auto mapping = std::make_unique<VirtualMapping>();
+  HEP_TRY(((*mapping).*kMap)(device, peer));
+  *out = std::move(mapping);
+  return Status();
+}
+
+}  // namespace
+
+const MemoryKindOperations kCudaDescriptorOperations = {
+    MemoryKind::cuda_descriptor, hepBackendCuda, true,
+    allocate<&VirtualAllocation::allocate_descriptor>, map<&VirtualMapping::map_descriptor>};
+
+const MemoryKindOperations kCudaFabricOperations = {MemoryKind::cuda_fabric, hepBackendCuda, false,
+                                                    allocate<&VirtualAllocation::allocate_fabric>,
+                                                    map<&VirtualMapping::map_fabric>};
+
+}  // namespace hep

@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "memory/descriptor_channel.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <cstdio>
+#include <cstring>
+#include <deque>
+#include <string>
+
+#include "memory/identity.h"
+
+// Younger than the headers of some systems; the numbers are the same on all architectures.
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
+#ifndef SYS_pidfd_getfd
+#define SYS_pidfd_getfd 438
+#endif
+
+namespace hep {
+namespace {
+
+constexpr int kBacklog = 256;           // more than ranks, so that no sender has to wait
+constexpr int kRetryMs = 2;             // before a delivery that the kernel put off is tried again
+constexpr size_t kMaxConnections = 32;  // that have not spoken yet
+constexpr uint64_t kGreetingMagic = 0x4845504445534331u;
+
+// What travels beside a descriptor.
+struct Greeting {
+  uint64_t magic;
+  uint64_t token;  // the receiver's
+  uint64_t rank;   // the sender's
+};
+
+socklen_t make_name(const DescriptorAddress& address, sockaddr_un* name) {
+  *name = {};
+  name->sun_family = AF_UNIX;
+  const size_t length = ::strnlen(address.socket_name, sizeof address.socket_name);
+  std::memcpy(name->sun_path + 1, address.socket_name, length);
+  return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + length);
+}
+
+// One message is one packet, so strangers cannot send half of one.
+Descriptor open_socket() {
+  return Descriptor(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+}
+
+bool is_same_user(int socket) {
+  ucred credentials{};
+  socklen_t length = sizeof credentials;
+  return ::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &length) == 0 &&
+         credentials.uid == ::geteuid();
+}
+
+ssize_t send_descriptor(int socket, const Greeting& greeting, int descriptor) {
+  iovec part{const_cast<Greeting*>(&greeting), sizeof greeting};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  cmsghdr* header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(sizeof(int));
+  std::memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
+  return ::sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+// Returns the length of the packet. Room for one descriptor only: the kernel drops what else a
+// stranger may have sent.
+ssize_t receive_descriptor(int socket, Greeting* greeting, Descriptor* descriptor) {
+  iovec part{greeting, sizeof *greeting};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = CMSG_LEN(sizeof(int));
+  const ssize_t length = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT | MSG_TRUNC);
+  if (length < 0) return length;
+  const cmsghdr* header = CMSG_FIRSTHDR(&message);
+  if (header != nullptr && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS &&
+      header->cmsg_len == CMSG_LEN(sizeof(int))) {
+    int number;
+    std::memcpy(&number, CMSG_DATA(header), sizeof number);
+    *descriptor = Descriptor(number);
+  }
+  return length;
+}
+
+// Errors of a delivery that time can mend: a full queue, or too much open or under way.
+bool is_passing(int code) {
+  return code == EAGAIN || code == EINTR || code == ETOOMANYREFS || code == EMFILE ||
+         code == ENFILE || code == ENOBUFS || code == ENOMEM;
+}
+
+// One call of DescriptorChannel::exchange. Sends and receives take turns: descriptors that are under
+// way count against a limit of the user's, so a rank that only sent could wait for itself.
+class Exchange {
+ public:
+  Exchange(int listener, const DescriptorAddress& own, int rank, const std::vector<int>& peers,
+           const std::vector<DescriptorAddress>& addresses,
+           const DescriptorChannel::Receiver& receive)
+      : listener_(listener),
+        own_(own),
+        rank_(rank),
+        addresses_(addresses),
+        receive_(receive),
+        to_send_(peers.begin(), peers.end()),
+        to_receive_(peers) {
+    // Everyone begins with another peer.
+    const auto next =
+        std::find_if(to_send_.begin(), to_send_.end(), [rank](int peer) { return peer > rank; });
+    std::rotate(to_send_.begin(), next, to_send_.end());
+  }
+
+  Status run(Deadline deadline) {
+    while (true) {
+      send_all();
+      if (to_send_.empty() && to_receive_.empty()) return failure_;
+      if (deadline.expired()) break;
+      HEP_TRY(wait(deadline));
+      HEP_TRY(accept_all());
+      read_all();
+    }
+    if (!failure_.ok()) return failure_;
+    if (!to_receive_.empty())
+      return error(hepErrorTimeout, "rank %d: no file descriptor came in time from rank %s", rank_,
+                   list(to_receive_).c_str());
+    return error(hepErrorTimeout,
+                 "rank %d: its file descriptor could not be sent in time to rank %s: %s", rank_,
+                 list(to_send_).c_str(), std::strerror(send_error_));
+  }
+
+ private:
+  enum class Delivery { kDone, kAgain, kRefused };
+
+  template <typename Ranks>
+  static std::string list(const Ranks& ranks) {
+    std::string text;
+    for (const int peer : ranks) text += (text.empty() ? "" : ", ") + std::to_string(peer);
+    return text;
+  }
+
+  void fail(const Status& status) {
+    if (failure_.ok()) failure_ = status;
+  }
+
+  bool expects(uint64_t peer) const {
+    return peer < addresses_.size() && std::find(to_receive_.begin(), to_receive_.end(),
+                                                 static_cast<int>(peer)) != to_receive_.end();
+  }
+
+  void finish(int peer, int descriptor) {
+    to_receive_.erase(std::find(to_receive_.begin(), to_receive_.end(), peer));
+    if (descriptor >= 0) receive_(peer, descriptor);
+  }
+
+  void send_all() {
+    for (size_t tries = to_send_.size(); tries > 0; --tries) {
+      const int peer = to_send_.front();
+      to_send_.pop_front();
+      const Delivery delivery = deliver(addresses_[peer]);
+      if (delivery == Delivery::kAgain) to_send_.push_back(peer);
+      // Sockets do not reach the peer, so neither do its to this rank.
+      if (delivery == Delivery::kRefused && expects(peer)) take(peer);
+    }
+  }
+
+  Delivery deliver(const DescriptorAddress& address) {
+    send_error_ = 0;
+    const Descriptor socket = open_socket();
+    sockaddr_un name;
+    const socklen_t length = make_name(address, &name);
+    const Greeting greeting{kGreetingMagic, address.token, static_cast<uint64_t>(rank_)};
+    if (socket.valid() &&
+        ::connect(socket.get(), reinterpret_cast<sockaddr*>(&name), length) == 0) {
+      if (!is_same_user(socket.get()))
+        errno = EPERM;
+      else if (send_descriptor(socket.get(), greeting, own_.descriptor) == sizeof greeting)
+        return Delivery::kDone;
+    }
+    send_error_ = errno;
+    return is_passing(send_error_) ? Delivery::kAgain : Delivery::kRefused;
+  }
+
+  void take(int peer) {
+    Descriptor descriptor;
+    const Status taken = take_descriptor(addresses_[peer], &descriptor);
+    if (!taken.ok())
+      fail(error(taken.result(),
+                 "rank %d cannot get the file descriptor of rank %d: its Unix socket fails (%s), "
+                 "and %s",
+                 rank_, peer, std::strerror(send_error_), taken.message().c_str()));
+    finish(peer, descriptor.get());
+  }
+
+  Status wait(Deadline deadline) const {
+    std::vector<pollfd> sockets{{listener_, POLLIN, 0}};
+    for (const Descriptor& connection : connections_)
+      sockets.push_back({connection.get(), POLLIN, 0});
+    const int timeout = deadline.remaining_ms();
+    const int ready = ::poll(sockets.data(), sockets.size(),
+                             to_send_.empty() ? timeout : std::min(timeout, kRetryMs));
+    if (ready < 0 && errno != EINTR) return system_error("rank %d: poll failed", rank_);
+    return Status();
+  }
+
+  Status accept_all() {
+    while (true) {
+      Descriptor connection(::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+      if (!connection.valid()) {
+        if (errno == EAGAIN) return Status();
+        if (errno == EINTR || errno == ECONNABORTED) continue;
+        return system_error("rank %d cannot accept connections of its peers", rank_);
+      }
+      if (!is_same_user(connection.get())) continue;
+      // A peer speaks as soon as it has connected; who is silent for longest is none.
+      if (connections_.size() == kMaxConnections) connections_.pop_front();
+      connections_.push_back(std::move(connection));
+      read_all();
+    }
+  }
+
+  // Reads what has come and keeps the connections that are still silent.
+  void read_all() {
+    std::deque<Descriptor> silent;
+    for (Descriptor& connection : connections_)
+      if (!read(connection.get())) silent.push_back(std::move(connection));
+    connections_ = std::move(silent);
+  }
+
+  // False if there is nothing to read yet.
+  bool read(int connection) {
+    Greeting greeting{};
+    Descriptor descriptor;
+    const ssize_t length = receive_descriptor(connection, &greeting, &descriptor);
+    if (length < 0) return errno != EAGAIN && errno != EINTR;
+    if (length != sizeof greeting || greeting.magic != kGreetingMagic ||
+        greeting.token != own_.token || !expects(greeting.rank))
+      return true;
+    const int peer = static_cast<int>(greeting.rank);
+    if (!descriptor.valid())
+      fail(error(hepErrorSystem,
+                 "rank %d lost the file descriptor of rank %d: too many files are open", rank_,
+                 peer));
+    finish(peer, descriptor.get());
+    return true;
+  }
+
+  const int listener_;
+  const DescriptorAddress& own_;
+  const int rank_;
+  const std::vector<DescriptorAddress>& addresses_;
+  const DescriptorChannel::Receiver& receive_;
+  std::deque<int> to_send_;
+  std::vector<int> to_receive_;
+  std::deque<Descriptor> connections_;  // accepted and silent, oldest first
+  int send_error_ = 0;                  // of the latest delivery
+  Status failure_;                      // the first
+};
+
+Status listen_at(const DescriptorAddress& address, Descriptor* out) {
+  Descriptor socket = open_socket();
+  if (!socket.valid()) return system_error("cannot open a Unix socket");
+  sockaddr_un name;
+  const socklen_t length = make_name(address, &name);
+  if (::bind(socket.get(), reinterpret_cast<sockaddr*>(&name), length) != 0 ||
+      ::listen(socket.get(), kBacklog) != 0)
+    return system_error("cannot listen at a Unix socket");
+  *out = std::move(socket);
+  return Status();
+}
+
+}  // namespace
+
+Status DescriptorChannel::open(int descriptor, std::unique_ptr<DescriptorChannel>* out) {
+  std::unique_ptr<DescriptorChannel> channel(new DescriptorChannel);
+  DescriptorAddress& address = channel->address_;
+  struct stat file;
+  if (::fstat(descriptor, &file) != 0) return system_error("cannot offer a file descriptor");
+  address.process_namespace = process_namespace();
+  address.file_device = file.st_dev;
+  address.file_inode = file.st_ino;
+  address.process_id = ::getpid();
+  address.descriptor = descriptor;
+
+  uint64_t name[2];
+  HEP_TRY(random_bytes(&address.token, sizeof address.token));
+  HEP_TRY(random_bytes(name, sizeof name));
+  std::snprintf(address.socket_name, sizeof address.socket_name, "hybridep-%016llx%016llx",
+                static_cast<unsigned long long>(name[0]), static_cast<unsigned long long>(name[1]));
+  HEP_TRY(listen_at(address, &channel->listener_));
+  *out = std::move(channel);
+  return Status();
+}
+
+Status DescriptorChannel::exchange(int rank, const std::vector<int>& peers,
+                                   const std::vector<DescriptorAddress>& addresses,
+                                   const Receiver& receive, Deadline deadline) {
+  return Exchange(listener_.get(), address_, rank, peers, addresses, receive).run(deadline);
+}
+
+Status take_descriptor(const DescriptorAddress& address, Descriptor* out) {
+  if (address.process_namespace != process_namespace())
+    return error(hepErrorSystem, "its process id %d belongs to another namespace",
+                 address.process_id);
+  const Descriptor process(static_cast<int>(::syscall(SYS_pidfd_open, address.process_id, 0)));
+  if (!process.valid() && errno == ESRCH)
+    return error(hepErrorPeerLost, "its process %d is gone", address.process_id);
+  if (!process.valid()) return system_error("pidfd_open of process %d fails", address.process_id);
+  Descriptor copy(
+      static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), address.descriptor, 0)));
+  if (!copy.valid())
+    return system_error("pidfd_getfd of descriptor %d of process %d fails", address.descriptor,
+                        address.process_id);
+  // By now the number may stand for something else.
+  struct stat file;
+  if (::fstat(copy.get(), &file) != 0 || file.st_dev != address.file_device ||
+      file.st_ino != address.file_inode)
+    return error(hepErrorPeerLost, "process %d has closed it", address.process_id);
+  *out = std::move(copy);
+  return Status();
+}
+
+}  // namespace hep

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// Divides a range of bytes among allocations. Knows offsets only, not the memory behind them.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <mutex>
+
+namespace hep {
+
+class Heap {
+ public:
+  static constexpr uint64_t kAlignment = 256;
+
+  explicit Heap(uint64_t bytes);
+
+  // First fit. False if no free block is large enough; a request of 0 bytes takes one unit.
+  bool allocate(uint64_t bytes, uint64_t* offset);
+
+  // False if no allocation begins at the offset.
+  bool free(uint64_t offset);
+
+  uint64_t bytes() const { return bytes_; }
+  uint64_t largest_free_block() const;
+
+ private:
+  const uint64_t bytes_;
+  mutable std::mutex mutex_;
+  std::map<uint64_t, uint64_t> free_;  // offset to size, never adjacent
+  std::map<uint64_t, uint64_t> used_;
+};
+
+}  // namespace hep

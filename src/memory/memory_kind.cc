@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which kinds of memory there are, which work here, and which one is used.
+#include "memory/memory_kind.h"
+
+#include <algorithm>
+#include <string>
+
+#include "log.h"
+#include "params.h"
+
+namespace hep {
+namespace {
+
+constexpr size_t kProbeBytes = 4096;
+
+const MemoryKindOperations* const kKinds[] = {
+    &kHostDescriptorOperations,
+#ifdef HEP_HAVE_CUDA
+    &kCudaDescriptorOperations,
+    &kCudaIpcOperations,
+    &kCudaFabricOperations,
+#endif
+};
+
+// Allocates, exports and maps again what was exported.
+Status probe(const MemoryKindOperations& operations, int device) {
+  std::shared_ptr<Allocation> allocation;
+  HEP_TRY(operations.allocate(device, kProbeBytes, &allocation));
+  WindowHandle handle{};
+  allocation->describe(&handle);
+  std::unique_ptr<Mapping> mapping;
+  return operations.map(device, {handle, allocation->descriptor(), allocation}, &mapping);
+}
+
+// The kinds that HEP_MEMORY admits.
+Status admitted_kinds(hepBackend_t backend, uint32_t* mask) {
+  *mask = ~0u;
+  if (backend == hepBackendHost) return Status();
+  int64_t choice = 0;
+  HEP_TRY(setting_number("HEP_MEMORY", &choice));
+  constexpr MemoryKind kChoices[] = {MemoryKind::cuda_descriptor, MemoryKind::cuda_ipc,
+                                     MemoryKind::cuda_fabric};
+  if (choice != 0) *mask = memory_kind_bit(kChoices[choice - 1]);
+  return Status();
+}
+
+std::vector<MemoryKind> candidates(hepBackend_t backend, bool several_hosts) {
+  if (backend == hepBackendHost)
+    return several_hosts ? std::vector<MemoryKind>{}
+                         : std::vector<MemoryKind>{MemoryKind::host_descriptor};
+  if (several_hosts) return {MemoryKind::cuda_fabric};
+  return {MemoryKind::cuda_descriptor, MemoryKind::cuda_ipc, MemoryKind::cuda_fabric};
+}
+
+}  // namespace
+
+const char* memory_kind_name(MemoryKind kind) {
+  switch (kind) {
+    case MemoryKind::host_descriptor: return "host_descriptor";
+    case MemoryKind::cuda_descriptor: return "cuda_descriptor";
+    case MemoryKind::cuda_ipc: return "cuda_ipc";
+    case MemoryKind::cuda_fabric: return "cuda_fabric";
+  }
+  return "unknown";
+}
+
+Status find_memory_kind(MemoryKind kind, const MemoryKindOperations** out) {
+  for (const MemoryKindOperations* operations : kKinds) {
+    if (operations->kind != kind) continue;
+    *out = operations;
+    return Status();
+  }
+  return error(hepErrorUnsupported, "memory of kind %s needs a library that was built with CUDA",
+               memory_kind_name(kind));
+}
+
+uint32_t probe_memory_kinds(hepBackend_t backend, int device) {
+  uint32_t admitted = 0, working = 0;
+  if (const Status status = admitted_kinds(backend, &admitted); !status.ok()) {
+    log_message(hepLogError, "%s", status.message().c_str());
+    return 0;
+  }
+  for (const MemoryKindOperations* operations : kKinds) {
+    const uint32_t bit = memory_kind_bit(operations->kind);
+    if (operations->backend != backend || (admitted & bit) == 0) continue;
+    const Status status = probe(*operations, device);
+    if (status.ok())
+      working |= bit;
+    else
+      log_message(hepLogDebug, "memory of kind %s does not work here: %s",
+                  memory_kind_name(operations->kind), status.message().c_str());
+  }
+  return working;
+}
+
+Status choose_memory_kind(hepBackend_t backend, const std::vector<uint32_t>& masks,
+                          bool several_hosts, MemoryKind* kind) {
+  std::string missing;
+  for (const MemoryKind candidate : candidates(backend, several_hosts)) {
+    const auto without = std::find_if(masks.begin(), masks.end(), [candidate](uint32_t mask) {
+      return (mask & memory_kind_bit(candidate)) == 0;
+    });
+    if (without == masks.end()) {
+      *kind = candidate;
+      return Status();
+    }
+    missing += (missing.empty() ? "" : ", ") + std::string(memory_kind_name(candidate)) +
+               " on rank " + std::to_string(without - masks.begin());
+  }
+  if (missing.empty())
+    return error(hepErrorUnreachable,
+                 "the ranks run on several hosts, the host backend serves only one");
+  return error(
+      several_hosts ? hepErrorUnreachable : hepErrorUnsupported,
+      "no kind of memory works on every rank of %s; missing are %s (HEP_MEMORY narrows the "
+      "choice, HEP_LOG=debug tells more)",
+      several_hosts ? "several hosts" : "this host", missing.c_str());
+}
+
+#ifndef HEP_HAVE_CUDA
+Status device_identity(int, DeviceIdentity*) {
+  return error(hepErrorUnsupported, "this library was built without CUDA");
+}
+#endif
+
+}  // namespace hep

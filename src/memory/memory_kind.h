@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a kind of memory must do, for the window that uses it.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "bootstrap/descriptor.h"
+#include "memory/window.h"
+#include "status.h"
+
+namespace hep {
+
+// Memory that this process has mapped, until destruction.
+class Mapping {
+ public:
+  Mapping() = default;
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+  virtual ~Mapping() = default;
+
+  virtual void* address() const = 0;
+};
+
+// Memory of this rank, mapped here and ready to be mapped by others. Freed when nobody has it mapped.
+class Allocation : public Mapping {
+ public:
+  // Fills the fields of the handle that only the kind knows: mapped_bytes and exported.
+  virtual void describe(WindowHandle* handle) const = 0;
+
+  // Of the descriptor kinds; -1 otherwise.
+  int descriptor() const { return descriptor_.get(); }
+  void close_descriptor() { descriptor_.reset(); }
+
+ protected:
+  Descriptor descriptor_;
+};
+
+// How to reach a peer's memory, beside its handle.
+struct PeerMemory {
+  const WindowHandle& handle;
+  int descriptor;                            // of the descriptor kinds, lent; -1 otherwise
+  const std::shared_ptr<Allocation>& local;  // the memory itself, if it is this process's own
+};
+
+struct MemoryKindOperations {
+  MemoryKind kind;
+  hepBackend_t backend;
+  bool passes_descriptors;
+  Status (*allocate)(int device, size_t bytes, std::shared_ptr<Allocation>* out);
+  // For access by `device` of this process.
+  Status (*map)(int device, const PeerMemory& peer, std::unique_ptr<Mapping>* out);
+};
+
+extern const MemoryKindOperations kHostDescriptorOperations;
+extern const MemoryKindOperations kCudaDescriptorOperations;
+extern const MemoryKindOperations kCudaIpcOperations;
+extern const MemoryKindOperations kCudaFabricOperations;
+
+// hepErrorUnsupported if this library was built without it.
+Status find_memory_kind(MemoryKind kind, const MemoryKindOperations** out);
+
+}  // namespace hep

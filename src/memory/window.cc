@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "memory/window.h"
+
+#include <mutex>
+#include <string>
+#include <unordered_map>
+
+#include "memory/memory_kind.h"
+
+namespace hep {
+namespace {
+
+// The windows of this process, so that ranks of one process find each other's memory without the
+// kernel's help. Never destroyed: windows may be destroyed at exit.
+class LocalWindows {
+ public:
+  static LocalWindows& instance() {
+    static LocalWindows* const windows = new LocalWindows;
+    return *windows;
+  }
+
+  void add(uint64_t id, const std::shared_ptr<Allocation>& allocation) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    windows_[id] = allocation;
+  }
+
+  void remove(uint64_t id) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    windows_.erase(id);
+  }
+
+  // NULL if it is gone.
+  std::shared_ptr<Allocation> find(uint64_t id) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = windows_.find(id);
+    return found == windows_.end() ? nullptr : found->second.lock();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unordered_map<uint64_t, std::weak_ptr<Allocation>> windows_;
+};
+
+// Adds up what went wrong with several peers.
+class Failures {
+ public:
+  void add(const Status& status) {
+    if (status.ok()) return;
+    if (result_ == hepSuccess) result_ = status.result();
+    text_ += (text_.empty() ? "" : "; ") + status.message();
+  }
+
+  Status status() const { return result_ == hepSuccess ? Status() : Status(result_, text_); }
+
+ private:
+  hepResult_t result_ = hepSuccess;
+  std::string text_;
+};
+
+}  // namespace
+
+Status Window::create(MemoryKind kind, int device, size_t bytes, std::unique_ptr<Window>* out) {
+  if (bytes == 0) return error(hepErrorInvalidArgument, "a window must have at least 1 byte");
+  const MemoryKindOperations* operations = nullptr;
+  HEP_TRY(find_memory_kind(kind, &operations));
+  std::unique_ptr<Window> window(new Window(kind, device, bytes));
+  HEP_TRY(random_bytes(&window->id_, sizeof window->id_));
+  HEP_TRY(operations->allocate(device, bytes, &window->own_));
+  if (operations->passes_descriptors)
+    HEP_TRY(DescriptorChannel::open(window->own_->descriptor(), &window->channel_));
+  LocalWindows::instance().add(window->id_, window->own_);
+  *out = std::move(window);
+  return Status();
+}
+
+Window::Window(MemoryKind kind, int device, size_t bytes)
+    : kind_(kind), device_(device), bytes_(bytes) {}
+
+Window::~Window() {
+  while (!peers_.empty()) peers_.pop_back();
+  LocalWindows::instance().remove(id_);
+  channel_.reset();
+  own_.reset();
+}
+
+WindowHandle Window::handle() const {
+  WindowHandle handle{};
+  handle.window = id_;
+  handle.process = process_identity();
+  handle.host = host_identity();
+  handle.bytes = bytes_;
+  handle.kind = kind_;
+  if (channel_) handle.descriptor = channel_->address();
+  own_->describe(&handle);
+  return handle;
+}
+
+Status Window::connect(const std::vector<WindowHandle>& handles, int rank, Deadline deadline) {
+  HEP_TRY(check(handles, rank));
+  rank_ = rank;
+  peers_.resize(handles.size());
+  return map_all(handles, deadline);
+}
+
+Status Window::check(const std::vector<WindowHandle>& handles, int rank) const {
+  if (rank_ >= 0) return error(hepErrorInternal, "rank %d connects its window twice", rank);
+  if (rank < 0 || rank >= static_cast<int>(handles.size()) || handles[rank].window != id_)
+    return error(hepErrorInternal, "rank %d is not among the %zu windows to connect", rank,
+                 handles.size());
+  for (size_t peer = 0; peer < handles.size(); ++peer) {
+    const WindowHandle& handle = handles[peer];
+    if (handle.kind != kind_)
+      return error(hepErrorMismatch, "rank %d and rank %zu differ in their kind of memory (%s, %s)",
+                   rank, peer, memory_kind_name(kind_), memory_kind_name(handle.kind));
+    if (handle.bytes != bytes_)
+      return error(hepErrorMismatch,
+                   "rank %d and rank %zu differ in the size of windows (%zu, %llu)", rank, peer,
+                   bytes_, static_cast<unsigned long long>(handle.bytes));
+    if (kind_ != MemoryKind::cuda_fabric && handle.host != host_identity())
+      return error(hepErrorUnreachable,
+                   "rank %d cannot map the memory of rank %zu: kind %s does not reach other hosts",
+                   rank, peer, memory_kind_name(kind_));
+  }
+  return Status();
+}
+
+Status Window::map_all(const std::vector<WindowHandle>& handles, Deadline deadline) {
+  Failures failures;
+  std::vector<int> remote;
+  std::vector<DescriptorAddress> addresses;
+  for (int peer = 0; peer < static_cast<int>(handles.size()); ++peer) {
+    addresses.push_back(handles[peer].descriptor);
+    if (peer == rank_) continue;
+    if (channel_ && handles[peer].process != process_identity())
+      remote.push_back(peer);
+    else
+      failures.add(map(handles[peer], peer, -1));
+  }
+  if (!remote.empty()) {
+    const auto receive = [&](int peer, int descriptor) {
+      failures.add(map(handles[peer], peer, descriptor));
+    };
+    failures.add(channel_->exchange(rank_, remote, addresses, receive, deadline));
+  }
+  return failures.status();
+}
+
+// `descriptor` is -1 for a peer of this process and for kinds that pass none.
+Status Window::map(const WindowHandle& handle, int peer, int descriptor) {
+  const MemoryKindOperations* operations = nullptr;
+  HEP_TRY(find_memory_kind(kind_, &operations));
+  std::shared_ptr<Allocation> local;
+  if (handle.process == process_identity()) {
+    local = LocalWindows::instance().find(handle.window);
+    if (!local)
+      return error(hepErrorPeerLost, "rank %d cannot map the memory of rank %d, which is gone",
+                   rank_, peer);
+    descriptor = local->descriptor();
+  }
+  const Status mapped = operations->map(device_, {handle, descriptor, local}, &peers_[peer]);
+  if (mapped.ok()) return mapped;
+  return error(mapped.result() == hepErrorCuda ? hepErrorUnreachable : mapped.result(),
+               "rank %d cannot map the memory of rank %d: %s", rank_, peer,
+               mapped.message().c_str());
+}
+
+void Window::release_descriptors() {
+  channel_.reset();
+  own_->close_descriptor();
+}
+
+void* Window::address(int rank) const {
+  if (rank < 0 || rank >= static_cast<int>(peers_.size())) return nullptr;
+  if (rank == rank_) return own_->address();
+  return peers_[rank] ? peers_[rank]->address() : nullptr;
+}
+
+}  // namespace hep
