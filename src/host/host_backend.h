@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// The host backend: the protocol of layout.h over windows in plain memory. A call does its work
+// before it returns, so every rank has a thread or process of its own.
+#pragma once
+
+#include <hybridep.h>
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+#include "backend.h"
+#include "host/operation.h"
+#include "host/wait.h"
+#include "status.h"
+
+namespace hep {
+
+class HostBackend final : public Backend {
+ public:
+  explicit HostBackend(const BackendContext& context);
+
+  Status create_routing(int alignment, std::unique_ptr<BackendRouting>* routing) override;
+  void abort() override { waiter_.abort(); }
+  hepFailure_t failure() const override { return waiter_.failure(); }
+  BadIndex bad_index() const override;
+
+  const BackendContext& context() const { return context_; }
+
+  // Refuses any stream: there is none on the host.
+  Status check_stream(hepStream_t stream) const;
+
+  // Fails once a wait has failed or abort() was called.
+  Status check_alive() const { return waiter_.check(); }
+
+  // Starts the next operation of a kind; check_alive comes before it.
+  Operation start(hepOperation_t kind);
+
+  // Keeps the first.
+  void note_bad_index(int64_t token, int64_t k, int64_t value);
+
+ private:
+  const BackendContext context_;
+  Waiter waiter_;
+  uint64_t epochs_[hepOperationCombine + 1] = {};  // latest operation of each kind
+  mutable std::mutex mutex_;
+  BadIndex bad_index_{};  // guarded by mutex_
+};
+
+}  // namespace hep

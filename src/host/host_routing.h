@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// A routing of the host backend: its private memory and the three operations on it.
+#pragma once
+
+#include <hybridep.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+
+#include "backend.h"
+#include "host/operation.h"
+#include "layout.h"
+#include "status.h"
+
+namespace hep {
+
+class HostBackend;
+
+// The sections of RoutingLayout by name, and what the latest update was called with.
+struct RoutingState {
+  RoutingState(void* memory, const RoutingLayout& layout, int alignment);
+
+  int alignment;
+  int num_tokens = 0;
+  int top_k = 0;
+
+  int32_t* tokens_per_expert;
+  int32_t* expert_offsets;
+  RoutingTotals* totals;
+  uint32_t* source_tokens;
+  uint32_t* source_rows;
+  uint32_t* chunk_rows;
+  uint8_t* partial_counts;
+  Row* rows;
+  Selection* selections;
+  float* weights;
+};
+
+// The router's choice for the tokens of this rank.
+struct TopK {
+  const void* indices;
+  hepIndexType_t type;
+  int num_tokens;
+  int top_k;
+
+  int64_t expert(int token, int k) const {
+    const int64_t index = static_cast<int64_t>(token) * top_k + k;
+    return type == hepIndexInt64 ? static_cast<const int64_t*>(indices)[index]
+                                 : static_cast<const int32_t*>(indices)[index];
+  }
+};
+
+// The operations, one file each.
+Status run_update(const Operation& operation, const TopK& choice, HostBackend& backend,
+                  RoutingState& state);
+Status run_dispatch(const Operation& operation, const hepDispatchArgs_t& args, bool x_in_heap,
+                    RoutingState& state);
+Status run_combine(const Operation& operation, const hepCombineArgs_t& args,
+                   const RoutingState& state);
+
+// Tells whether x lies in this rank's heap, where the peers can read it. Fails if its rows begin
+// there and reach past the end.
+Status find_rows_in_heap(const BackendContext& context, const void* x, int num_tokens,
+                         bool* in_heap);
+
+class HostRouting final : public BackendRouting {
+ public:
+  // From calloc, so that pages which no batch reaches are never touched.
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+  };
+  using Memory = std::unique_ptr<void, Free>;
+
+  HostRouting(HostBackend& backend, Memory memory, int alignment);
+
+  Status update(const void* indices, int num_tokens, int top_k, hepIndexType_t index_type,
+                hepStream_t stream) override;
+  Status dispatch(const hepDispatchArgs_t& args, hepStream_t stream) override;
+  Status combine(const hepCombineArgs_t& args, hepStream_t stream) override;
+  Status query(hepRoutingCounts_t* counts, hepStream_t stream) override;
+  const void* memory() const override { return memory_.get(); }
+
+ private:
+  HostBackend& backend_;
+  Memory memory_;
+  RoutingState state_;
+};
+
+}  // namespace hep

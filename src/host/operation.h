@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// One running operation of the host backend: its epoch, the ranks' windows, and its waits.
+#pragma once
+
+#include <hybridep.h>
+
+#include <cstdint>
+
+#include "backend.h"
+#include "host/wait.h"
+#include "layout.h"
+#include "status.h"
+
+namespace hep {
+
+class Operation {
+ public:
+  Operation(const BackendContext& context, Waiter& waiter, hepOperation_t kind, uint64_t epoch)
+      : context_(context), waiter_(waiter), kind_(kind), epoch_(epoch) {}
+
+  uint64_t epoch() const { return epoch_; }
+  int rank() const { return context_.rank; }
+  int num_ranks() const { return context_.shape.num_ranks; }
+  const Shape& shape() const { return context_.shape; }
+  const WindowLayout& layout() const { return context_.window_layout; }
+  void* window(int rank) const { return context_.windows[rank]; }
+  void* own_window() const { return window(rank()); }
+
+  // What a peer tells this rank, and what this rank tells a peer.
+  const Signals& from(int peer) const {
+    return *at<Signals>(own_window(), layout().signals_at(peer));
+  }
+  Signals& to(int peer) const { return *at<Signals>(window(peer), layout().signals_at(rank())); }
+
+  // Waits until `peer` has brought its signal to `expected`.
+  Status wait(hepPhase_t phase, int peer, const uint64_t& signal, uint64_t expected) const {
+    return waiter_.wait(&signal, expected, {kind_, epoch_, phase, peer});
+  }
+
+ private:
+  const BackendContext& context_;
+  Waiter& waiter_;
+  const hepOperation_t kind_;
+  const uint64_t epoch_;
+};
+
+}  // namespace hep
