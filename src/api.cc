@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every exported function: check the handles, call, return.
+#include <hybridep.h>
+
+#include <cinttypes>
+#include <exception>
+#include <new>
+
+#include "bootstrap/bootstrap.h"
+#include "comm.h"
+#include "config.h"
+#include "failure.h"
+#include "routing.h"
+#include "status.h"
+
+namespace hep {
+namespace {
+
+// Runs the body of an API call: no exception leaves the library, and every error is remembered.
+template <typename Body>
+hepResult_t call(Body body) noexcept {
+  try {
+    return report(body());
+  } catch (const std::bad_alloc&) {
+    return report(Status(hepErrorOutOfMemory, "out of host memory"));
+  } catch (const std::exception& exception) {
+    return report(Status(hepErrorInternal, exception.what()));
+  }
+}
+
+Status check_output(const void* pointer, const char* name) {
+  if (pointer == nullptr) return error(hepErrorInvalidArgument, "%s is NULL", name);
+  return Status();
+}
+
+// A query of a communicator that writes one value.
+template <typename T, typename Value>
+hepResult_t query(hepComm_t comm, T* output, const char* name, Value value) {
+  return call([&]() -> Status {
+    HEP_TRY(check_comm(comm));
+    HEP_TRY(check_output(output, name));
+    *output = value(*comm);
+    return Status();
+  });
+}
+
+// Creates a communicator after some means of agreeing on a unique id.
+template <typename Create>
+hepResult_t create(hepComm_t* comm, Create create_with) {
+  return call([&]() -> Status {
+    HEP_TRY(check_output(comm, "comm"));
+    *comm = nullptr;
+    std::unique_ptr<hepComm> created;
+    HEP_TRY(create_with(&created));
+    *comm = created.release();
+    return Status();
+  });
+}
+
+hepLimits_t limits_of(const hepComm& comm) {
+  const Shape shape = make_shape(comm.config, comm.num_ranks);
+  const bool cuda = comm.config.backend == hepBackendCuda;
+  hepLimits_t limits = HEP_LIMITS_INITIALIZER;
+  limits.max_tokens = shape.max_tokens;
+  limits.max_top_k = shape.max_top_k;
+  limits.num_experts = shape.num_experts;
+  limits.num_local_experts = shape.num_local_experts();
+  limits.row_bytes = shape.row_bytes;
+  limits.max_flat_rows = static_cast<int64_t>(shape.num_ranks) * shape.max_tokens;
+  limits.max_expert_rows = limits.max_flat_rows * shape.max_top_k;
+  limits.routing_blocks = cuda ? comm.plan.routing_blocks : 0;
+  limits.dispatch_blocks = cuda ? comm.plan.dispatch_blocks : 0;
+  limits.combine_blocks = cuda ? comm.plan.combine_blocks : 0;
+  limits.timeout_ms = comm.config.timeout_ms;
+  return limits;
+}
+
+Status async_error(const hepComm& comm) {
+  HEP_TRY(comm.check());
+  const Backend::BadIndex bad = comm.backend->bad_index();
+  if (bad.found)
+    return error(hepErrorInvalidArgument,
+                 "rank %d: token %" PRId64 ", selection %" PRId64 " has expert id %" PRId64
+                 ", must be -1 to %d; it counts as -1",
+                 comm.rank, bad.token, bad.k, bad.value, comm.config.num_experts - 1);
+  return Status();
+}
+
+}  // namespace
+}  // namespace hep
+
+using namespace hep;
+
+const char* hepGetErrorString(hepResult_t result) {
+  switch (result) {
+    case hepSuccess: return "hepSuccess";
+    case hepErrorInvalidArgument: return "hepErrorInvalidArgument";
+    case hepErrorInvalidUsage: return "hepErrorInvalidUsage";
+    case hepErrorUnsupported: return "hepErrorUnsupported";
+    case hepErrorOutOfMemory: return "hepErrorOutOfMemory";
+    case hepErrorSystem: return "hepErrorSystem";
+    case hepErrorCuda: return "hepErrorCuda";
+    case hepErrorMismatch: return "hepErrorMismatch";
+    case hepErrorUnreachable: return "hepErrorUnreachable";
+    case hepErrorTimeout: return "hepErrorTimeout";
+    case hepErrorAborted: return "hepErrorAborted";
+    case hepErrorPeerLost: return "hepErrorPeerLost";
+    case hepErrorInternal: return "hepErrorInternal";
+  }
+  return "unknown result";
+}
+
+const char* hepGetLastError(void) { return last_error(); }
+
+hepResult_t hepGetVersion(int* version) {
+  return call([&]() -> Status {
+    HEP_TRY(check_output(version, "version"));
+    *version = HEP_VERSION;
+    return Status();
+  });
+}
+
+hepResult_t hepConfigCheck(const hepConfig_t* config, int num_ranks) {
+  return call([&] {
+    hepConfig_t resolved;
+    return resolve_config(config, num_ranks, &resolved);
+  });
+}
+
+hepResult_t hepWorkspaceSize(const hepConfig_t* config, int num_ranks, hepWorkspace_t* workspace) {
+  return call([&]() -> Status {
+    HEP_TRY(check_output_struct(workspace, HEP_WORKSPACE_MAGIC, "hepWorkspace_t"));
+    hepConfig_t resolved;
+    HEP_TRY(resolve_config(config, num_ranks, &resolved));
+    const hepWorkspace_t mine = make_workspace(resolved, num_ranks);
+    write_struct(&mine, sizeof mine, workspace);
+    return Status();
+  });
+}
+
+hepResult_t hepGetUniqueId(hepUniqueId_t* id) {
+  return call([&]() -> Status {
+    HEP_TRY(check_output(id, "id"));
+    return create_unique_id(id);
+  });
+}
+
+hepResult_t hepCommInitRank(hepComm_t* comm, int num_ranks, const hepUniqueId_t* id, int rank,
+                            const hepConfig_t* config) {
+  return create(comm, [&](std::unique_ptr<hepComm>* created) -> Status {
+    HEP_TRY(check_output(id, "id"));
+    return create_comm(*id, rank, num_ranks, config, created);
+  });
+}
+
+hepResult_t hepCommInitAll(hepComm_t* comms, int num_ranks, const int* devices,
+                           const hepConfig_t* config) {
+  return call([&]() -> Status {
+    HEP_TRY(check_output(comms, "comms"));
+    HEP_TRY(check_num_ranks(num_ranks));
+    for (int r = 0; r < num_ranks; ++r) comms[r] = nullptr;
+    return create_all_comms(num_ranks, devices, config, comms);
+  });
+}
+
+hepResult_t hepCommInitCallback(hepComm_t* comm, int num_ranks, int rank, hepAllGather_t all_gather,
+                                void* context, const hepConfig_t* config) {
+  return create(comm, [&](std::unique_ptr<hepComm>* created) -> Status {
+    if (all_gather == nullptr) return error(hepErrorInvalidArgument, "all_gather is NULL");
+    HEP_TRY(check_rank(rank, num_ranks));
+    hepUniqueId_t id;
+    HEP_TRY(unique_id_over_callback(all_gather, context, rank, num_ranks, &id));
+    return create_comm(id, rank, num_ranks, config, created);
+  });
+}
+
+hepResult_t hepCommInitNccl(hepComm_t* comm, struct ncclComm* nccl, const hepConfig_t* config) {
+  return create(comm, [&](std::unique_ptr<hepComm>* created) -> Status {
+    HEP_TRY(check_output(nccl, "nccl"));
+    hepUniqueId_t id;
+    int rank, num_ranks;
+    HEP_TRY(unique_id_over_nccl(nccl, &id, &rank, &num_ranks));
+    return create_comm(id, rank, num_ranks, config, created);
+  });
+}
+
+hepResult_t hepCommDestroy(hepComm_t comm) {
+  return call([&]() -> Status {
+    if (comm == nullptr) return Status();
+    HEP_TRY(check_comm(comm));
+    if (comm->live_routings > 0)
+      return error(hepErrorInvalidUsage, "%d routings of this communicator are alive",
+                   comm->live_routings.load());
+    delete comm;
+    return Status();
+  });
+}
+
+hepResult_t hepCommAbort(hepComm_t comm) {
+  return call([&]() -> Status {
+    HEP_TRY(check_comm(comm));
+    comm->backend->abort();
+    return Status();
+  });
+}
+
+hepResult_t hepCommCount(hepComm_t comm, int* num_ranks) {
+  return query(comm, num_ranks, "num_ranks", [](const hepComm& c) { return c.num_ranks; });
+}
+
+hepResult_t hepCommUserRank(hepComm_t comm, int* rank) {
+  return query(comm, rank, "rank", [](const hepComm& c) { return c.rank; });
+}
+
+hepResult_t hepCommDevice(hepComm_t comm, int* device) {
+  return query(comm, device, "device", [](const hepComm& c) { return c.device; });
+}
+
+hepResult_t hepCommBackend(hepComm_t comm, hepBackend_t* backend) {
+  return query(comm, backend, "backend",
+               [](const hepComm& c) { return static_cast<hepBackend_t>(c.config.backend); });
+}
+
+hepResult_t hepCommLimits(hepComm_t comm, hepLimits_t* limits) {
+  return call([&]() -> Status {
+    HEP_TRY(check_comm(comm));
+    HEP_TRY(check_output_struct(limits, HEP_LIMITS_MAGIC, "hepLimits_t"));
+    const hepLimits_t mine = limits_of(*comm);
+    write_struct(&mine, sizeof mine, limits);
+    return Status();
+  });
+}
+
+hepResult_t hepMemAlloc(hepComm_t comm, size_t bytes, void** pointer) {
+  return call([&]() -> Status {
+    HEP_TRY(check_comm(comm));
+    HEP_TRY(check_output(pointer, "pointer"));
+    *pointer = nullptr;
+    return allocate_memory(comm, bytes, pointer);
+  });
+}
+
+hepResult_t hepMemFree(hepComm_t comm, void* pointer) {
+  return call([&]() -> Status {
+    HEP_TRY(check_comm(comm));
+    if (pointer == nullptr) return Status();
+    return free_memory(comm, pointer);
+  });
+}
+
+hepResult_t hepCommGetAsyncError(hepComm_t comm, hepResult_t* error) {
+  return call([&]() -> Status {
+    HEP_TRY(check_comm(comm));
+    HEP_TRY(check_output(error, "error"));
+    *error = report(async_error(*comm));
+    return Status();
+  });
+}
+
+hepResult_t hepCommGetFailure(hepComm_t comm, hepFailure_t* failure) {
+  return call([&]() -> Status {
+    HEP_TRY(check_comm(comm));
+    HEP_TRY(check_output_struct(failure, HEP_FAILURE_MAGIC, "hepFailure_t"));
+    const hepFailure_t mine = comm->backend->failure();
+    write_struct(&mine, sizeof mine, failure);
+    return Status();
+  });
+}
+
+hepResult_t hepRoutingCreate(hepRouting_t* routing, hepComm_t comm,
+                             const hepRoutingConfig_t* config) {
+  return call([&]() -> Status {
+    HEP_TRY(check_output(routing, "routing"));
+    *routing = nullptr;
+    HEP_TRY(check_comm(comm));
+    std::unique_ptr<hepRouting> created;
+    HEP_TRY(create_routing(comm, config, &created));
+    *routing = created.release();
+    return Status();
+  });
+}
+
+hepResult_t hepRoutingDestroy(hepRouting_t routing) {
+  return call([&]() -> Status {
+    if (routing == nullptr) return Status();
+    HEP_TRY(check_routing(routing));
+    delete routing;
+    return Status();
+  });
+}
+
+hepResult_t hepRoutingUpdate(hepRouting_t routing, const void* indices, int64_t num_tokens,
+                             int top_k, hepIndexType_t index_type, hepStream_t stream) {
+  return call([&]() -> Status {
+    HEP_TRY(check_routing(routing));
+    return update_routing(routing, indices, num_tokens, top_k, index_type, stream);
+  });
+}
+
+hepResult_t hepRoutingGetView(hepRouting_t routing, hepRoutingView_t* view) {
+  return call([&]() -> Status {
+    HEP_TRY(check_routing(routing));
+    return view_routing(routing, view);
+  });
+}
+
+hepResult_t hepRoutingQuery(hepRouting_t routing, hepRoutingCounts_t* counts, hepStream_t stream) {
+  return call([&]() -> Status {
+    HEP_TRY(check_routing(routing));
+    return query_routing(routing, counts, stream);
+  });
+}
+
+hepResult_t hepDispatch(hepRouting_t routing, const hepDispatchArgs_t* args, hepStream_t stream) {
+  return call([&]() -> Status {
+    HEP_TRY(check_routing(routing));
+    return dispatch(routing, args, stream);
+  });
+}
+
+hepResult_t hepCombine(hepRouting_t routing, const hepCombineArgs_t* args, hepStream_t stream) {
+  return call([&]() -> Status {
+    HEP_TRY(check_routing(routing));
+    return combine(routing, args, stream);
+  });
+}

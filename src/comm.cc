@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "comm.h"
+
+#include <cinttypes>
+#include <cstdio>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "config.h"
+#include "failure.h"
+#include "log.h"
+
+namespace hep {
+namespace {
+
+// A rank whose own arguments are wrong still tells its peers; it waits no longer than this.
+constexpr int kBadConfigTimeoutMs = 3000;
+
+// What each step of the creation sends to all ranks: whether it worked, and what comes of it.
+template <typename Payload>
+struct Message {
+  int32_t result;
+  char text[508];
+  Payload payload;
+};
+
+struct Empty {};
+
+// What ranks compare before they allocate anything.
+struct Hello {
+  uint32_t version;
+  hepConfig_t config;  // resolved, without pointers
+  uint32_t memory_kinds;
+  uint64_t host;
+};
+
+// All-gathers the payloads of ranks that have come this far. If the step failed on any rank, it
+// fails on all: here with the own error, elsewhere with the lowest failing rank's.
+template <typename Payload>
+Status agree(Bootstrap& bootstrap, int rank, int num_ranks, const char* phase, Deadline deadline,
+             const Status& own, const Payload& payload, std::vector<Payload>* payloads) {
+  Message<Payload> mine{};
+  mine.result = own.result();
+  std::snprintf(mine.text, sizeof mine.text, "%s", own.message().c_str());
+  mine.payload = payload;
+  std::vector<Message<Payload>> all(num_ranks);
+  const Status exchanged = bootstrap.all_gather(&mine, all.data(), sizeof mine, phase, deadline);
+  HEP_TRY(own);
+  HEP_TRY(exchanged);
+
+  for (int r = 0; r < num_ranks; ++r)
+    if (all[r].result != hepSuccess && r != rank)
+      return error(static_cast<hepResult_t>(all[r].result), "rank %d failed: %.500s", r,
+                   all[r].text);
+  if (payloads != nullptr) {
+    payloads->clear();
+    for (const auto& message : all) payloads->push_back(message.payload);
+  }
+  return Status();
+}
+
+Status agree(Bootstrap& bootstrap, int rank, int num_ranks, const char* phase, Deadline deadline,
+             const Status& own) {
+  return agree<Empty>(bootstrap, rank, num_ranks, phase, deadline, own, Empty{}, nullptr);
+}
+
+// Every rank compares every other with rank 0, so all come to the same sentence.
+Status compare(const std::vector<Hello>& hellos) {
+  for (size_t r = 1; r < hellos.size(); ++r) {
+    if (hellos[r].version != hellos[0].version)
+      return error(hepErrorMismatch, "rank 0 and rank %zu differ in version (%u and %u)", r,
+                   hellos[0].version, hellos[r].version);
+    const std::string difference = config_difference(hellos[0].config, hellos[r].config);
+    if (!difference.empty())
+      return error(hepErrorMismatch, "rank 0 and rank %zu differ in %s", r, difference.c_str());
+  }
+  return Status();
+}
+
+// Resolves the backend `auto` and finds the device.
+Status choose_backend(hepComm& comm) {
+  hepConfig_t& config = comm.config;
+  if (config.backend != hepBackendHost) {
+    const Status found = find_cuda_device(&comm.device);
+    if (found.ok()) {
+      config.backend = hepBackendCuda;
+      HEP_TRY(bind_cuda_device(comm.device));  // starts CUDA there, once for all that follows
+    } else {
+      if (config.backend == hepBackendCuda) return found;
+      config.backend = hepBackendHost;
+      log_message(hepLogInfo, "rank %d: backend host is used: %s", comm.rank,
+                  found.message().c_str());
+    }
+  }
+  if (config.backend == hepBackendHost) comm.device = -1;
+  return Status();
+}
+
+Status prepare(const hepConfig_t* config, hepComm& comm, Hello* hello) {
+  HEP_TRY(resolve_config(config, comm.num_ranks, &comm.config));
+  if (comm.config.log != nullptr) set_log_callback(comm.config.log, comm.config.log_context);
+  HEP_TRY(choose_backend(comm));
+  comm.plan = make_plan(comm.config, comm.num_ranks);
+
+  hello->version = HEP_VERSION;
+  hello->config = comm.config;
+  hello->config.log = nullptr;
+  hello->config.log_context = nullptr;
+  hello->memory_kinds =
+      probe_memory_kinds(static_cast<hepBackend_t>(comm.config.backend), comm.device);
+  hello->host = host_identity();
+  return Status();
+}
+
+Status create_window(const std::vector<Hello>& hellos, hepComm& comm, WindowHandle* handle) {
+  std::vector<uint32_t> masks;
+  bool several_hosts = false;
+  for (const Hello& hello : hellos) {
+    masks.push_back(hello.memory_kinds);
+    several_hosts |= hello.host != hellos[0].host;
+  }
+  MemoryKind kind;
+  HEP_TRY(choose_memory_kind(static_cast<hepBackend_t>(comm.config.backend), masks, several_hosts,
+                             &kind));
+  const WindowLayout layout = WindowLayout::make(make_shape(comm.config, comm.num_ranks));
+  HEP_TRY(Window::create(kind, comm.device, layout.total, &comm.window));
+  *handle = comm.window->handle();
+  return Status();
+}
+
+Status create_backend(hepComm& comm) {
+  BackendContext context;
+  context.rank = comm.rank;
+  context.device = comm.device;
+  context.shape = make_shape(comm.config, comm.num_ranks);
+  context.window_layout = WindowLayout::make(context.shape);
+  context.routing_layout = RoutingLayout::make(context.shape);
+  context.plan = comm.plan;
+  context.timeout_ms = comm.config.timeout_ms;
+  for (int r = 0; r < comm.num_ranks; ++r) context.windows.push_back(comm.window->address(r));
+  comm.heap = std::make_unique<Heap>(context.shape.heap_bytes);
+  return comm.config.backend == hepBackendCuda ? create_cuda_backend(context, &comm.backend)
+                                               : create_host_backend(context, &comm.backend);
+}
+
+}  // namespace
+
+Status check_num_ranks(int num_ranks) {
+  if (num_ranks < 1 || num_ranks > kMaxRanks)
+    return error(hepErrorInvalidArgument, "num_ranks is %d, must be 1 to %d", num_ranks, kMaxRanks);
+  return Status();
+}
+
+Status check_rank(int rank, int num_ranks) {
+  HEP_TRY(check_num_ranks(num_ranks));
+  if (rank < 0 || rank >= num_ranks)
+    return error(hepErrorInvalidArgument, "rank is %d, must be 0 to %d", rank, num_ranks - 1);
+  return Status();
+}
+
+Status check_comm(hepComm_t comm) {
+  if (comm == nullptr) return error(hepErrorInvalidArgument, "comm is NULL");
+  if (comm->magic != hepComm::kMagic)
+    return error(hepErrorInvalidArgument, "comm %p is not a communicator",
+                 static_cast<void*>(comm));
+  return Status();
+}
+
+Status create_comm(const hepUniqueId_t& id, int rank, int num_ranks, const hepConfig_t* config,
+                   std::unique_ptr<hepComm>* out) {
+  HEP_TRY(check_rank(rank, num_ranks));
+
+  auto comm = std::make_unique<hepComm>();
+  comm->rank = rank;
+  comm->num_ranks = num_ranks;
+  Hello hello{};
+  const Status prepared = prepare(config, *comm, &hello);
+  const Deadline deadline =
+      Deadline::after_ms(prepared.ok() ? comm->config.timeout_ms : kBadConfigTimeoutMs);
+  const Status joined = Bootstrap::join(id, rank, num_ranks, deadline, &comm->bootstrap);
+  if (!prepared.ok() && !joined.ok()) return prepared;
+  HEP_TRY(joined);
+  Bootstrap& bootstrap = *comm->bootstrap;
+
+  std::vector<Hello> hellos;
+  HEP_TRY(agree(bootstrap, rank, num_ranks, "config", deadline, prepared, hello, &hellos));
+  HEP_TRY(compare(hellos));
+
+  WindowHandle handle{};
+  const Status created = create_window(hellos, *comm, &handle);
+  std::vector<WindowHandle> handles;
+  HEP_TRY(agree(bootstrap, rank, num_ranks, "memory", deadline, created, handle, &handles));
+
+  const Status connected = comm->window->connect(handles, rank, deadline);
+  HEP_TRY(agree(bootstrap, rank, num_ranks, "mapping", deadline, connected));
+  comm->window->release_descriptors();
+
+  const Status started = create_backend(*comm);
+  HEP_TRY(agree(bootstrap, rank, num_ranks, "backend", deadline, started));
+  *out = std::move(comm);
+  return Status();
+}
+
+// Checks every device before any rank starts, so that a wrong one does not leave the others waiting.
+// *bind tells whether ranks must be bound to devices at all.
+static Status check_devices(int num_ranks, const int* devices, int32_t backend, bool* bind) {
+  int current = -1;
+  const Status found =
+      backend == hepBackendHost ? error(hepErrorUnsupported, "host") : find_cuda_device(&current);
+  *bind = backend == hepBackendCuda || found.ok();
+  if (!*bind) return Status();
+  for (int r = 0; r < num_ranks; ++r)
+    HEP_TRY(bind_cuda_device(devices != nullptr ? devices[r] : r));
+  return current >= 0 ? bind_cuda_device(current) : Status();
+}
+
+Status create_all_comms(int num_ranks, const int* devices, const hepConfig_t* config,
+                        hepComm_t* comms) {
+  HEP_TRY(check_num_ranks(num_ranks));
+  hepConfig_t resolved;
+  HEP_TRY(resolve_config(config, num_ranks, &resolved));
+  bool bind;
+  HEP_TRY(check_devices(num_ranks, devices, resolved.backend, &bind));
+  hepUniqueId_t id;
+  HEP_TRY(create_unique_id(&id));
+
+  std::vector<std::unique_ptr<hepComm>> created(num_ranks);
+  std::vector<Status> statuses(num_ranks);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < num_ranks; ++r)
+    threads.emplace_back([&, r] {
+      if (bind) statuses[r] = bind_cuda_device(devices != nullptr ? devices[r] : r);
+      if (statuses[r].ok()) statuses[r] = create_comm(id, r, num_ranks, config, &created[r]);
+    });
+  for (std::thread& thread : threads) thread.join();
+
+  for (const Status& status : statuses) HEP_TRY(status);
+  for (int r = 0; r < num_ranks; ++r) comms[r] = created[r].release();
+  return Status();
+}
+
+Status allocate_memory(hepComm_t comm, size_t bytes, void** pointer) {
+  uint64_t offset;
+  if (!comm->heap->allocate(bytes, &offset))
+    return error(hepErrorOutOfMemory,
+                 "hepMemAlloc of %zu bytes: the largest free block of the heap has %" PRIu64
+                 " bytes (config heap_bytes is %" PRId64 ")",
+                 bytes, comm->heap->largest_free_block(), comm->config.heap_bytes);
+  *pointer = static_cast<char*>(comm->heap_address()) + offset;
+  return Status();
+}
+
+Status free_memory(hepComm_t comm, void* pointer) {
+  const uintptr_t base = reinterpret_cast<uintptr_t>(comm->heap_address());
+  const uintptr_t address = reinterpret_cast<uintptr_t>(pointer);
+  if (address < base || !comm->heap->free(address - base))
+    return error(hepErrorInvalidArgument, "pointer %p is not from hepMemAlloc of this communicator",
+                 pointer);
+  return Status();
+}
+
+}  // namespace hep
+
+hepComm::~hepComm() {
+  magic = 0;
+  if (backend) backend->abort();
+}
+
+void* hepComm::heap_address() const {
+  const hep::WindowLayout layout = hep::WindowLayout::make(hep::make_shape(config, num_ranks));
+  return hep::at<char>(window->address(rank), layout.heap);
+}
+
+hep::Status hepComm::check() const { return hep::failure_status(backend->failure()); }

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// The communicator: created in order, destroyed in reverse.
+#pragma once
+
+#include <hybridep.h>
+
+#include <atomic>
+#include <memory>
+
+#include "backend.h"
+#include "bootstrap/bootstrap.h"
+#include "deadline.h"
+#include "memory/heap.h"
+#include "memory/window.h"
+#include "status.h"
+
+struct hepComm {
+  static constexpr uint64_t kMagic = 0x6d6d6f4370654821;
+
+  // Ends every operation that still runs, then frees. Never waits for peers.
+  ~hepComm();
+
+  uint64_t magic = kMagic;
+  int rank = 0;
+  int num_ranks = 0;
+  hepConfig_t config{};  // resolved; the backend is the one that was chosen
+  int device = -1;
+  hep::Plan plan{};
+
+  std::unique_ptr<hep::Bootstrap> bootstrap;
+  std::unique_ptr<hep::Window> window;
+  std::unique_ptr<hep::Heap> heap;
+  std::unique_ptr<hep::Backend> backend;
+
+  std::atomic<int> live_routings{0};
+
+  void* heap_address() const;
+
+  // The error of the first failed wait or of an abort, if any: operations return it at once.
+  hep::Status check() const;
+};
+
+namespace hep {
+
+Status check_num_ranks(int num_ranks);
+Status check_rank(int rank, int num_ranks);
+
+// Refuses NULL and pointers to something else.
+Status check_comm(hepComm_t comm);
+
+// Creates one rank's communicator. An error on any rank becomes an error on all.
+Status create_comm(const hepUniqueId_t& id, int rank, int num_ranks, const hepConfig_t* config,
+                   std::unique_ptr<hepComm>* out);
+
+// Creates the communicators of all ranks in this process, each bound to its device.
+Status create_all_comms(int num_ranks, const int* devices, const hepConfig_t* config,
+                        hepComm_t* comms);
+
+Status allocate_memory(hepComm_t comm, size_t bytes, void** pointer);
+Status free_memory(hepComm_t comm, void* pointer);
+
+}  // namespace hep
