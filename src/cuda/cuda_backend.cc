@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cuda/cuda_backend.h"
+
+#include <cstring>
+
+#include "cuda/cuda_routing.h"
+#include "cuda/kernels/launch.h"
+
+namespace hep {
+namespace {
+
+// TMA bulk copies and mbarriers came with this compute capability.
+constexpr int kMinCapabilityMajor = 9;
+
+}  // namespace
+
+Status MappedMemory::allocate(size_t bytes) {
+  HEP_CUDA_TRY(cudaHostAlloc(&address_, bytes, cudaHostAllocMapped | cudaHostAllocPortable));
+  std::memset(address_, 0, bytes);
+  return Status();
+}
+
+CudaBackend::~CudaBackend() {
+  const DeviceGuard guard(context_.device);
+  if (host_state() == nullptr) return;
+  abort();
+  cudaDeviceSynchronize();
+}
+
+Status CudaBackend::start() {
+  const DeviceGuard guard(context_.device);
+  HEP_TRY(guard.status());
+  HEP_CUDA_TRY(prepare_route_kernels());
+  HEP_CUDA_TRY(prepare_dispatch_kernels());
+  HEP_CUDA_TRY(prepare_combine_kernels());
+
+  const Shape& shape = context_.shape;
+  HEP_TRY(device_state_.allocate(sizeof(DeviceState)));
+  HEP_TRY(block_counts_.allocate(sizeof(uint32_t) * context_.plan.routing_blocks *
+                                 (shape.num_experts + shape.num_ranks)));
+  HEP_TRY(host_state_.allocate(sizeof(HostState)));
+
+  KernelContext& kernel = kernel_context_;
+  kernel.window_layout = context_.window_layout;
+  kernel.routing_layout = context_.routing_layout;
+  kernel.state = static_cast<DeviceState*>(device_state_.get());
+  kernel.host = host_state();
+  kernel.block_counts = static_cast<uint32_t*>(block_counts_.get());
+  kernel.timeout_ns = static_cast<uint64_t>(context_.timeout_ms) * 1000000;
+  kernel.rank = context_.rank;
+  for (size_t r = 0; r < context_.windows.size(); ++r) kernel.windows[r] = context_.windows[r];
+  return Status();
+}
+
+Status CudaBackend::create_routing(int alignment, std::unique_ptr<BackendRouting>* routing) {
+  auto created = std::make_unique<CudaRouting>(*this, alignment);
+  HEP_TRY(created->start());
+  *routing = std::move(created);
+  return Status();
+}
+
+void CudaBackend::abort() {
+  aborted_.store(true);
+  __atomic_store_n(&host_state()->aborted, 1u, __ATOMIC_RELEASE);
+}
+
+hepFailure_t CudaBackend::failure() const {
+  hepFailure_t failure = HEP_FAILURE_INITIALIZER;
+  if (__atomic_load_n(&host_state()->failure_ready, __ATOMIC_ACQUIRE) != 0) {
+    const hepFailure_t& record = host_state()->failure;
+    failure.result = record.result;
+    failure.operation = record.operation;
+    failure.phase = record.phase;
+    failure.rank = record.rank;
+    failure.missing_rank = record.missing_rank;
+    failure.number = record.number;
+    failure.expected = record.expected;
+    failure.seen = record.seen;
+    return failure;
+  }
+  failure.rank = context_.rank;
+  failure.missing_rank = -1;
+  if (aborted_.load()) failure.result = hepErrorAborted;
+  return failure;
+}
+
+Backend::BadIndex CudaBackend::bad_index() const {
+  const HostState& host = *host_state();
+  if (__atomic_load_n(&host.bad_index_ready, __ATOMIC_ACQUIRE) == 0) return {false, 0, 0, 0};
+  return {true, host.bad_index_token, host.bad_index_k, host.bad_index_value};
+}
+
+Status CudaBackend::take_routing_memory(std::unique_ptr<DeviceMemory>* memory) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!spare_routing_memory_.empty()) {
+      *memory = std::move(spare_routing_memory_.back());
+      spare_routing_memory_.pop_back();
+      return Status();
+    }
+  }
+  const DeviceGuard guard(context_.device);
+  HEP_TRY(guard.status());
+  auto created = std::make_unique<DeviceMemory>();
+  HEP_TRY(created->allocate(context_.routing_layout.total));
+  *memory = std::move(created);
+  return Status();
+}
+
+void CudaBackend::return_routing_memory(std::unique_ptr<DeviceMemory> memory) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  spare_routing_memory_.push_back(std::move(memory));
+}
+
+Status create_cuda_backend(const BackendContext& context, std::unique_ptr<Backend>* backend) {
+  auto created = std::make_unique<CudaBackend>(context);
+  HEP_TRY(created->start());
+  *backend = std::move(created);
+  return Status();
+}
+
+Status find_cuda_device(int* device) {
+  HEP_CUDA_TRY(cudaGetDevice(device));
+  int major = 0;
+  HEP_CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, *device));
+  if (major < kMinCapabilityMajor)
+    return error(hepErrorUnsupported,
+                 "device %d has compute capability %d.x, the cuda backend needs %d.0", *device,
+                 major, kMinCapabilityMajor);
+  return Status();
+}
+
+Status bind_cuda_device(int device) {
+  int count = 0;
+  HEP_CUDA_TRY(cudaGetDeviceCount(&count));
+  if (device < 0 || device >= count)
+    return error(hepErrorInvalidArgument, "device is %d, must be 0 to %d", device, count - 1);
+  HEP_CUDA_TRY(cudaSetDevice(device));
+  return Status();
+}
+
+}  // namespace hep

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cuda/cuda_routing.h"
+
+#include <vector>
+
+#include "cuda/kernels/launch.h"
+
+namespace hep {
+namespace {
+
+// NULL is legal; whether a pointer may be NULL has been checked.
+Status check_device_pointer(const void* pointer, const char* name) {
+  if (pointer == nullptr) return Status();
+  cudaPointerAttributes attributes;
+  HEP_CUDA_TRY(cudaPointerGetAttributes(&attributes, pointer));
+  if (attributes.type != cudaMemoryTypeDevice && attributes.type != cudaMemoryTypeManaged)
+    return error(hepErrorInvalidArgument,
+                 "%s is %p, which is host memory: the cuda backend takes device memory", name,
+                 pointer);
+  return Status();
+}
+
+}  // namespace
+
+CudaRouting::~CudaRouting() {
+  if (memory_) backend_.return_routing_memory(std::move(memory_));
+}
+
+Status CudaRouting::start() { return backend_.take_routing_memory(&memory_); }
+
+Status CudaRouting::update(const void* indices, int num_tokens, int top_k,
+                           hepIndexType_t index_type, hepStream_t stream) {
+  const DeviceGuard guard(backend_.context().device);
+  HEP_TRY(guard.status());
+  HEP_TRY(check_device_pointer(indices, "indices"));
+  const RouteArgs args{
+      backend_.kernel_context(), memory_->get(), indices, num_tokens, top_k, alignment_};
+  HEP_CUDA_TRY(launch_route(args, index_type == hepIndexInt64, backend_.context().plan, stream));
+  num_tokens_ = num_tokens;
+  top_k_ = top_k;
+  return Status();
+}
+
+// Rows in the heap are read where they are; others are copied to the window.
+Status CudaRouting::publish_rows(const void* x, hepStream_t stream, uint64_t* rows_offset) {
+  const BackendContext& context = backend_.context();
+  const uintptr_t window = reinterpret_cast<uintptr_t>(context.windows[context.rank]);
+  const uintptr_t address = reinterpret_cast<uintptr_t>(x);
+  const uintptr_t heap = window + context.window_layout.heap;
+  const uintptr_t end = window + context.window_layout.total;
+  const size_t bytes = static_cast<size_t>(num_tokens_) * context.shape.row_bytes;
+  if (address >= heap && address < end) {
+    if (bytes > end - address)
+      return error(hepErrorInvalidArgument,
+                   "x has %zu bytes, but only %zu are left of the heap in which it lies", bytes,
+                   static_cast<size_t>(end - address));
+    *rows_offset = address - window;
+    return Status();
+  }
+  *rows_offset = context.window_layout.rows;
+  if (bytes > 0)
+    HEP_CUDA_TRY(cudaMemcpyAsync(reinterpret_cast<void*>(window + context.window_layout.rows), x,
+                                 bytes, cudaMemcpyDeviceToDevice, stream));
+  return Status();
+}
+
+Status CudaRouting::dispatch(const hepDispatchArgs_t& call, hepStream_t stream) {
+  const DeviceGuard guard(backend_.context().device);
+  HEP_TRY(guard.status());
+  HEP_TRY(check_device_pointer(call.x, "x"));
+  HEP_TRY(check_device_pointer(call.weights, "weights"));
+  HEP_TRY(check_device_pointer(call.rows, "rows"));
+  HEP_TRY(check_device_pointer(call.row_weights, "row_weights"));
+  HEP_TRY(check_device_pointer(call.row_experts, "row_experts"));
+  HEP_TRY(check_device_pointer(call.row_sources, "row_sources"));
+  HEP_TRY(check_device_pointer(call.row_tokens, "row_tokens"));
+  HEP_TRY(check_device_pointer(call.gather, "gather"));
+
+  DispatchArgs args{};
+  args.context = backend_.kernel_context();
+  args.routing = memory_->get();
+  args.num_tokens = num_tokens_;
+  args.top_k = top_k_;
+  args.call = call;
+  HEP_TRY(publish_rows(call.x, stream, &args.rows_offset));
+  HEP_CUDA_TRY(launch_dispatch(args, backend_.context().plan, stream));
+  return Status();
+}
+
+Status CudaRouting::combine(const hepCombineArgs_t& call, hepStream_t stream) {
+  const DeviceGuard guard(backend_.context().device);
+  HEP_TRY(guard.status());
+  HEP_TRY(check_device_pointer(call.y, "y"));
+  HEP_TRY(check_device_pointer(call.row_weights, "row_weights"));
+  HEP_TRY(check_device_pointer(call.out, "out"));
+
+  CombineArgs args{};
+  args.context = backend_.kernel_context();
+  args.routing = memory_->get();
+  args.num_tokens = num_tokens_;
+  args.top_k = top_k_;
+  args.call = call;
+  HEP_CUDA_TRY(launch_combine(args, backend_.context().plan, stream));
+  return Status();
+}
+
+Status CudaRouting::query(hepRoutingCounts_t* counts, hepStream_t stream) {
+  const DeviceGuard guard(backend_.context().device);
+  HEP_TRY(guard.status());
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  HEP_CUDA_TRY(cudaStreamIsCapturing(stream, &capture));
+  if (capture != cudaStreamCaptureStatusNone)
+    return error(hepErrorInvalidUsage, "hepRoutingQuery waits, so it cannot be captured");
+
+  const RoutingLayout& layout = backend_.context().routing_layout;
+  const int local_experts = backend_.context().shape.num_local_experts();
+  RoutingTotals totals;
+  int32_t padded_rows;
+  std::vector<int32_t> tokens_per_expert(local_experts);
+  const auto fetch = [&](void* to, uint64_t offset, size_t bytes) {
+    return cudaMemcpyAsync(to, at<char>(memory_->get(), offset), bytes, cudaMemcpyDeviceToHost,
+                           stream);
+  };
+  HEP_CUDA_TRY(fetch(&totals, layout.totals, sizeof totals));
+  HEP_CUDA_TRY(fetch(&padded_rows, layout.expert_offsets + local_experts * sizeof(int32_t),
+                     sizeof padded_rows));
+  HEP_CUDA_TRY(
+      fetch(tokens_per_expert.data(), layout.tokens_per_expert, local_experts * sizeof(int32_t)));
+  HEP_CUDA_TRY(cudaStreamSynchronize(stream));
+
+  counts->num_flat_rows = totals.num_flat_rows;
+  counts->num_expert_rows = totals.num_expert_rows;
+  counts->num_padded_rows = padded_rows;
+  if (counts->tokens_per_expert != nullptr)
+    std::copy(tokens_per_expert.begin(), tokens_per_expert.end(), counts->tokens_per_expert);
+  return Status();
+}
+
+}  // namespace hep

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// A routing on the cuda backend: its operations become launches.
+#pragma once
+
+#include <memory>
+
+#include "backend.h"
+#include "cuda/cuda_backend.h"
+
+namespace hep {
+
+class CudaRouting : public BackendRouting {
+ public:
+  CudaRouting(CudaBackend& backend, int alignment) : backend_(backend), alignment_(alignment) {}
+  ~CudaRouting() override;
+
+  Status start();
+
+  Status update(const void* indices, int num_tokens, int top_k, hepIndexType_t index_type,
+                hepStream_t stream) override;
+  Status dispatch(const hepDispatchArgs_t& args, hepStream_t stream) override;
+  Status combine(const hepCombineArgs_t& args, hepStream_t stream) override;
+  Status query(hepRoutingCounts_t* counts, hepStream_t stream) override;
+  const void* memory() const override { return memory_->get(); }
+
+ private:
+  Status publish_rows(const void* x, hepStream_t stream, uint64_t* rows_offset);
+
+  CudaBackend& backend_;
+  const int alignment_;
+  std::unique_ptr<DeviceMemory> memory_;
+
+  // Of the latest update.
+  int num_tokens_ = 0;
+  int top_k_ = 0;
+};
+
+}  // namespace hep

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owners of CUDA memory and of the calling thread's current device.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+
+#include "cuda/driver.h"
+#include "status.h"
+
+namespace hep {
+
+// Makes a device current as long as it lives.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device) {
+    if (cudaGetDevice(&previous_) == cudaSuccess && previous_ != device) {
+      result_ = cudaSetDevice(device);
+      switched_ = result_ == cudaSuccess;
+    }
+  }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+  ~DeviceGuard() {
+    if (switched_) cudaSetDevice(previous_);
+  }
+
+  Status status() const { return cuda_status(result_, "cudaSetDevice"); }
+
+ private:
+  int previous_ = 0;
+  cudaError_t result_ = cudaSuccess;
+  bool switched_ = false;
+};
+
+// Zeroed memory of the current device.
+class DeviceMemory {
+ public:
+  DeviceMemory() = default;
+  DeviceMemory(const DeviceMemory&) = delete;
+  DeviceMemory& operator=(const DeviceMemory&) = delete;
+  ~DeviceMemory() { cudaFree(address_); }
+
+  Status allocate(size_t bytes) {
+    HEP_CUDA_TRY(cudaMalloc(&address_, bytes));
+    // On a stream of its own: the default one may wait for kernels that wait for a peer.
+    cudaStream_t stream;
+    HEP_CUDA_TRY(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    Status status = cuda_status(cudaMemsetAsync(address_, 0, bytes, stream), "cudaMemsetAsync");
+    if (status.ok()) status = cuda_status(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+    cudaStreamDestroy(stream);
+    return status;
+  }
+
+  void* get() const { return address_; }
+
+ private:
+  void* address_ = nullptr;
+};
+
+// Zeroed host memory that the current device can reach at the same address.
+class MappedMemory {
+ public:
+  MappedMemory() = default;
+  MappedMemory(const MappedMemory&) = delete;
+  MappedMemory& operator=(const MappedMemory&) = delete;
+  ~MappedMemory() { cudaFreeHost(address_); }
+
+  Status allocate(size_t bytes);
+
+  void* get() const { return address_; }
+
+ private:
+  void* address_ = nullptr;
+};
+
+}  // namespace hep

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the host passes to kernels, and the memory in which they keep their state.
+#pragma once
+
+#include <hybridep.h>
+
+#include <cstdint>
+
+#include "layout.h"
+
+namespace hep {
+
+// Device memory of one rank's communicator, zero at first. Operations of one kind follow each other
+// in stream order; their kernels advance the epochs, so that captured graphs replay.
+struct DeviceState {
+  struct Operation {
+    uint64_t epoch;     // completed operations of this kind
+    uint64_t arrivals;  // blocks that have come to their end, over all operations
+  };
+  Operation routing, dispatch, combine;
+
+  // Blocks that have come to a point within an operation, over all operations.
+  uint64_t routing_counted;    // routing: have counted their tokens
+  uint64_t routing_sent;       // routing: have sent their records
+  uint64_t weights_published;  // dispatch: have published their share of the weights
+
+  uint32_t failed;  // set by the first wait that fails: every later wait gives up at once
+  uint32_t reserved;
+};
+
+// Host memory that kernels can reach.
+struct HostState {
+  uint32_t aborted;        // host to device
+  uint32_t bad_index_set;  // device to host, 0 to 1 by the first
+  int64_t bad_index_token, bad_index_k, bad_index_value;
+  uint32_t bad_index_ready;
+  uint32_t failure_ready;  // device to host: `failure` is complete
+  hepFailure_t failure;
+};
+
+// A communicator as kernels see it.
+struct KernelContext {
+  WindowLayout window_layout;
+  RoutingLayout routing_layout;
+  DeviceState* state;
+  HostState* host;
+  uint32_t* block_counts;  // scratch of the routing kernel: [routing_blocks][E + R]
+  uint64_t timeout_ns;
+  int32_t rank;
+  void* windows[kMaxRanks];
+
+  HEP_HOST_DEVICE const Shape& shape() const { return window_layout.shape; }
+  HEP_HOST_DEVICE int num_ranks() const { return window_layout.shape.num_ranks; }
+  HEP_HOST_DEVICE void* own_window() const { return windows[rank]; }
+
+  // The slot in which `peer` tells this rank, and the one in which this rank tells `peer`.
+  HEP_HOST_DEVICE Signals* signals_from(int peer) const {
+    return at<Signals>(windows[rank], window_layout.signals_at(peer));
+  }
+  HEP_HOST_DEVICE Signals* signals_to(int peer) const {
+    return at<Signals>(windows[peer], window_layout.signals_at(rank));
+  }
+};
+
+struct RouteArgs {
+  KernelContext context;
+  void* routing;        // memory of RoutingLayout
+  const void* indices;  // [num_tokens][top_k]
+  int32_t num_tokens;
+  int32_t top_k;
+  int32_t alignment;
+};
+
+struct DispatchArgs {
+  KernelContext context;
+  void* routing;
+  uint64_t rows_offset;  // of this rank's published rows, in its window
+  int32_t num_tokens;
+  int32_t top_k;
+  int32_t stages;
+  hepDispatchArgs_t call;
+};
+
+struct CombineArgs {
+  KernelContext context;
+  void* routing;
+  int32_t num_tokens;
+  int32_t top_k;
+  int32_t reduce_blocks;  // the grid's first blocks; the others add
+  int32_t load_stages, store_stages;
+  hepCombineArgs_t call;
+};
+
+}  // namespace hep

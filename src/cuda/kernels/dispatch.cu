@@ -1,0 +1,445 @@
+// SPDX-License-Identifier: Apache-2.0
+// Dispatch: receivers pull. A loader warp brings rows from the sources' windows into a ring of stages,
+// a storer warp writes each to its place or places; meanwhile the other warps write what goes with the
+// rows. No staging on the receiver, no registration of outputs.
+#include <algorithm>
+
+#include "cuda/kernels/launch.h"
+#include "cuda/kernels/pipeline.cuh"
+#include "cuda/kernels/signal.cuh"
+#include "cuda/kernels/warp.cuh"
+
+namespace hep {
+namespace {
+
+constexpr int kLoaderWarp = 0;
+constexpr int kStorerWarp = 1;
+constexpr int kFirstExtrasWarp = 2;
+constexpr int kExtrasWarps = 6;
+constexpr int kThreads = (kFirstExtrasWarp + kExtrasWarps) * kWarpSize;
+constexpr int kExtrasThreads = kExtrasWarps * kWarpSize;
+constexpr int kExtrasBarrier = 1;
+
+// Rows that a block takes at a time, consecutive rows of one source.
+constexpr int kRowsPerGroup = 16;
+static_assert(kRowsPerGroup <= kWarpSize);
+
+// Stores that a storer has in flight before it hands the oldest one's stage back.
+constexpr int kStoresInFlight = 4;
+
+struct RowItem {
+  uint32_t row;    // flat row, or kEnd
+  uint32_t first;  // of its selections
+  uint32_t count;
+  uint32_t reserved;
+};
+constexpr uint32_t kEnd = 0xffffffffu;
+
+// Expert-major: a stage holds the row's selections, too, whose list the copy engine brings along; it
+// may begin 8 bytes off a 16-byte boundary.
+__device__ __host__ constexpr int selection_bytes(bool expert_major, int top_k) {
+  return expert_major ? static_cast<int>(align_up((top_k + 1) * sizeof(Selection), 16)) : 0;
+}
+
+__device__ __host__ constexpr int stage_bytes(bool expert_major, int row_bytes, int top_k) {
+  return align_up(row_bytes + selection_bytes(expert_major, top_k), kStageAlignment);
+}
+
+// Groups of rows in the order in which they are visited: sources alternate, each GPU begins at
+// another, and the order is shuffled from turn to turn, so that no source is everybody's target and
+// every block meets all sources.
+struct GroupOrder {
+  int rank, num_ranks;
+
+  __device__ int turn(int group) const { return group / num_ranks; }
+  __device__ int source(int group) const {
+    const uint32_t shuffle = static_cast<uint32_t>(turn(group)) * 2654435761u >> 16;
+    return (rank + 1 + group % num_ranks + shuffle % num_ranks) % num_ranks;
+  }
+};
+
+__device__ uint64_t current_epoch(const DispatchArgs& args) {
+  return args.context.state->dispatch.epoch + 1;
+}
+
+// ------------------------------------------------------------------------------------ publishing
+
+// The rows lie in the window already; the weights follow.
+__device__ void signal_rows(const DispatchArgs& args, uint64_t epoch) {
+  for (int rank = threadIdx.x; rank < args.context.num_ranks(); rank += blockDim.x) {
+    Signals* signals = args.context.signals_to(rank);
+    ptx::st_relaxed_sys(&signals->rows_offset, args.rows_offset);
+    ptx::st_relaxed_sys(&signals->has_weights, args.call.weights != nullptr);
+    ptx::st_release_sys(&signals->rows_ready, epoch);
+  }
+}
+
+// All blocks copy the weights to the window; the last one signals.
+__device__ void publish_weights(const DispatchArgs& args, uint64_t epoch) {
+  if (args.call.weights == nullptr) return;
+  const KernelContext& context = args.context;
+  float* published = at<float>(context.own_window(), context.window_layout.weights);
+  const int count = args.num_tokens * args.top_k;
+  for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x)
+    published[i] = args.call.weights[i];
+  if (!arrive_is_last(&context.state->weights_published)) return;
+  for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x)
+    ptx::st_release_sys(&context.signals_to(rank)->weights_ready, epoch);
+}
+
+// ------------------------------------------------------------------------------------ moving rows
+
+// Waits for each source's rows when they are first needed.
+struct SourceGate {
+  const DispatchArgs& args;
+  uint64_t epoch;
+  uint64_t open[2];
+  static_assert(kMaxRanks <= 128);
+
+  // By all lanes of a warp; *rows receives where the source's rows lie.
+  __device__ bool pass(int source, const char** rows) {
+    const KernelContext& context = args.context;
+    const Signals* signals = context.signals_from(source);
+    uint64_t& word = open[source / 64];
+    const uint64_t bit = uint64_t{1} << (source % 64);
+    if ((word & bit) == 0) {
+      bool ready = true;
+      if (lane_index() == 0)
+        ready = wait_for(context, {hepOperationDispatch, hepPhaseRows, source, epoch},
+                         &signals->rows_ready, epoch);
+      if (!__shfl_sync(kFullWarp, ready, 0)) return false;
+      // The copy engine reads what the source wrote by other means.
+      ptx::fence_proxy_async();
+      word |= bit;
+    }
+    *rows = at<char>(context.windows[source], ptx::ld_relaxed_sys(&signals->rows_offset));
+    return true;
+  }
+};
+
+template <bool kExpertMajor>
+__device__ void load_row(const DispatchArgs& args, const Row& row, uint32_t index,
+                         const char* source_rows, Producer<RowItem>& producer) {
+  const int row_bytes = args.context.shape().row_bytes;
+  // 16-byte copies of 8-byte selections: from the even one at or before the first.
+  const uint32_t first_even = row.first & ~1u;
+  const uint32_t list_bytes =
+      kExpertMajor ? align_up((row.first + row.count - first_even) * sizeof(Selection), 16) : 0;
+  producer.acquire({index, row.first, row.count, 0}, row_bytes + list_bytes);
+  producer.load(0, source_rows + static_cast<uint64_t>(row.token) * row_bytes, row_bytes);
+  if (kExpertMajor)
+    producer.load(row_bytes,
+                  at<Selection>(args.routing, args.context.routing_layout.selections) + first_even,
+                  list_bytes);
+  producer.advance();
+}
+
+// The loader reads the records of a group by one load a lane, and hands them round.
+template <bool kExpertMajor>
+__device__ void load_rows(const DispatchArgs& args, uint64_t epoch, const Ring<RowItem>& ring) {
+  const KernelContext& context = args.context;
+  const uint32_t* source_rows = at<uint32_t>(args.routing, context.routing_layout.source_rows);
+  const uint4* rows = at<uint4>(args.routing, context.routing_layout.rows);
+  const GroupOrder order{context.rank, context.num_ranks()};
+  SourceGate gate{args, epoch, {0, 0}};
+  Producer<RowItem> producer{ring, {}};
+
+  uint32_t longest = 0;
+  for (int source = 0; source < context.num_ranks(); ++source)
+    longest = max(longest, source_rows[source + 1] - source_rows[source]);
+  const int num_groups = ceil_div(longest, kRowsPerGroup) * context.num_ranks();
+
+  for (int group = blockIdx.x; group < num_groups; group += gridDim.x) {
+    const int source = order.source(group);
+    const uint32_t begin = source_rows[source] + order.turn(group) * kRowsPerGroup;
+    const uint32_t end = min(begin + kRowsPerGroup, source_rows[source + 1]);
+    if (begin >= end) continue;
+    const char* published;
+    if (!gate.pass(source, &published)) break;
+
+    uint4 record = make_uint4(0, 0, 0, 0);
+    if (begin + lane_index() < end) record = rows[begin + lane_index()];
+    for (uint32_t index = begin; index < end; ++index) {
+      const int lane = index - begin;
+      uint4 raw;
+      raw.x = __shfl_sync(kFullWarp, record.x, lane);
+      raw.y = __shfl_sync(kFullWarp, record.y, lane);
+      raw.z = __shfl_sync(kFullWarp, record.z, lane);
+      raw.w = __shfl_sync(kFullWarp, record.w, lane);
+      const Row& row = reinterpret_cast<const Row&>(raw);
+      // A dropped flat row needs no load; in expert-major any of its places may be in range.
+      if (!kExpertMajor && index >= args.call.capacity) continue;
+      if (lane_index() == 0) load_row<kExpertMajor>(args, row, index, published, producer);
+    }
+  }
+  if (lane_index() == 0) producer.acquire({kEnd, 0, 0, 0}, 0);
+}
+
+// Where the lane's copy of a row goes; NULL if there is none.
+template <bool kExpertMajor>
+__device__ char* destination(const DispatchArgs& args, const RowItem& item, const char* stage) {
+  int64_t place = item.row;
+  if (kExpertMajor) {
+    if (lane_index() >= item.count) return nullptr;
+    const Selection* list =
+        reinterpret_cast<const Selection*>(stage + args.context.shape().row_bytes);
+    place = list[(item.first & 1) + lane_index()].place;
+  } else if (lane_index() != 0) {
+    return nullptr;
+  }
+  if (place >= args.call.capacity) return nullptr;
+  return static_cast<char*>(args.call.rows) + place * args.context.shape().row_bytes;
+}
+
+// One lane stores to each place. A stage goes back when the stores of kInFlight later ones have been
+// issued, so that reading it overlaps with waiting for the next.
+template <bool kExpertMajor, int kInFlight>
+__device__ void store_rows(const DispatchArgs& args, const Ring<RowItem>& ring) {
+  Cursor cursor, oldest;
+  int in_flight = 0;
+  while (true) {
+    wait_phase(&ring.full[cursor.stage], cursor.parity);
+    const RowItem item = ring.items[cursor.stage];
+    if (item.row == kEnd) break;
+    const char* stage = ring.stage(cursor.stage);
+    char* place = destination<kExpertMajor>(args, item, stage);
+    if (place != nullptr) ptx::bulk_store(place, stage, args.context.shape().row_bytes);
+    ptx::bulk_commit();
+    cursor.advance(ring.depth);
+
+    if (in_flight < kInFlight) {
+      ++in_flight;
+      continue;
+    }
+    ptx::bulk_wait_read<kInFlight>();
+    __syncwarp();
+    if (lane_index() == 0) ptx::mbarrier_arrive(&ring.empty[oldest.stage]);
+    oldest.advance(ring.depth);
+  }
+  ptx::bulk_wait<0>();
+  __syncwarp();
+}
+
+// Calls body(place) for the padding places between the experts' blocks, shared out among all
+// `workers` of the grid by expert; lanes take every 32nd place.
+template <typename Body>
+__device__ void for_each_padding(const DispatchArgs& args, int worker, int workers, Body body) {
+  const KernelContext& context = args.context;
+  const int32_t* counts = at<int32_t>(args.routing, context.routing_layout.tokens_per_expert);
+  const int32_t* offsets = at<int32_t>(args.routing, context.routing_layout.expert_offsets);
+  for (int e = worker; e < context.shape().num_local_experts(); e += workers)
+    for (int place = offsets[e] + counts[e] + lane_index(); place < offsets[e + 1];
+         place += kWarpSize)
+      body(place);
+}
+
+// The storer zeroes the padding rows from a stage that is no longer used.
+__device__ void zero_padding(const DispatchArgs& args, const Ring<RowItem>& ring) {
+  const int row_bytes = args.context.shape().row_bytes;
+  uint4* zeros = reinterpret_cast<uint4*>(ring.stage(0));
+  for (int i = lane_index(); i < row_bytes / static_cast<int>(sizeof(uint4)); i += kWarpSize)
+    zeros[i] = make_uint4(0, 0, 0, 0);
+  ptx::fence_proxy_async_shared();
+  __syncwarp();
+  for_each_padding(args, blockIdx.x, gridDim.x, [&](int place) {
+    if (place < args.call.capacity)
+      ptx::bulk_store(static_cast<char*>(args.call.rows) + static_cast<int64_t>(place) * row_bytes,
+                      zeros, row_bytes);
+  });
+  ptx::bulk_commit();
+  ptx::bulk_wait<0>();
+}
+
+// --------------------------------------------------------------------- what goes with the rows
+
+// Which sources gave weights; waits until they are published. By all extras warps of a block.
+__device__ bool wait_for_weights(const DispatchArgs& args, uint64_t epoch, uint8_t* has_weights,
+                                 bool* failed) {
+  const KernelContext& context = args.context;
+  const int thread = threadIdx.x - kFirstExtrasWarp * kWarpSize;
+  if (thread == 0) *failed = false;
+  ptx::barrier_sync(kExtrasBarrier, kExtrasThreads);
+  for (int source = thread; source < context.num_ranks(); source += kExtrasThreads) {
+    const Signals* signals = context.signals_from(source);
+    bool ready = wait_for(context, {hepOperationDispatch, hepPhaseRows, source, epoch},
+                          &signals->rows_ready, epoch);
+    has_weights[source] = ready && ptx::ld_relaxed_sys(&signals->has_weights) != 0;
+    if (has_weights[source])
+      ready = wait_for(context, {hepOperationDispatch, hepPhaseWeights, source, epoch},
+                       &signals->weights_ready, epoch);
+    if (!ready) *failed = true;
+  }
+  ptx::barrier_sync(kExtrasBarrier, kExtrasThreads);
+  return !*failed;
+}
+
+// The weight of a selection; kept for combine if the source gave it.
+__device__ float take_weight(const DispatchArgs& args, const Row& row, uint32_t selection, int k,
+                             bool given) {
+  if (!given) return 1.0f;
+  const KernelContext& context = args.context;
+  const float weight = __ldcg(at<float>(context.windows[row.source],
+                                        context.window_layout.weights_at(row.token, args.top_k)) +
+                              k);
+  at<float>(args.routing, context.routing_layout.weights)[selection] = weight;
+  return weight;
+}
+
+__device__ void write_row_origin(const hepDispatchArgs_t& call, int64_t place, const Row& row) {
+  if (place >= call.capacity) return;
+  if (call.row_sources != nullptr) call.row_sources[place] = row.source;
+  if (call.row_tokens != nullptr) call.row_tokens[place] = row.token;
+}
+
+__device__ void write_expert_major_extras(const DispatchArgs& args, uint32_t, const Row& row,
+                                          const Selection* selections, bool given) {
+  const hepDispatchArgs_t& call = args.call;
+  for (uint32_t i = row.first; i < row.first + row.count; ++i) {
+    const Selection selection = selections[i];
+    const float weight = take_weight(args, row, i, selection.k, given);
+    write_row_origin(call, selection.place, row);
+    if (call.row_weights != nullptr && selection.place < call.capacity)
+      call.row_weights[selection.place] = weight;
+  }
+}
+
+__device__ void write_flat_extras(const DispatchArgs& args, uint32_t index, const Row& row,
+                                  const Selection* selections, bool given) {
+  const hepDispatchArgs_t& call = args.call;
+  const bool kept = index < call.capacity;
+  const int64_t base = static_cast<int64_t>(index) * args.top_k;
+  write_row_origin(call, index, row);
+  for (int k = 0; kept && k < args.top_k; ++k) {
+    if (call.row_experts != nullptr) call.row_experts[base + k] = -1;
+    if (call.row_weights != nullptr) call.row_weights[base + k] = 0.0f;
+  }
+  for (uint32_t i = row.first; i < row.first + row.count; ++i) {
+    const Selection selection = selections[i];
+    const float weight = take_weight(args, row, i, selection.k, given);
+    if (kept && call.row_experts != nullptr)
+      call.row_experts[base + selection.k] = selection.expert;
+    if (kept && call.row_weights != nullptr) call.row_weights[base + selection.k] = weight;
+    if (selection.place < call.gather_capacity)
+      call.gather[selection.place] = kept ? static_cast<int32_t>(index) : -1;
+  }
+}
+
+template <bool kExpertMajor>
+__device__ void write_padding_extras(const DispatchArgs& args, int worker, int workers) {
+  const hepDispatchArgs_t& call = args.call;
+  for_each_padding(args, worker, workers, [&](int place) {
+    if (!kExpertMajor) {
+      if (place < call.gather_capacity) call.gather[place] = -1;
+    } else if (place < call.capacity) {
+      if (call.row_weights != nullptr) call.row_weights[place] = 0.0f;
+      if (call.row_sources != nullptr) call.row_sources[place] = -1;
+      if (call.row_tokens != nullptr) call.row_tokens[place] = -1;
+    }
+  });
+}
+
+template <bool kExpertMajor>
+__device__ void write_extras(const DispatchArgs& args, uint64_t epoch, uint8_t* has_weights,
+                             bool* failed) {
+  const KernelContext& context = args.context;
+  if (!wait_for_weights(args, epoch, has_weights, failed)) return;
+  const uint32_t* source_rows = at<uint32_t>(args.routing, context.routing_layout.source_rows);
+  const uint4* rows = at<uint4>(args.routing, context.routing_layout.rows);
+  const Selection* selections = at<Selection>(args.routing, context.routing_layout.selections);
+  const uint32_t num_rows = source_rows[context.num_ranks()];
+  const int thread = threadIdx.x - kFirstExtrasWarp * kWarpSize;
+  for (uint32_t index = blockIdx.x * kExtrasThreads + thread; index < num_rows;
+       index += gridDim.x * kExtrasThreads) {
+    const uint4 raw = rows[index];
+    const Row& row = reinterpret_cast<const Row&>(raw);
+    if (kExpertMajor)
+      write_expert_major_extras(args, index, row, selections, has_weights[row.source]);
+    else
+      write_flat_extras(args, index, row, selections, has_weights[row.source]);
+  }
+  const int warp = warp_index() - kFirstExtrasWarp;
+  write_padding_extras<kExpertMajor>(args, warp * gridDim.x + blockIdx.x, gridDim.x * kExtrasWarps);
+}
+
+// ------------------------------------------------------------------------------------- finishing
+
+// In the last block: the rows are read and written. Waits until the peers have read this rank's.
+template <bool kExpertMajor>
+__device__ void finish(const DispatchArgs& args, uint64_t epoch) {
+  const KernelContext& context = args.context;
+  for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x) {
+    ptx::st_release_sys(&context.signals_to(rank)->rows_read, epoch);
+    wait_for(context, {hepOperationDispatch, hepPhaseReaders, rank, epoch},
+             &context.signals_from(rank)->rows_read, epoch);
+  }
+  if (threadIdx.x != 0) return;
+  RoutingTotals* totals = at<RoutingTotals>(args.routing, context.routing_layout.totals);
+  const int32_t* offsets = at<int32_t>(args.routing, context.routing_layout.expert_offsets);
+  const int64_t needed =
+      kExpertMajor ? offsets[context.shape().num_local_experts()] : totals->num_flat_rows;
+  totals->row_counters.needed = needed;
+  totals->row_counters.written = min(needed, args.call.capacity);
+  totals->row_counters.overflow = needed > args.call.capacity;
+  context.state->dispatch.epoch = epoch;
+}
+
+template <bool kExpertMajor>
+__global__ void __launch_bounds__(kThreads, 1)
+    dispatch_kernel(const __grid_constant__ DispatchArgs args) {
+  extern __shared__ __align__(kStageAlignment) char shared[];
+  __shared__ uint8_t has_weights[kMaxRanks];
+  __shared__ bool extras_failed;
+  const KernelContext& context = args.context;
+  if (__syncthreads_or(has_failed(context))) return;
+  const uint64_t epoch = current_epoch(args);
+  const Ring<RowItem> ring(shared, args.stages,
+                           stage_bytes(kExpertMajor, context.shape().row_bytes, args.top_k));
+  if (threadIdx.x == 0) Ring<RowItem>(ring).initialize(1);
+  if (blockIdx.x == 0) signal_rows(args, epoch);
+  publish_weights(args, epoch);
+  __syncthreads();
+
+  switch (warp_index()) {
+    case kLoaderWarp: load_rows<kExpertMajor>(args, epoch, ring); break;
+    case kStorerWarp:
+      if (ring.depth > 2 * kStoresInFlight)
+        store_rows<kExpertMajor, kStoresInFlight>(args, ring);
+      else
+        store_rows<kExpertMajor, 1>(args, ring);
+      if (kExpertMajor) zero_padding(args, ring);
+      break;
+    default: write_extras<kExpertMajor>(args, epoch, has_weights, &extras_failed);
+  }
+  if (arrive_is_last(&context.state->dispatch.arrivals) && !has_failed(context))
+    finish<kExpertMajor>(args, epoch);
+}
+
+constexpr int kStaticSharedBytes = 1024;
+constexpr int kMaxStages = 32;
+
+}  // namespace
+
+cudaError_t prepare_dispatch_kernels() {
+  for (const void* kernel : {reinterpret_cast<const void*>(dispatch_kernel<false>),
+                             reinterpret_cast<const void*>(dispatch_kernel<true>)}) {
+    const cudaError_t result = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxSharedBytes - kStaticSharedBytes);
+    if (result != cudaSuccess) return result;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream) {
+  const bool expert_major = args.call.layout == hepLayoutExpertMajor;
+  const int bytes = stage_bytes(expert_major, args.context.shape().row_bytes, args.top_k);
+  const int wanted = plan.dispatch_stages > 0 ? plan.dispatch_stages : kMaxStages;
+  args.stages = std::min(wanted, kMaxStages);
+  while (Ring<RowItem>::bytes(args.stages, bytes) > kMaxSharedBytes - kStaticSharedBytes)
+    --args.stages;
+  const auto kernel = expert_major ? dispatch_kernel<true> : dispatch_kernel<false>;
+  kernel<<<plan.dispatch_blocks, kThreads, Ring<RowItem>::bytes(args.stages, bytes), stream>>>(
+      args);
+  return cudaGetLastError();
+}
+
+}  // namespace hep

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// A ring of shared-memory stages between one producer and one group of consumers. The producer fills
+// a stage by bulk loads and describes it by an item; the consumers hand it back when they have read
+// it. A ring has one group of consumers: two could wait two phases apart and deadlock.
+#pragma once
+
+#include "cuda/kernels/ptx.cuh"
+
+namespace hep {
+
+// Bulk copies want 16 bytes, rows of stages begin at whole cache lines.
+constexpr int kStageAlignment = 128;
+
+template <typename Item>
+struct Ring {
+  char* stages;
+  uint64_t* full;   // [depth]
+  uint64_t* empty;  // [depth]
+  Item* items;      // [depth]
+  int depth;
+  int stage_bytes;
+
+  // Divides shared memory, which is aligned to kStageAlignment.
+  __device__ Ring(char* memory, int ring_depth, int bytes_per_stage)
+      : stages(memory),
+        full(reinterpret_cast<uint64_t*>(memory +
+                                         static_cast<size_t>(ring_depth) * bytes_per_stage)),
+        empty(full + ring_depth),
+        items(reinterpret_cast<Item*>(empty + ring_depth)),
+        depth(ring_depth),
+        stage_bytes(bytes_per_stage) {}
+
+  __host__ __device__ static constexpr int bytes(int depth, int stage_bytes) {
+    const int size = depth * (stage_bytes + 2 * sizeof(uint64_t) + sizeof(Item));
+    return (size + kStageAlignment - 1) / kStageAlignment * kStageAlignment;
+  }
+
+  // By one thread, before a barrier of the block.
+  __device__ void initialize(int num_consumers) {
+    for (int i = 0; i < depth; ++i) {
+      ptx::mbarrier_init(&full[i], 1);
+      ptx::mbarrier_init(&empty[i], num_consumers);
+    }
+    ptx::fence_mbarrier_init();
+  }
+
+  __device__ char* stage(int index) const {
+    return stages + static_cast<size_t>(index) * stage_bytes;
+  }
+};
+
+// A position in a ring: which stage, in which round.
+struct Cursor {
+  int stage = 0;
+  uint32_t parity = 0;
+
+  __device__ void advance(int depth) {
+    if (++stage == depth) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+// Waits that end because copies of this block end and its warps go on: they need no bound.
+__device__ inline void wait_phase(uint64_t* barrier, uint32_t parity) {
+  while (!ptx::mbarrier_try_wait(barrier, parity)) {
+  }
+}
+
+// The producer's side, used by one thread.
+template <typename Item>
+struct Producer {
+  const Ring<Item>& ring;
+  Cursor cursor;
+
+  // Waits for a free stage and describes it; `bytes` are going to be loaded into it.
+  __device__ void acquire(const Item& item, uint32_t bytes) {
+    wait_phase(&ring.empty[cursor.stage], cursor.parity ^ 1);
+    ring.items[cursor.stage] = item;
+    if (bytes > 0)
+      ptx::mbarrier_arrive_expect_tx(&ring.full[cursor.stage], bytes);
+    else
+      ptx::mbarrier_arrive(&ring.full[cursor.stage]);
+  }
+
+  __device__ void load(int offset, const void* global, uint32_t bytes) {
+    ptx::bulk_load(ring.stage(cursor.stage) + offset, global, bytes, &ring.full[cursor.stage]);
+  }
+
+  __device__ void advance() { cursor.advance(ring.depth); }
+};
+
+}  // namespace hep

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// Signals between ranks and between the blocks of a kernel. Every wait that depends on anything but
+// the same block is made here, and is bounded.
+#pragma once
+
+#include "cuda/kernel_args.h"
+#include "cuda/kernels/ptx.cuh"
+
+namespace hep {
+
+// What a wait is part of, for the failure record.
+struct WaitPoint {
+  hepOperation_t operation;
+  hepPhase_t phase;
+  int peer;
+  uint64_t number;  // of the operation
+};
+
+// Polls of local memory take about 0.5 us, those of host memory over PCIe more than a microsecond.
+constexpr int kPollsPerLookAround = 64;
+
+__device__ inline bool has_failed(const KernelContext& context) {
+  return *reinterpret_cast<volatile uint32_t*>(&context.state->failed) != 0;
+}
+
+// The first failure of this rank is kept; the host sees the record when it is complete.
+__device__ inline void record_failure(const KernelContext& context, const WaitPoint& point,
+                                      hepResult_t result, uint64_t expected, uint64_t seen) {
+  if (atomicCAS(&context.state->failed, 0u, 1u) != 0) return;
+  volatile hepFailure_t* failure = &context.host->failure;
+  failure->result = result;
+  failure->operation = point.operation;
+  failure->phase = point.phase;
+  failure->rank = context.rank;
+  failure->missing_rank = point.peer;
+  failure->number = point.number;
+  failure->expected = expected;
+  failure->seen = seen;
+  __threadfence_system();
+  *reinterpret_cast<volatile uint32_t*>(&context.host->failure_ready) = 1;
+}
+
+// Waits until *signal has reached `expected`; what was written before the signal is then visible to
+// this thread. False once the communicator has failed, was aborted, or the time is up: the caller
+// then drains its block. A fast peer may already have signalled its next operation.
+__device__ inline bool wait_for(const KernelContext& context, const WaitPoint& point,
+                                const uint64_t* signal, uint64_t expected) {
+  uint64_t seen = ptx::ld_acquire_sys(signal);
+  if (seen >= expected) return true;
+
+  const uint64_t begin = ptx::globaltimer_ns();
+  while (true) {
+    for (int poll = 0; poll < kPollsPerLookAround; ++poll) {
+      seen = ptx::ld_acquire_sys(signal);
+      if (seen >= expected) return true;
+    }
+    if (has_failed(context)) return false;
+    if (*reinterpret_cast<volatile uint32_t*>(&context.host->aborted) != 0) {
+      record_failure(context, point, hepErrorAborted, expected, seen);
+      return false;
+    }
+    if (ptx::globaltimer_ns() - begin > context.timeout_ns) {
+      record_failure(context, point, hepErrorTimeout, expected, seen);
+      return false;
+    }
+  }
+}
+
+// Called by all threads of a block, when what the block has to make known is written. Returns to all
+// threads whether this block is the last of the grid to arrive; the last sees what all blocks wrote.
+// `arrivals` is only ever counted up.
+__device__ inline bool arrive_is_last(uint64_t* arrivals) {
+  __shared__ bool last;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    ptx::fence_acq_rel_sys();
+    last = (ptx::atomic_add_acq_rel_gpu(arrivals, 1) + 1) % gridDim.x == 0;
+  }
+  __syncthreads();
+  return last;
+}
+
+}  // namespace hep
