@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the harness needs of CUDA. device_cuda.cc provides it, or device_none.cc in a build without
+// CUDA. Failures are thrown as std::runtime_error.
+#pragma once
+
+#include <hybridep.h>
+
+#include <cstddef>
+
+namespace harness::device {
+
+int count();  // devices of compute capability 9.0 and newer; only if all are
+void set_current(int device);
+
+void* allocate(size_t bytes);  // on the current device
+void release(void* pointer, size_t bytes);
+void copy(void* to, const void* from, size_t bytes);  // synchronous
+void fill(void* to, unsigned char byte, size_t bytes);
+
+hepStream_t create_stream();  // does not wait for the legacy stream
+void destroy_stream(hepStream_t stream);
+void synchronize(hepStream_t stream);
+void copy_on(hepStream_t stream, void* to, const void* from, size_t bytes);
+void fill_on(hepStream_t stream, void* to, unsigned char byte, size_t bytes);
+
+void begin_capture(hepStream_t stream);
+void* end_capture(hepStream_t stream);  // an executable graph
+void launch_graph(void* executable, hepStream_t stream);
+void destroy_graph(void* executable);
+
+void* create_event();
+void destroy_event(void* event);
+void record_event(void* event, hepStream_t stream);
+double elapsed_milliseconds(void* start, void* stop);  // waits for `stop`
+
+}  // namespace harness::device

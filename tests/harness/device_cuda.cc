@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+// Device memory, streams, graphs and events, by the CUDA runtime.
+#include <cuda_runtime_api.h>
+
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "device.h"
+
+namespace harness::device {
+namespace {
+
+void check(cudaError_t error, const char* call) {
+  if (error == cudaSuccess) return;
+  throw std::runtime_error(std::string(call) + ": " + cudaGetErrorString(error));
+}
+
+int current() {
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  return device;
+}
+
+// What was given back: blocks by device and size, streams by device.
+struct Pool {
+  std::mutex mutex;
+  std::map<std::pair<int, size_t>, std::vector<void*>> blocks;
+  std::map<int, std::vector<hepStream_t>> streams;
+};
+
+// Never destroyed: the CUDA context may be gone before it would be.
+Pool& pool() {
+  static Pool* const instance = new Pool;
+  return *instance;
+}
+
+// Powers of two up to 2 MiB, multiples of 2 MiB beyond, so that blocks find new users.
+size_t block_bytes(size_t bytes) {
+  constexpr size_t kLarge = size_t{2} << 20;
+  if (bytes > kLarge) return (bytes + kLarge - 1) / kLarge * kLarge;
+  size_t size = 256;
+  while (size < bytes) size *= 2;
+  return size;
+}
+
+// Streams take turns at the hardware queues, of which count() asks for 32. Ranks that share a device
+// must each have one to themselves: a rank's kernel behind the work of a rank that waits for it would
+// never start. So the streams of a device are made in a row, and used again and again.
+constexpr int kStreamsInARow = 16;
+
+void add_streams(int count, std::vector<hepStream_t>* streams) {
+  for (int i = 0; i < count; ++i) {
+    cudaStream_t stream = nullptr;
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    streams->push_back(stream);
+  }
+}
+
+// A stream of the calling thread for synchronous copies, so that they wait for nothing else.
+class CopyStream {
+ public:
+  CopyStream() : stream_(create_stream()) {}
+  ~CopyStream() { destroy_stream(stream_); }
+  CopyStream(const CopyStream&) = delete;
+  CopyStream& operator=(const CopyStream&) = delete;
+  hepStream_t get() const { return stream_; }
+
+ private:
+  hepStream_t stream_;
+};
+
+hepStream_t copy_stream() {
+  thread_local std::map<int, CopyStream> streams;
+  return streams.try_emplace(current()).first->second.get();
+}
+
+}  // namespace
+
+int count() {
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+  // Loading a kernel at its first launch, even one that sets memory, waits for the device, and so for
+  // ranks that wait for this one.
+  setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) != cudaSuccess) return 0;
+  for (int device = 0; device < devices; ++device) {
+    int major = 0;
+    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
+        major < 9) {
+      return 0;
+    }
+  }
+  return devices;
+}
+
+void set_current(int device) { check(cudaSetDevice(device), "cudaSetDevice"); }
+
+void* allocate(size_t bytes) {
+  const size_t size = block_bytes(bytes);
+  {
+    std::lock_guard<std::mutex> lock(pool().mutex);
+    std::vector<void*>& blocks = pool().blocks[{current(), size}];
+    if (!blocks.empty()) {
+      void* const block = blocks.back();
+      blocks.pop_back();
+      return block;
+    }
+  }
+  void* block = nullptr;
+  check(cudaMalloc(&block, size), "cudaMalloc");
+  return block;
+}
+
+void release(void* pointer, size_t bytes) {
+  cudaPointerAttributes attributes{};
+  if (cudaPointerGetAttributes(&attributes, pointer) != cudaSuccess) return;
+  std::lock_guard<std::mutex> lock(pool().mutex);
+  pool().blocks[{attributes.device, block_bytes(bytes)}].push_back(pointer);
+}
+
+void copy(void* to, const void* from, size_t bytes) {
+  copy_on(copy_stream(), to, from, bytes);
+  synchronize(copy_stream());
+}
+
+void fill(void* to, unsigned char byte, size_t bytes) {
+  fill_on(copy_stream(), to, byte, bytes);
+  synchronize(copy_stream());
+}
+
+hepStream_t create_stream() {
+  std::lock_guard<std::mutex> lock(pool().mutex);
+  const auto [entry, is_new] = pool().streams.try_emplace(current());
+  std::vector<hepStream_t>& streams = entry->second;
+  if (is_new) add_streams(kStreamsInARow, &streams);
+  if (streams.empty()) add_streams(1, &streams);
+  const hepStream_t stream = streams.back();
+  streams.pop_back();
+  return stream;
+}
+
+void destroy_stream(hepStream_t stream) {
+  cudaStreamSynchronize(stream);
+  int device = 0;
+  if (cudaStreamGetDevice(stream, &device) != cudaSuccess) return;
+  std::lock_guard<std::mutex> lock(pool().mutex);
+  pool().streams[device].push_back(stream);
+}
+
+void synchronize(hepStream_t stream) {
+  check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+}
+
+void copy_on(hepStream_t stream, void* to, const void* from, size_t bytes) {
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream), "cudaMemcpyAsync");
+}
+
+void fill_on(hepStream_t stream, void* to, unsigned char byte, size_t bytes) {
+  check(cudaMemsetAsync(to, byte, bytes, stream), "cudaMemsetAsync");
+}
+
+void begin_capture(hepStream_t stream) {
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+}
+
+void* end_capture(hepStream_t stream) {
+  cudaGraph_t graph = nullptr;
+  check(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
+  cudaGraphExec_t executable = nullptr;
+  const cudaError_t error = cudaGraphInstantiate(&executable, graph, 0);
+  cudaGraphDestroy(graph);
+  check(error, "cudaGraphInstantiate");
+  // The first launch then allocates nothing.
+  check(cudaGraphUpload(executable, stream), "cudaGraphUpload");
+  synchronize(stream);
+  return executable;
+}
+
+void launch_graph(void* executable, hepStream_t stream) {
+  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(executable), stream), "cudaGraphLaunch");
+}
+
+void destroy_graph(void* executable) {
+  cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(executable));
+}
+
+void* create_event() {
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreate(&event), "cudaEventCreate");
+  return event;
+}
+
+void destroy_event(void* event) { cudaEventDestroy(static_cast<cudaEvent_t>(event)); }
+
+void record_event(void* event, hepStream_t stream) {
+  check(cudaEventRecord(static_cast<cudaEvent_t>(event), stream), "cudaEventRecord");
+}
+
+double elapsed_milliseconds(void* start, void* stop) {
+  check(cudaEventSynchronize(static_cast<cudaEvent_t>(stop)), "cudaEventSynchronize");
+  float milliseconds = 0;
+  check(cudaEventElapsedTime(&milliseconds, static_cast<cudaEvent_t>(start),
+                             static_cast<cudaEvent_t>(stop)),
+        "cudaEventElapsedTime");
+  return milliseconds;
+}
+
+}  // namespace harness::device

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory, streams, graphs and clocks that the library's calls accept: CUDA's on the cuda backend,
+// plain ones on the host. Failures of CUDA are thrown as std::runtime_error.
+#pragma once
+
+#include <hybridep.h>
+
+#include <chrono>
+#include <cstddef>
+#include <vector>
+
+namespace harness {
+
+// Copies between plain host memory and memory of the backend; synchronous.
+void upload(hepBackend_t backend, void* to, const void* from, size_t bytes);
+void download(hepBackend_t backend, void* to, const void* from, size_t bytes);
+void fill(hepBackend_t backend, void* to, unsigned char byte, size_t bytes);
+
+// Device memory on cuda, plain memory on host; aligned to 256 bytes, contents undefined. What is
+// given back is kept for later buffers, because freeing device memory may wait for kernels that
+// wait for other ranks.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(hepBackend_t backend, size_t bytes);
+  ~Buffer();
+  Buffer(Buffer&& other) noexcept { swap(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+
+  void* data() const { return data_; }  // nullptr if empty
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+  size_t bytes() const { return bytes_; }
+
+  void upload(const void* from, size_t bytes, size_t offset = 0);
+  void download(void* to, size_t bytes, size_t offset = 0) const;
+  void fill(unsigned char byte);
+
+ private:
+  void swap(Buffer& other);
+
+  hepBackend_t backend_ = hepBackendHost;
+  size_t bytes_ = 0;
+  void* data_ = nullptr;
+};
+
+// A buffer between two canaries.
+class GuardedBuffer {
+ public:
+  GuardedBuffer() = default;
+  GuardedBuffer(hepBackend_t backend, size_t bytes);
+
+  void* data() const;  // nullptr if empty
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data());
+  }
+  size_t bytes() const { return bytes_; }
+
+  void upload(const void* from, size_t bytes, size_t offset = 0);
+  void download(void* to, size_t bytes, size_t offset = 0) const;
+  void fill(unsigned char byte);
+
+  bool intact() const;  // nothing was written outside
+
+ private:
+  hepBackend_t backend_ = hepBackendHost;
+  size_t bytes_ = 0;
+  Buffer buffer_;
+};
+
+class Stream {
+ public:
+  explicit Stream(hepBackend_t backend);
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  hepBackend_t backend() const { return backend_; }
+  hepStream_t get() const { return stream_; }  // nullptr on host
+  void synchronize();
+
+  // In stream order, between any two places of the backend's memory.
+  void copy(void* to, const void* from, size_t bytes);
+  void fill(void* to, unsigned char byte, size_t bytes);
+
+ private:
+  hepBackend_t backend_;
+  hepStream_t stream_ = nullptr;
+};
+
+// Capture of a stream's work, and its replay. cuda only.
+class Graph {
+ public:
+  Graph() = default;
+  ~Graph();
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+
+  void begin(Stream& stream);
+  void end(Stream& stream);
+  void launch(Stream& stream);
+
+ private:
+  void* executable_ = nullptr;
+};
+
+// Time between two points of a stream: by events on cuda, by the clock on host.
+class Timer {
+ public:
+  explicit Timer(hepBackend_t backend);
+  ~Timer();
+  Timer(const Timer&) = delete;
+  Timer& operator=(const Timer&) = delete;
+
+  void start(Stream& stream);
+  void stop(Stream& stream);
+  double milliseconds() const;  // waits until the stream has come to stop()
+
+ private:
+  hepBackend_t backend_;
+  void* events_[2] = {nullptr, nullptr};
+  std::chrono::steady_clock::time_point times_[2];
+};
+
+}  // namespace harness

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// The ranks of a run: threads of this process, or processes of mpirun with one or more rank threads
+// each. Tests and benchmarks are written against this and run unchanged either way.
+#pragma once
+
+#include <hybridep.h>
+
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <vector>
+
+namespace harness {
+
+struct WorldOptions {
+  int num_ranks = 0;  // all ranks; 0: one a process under mpirun, otherwise one a GPU, or 4
+  hepBackend_t backend = hepBackendAuto;
+};
+
+class World {
+ public:
+  // Joins MPI when mpirun started this process, and takes its options out of the command line. Says
+  // on standard error what is wrong and returns false if the world cannot be made as asked for.
+  static bool init(int* argc, char*** argv, const WorldOptions& options);
+
+  // Leaves MPI. The last thing that a program does with the world.
+  static void finalize();
+
+  static bool started_by_mpi();
+  static int num_devices();  // usable CUDA devices that this process sees
+
+  int num_ranks() const { return num_processes_ * num_local_ranks_; }
+  int num_processes() const { return num_processes_; }
+  int first_rank() const { return process_ * num_local_ranks_; }
+  int num_local_ranks() const { return num_local_ranks_; }
+  bool is_root() const { return process_ == 0; }  // this process hosts rank 0
+  hepBackend_t backend() const { return backend_; }
+  int device(int rank) const;  // -1 on the host backend; ranks may share a GPU
+
+  // Runs body(rank) on one thread for each local rank, with the rank's device current, and joins
+  // them. Every process calls it; it returns when the bodies of all processes have ended. Rethrows
+  // the first exception that left a body of this process.
+  void run(const std::function<void(int rank)>& body);
+
+  // Collective over all ranks, inside run(). False if it failed because a rank's body has ended or
+  // the ranks disagree on `bytes`; `receive` [num_ranks][bytes] is then untouched. Never hangs for
+  // such a reason.
+  bool all_gather(int rank, const void* send, void* receive, size_t bytes);
+  bool barrier(int rank) { return all_gather(rank, nullptr, nullptr, 0); }
+
+  // Over processes, outside run(): the highest of the processes' values.
+  int max_over_processes(int value) const;
+
+  // Creates this rank's communicator; an auto backend in `config` becomes the world's. In one
+  // process by unique id, under mpirun over all_gather().
+  hepResult_t create_comm(int rank, const hepConfig_t& config, hepComm_t* comm);
+
+ private:
+  void serve_collectives();
+  bool exchange(size_t bytes, bool agreed, bool* all_departed);
+
+  int num_processes_ = 1, process_ = 0, num_local_ranks_ = 1, num_devices_ = 0;
+  hepBackend_t backend_ = hepBackendHost;
+
+  // One collective at a time: local ranks leave their parts, the main thread exchanges them.
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int arrived_ = 0, departed_ = 0;
+  uint64_t round_ = 0;
+  size_t bytes_ = 0;
+  bool agreed_ = true, succeeded_ = false;
+  std::vector<char> sent_, received_;
+};
+
+World& world();
+
+}  // namespace harness

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+// Bad arguments of dispatch and combine are refused before anything happens, with a sentence that
+// names the rule, and leave the communicator usable.
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "spoilt_batch.h"
+#include "support.h"
+
+namespace {
+
+// One spoilt argument of a call.
+template <typename Args>
+struct Spoilt {
+  const char* what;
+  std::function<void(Batch&, Args&)> spoil;
+  hepResult_t expected;
+  Mentions mentions;
+};
+
+using SpoiltDispatch = Spoilt<hepDispatchArgs_t>;
+using SpoiltCombine = Spoilt<hepCombineArgs_t>;
+
+void expect_dispatch_refused(const std::vector<SpoiltDispatch>& table) {
+  with_batch([&](Batch& batch) {
+    for (const SpoiltDispatch& entry : table) {
+      hepDispatchArgs_t args = batch.dispatch;
+      entry.spoil(batch, args);
+      expect_refused(entry.what, hepDispatch(batch.routing.get(), &args, batch.self.stream.get()),
+                     entry.expected, entry.mentions);
+    }
+  });
+}
+
+void expect_combine_refused(const std::vector<SpoiltCombine>& table) {
+  with_batch([&](Batch& batch) {
+    for (const SpoiltCombine& entry : table) {
+      hepCombineArgs_t args = batch.combine;
+      entry.spoil(batch, args);
+      expect_refused(entry.what, hepCombine(batch.routing.get(), &args, batch.self.stream.get()),
+                     entry.expected, entry.mentions);
+    }
+  });
+}
+
+constexpr hepResult_t kInvalid = hepErrorInvalidArgument;
+
+TEST(BadInput, DispatchRefusesWhatIsNotServedYet) {
+  using Args = hepDispatchArgs_t;
+  expect_dispatch_refused({
+      {"expert-padded",
+       [](Batch&, Args& a) { a.layout = hepLayoutExpertPadded; },
+       hepErrorUnsupported,
+       {"layout"}},
+      {"overflow error",
+       [](Batch&, Args& a) { a.overflow = hepOverflowError; },
+       hepErrorUnsupported,
+       {"overflow"}},
+      {"FP16", [](Batch&, Args& a) { a.type = hepTypeFloat16; }, hepErrorUnsupported, {"type"}},
+      {"reserved", [](Batch&, Args& a) { a.reserved = 1; }, hepErrorUnsupported, {"reserved"}},
+      {"scales",
+       [](Batch& b, Args& a) { a.scales = b.numbers.data(); },
+       hepErrorUnsupported,
+       {"scales"}},
+      {"row scales",
+       [](Batch& b, Args& a) { a.row_scales = b.numbers.data(); },
+       hepErrorUnsupported,
+       {"row_scales"}},
+      {"row scales' stride",
+       [](Batch&, Args& a) { a.row_scales_stride = 4; },
+       hepErrorUnsupported,
+       {"row_scales_stride"}},
+  });
+}
+
+TEST(BadInput, DispatchRefusesValuesOutsideTheirEnumerations) {
+  using Args = hepDispatchArgs_t;
+  expect_dispatch_refused({
+      {"layout", [](Batch&, Args& a) { a.layout = 77; }, kInvalid, {"layout", "77"}},
+      {"overflow", [](Batch&, Args& a) { a.overflow = -3; }, kInvalid, {"overflow", "-3"}},
+      {"type", [](Batch&, Args& a) { a.type = 99; }, kInvalid, {"type", "99"}},
+  });
+}
+
+TEST(BadInput, DispatchRefusesBadMatrices) {
+  using Args = hepDispatchArgs_t;
+  expect_dispatch_refused({
+      {"no x", [](Batch&, Args& a) { a.x = nullptr; }, kInvalid, {"x", "8"}},
+      {"x misaligned",
+       [](Batch& b, Args& a) { a.x = misaligned<char>(b.x, 8); },
+       kInvalid,
+       {"x", "16"}},
+      {"rows misaligned",
+       [](Batch& b, Args& a) { a.rows = misaligned<char>(b.rows, 2); },
+       kInvalid,
+       {"rows", "16"}},
+      {"no rows, but a capacity",
+       [](Batch&, Args& a) { a.rows = nullptr; },
+       kInvalid,
+       {"rows", "64"}},
+      {"rows without capacity", [](Batch&, Args& a) { a.capacity = 0; }, kInvalid, {"capacity"}},
+      {"capacity", [](Batch&, Args& a) { a.capacity = -5; }, kInvalid, {"capacity", "-5"}},
+  });
+}
+
+TEST(BadInput, DispatchRefusesExtrasOfAnotherLayout) {
+  using Args = hepDispatchArgs_t;
+  expect_dispatch_refused({
+      {"row_experts",
+       [](Batch& b, Args& a) {
+         a.layout = hepLayoutExpertMajor;
+         a.row_experts = b.numbers.as<int32_t>();
+       },
+       kInvalid,
+       {"row_experts"}},
+      {"gather",
+       [](Batch& b, Args& a) {
+         a.layout = hepLayoutExpertMajor;
+         a.gather = b.numbers.as<int32_t>();
+         a.gather_capacity = 16;
+       },
+       kInvalid,
+       {"gather"}},
+  });
+}
+
+TEST(BadInput, DispatchRefusesAGatherListWithoutCapacity) {
+  using Args = hepDispatchArgs_t;
+  expect_dispatch_refused({
+      {"none",
+       [](Batch& b, Args& a) { a.gather = b.numbers.as<int32_t>(); },
+       kInvalid,
+       {"gather_capacity"}},
+      {"negative",
+       [](Batch& b, Args& a) {
+         a.gather = b.numbers.as<int32_t>();
+         a.gather_capacity = -2;
+       },
+       kInvalid,
+       {"gather_capacity", "-2"}},
+  });
+}
+
+TEST(BadInput, CombineRefusesWhatIsNotServedYet) {
+  using Args = hepCombineArgs_t;
+  expect_combine_refused({
+      {"expert-padded",
+       [](Batch&, Args& a) { a.layout = hepLayoutExpertPadded; },
+       hepErrorUnsupported,
+       {"layout"}},
+      {"FP32", [](Batch&, Args& a) { a.type = hepTypeFloat32; }, hepErrorUnsupported, {"type"}},
+      {"FP32 partials",
+       [](Batch&, Args& a) { a.partial_type = hepTypeFloat32; },
+       hepErrorUnsupported,
+       {"partial_type"}},
+      {"gradients",
+       [](Batch& b, Args& a) { a.gradients = b.numbers.as<float>(); },
+       hepErrorUnsupported,
+       {"gradients"}},
+      {"row gradients",
+       [](Batch& b, Args& a) { a.row_gradients = b.numbers.as<float>(); },
+       hepErrorUnsupported,
+       {"row_gradients"}},
+  });
+}
+
+TEST(BadInput, CombineRefusesValuesOutsideTheirEnumerations) {
+  using Args = hepCombineArgs_t;
+  expect_combine_refused({
+      {"layout", [](Batch&, Args& a) { a.layout = -1; }, kInvalid, {"layout", "-1"}},
+      {"type", [](Batch&, Args& a) { a.type = 42; }, kInvalid, {"type", "42"}},
+      {"weight mode", [](Batch&, Args& a) { a.weight_mode = 9; }, kInvalid, {"weight_mode", "9"}},
+  });
+}
+
+TEST(BadInput, CombineRefusesBadMatrices) {
+  using Args = hepCombineArgs_t;
+  expect_combine_refused({
+      {"no y", [](Batch&, Args& a) { a.y = nullptr; }, kInvalid, {"y", "64"}},
+      {"y without capacity", [](Batch&, Args& a) { a.capacity = 0; }, kInvalid, {"capacity"}},
+      {"capacity", [](Batch&, Args& a) { a.capacity = -1; }, kInvalid, {"capacity", "-1"}},
+      {"y misaligned",
+       [](Batch& b, Args& a) { a.y = misaligned<char>(b.rows, 4); },
+       kInvalid,
+       {"y", "16"}},
+      {"no out", [](Batch&, Args& a) { a.out = nullptr; }, kInvalid, {"out", "8"}},
+      {"out misaligned",
+       [](Batch& b, Args& a) { a.out = misaligned<char>(b.x, 8); },
+       kInvalid,
+       {"out", "16"}},
+  });
+}
+
+TEST(BadInput, CombineRefusesRowWeightsThatDoNotFitTheMode) {
+  using Args = hepCombineArgs_t;
+  expect_combine_refused({
+      {"given in mode none",
+       [](Batch& b, Args& a) { a.row_weights = b.numbers.as<float>(); },
+       kInvalid,
+       {"row_weights"}},
+      {"missing in mode row",
+       [](Batch&, Args& a) { a.weight_mode = hepWeightsRow; },
+       kInvalid,
+       {"row_weights"}},
+  });
+  with_batch([](Batch& batch) {
+    batch.dispatch.weights = batch.numbers.as<float>();
+    ASSERT_HEP(hepDispatch(batch.routing.get(), &batch.dispatch, batch.self.stream.get()));
+    batch.combine.weight_mode = hepWeightsDispatched;
+    batch.combine.row_weights = batch.numbers.as<float>();
+    expect_refused("given in mode dispatched",
+                   hepCombine(batch.routing.get(), &batch.combine, batch.self.stream.get()),
+                   kInvalid, {"row_weights"});
+  });
+}
+
+TEST(BadInput, CombineWantsADispatchWithWeightsAfterTheLatestUpdate) {
+  with_batch([](Batch& batch) {
+    const hepStream_t stream = batch.self.stream.get();
+    const hepRouting_t routing = batch.routing.get();
+    batch.combine.weight_mode = hepWeightsDispatched;
+    const Mentions mentions = {"hepWeightsDispatched"};
+    expect_refused("no dispatch", hepCombine(routing, &batch.combine, stream), hepErrorInvalidUsage,
+                   mentions);
+    ASSERT_HEP(hepDispatch(routing, &batch.dispatch, stream));
+    expect_refused("no weights", hepCombine(routing, &batch.combine, stream), hepErrorInvalidUsage,
+                   mentions);
+    batch.dispatch.weights = batch.numbers.as<float>();
+    ASSERT_HEP(hepDispatch(routing, &batch.dispatch, stream));
+    EXPECT_HEP(hepCombine(routing, &batch.combine, stream));
+    ASSERT_HEP(batch.update());
+    expect_refused("weights of an earlier update", hepCombine(routing, &batch.combine, stream),
+                   hepErrorInvalidUsage, mentions);
+  });
+}
+
+}  // namespace

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// Bad arguments of a routing's creation and update, bad streams and pointers, and bad expert ids.
+#include <string>
+#include <vector>
+
+#include "job.h"
+#include "spoilt_batch.h"
+#include "support.h"
+
+namespace {
+
+using harness::world;
+
+constexpr hepResult_t kInvalid = hepErrorInvalidArgument;
+
+TEST(BadRouting, OperationsWantAnUpdateFirst) {
+  const hepConfig_t config = small_config();
+  run_ranks(config, [&](Rank& self) {
+    Batch batch(self, config);
+    const hepRouting_t routing = batch.routing.get();
+    hepRoutingCounts_t counts = HEP_ROUTING_COUNTS_INITIALIZER;
+    expect_refused("dispatch", hepDispatch(routing, &batch.dispatch, self.stream.get()),
+                   hepErrorInvalidUsage, {"hepRoutingUpdate"});
+    expect_refused("combine", hepCombine(routing, &batch.combine, self.stream.get()),
+                   hepErrorInvalidUsage, {"hepRoutingUpdate"});
+    expect_refused("query", hepRoutingQuery(routing, &counts, self.stream.get()),
+                   hepErrorInvalidUsage, {"hepRoutingUpdate"});
+    self.barrier();
+    expect_working(self, config);
+  });
+}
+
+TEST(BadRouting, UpdateRefusesBadShapesAndPointers) {
+  with_batch([](Batch& batch) {
+    const struct {
+      const char* what;
+      const void* indices;
+      int64_t num_tokens;
+      int top_k;
+      hepIndexType_t type;
+      Mentions mentions;
+    } table[] = {
+        {"negative T", batch.indices.data(), -1, 2, hepIndexInt32, {"num_tokens", "-1"}},
+        {"T past max_tokens", batch.indices.data(), 65, 2, hepIndexInt32, {"num_tokens", "65"}},
+        {"T past 32 bits",
+         batch.indices.data(),
+         (int64_t{1} << 32) + 1,
+         2,
+         hepIndexInt32,
+         {"num_tokens", "4294967297"}},
+        {"no K", batch.indices.data(), 8, 0, hepIndexInt32, {"top_k", "0"}},
+        {"K past max_top_k", batch.indices.data(), 8, 5, hepIndexInt32, {"top_k", "5"}},
+        {"no indices", nullptr, 8, 2, hepIndexInt32, {"indices"}},
+        {"int32 misaligned",
+         misaligned<void>(batch.indices, 2),
+         8,
+         2,
+         hepIndexInt32,
+         {"indices", "4"}},
+        {"int64 misaligned",
+         misaligned<void>(batch.indices, 4),
+         8,
+         2,
+         hepIndexInt64,
+         {"indices", "8"}},
+    };
+    for (const auto& entry : table) {
+      expect_refused(entry.what,
+                     hepRoutingUpdate(batch.routing.get(), entry.indices, entry.num_tokens,
+                                      entry.top_k, entry.type, batch.self.stream.get()),
+                     kInvalid, entry.mentions);
+    }
+  });
+}
+
+TEST(BadRouting, RoutingsRefuseBadConfigs) {
+  const struct {
+    const char* what;
+    int alignment, mode, lane;
+    hepResult_t expected;
+    Mentions mentions;
+  } table[] = {
+      {"alignment 3", 3, 0, 0, kInvalid, {"alignment", "3"}},
+      {"alignment -8", -8, 0, 0, kInvalid, {"alignment", "-8"}},
+      {"alignment 256", 256, 0, 0, kInvalid, {"alignment", "256"}},
+      {"low latency", 0, hepModeLowLatency, 0, hepErrorUnsupported, {"mode"}},
+      {"mode", 0, 9, 0, kInvalid, {"mode", "9"}},
+      {"lane", 0, 0, 1, kInvalid, {"lane", "1"}},
+      {"negative lane", 0, 0, -1, kInvalid, {"lane", "-1"}},
+  };
+  with_batch([&](Batch& batch) {
+    for (const auto& entry : table) {
+      hepRoutingConfig_t config = HEP_ROUTING_CONFIG_INITIALIZER;
+      config.alignment = entry.alignment;
+      config.mode = entry.mode;
+      config.lane = entry.lane;
+      hepRouting_t routing = batch.routing.get();
+      expect_refused(entry.what, hepRoutingCreate(&routing, batch.self.comm, &config),
+                     entry.expected, entry.mentions);
+      EXPECT_EQ(routing, nullptr) << entry.what;
+    }
+  });
+}
+
+TEST(BadRouting, StreamsAreRefusedOnTheHostBackend) {
+  if (world().backend() != hepBackendHost) GTEST_SKIP() << "a rule of the host backend";
+  with_batch([](Batch& batch) {
+    const auto stream = batch.numbers.as<CUstream_st>();
+    const hepRouting_t routing = batch.routing.get();
+    hepRoutingCounts_t counts = HEP_ROUTING_COUNTS_INITIALIZER;
+    expect_refused("update",
+                   hepRoutingUpdate(routing, batch.indices.data(), 8, 2, hepIndexInt32, stream),
+                   kInvalid, {"stream"});
+    expect_refused("dispatch", hepDispatch(routing, &batch.dispatch, stream), kInvalid, {"stream"});
+    expect_refused("combine", hepCombine(routing, &batch.combine, stream), kInvalid, {"stream"});
+    expect_refused("query", hepRoutingQuery(routing, &counts, stream), kInvalid, {"stream"});
+  });
+}
+
+TEST(BadRouting, HostPointersAreRefusedOnTheCudaBackend) {
+  if (world().backend() != hepBackendCuda) GTEST_SKIP() << "a rule of the cuda backend";
+  with_batch([](Batch& batch) {
+    alignas(256) static char plain[65536];
+    const hepStream_t stream = batch.self.stream.get();
+    const hepRouting_t routing = batch.routing.get();
+    expect_refused("indices", hepRoutingUpdate(routing, plain, 8, 2, hepIndexInt32, stream),
+                   kInvalid, {"indices"});
+    hepDispatchArgs_t dispatch = batch.dispatch;
+    dispatch.x = plain;
+    expect_refused("x", hepDispatch(routing, &dispatch, stream), kInvalid, {"x"});
+    dispatch = batch.dispatch;
+    dispatch.rows = plain;
+    expect_refused("rows", hepDispatch(routing, &dispatch, stream), kInvalid, {"rows"});
+    hepCombineArgs_t combine = batch.combine;
+    combine.y = plain;
+    expect_refused("y", hepCombine(routing, &combine, stream), kInvalid, {"y"});
+    combine = batch.combine;
+    combine.out = plain;
+    expect_refused("out", hepCombine(routing, &combine, stream), kInvalid, {"out"});
+  });
+}
+
+TEST(BadRouting, IllegalExpertIdsCountAsNoneAndAreReported) {
+  const hepConfig_t config = small_config();
+  for (const hepIndexType_t type : {hepIndexInt32, hepIndexInt64}) {
+    Random random(options().seed + 30 + type);
+    JobBuilder builder(world().num_ranks(), config.num_experts, config.hidden, random);
+    Taste taste;
+    taste.illegal_percent = 30;
+    const std::vector<int64_t> tokens(world().num_ranks(), 50);
+    const int update = builder.add_update(builder.add_routing(8), 4, type, tokens, taste);
+    const int dispatch = builder.add_dispatch(update, hepLayoutExpertMajor, true);
+    builder.add_combine(update, hepLayoutExpertMajor, hepWeightsDispatched, dispatch);
+    Job job = builder.finish("illegal ids");
+    job.async_error = hepErrorInvalidArgument;
+    run_ranks(config, [&](Rank& self) {
+      JobRun run(job, self);
+      self.barrier();
+      ASSERT_TRUE(run.issue());
+      run.verify();
+      self.barrier();
+      hepResult_t error = hepSuccess;
+      EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
+      expect_refused("async error", error, hepErrorInvalidArgument, {"token", "expert"});
+    });
+  }
+}
+
+}  // namespace

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// Operations can be captured once and replayed with other contents.
+#include <string>
+#include <vector>
+
+#include "job.h"
+#include "support.h"
+
+namespace {
+
+using harness::world;
+
+constexpr int kReplays = 100;
+constexpr int kTokens = 96;
+constexpr int kTopK = 4;
+
+hepConfig_t graph_config() {
+  hepConfig_t config = small_config();
+  config.max_tokens = kTokens;
+  return config;
+}
+
+// The same sizes for every seed: whatever the routing, there is room for all rows.
+Job job_of(const hepConfig_t& config, int replay) {
+  Random random(options().seed + 100 + replay);
+  const int num_ranks = world().num_ranks();
+  const int64_t most_rows = int64_t{num_ranks} * kTokens * kTopK + config.num_experts * 16;
+  JobBuilder builder(num_ranks, config.num_experts, config.hidden, random);
+  Taste taste;
+  taste.absent_percent = replay % 3 == 0 ? 50 : 5;
+  const int update = builder.add_update(builder.add_routing(16), kTopK, hepIndexInt32,
+                                        std::vector<int64_t>(num_ranks, kTokens), taste);
+  for (const hepLayout_t layout : {hepLayoutFlat, hepLayoutExpertMajor}) {
+    Dispatch& dispatch = builder.dispatch(builder.add_dispatch(update, layout, true));
+    dispatch.capacity.assign(num_ranks, most_rows);
+    if (layout == hepLayoutFlat) dispatch.gather_capacity.assign(num_ranks, most_rows);
+    dispatch.x_in_heap.assign(num_ranks, layout == hepLayoutExpertMajor);
+  }
+  builder.combine(builder.add_combine(update, hepLayoutExpertMajor, hepWeightsDispatched, 1))
+      .capacity.assign(num_ranks, most_rows);
+  return builder.finish("replay " + std::to_string(replay));
+}
+
+TEST(Graph, ReplaysWithOtherContentsGiveTheOraclesBytes) {
+  if (world().backend() != hepBackendCuda) GTEST_SKIP() << "the host backend has no graphs";
+  const hepConfig_t config = graph_config();
+  std::vector<Job> jobs;
+  for (int replay = 0; replay < kReplays; ++replay) jobs.push_back(job_of(config, replay));
+  run_ranks(config, [&](Rank& self) {
+    harness::Graph graph;
+    JobRun run(jobs[0], self);
+    graph.begin(self.stream);
+    const bool issued = run.issue();
+    graph.end(self.stream);
+    ASSERT_TRUE(issued);
+    for (const Job& job : jobs) {
+      run.load(job);
+      self.barrier();
+      graph.launch(self.stream);
+      self.stream.synchronize();
+      run.verify();
+    }
+  });
+}
+
+TEST(Graph, ReplaysMixWithEagerOperations) {
+  if (world().backend() != hepBackendCuda) GTEST_SKIP() << "the host backend has no graphs";
+  const hepConfig_t config = graph_config();
+  const Job first = job_of(config, 1), second = job_of(config, 2);
+  run_ranks(config, [&](Rank& self) {
+    harness::Graph graph;
+    JobRun replayed(first, self), eager(second, self);
+    graph.begin(self.stream);
+    const bool issued = replayed.issue();
+    graph.end(self.stream);
+    ASSERT_TRUE(issued);
+    for (int round = 0; round < 3; ++round) {
+      replayed.load(first);
+      eager.load(second);
+      self.barrier();
+      graph.launch(self.stream);
+      ASSERT_TRUE(eager.issue());
+      self.stream.synchronize();
+      replayed.verify();
+      eager.verify();
+    }
+  });
+}
+
+TEST(Graph, QueriesAreRefusedDuringCapture) {
+  if (world().backend() != hepBackendCuda) GTEST_SKIP() << "the host backend has no graphs";
+  const hepConfig_t config = graph_config();
+  run_ranks(config, [&](Rank& self) {
+    RoutingHandle routing;
+    ASSERT_HEP(hepRoutingCreate(routing.out(), self.comm, nullptr));
+    self.barrier();
+    ASSERT_HEP(hepRoutingUpdate(routing.get(), nullptr, 0, 1, hepIndexInt32, self.stream.get()));
+    self.stream.synchronize();
+    harness::Graph graph;
+    hepRoutingCounts_t counts = HEP_ROUTING_COUNTS_INITIALIZER;
+    graph.begin(self.stream);
+    EXPECT_EQ(hepRoutingQuery(routing.get(), &counts, self.stream.get()), hepErrorInvalidUsage);
+    EXPECT_STRNE(hepGetLastError(), "");
+    graph.end(self.stream);
+    self.barrier();
+    expect_working(self, config);
+  });
+}
+
+}  // namespace

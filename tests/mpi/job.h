@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+// A job: operations that all ranks do on one communicator, decided beforehand, with the oracle's
+// expectation; and its run on one rank.
+#pragma once
+
+#include <hybridep.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "reference.h"
+#include "support.h"
+
+constexpr unsigned char kPoison = 0xcb;  // fills outputs beforehand
+constexpr int64_t kRowsAtOnce = 256;     // that pass through host memory
+
+// Rows of BF16 numbers that every rank can make up for every other.
+struct Payload {
+  uint64_t seed = 0;
+  bool special = false;  // zeros of both signs, infinities, NaN and denormals among them
+
+  void row(int rank, int64_t index, int hidden, uint16_t* out) const;
+};
+
+// A weight for each row of y.
+struct RowWeights {
+  uint64_t seed = 0;
+  float at(int rank, int64_t place) const;
+};
+
+struct Update {
+  int routing;
+  hepIndexType_t index_type;
+  bool query;  // asks for the counts at once
+  std::shared_ptr<const reference::Routing> expected;
+};
+
+struct Dispatch {
+  int update;
+  hepLayout_t layout;
+  Payload x;
+  bool has_weights;
+  std::vector<std::vector<float>> weights;  // [source], [T][K]
+  bool extras;                              // asks for every optional output of the layout
+
+  // By rank.
+  std::vector<char> x_in_heap;
+  std::vector<int64_t> capacity, gather_capacity;  // gather_capacity 0: no gather
+};
+
+struct Combine {
+  int update;
+  hepLayout_t layout;
+  hepWeightMode_t mode;
+  int weights_of;  // for hepWeightsDispatched: the dispatch that carried the weights
+  Payload y;
+  RowWeights row_weights;
+  std::vector<int64_t> capacity;  // by rank
+};
+
+struct Job {
+  std::string name;
+  hepResult_t async_error = hepSuccess;  // what hepCommGetAsyncError tells afterwards
+  int num_experts, hidden;
+  std::vector<int> alignments;  // by routing
+  std::vector<Update> updates;
+  std::vector<Dispatch> dispatches;
+  std::vector<Combine> combines;
+  std::vector<std::pair<hepOperation_t, int>> order;  // kind, and index into its list
+};
+
+// How the tokens of an update choose.
+struct Taste {
+  int absent_percent = 10;  // -1
+  int illegal_percent = 0;  // outside [-1, E)
+  int hot_percent = 0;      // goes to the hot experts instead
+  int first_hot = 0, num_hot = 1;
+  bool distinct = false;  // no expert twice in a token, where E allows it
+};
+
+// Puts jobs together; capacities are exact unless changed before finish().
+class JobBuilder {
+ public:
+  JobBuilder(int num_ranks, int num_experts, int hidden, Random& random);
+
+  int add_routing(int alignment);
+  int add_update(int routing, int top_k, hepIndexType_t index_type,
+                 const std::vector<int64_t>& num_tokens, const Taste& taste = Taste());
+  int add_dispatch(int update, hepLayout_t layout, bool has_weights);
+  int add_combine(int update, hepLayout_t layout, hepWeightMode_t mode, int weights_of = -1);
+
+  Update& update(int index) { return job_.updates[index]; }
+  Dispatch& dispatch(int index) { return job_.dispatches[index]; }
+  Combine& combine(int index) { return job_.combines[index]; }
+  Job finish(const std::string& name);
+
+ private:
+  int num_ranks_;
+  Random& random_;
+  Job job_;
+};
+
+// A job on one rank. All memory is taken by the constructor, so that nothing allocates while
+// operations are in flight; a rank may load() another job of the same sizes and run it again.
+class JobRun {
+ public:
+  JobRun(const Job& job, Rank& rank);
+  ~JobRun();
+  JobRun(const JobRun&) = delete;
+  JobRun& operator=(const JobRun&) = delete;
+
+  void load(const Job& job);  // inputs; poisons the outputs
+  bool issue();               // enqueues all operations; false, and a failure, if one is refused
+  void verify();              // after the stream is done: every output byte, against the oracle
+  std::vector<unsigned char> outputs() const;  // the bytes of all outputs
+
+  hepRouting_t routing(int index) const { return routings_[index]->get(); }
+
+ private:
+  struct UpdateRun {
+    harness::Buffer indices, tokens_per_expert, expert_offsets, totals;
+  };
+  struct DispatchRun {
+    void* x = nullptr;
+    size_t x_bytes = 0;
+    bool x_in_heap = false;
+    harness::Buffer x_buffer, weights, counters;
+    harness::GuardedBuffer rows, row_weights, row_experts, row_sources, row_tokens, gather;
+  };
+  struct CombineRun {
+    harness::Buffer y, row_weights;
+    harness::GuardedBuffer out;
+  };
+
+  void allocate();
+  void allocate_dispatch(const Dispatch& dispatch, DispatchRun* run);
+  bool issue_update(const Update& update, UpdateRun* run);
+  bool issue_dispatch(const Dispatch& dispatch, DispatchRun* run);
+  bool issue_combine(const Combine& combine, CombineRun* run);
+  bool succeeded(hepResult_t result, const char* call);
+  void expect_counts(const Update& update);
+  void verify_update(const Update& update, const UpdateRun& run);
+  void verify_dispatch(const Dispatch& dispatch, const DispatchRun& run);
+  void verify_rows(const Dispatch& dispatch, const DispatchRun& run, const std::string& where);
+  void verify_extras(const Dispatch& dispatch, const DispatchRun& run, const std::string& where);
+  void verify_combine(const Combine& combine, const CombineRun& run);
+
+  const reference::Routing& expected(int update) const { return *job_->updates[update].expected; }
+  std::string where(const char* operation, ptrdiff_t index) const;
+
+  const Job* job_;
+  Rank& rank_;
+  hepBackend_t backend_;
+  std::vector<std::unique_ptr<RoutingHandle>> routings_;
+  std::vector<UpdateRun> updates_;
+  std::vector<DispatchRun> dispatches_;
+  std::vector<CombineRun> combines_;
+};

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+// The oracle: what every rank must receive and get back, by plain loops over ranks, tokens and
+// selections. Written from the contract in hybridep.h alone; shares nothing with the library.
+#pragma once
+
+#include <hybridep.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+namespace reference {
+
+inline float from_bfloat16(uint16_t value) {
+  const uint32_t bits = static_cast<uint32_t>(value) << 16;
+  float result;
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+
+// To nearest even; every NaN becomes 0x7fff.
+inline uint16_t to_bfloat16(float value) {
+  if (value != value) return 0x7fff;
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  const uint32_t below = bits & 0xffff;
+  uint32_t upper = bits >> 16;
+  if (below > 0x8000 || (below == 0x8000 && (upper & 1) != 0)) ++upper;
+  return static_cast<uint16_t>(upper);
+}
+
+// What one rank gives to an update: [num_tokens][top_k] ids; those outside [0, E) select nothing.
+struct Batch {
+  int64_t num_tokens = 0;
+  std::vector<int64_t> indices;
+};
+
+// One selection that landed on a rank.
+struct Selection {
+  int32_t source, token, k;
+  int32_t expert;    // local
+  int32_t flat_row;  // its place in the flat layout
+  int32_t place;     // its place in the expert-major layout
+};
+
+struct FlatRow {
+  int32_t source, token;
+  int32_t first, count;  // its selections, in ascending (expert, k) order
+};
+
+// What lands on one rank.
+struct Arrivals {
+  std::vector<FlatRow> rows;          // in flat order
+  std::vector<Selection> selections;  // grouped by flat row
+  std::vector<int32_t> places;  // selection of each place of the expert-major layout; -1: padding
+  std::vector<int32_t> tokens_per_expert, expert_offsets;
+  std::vector<std::vector<int32_t>> row_of_token;  // [source][token] flat row; -1: none
+
+  int64_t num_rows(hepLayout_t layout) const {
+    return layout == hepLayoutFlat ? rows.size() : places.size();
+  }
+};
+
+class Routing {
+ public:
+  Routing(int num_experts, int top_k, int alignment, std::vector<Batch> batches)
+      : top_k_(top_k), batches_(std::move(batches)) {
+    const int ranks = num_ranks();
+    for (int rank = 0; rank < ranks; ++rank) {
+      arrivals_.push_back(arrive(rank, num_experts / ranks, alignment));
+    }
+  }
+
+  int num_ranks() const { return static_cast<int>(batches_.size()); }
+  int top_k() const { return top_k_; }
+  const Batch& batch(int source) const { return batches_[source]; }
+  const Arrivals& at(int rank) const { return arrivals_[rank]; }
+
+ private:
+  Arrivals arrive(int rank, int local_experts, int alignment) const {
+    Arrivals a;
+    const int64_t first_expert = static_cast<int64_t>(rank) * local_experts;
+    a.tokens_per_expert.assign(local_experts, 0);
+    for (int source = 0; source < num_ranks(); ++source) {
+      const Batch& batch = batches_[source];
+      a.row_of_token.emplace_back(batch.num_tokens, -1);
+      for (int64_t token = 0; token < batch.num_tokens; ++token) {
+        const auto first = static_cast<int32_t>(a.selections.size());
+        const auto row = static_cast<int32_t>(a.rows.size());
+        for (int k = 0; k < top_k_; ++k) {
+          const int64_t expert = batch.indices[token * top_k_ + k] - first_expert;
+          if (expert < 0 || expert >= local_experts) continue;
+          a.selections.push_back(
+              {source, static_cast<int32_t>(token), k, static_cast<int32_t>(expert), row, -1});
+          ++a.tokens_per_expert[expert];
+        }
+        const auto count = static_cast<int32_t>(a.selections.size()) - first;
+        if (count == 0) continue;
+        std::sort(a.selections.begin() + first, a.selections.end(),
+                  [](const Selection& l, const Selection& r) {
+                    return std::make_pair(l.expert, l.k) < std::make_pair(r.expert, r.k);
+                  });
+        a.rows.push_back({source, static_cast<int32_t>(token), first, count});
+        a.row_of_token[source][token] = row;
+      }
+    }
+    place(&a, alignment);
+    return a;
+  }
+
+  // Selections are in (source, token, expert, k) order, so that each expert's come in the canonical
+  // (source, token, k) order.
+  static void place(Arrivals* a, int alignment) {
+    int32_t end = 0;
+    for (const int32_t tokens : a->tokens_per_expert) {
+      a->expert_offsets.push_back(end);
+      end += (tokens + alignment - 1) / alignment * alignment;
+    }
+    std::vector<int32_t> next = a->expert_offsets;
+    a->expert_offsets.push_back(end);
+    a->places.assign(end, -1);
+    for (size_t i = 0; i < a->selections.size(); ++i) {
+      Selection& selection = a->selections[i];
+      selection.place = next[selection.expert]++;
+      a->places[selection.place] = static_cast<int32_t>(i);
+    }
+  }
+
+  int top_k_;
+  std::vector<Batch> batches_;
+  std::vector<Arrivals> arrivals_;
+};
+
+// One row of a dispatch's output: the token it carries, or padding.
+struct Row {
+  int32_t source = -1, token = -1;
+  const Selection* selections = nullptr;
+  int count = 0;
+};
+
+inline Row row_at(const Arrivals& arrivals, hepLayout_t layout, int64_t place) {
+  if (layout == hepLayoutFlat) {
+    const FlatRow& row = arrivals.rows[place];
+    return {row.source, row.token, &arrivals.selections[row.first], row.count};
+  }
+  if (arrivals.places[place] < 0) return {};
+  const Selection& selection = arrivals.selections[arrivals.places[place]];
+  return {selection.source, selection.token, &selection, 1};
+}
+
+inline hepRowCounters_t row_counters(const Arrivals& arrivals, hepLayout_t layout,
+                                     int64_t capacity) {
+  const int64_t needed = arrivals.num_rows(layout);
+  return {needed, std::min(needed, capacity), needed > capacity ? 1 : 0};
+}
+
+// The flat row that belongs at each place of the expert-major layout.
+inline std::vector<int32_t> gather_list(const Arrivals& arrivals, int64_t capacity) {
+  std::vector<int32_t> list;
+  for (const int32_t selection : arrivals.places) {
+    const int32_t row = selection < 0 ? -1 : arrivals.selections[selection].flat_row;
+    list.push_back(row < capacity ? row : -1);
+  }
+  return list;
+}
+
+// A dispatch's weights: per source [T][K], or NULL where every weight is 1.
+using Weights = std::vector<const float*>;
+
+inline float weight_of(const Weights& weights, int top_k, const Selection& s) {
+  const float* const of_source = weights[s.source];
+  return of_source == nullptr ? 1.0f : of_source[static_cast<int64_t>(s.token) * top_k + s.k];
+}
+
+// What hepWeightsDispatched means for a row: the sum over its selections.
+inline float dispatched_weight(const Weights& weights, int top_k, const Row& row) {
+  float sum = weight_of(weights, top_k, row.selections[0]);
+  for (int i = 1; i < row.count; ++i) sum += weight_of(weights, top_k, row.selections[i]);
+  return sum;
+}
+
+// sum = w * y, or sum = fma(w, y, sum), column by column.
+inline __attribute__((always_inline)) void accumulate_columns(float* sum, const uint16_t* y,
+                                                              float weight, bool first,
+                                                              int hidden) {
+  if (first) {
+    for (int h = 0; h < hidden; ++h) sum[h] = weight * from_bfloat16(y[h]);
+  } else {
+    for (int h = 0; h < hidden; ++h) sum[h] = std::fma(weight, from_bfloat16(y[h]), sum[h]);
+  }
+}
+
+#if defined(__x86_64__)
+// The same with the processor's own instruction, which is many times faster than a call.
+__attribute__((target("fma"))) inline void accumulate_by_instruction(float* sum, const uint16_t* y,
+                                                                     float weight, bool first,
+                                                                     int hidden) {
+  accumulate_columns(sum, y, weight, first, hidden);
+}
+#endif
+
+inline void accumulate(float* sum, const uint16_t* y, float weight, bool first, int hidden) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("fma")) {
+    accumulate_by_instruction(sum, y, weight, first, hidden);
+    return;
+  }
+#endif
+  accumulate_columns(sum, y, weight, first, hidden);
+}
+
+// One row of a combine's result. `row(rank, place)` returns y's row, or NULL if it was dropped;
+// `weight(rank, place)` its weight.
+template <typename RowOf, typename WeightOf>
+void combine_token(const Routing& routing, hepLayout_t layout, int source, int64_t token,
+                   int hidden, RowOf row, WeightOf weight, uint16_t* result) {
+  std::vector<float> total(hidden, 0.0f), sum(hidden);
+  bool first_rank = true;
+  for (int rank = 0; rank < routing.num_ranks(); ++rank) {
+    const Arrivals& arrivals = routing.at(rank);
+    const int32_t flat_row = arrivals.row_of_token[source][token];
+    if (flat_row < 0) continue;
+    const FlatRow& flat = arrivals.rows[flat_row];
+    const int contributions = layout == hepLayoutFlat ? 1 : flat.count;
+    std::fill(sum.begin(), sum.end(), 0.0f);
+    bool first = true;
+    for (int i = 0; i < contributions; ++i) {
+      const int64_t place =
+          layout == hepLayoutFlat ? flat_row : arrivals.selections[flat.first + i].place;
+      const uint16_t* const y = row(rank, place);
+      if (y == nullptr) continue;
+      accumulate(sum.data(), y, weight(rank, place), first, hidden);
+      first = false;
+    }
+    for (int h = 0; h < hidden; ++h) {
+      const float partial = from_bfloat16(to_bfloat16(sum[h]));
+      total[h] = first_rank ? partial : total[h] + partial;
+    }
+    first_rank = false;
+  }
+  for (int h = 0; h < hidden; ++h) result[h] = to_bfloat16(total[h]);
+}
+
+}  // namespace reference
