@@ -1,0 +1,537 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a caller's config to a resolved one: compatibility, rules, defaults, plan, sizes.
+#include "config.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "params.h"
+
+namespace hep {
+namespace {
+
+constexpr int kRanks = 4;
+
+hepConfig_t valid_config() {
+  hepConfig_t config = HEP_CONFIG_INITIALIZER;
+  config.max_tokens = 4096;
+  config.hidden = 7168;
+  config.num_experts = 32;
+  return config;
+}
+
+hepConfig_t resolved_config(const hepConfig_t& config = valid_config(), int num_ranks = kRanks) {
+  hepConfig_t resolved{};
+  const Status status = resolve_config(&config, num_ranks, &resolved);
+  EXPECT_TRUE(status.ok()) << status.message();
+  if (!status.ok()) throw std::runtime_error("the test's own config is wrong");
+  return resolved;
+}
+
+// Settings of the environment would change the outcome.
+class Config : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    for (const Setting& setting : settings_table()) unsetenv(setting.name);
+  }
+};
+using ConfigStruct = Config;
+using ConfigPlan = Config;
+using ConfigWorkspace = Config;
+
+// ------------------------------------------------------------------------------------ versions
+
+TEST_F(ConfigStruct, NullIsRefused) {
+  hepConfig_t resolved;
+  const Status status = resolve_config(nullptr, kRanks, &resolved);
+  EXPECT_EQ(status.result(), hepErrorInvalidArgument);
+  EXPECT_NE(status.message().find("hepConfig_t is NULL"), std::string::npos) << status.message();
+}
+
+TEST_F(ConfigStruct, AnImpossibleSizeIsRefused) {
+  for (size_t size : {size_t{0}, size_t{15}, SIZE_MAX}) {
+    hepConfig_t config = valid_config();
+    config.size = size;
+    hepConfig_t resolved;
+    const Status status = resolve_config(&config, kRanks, &resolved);
+    EXPECT_EQ(status.result(), hepErrorInvalidArgument) << size;
+    EXPECT_NE(status.message().find(std::to_string(size)), std::string::npos) << status.message();
+  }
+}
+
+TEST_F(ConfigStruct, AnotherStructIsRefused) {
+  hepConfig_t config = valid_config();
+  config.magic = HEP_LIMITS_MAGIC;
+  hepConfig_t resolved;
+  EXPECT_EQ(resolve_config(&config, kRanks, &resolved).result(), hepErrorInvalidArgument);
+}
+
+// An older header knows only the fields up to heap_bytes.
+TEST_F(ConfigStruct, FieldsThatAnOlderHeaderDoesNotKnowAreDefaults) {
+  hepConfig_t config = valid_config();
+  config.size = offsetof(hepConfig_t, timeout_ms);
+  config.version = 1;
+  config.timeout_ms = 7;  // stands for what lies behind the older struct
+  const hepConfig_t resolved = resolved_config(config);
+  EXPECT_EQ(resolved.hidden, 7168);
+  EXPECT_EQ(resolved.timeout_ms, 30000);
+  EXPECT_EQ(resolved.size, sizeof(hepConfig_t));
+  EXPECT_EQ(resolved.version, static_cast<uint32_t>(HEP_VERSION));
+}
+
+struct NewerConfig {
+  hepConfig_t config;
+  int64_t unknown[2];
+};
+
+TEST_F(ConfigStruct, FieldsOfANewerHeaderMayBeZero) {
+  NewerConfig newer = {valid_config(), {0, 0}};
+  newer.config.size = sizeof newer;
+  EXPECT_EQ(resolved_config(newer.config).hidden, 7168);
+}
+
+TEST_F(ConfigStruct, FieldsOfANewerHeaderThatAreSetAreUnsupported) {
+  NewerConfig newer = {valid_config(), {0, 1}};
+  newer.config.size = sizeof newer;
+  hepConfig_t resolved;
+  EXPECT_EQ(resolve_config(&newer.config, kRanks, &resolved).result(), hepErrorUnsupported);
+}
+
+TEST_F(ConfigStruct, OutputsAreWrittenAsFarAsTheCallersHeaderReaches) {
+  hepWorkspace_t mine = HEP_WORKSPACE_INITIALIZER;
+  std::memset(&mine.total_bytes, 1, sizeof mine - offsetof(hepWorkspace_t, total_bytes));
+  hepWorkspace_t theirs = HEP_WORKSPACE_INITIALIZER;
+  theirs.size = offsetof(hepWorkspace_t, partial_bytes);
+  theirs.version = 1;
+  ASSERT_TRUE(check_output_struct(&theirs, HEP_WORKSPACE_MAGIC, "hepWorkspace_t").ok());
+  write_struct(&mine, sizeof mine, &theirs);
+  EXPECT_EQ(theirs.total_bytes, 0x0101010101010101u);
+  EXPECT_EQ(theirs.token_bytes, 0x0101010101010101u);
+  EXPECT_EQ(theirs.partial_bytes, 0u);
+  EXPECT_EQ(theirs.size, offsetof(hepWorkspace_t, partial_bytes));
+  EXPECT_EQ(theirs.version, 1u);
+}
+
+TEST_F(ConfigStruct, AnOutputThatIsNotInitializedIsRefused) {
+  hepWorkspace_t theirs{};
+  EXPECT_EQ(check_output_struct(&theirs, HEP_WORKSPACE_MAGIC, "hepWorkspace_t").result(),
+            hepErrorInvalidArgument);
+  EXPECT_EQ(check_output_struct(nullptr, HEP_WORKSPACE_MAGIC, "hepWorkspace_t").result(),
+            hepErrorInvalidArgument);
+}
+
+// --------------------------------------------------------------------------------------- rules
+
+struct Rule {
+  const char* description;
+  std::function<void(hepConfig_t*)> change;
+  int num_ranks;
+  hepResult_t result;
+  std::vector<const char*> words;  // that the sentence must contain
+};
+
+const hepResult_t kInvalid = hepErrorInvalidArgument;
+
+const Rule kRules[] = {
+    {"no ranks", [](hepConfig_t*) {}, 0, kInvalid, {"num_ranks", "0", "1 to 72"}},
+    {"negative ranks", [](hepConfig_t*) {}, -1, kInvalid, {"num_ranks", "-1"}},
+    {"73 ranks",
+     [](hepConfig_t* c) { c->num_experts = 73; },
+     73,
+     kInvalid,
+     {"num_ranks", "73", "1 to 72"}},
+    {"no tokens", [](hepConfig_t* c) { c->max_tokens = 0; }, 4, kInvalid, {"max_tokens", "65536"}},
+    {"negative tokens", [](hepConfig_t* c) { c->max_tokens = -5; }, 4, kInvalid, {"max_tokens"}},
+    {"too many tokens",
+     [](hepConfig_t* c) { c->max_tokens = 65537; },
+     4,
+     kInvalid,
+     {"max_tokens", "65537", "65536"}},
+    {"no hidden", [](hepConfig_t* c) { c->hidden = 0; }, 4, kInvalid, {"hidden", "16"}},
+    {"negative hidden", [](hepConfig_t* c) { c->hidden = -8; }, 4, kInvalid, {"hidden", "-8"}},
+    {"row of 18 bytes",
+     [](hepConfig_t* c) { c->hidden = 9; },
+     4,
+     kInvalid,
+     {"hidden", "9", "18", "multiple of 16"}},
+    {"row over 64 KiB",
+     [](hepConfig_t* c) { c->hidden = 32776; },
+     4,
+     kInvalid,
+     {"hidden", "32776", "65552", "65536"}},
+    {"hidden whose row overflows 32 bits",
+     [](hepConfig_t* c) { c->hidden = 0x7ffffff8; },
+     4,
+     kInvalid,
+     {"hidden"}},
+    {"no experts", [](hepConfig_t* c) { c->num_experts = 0; }, 4, kInvalid, {"num_experts"}},
+    {"too many experts",
+     [](hepConfig_t* c) { c->num_experts = 4100; },
+     4,
+     kInvalid,
+     {"num_experts", "4100", "4096"}},
+    {"experts that the ranks do not divide",
+     [](hepConfig_t* c) { c->num_experts = 30; },
+     4,
+     kInvalid,
+     {"num_experts", "30", "multiple", "4"}},
+    {"negative top-k", [](hepConfig_t* c) { c->max_top_k = -1; }, 4, kInvalid, {"max_top_k"}},
+    {"top-k over 32",
+     [](hepConfig_t* c) { c->max_top_k = 33; },
+     4,
+     kInvalid,
+     {"max_top_k", "33", "1 to 32"}},
+    {"negative heap", [](hepConfig_t* c) { c->heap_bytes = -1; }, 4, kInvalid, {"heap_bytes"}},
+    {"heap over a terabyte",
+     [](hepConfig_t* c) { c->heap_bytes = (int64_t{1} << 40) + 1; },
+     4,
+     kInvalid,
+     {"heap_bytes"}},
+    {"no backend", [](hepConfig_t* c) { c->backend = 3; }, 4, kInvalid, {"backend", "3", "host"}},
+    {"negative backend", [](hepConfig_t* c) { c->backend = -1; }, 4, kInvalid, {"backend"}},
+    {"no type", [](hepConfig_t* c) { c->type = 7; }, 4, kInvalid, {"type", "7"}},
+    {"negative timeout", [](hepConfig_t* c) { c->timeout_ms = -1; }, 4, kInvalid, {"timeout_ms"}},
+    {"timeout over an hour",
+     [](hepConfig_t* c) { c->timeout_ms = 3600001; },
+     4,
+     kInvalid,
+     {"timeout_ms", "3600000"}},
+    {"budget of one SM",
+     [](hepConfig_t* c) { c->sm_budget = 1; },
+     4,
+     kInvalid,
+     {"sm_budget", "1", "2 to 256"}},
+    {"budget of 257 SMs", [](hepConfig_t* c) { c->sm_budget = 257; }, 4, kInvalid, {"sm_budget"}},
+    {"negative lanes", [](hepConfig_t* c) { c->lanes = -1; }, 4, kInvalid, {"lanes"}},
+    {"negative domain", [](hepConfig_t* c) { c->domain_size = -1; }, 4, kInvalid, {"domain_size"}},
+    {"domain larger than the ranks",
+     [](hepConfig_t* c) { c->domain_size = 5; },
+     4,
+     kInvalid,
+     {"domain_size", "5", "4"}},
+    {"negative threads",
+     [](hepConfig_t* c) { c->routing_threads = -32; },
+     4,
+     kInvalid,
+     {"routing_threads"}},
+    {"threads that are no multiple of 32",
+     [](hepConfig_t* c) { c->routing_threads = 100; },
+     4,
+     kInvalid,
+     {"routing_threads", "100", "32"}},
+    {"too many threads",
+     [](hepConfig_t* c) { c->routing_threads = 1056; },
+     4,
+     kInvalid,
+     {"routing_threads", "1024"}},
+    {"routing blocks over the budget",
+     [](hepConfig_t* c) { c->routing_blocks = 17; },
+     4,
+     kInvalid,
+     {"routing_blocks", "17", "sm_budget", "16"}},
+    {"dispatch blocks over the budget",
+     [](hepConfig_t* c) { c->dispatch_blocks = 9, c->sm_budget = 8; },
+     4,
+     kInvalid,
+     {"dispatch_blocks", "9", "sm_budget", "8"}},
+    {"combine blocks over the budget",
+     [](hepConfig_t* c) { c->combine_blocks = 17; },
+     4,
+     kInvalid,
+     {"combine_blocks"}},
+    {"one combine block",
+     [](hepConfig_t* c) { c->combine_blocks = 1; },
+     4,
+     kInvalid,
+     {"combine_blocks", "2 to 256"}},
+    {"one dispatch stage",
+     [](hepConfig_t* c) { c->dispatch_stages = 1; },
+     4,
+     kInvalid,
+     {"dispatch_stages", "2 to 32"}},
+    {"dispatch stages that do not fit in shared memory",
+     [](hepConfig_t* c) { c->dispatch_stages = 15; },
+     4,
+     kInvalid,
+     {"dispatch_stages", "15", "14336"}},
+    {"33 load stages",
+     [](hepConfig_t* c) { c->combine_load_stages = 33; },
+     4,
+     kInvalid,
+     {"combine_load_stages"}},
+    {"five store stages",
+     [](hepConfig_t* c) { c->combine_store_stages = 5; },
+     4,
+     kInvalid,
+     {"combine_store_stages", "5", "1 to 4"}},
+    {"negative store stages",
+     [](hepConfig_t* c) { c->combine_store_stages = -1; },
+     4,
+     kInvalid,
+     {"combine_store_stages"}},
+    {"FP16",
+     [](hepConfig_t* c) { c->type = hepTypeFloat16; },
+     4,
+     hepErrorUnsupported,
+     {"hepTypeFloat16"}},
+    {"FP8",
+     [](hepConfig_t* c) { c->type = hepTypeFloat8E4M3; },
+     4,
+     hepErrorUnsupported,
+     {"hepTypeFloat8E4M3"}},
+    {"scales",
+     [](hepConfig_t* c) { c->scale_bytes = 224; },
+     4,
+     hepErrorUnsupported,
+     {"scale_bytes", "224"}},
+    {"low latency",
+     [](hepConfig_t* c) { c->low_latency_tokens = 128; },
+     4,
+     hepErrorUnsupported,
+     {"low_latency_tokens", "128"}},
+    {"two lanes", [](hepConfig_t* c) { c->lanes = 2; }, 4, hepErrorUnsupported, {"lanes", "2"}},
+    {"two domains",
+     [](hepConfig_t* c) { c->domain_size = 2; },
+     4,
+     hepErrorUnsupported,
+     {"domain_size", "2", "4"}},
+};
+
+TEST_F(Config, ABrokenRuleIsNamedWithTheFieldAndTheValues) {
+  for (const Rule& rule : kRules) {
+    SCOPED_TRACE(rule.description);
+    hepConfig_t config = valid_config();
+    rule.change(&config);
+    hepConfig_t resolved;
+    const Status status = resolve_config(&config, rule.num_ranks, &resolved);
+    EXPECT_EQ(status.result(), rule.result);
+    for (const char* word : rule.words)
+      EXPECT_NE(status.message().find(word), std::string::npos)
+          << "no \"" << word << "\" in: " << status.message();
+  }
+}
+
+TEST_F(Config, TheLimitsThemselvesAreLegal) {
+  hepConfig_t config = valid_config();
+  config.max_tokens = 65536;
+  config.hidden = 32768;
+  config.num_experts = 72 * 56;
+  config.max_top_k = 32;
+  config.heap_bytes = int64_t{1} << 40;
+  config.timeout_ms = 3600000;
+  config.sm_budget = 256;
+  config.routing_threads = 1024;
+  config.routing_blocks = config.dispatch_blocks = config.combine_blocks = 256;
+  config.dispatch_stages = 3;
+  config.combine_load_stages = 32;
+  config.combine_store_stages = 4;
+  config.domain_size = 72;
+  resolved_config(config, 72);
+
+  config = valid_config();
+  config.max_tokens = config.max_top_k = config.num_experts = 1;
+  config.hidden = 8;
+  config.timeout_ms = config.lanes = config.domain_size = 1;
+  config.sm_budget = 2;
+  resolved_config(config, 1);
+}
+
+TEST_F(Config, ZeroMeansTheDocumentedDefault) {
+  const hepConfig_t resolved = resolved_config();
+  EXPECT_EQ(resolved.backend, hepBackendAuto);
+  EXPECT_EQ(resolved.type, hepTypeBfloat16);
+  EXPECT_EQ(resolved.max_top_k, 8);
+  EXPECT_EQ(resolved.timeout_ms, 30000);
+  EXPECT_EQ(resolved.sm_budget, 16);
+  EXPECT_EQ(resolved.lanes, 1);
+  EXPECT_EQ(resolved.domain_size, kRanks);
+  EXPECT_EQ(resolved.heap_bytes, 0);
+}
+
+TEST_F(Config, TheEnvironmentOverridesTheCallersFields) {
+  setenv("HEP_SM_BUDGET", "24", 1);
+  setenv("HEP_BACKEND", "host", 1);
+  hepConfig_t config = valid_config();
+  config.sm_budget = 8;
+  const hepConfig_t resolved = resolved_config(config);
+  EXPECT_EQ(resolved.sm_budget, 24);
+  EXPECT_EQ(resolved.backend, hepBackendHost);
+}
+
+TEST_F(Config, AFailureLeavesTheOutputUntouched) {
+  hepConfig_t config = valid_config();
+  config.hidden = 9;
+  hepConfig_t resolved{};
+  resolved.hidden = 1234;
+  EXPECT_FALSE(resolve_config(&config, kRanks, &resolved).ok());
+  EXPECT_EQ(resolved.hidden, 1234);
+}
+
+TEST_F(Config, ElementsHaveTheSizeOfTheirType) {
+  EXPECT_EQ(element_bytes(hepTypeBfloat16), 2);
+  EXPECT_EQ(element_bytes(hepTypeFloat16), 2);
+  EXPECT_EQ(element_bytes(hepTypeFloat32), 4);
+  EXPECT_EQ(element_bytes(hepTypeFloat8E4M3), 1);
+  EXPECT_EQ(element_bytes(hepTypeFloat8E5M2), 1);
+  EXPECT_EQ(element_bytes(hepTypeBytes), 1);
+  EXPECT_EQ(element_bytes(hepTypeDefault), 0);
+  EXPECT_EQ(element_bytes(7), 0);
+}
+
+// -------------------------------------------------------------------------------- difference
+
+TEST_F(Config, EqualConfigsDoNotDiffer) {
+  EXPECT_EQ(config_difference(resolved_config(), resolved_config()), "");
+}
+
+void ignore_message(hepLogLevel_t, const char*, void*) {}
+
+TEST_F(Config, LogCallbacksMayDiffer) {
+  hepConfig_t other = resolved_config();
+  other.log = ignore_message;
+  other.log_context = &other;
+  EXPECT_EQ(config_difference(resolved_config(), other), "");
+}
+
+TEST_F(Config, EveryOtherFieldThatDiffersIsNamedWithBothValues) {
+  struct Field {
+    const char* name;
+    size_t offset;
+  };
+#define FIELD(name) \
+  Field { #name, offsetof(hepConfig_t, name) }
+  const Field fields[] = {FIELD(backend),
+                          FIELD(type),
+                          FIELD(max_tokens),
+                          FIELD(hidden),
+                          FIELD(num_experts),
+                          FIELD(max_top_k),
+                          FIELD(scale_bytes),
+                          FIELD(low_latency_tokens),
+                          FIELD(timeout_ms),
+                          FIELD(sm_budget),
+                          FIELD(lanes),
+                          FIELD(domain_size),
+                          FIELD(routing_threads),
+                          FIELD(routing_blocks),
+                          FIELD(dispatch_stages),
+                          FIELD(dispatch_blocks),
+                          FIELD(combine_load_stages),
+                          FIELD(combine_store_stages),
+                          FIELD(combine_blocks)};
+#undef FIELD
+  // Every int32_t of the struct stands above: none can be forgotten in a comparison.
+  EXPECT_EQ(std::size(fields) * sizeof(int32_t),
+            offsetof(hepConfig_t, combine_blocks) + sizeof(int32_t) -
+                offsetof(hepConfig_t, backend) - sizeof(int64_t));
+  for (const Field& field : fields) {
+    hepConfig_t a{}, b{};
+    const int32_t one = 11, two = 22;
+    std::memcpy(reinterpret_cast<char*>(&a) + field.offset, &one, sizeof one);
+    std::memcpy(reinterpret_cast<char*>(&b) + field.offset, &two, sizeof two);
+    EXPECT_EQ(config_difference(a, b), std::string(field.name) + " (11 and 22)");
+  }
+  hepConfig_t a{}, b{};
+  b.heap_bytes = 1;
+  EXPECT_EQ(config_difference(a, b), "heap_bytes (0 and 1)");
+}
+
+// -------------------------------------------------------------------------------------- plan
+
+TEST_F(ConfigPlan, StaysWithinTheBudget) {
+  for (int budget = 2; budget <= 256; ++budget) {
+    hepConfig_t config = valid_config();
+    config.sm_budget = budget;
+    const Plan plan = make_plan(resolved_config(config), kRanks);
+    EXPECT_GE(plan.routing_blocks, 1);
+    EXPECT_LE(plan.routing_blocks, budget);
+    EXPECT_GE(plan.dispatch_blocks, 1);
+    EXPECT_LE(plan.dispatch_blocks, budget);
+    EXPECT_LE(plan.combine_blocks, budget);
+    for (const int layout : {hepLayoutFlat, hepLayoutExpertMajor}) {
+      EXPECT_GE(plan.combine_reduce_blocks[layout], 1);
+      EXPECT_LT(plan.combine_reduce_blocks[layout], plan.combine_blocks);
+    }
+  }
+}
+
+TEST_F(ConfigPlan, FollowsTheTuningFields) {
+  hepConfig_t config = valid_config();
+  config.routing_threads = 128;
+  config.routing_blocks = 3;
+  config.dispatch_blocks = 5;
+  config.dispatch_stages = 7;
+  config.combine_blocks = 9;
+  config.combine_load_stages = 11;
+  config.combine_store_stages = 3;
+  const Plan plan = make_plan(resolved_config(config), kRanks);
+  EXPECT_EQ(plan.routing_threads, 128);
+  EXPECT_EQ(plan.routing_blocks, 3);
+  EXPECT_EQ(plan.dispatch_blocks, 5);
+  EXPECT_EQ(plan.dispatch_stages, 7);
+  EXPECT_EQ(plan.combine_blocks, 9);
+  EXPECT_EQ(plan.combine_load_stages, 11);
+  EXPECT_EQ(plan.combine_store_stages, 3);
+}
+
+TEST_F(ConfigPlan, DispatchStagesFitInSharedMemory) {
+  constexpr int64_t kSharedBytes = 227 * 1024;  // of a block, on compute capability 9.0
+  for (int hidden : {8, 2048, 4096, 7168, 8192, 16384, 32768}) {
+    hepConfig_t config = valid_config();
+    config.hidden = hidden;
+    const Plan plan = make_plan(resolved_config(config), kRanks);
+    EXPECT_GE(plan.dispatch_stages, 2) << hidden;
+    EXPECT_LT(int64_t{plan.dispatch_stages} * hidden * 2, kSharedBytes) << hidden;
+  }
+}
+
+// --------------------------------------------------------------------------------- workspace
+
+TEST_F(ConfigWorkspace, ItemsAddUpToTheTotal) {
+  for (int ranks : {1, 4, 32}) {
+    hepConfig_t config = valid_config();
+    config.heap_bytes = 1 << 20;
+    const hepWorkspace_t workspace = make_workspace(resolved_config(config, ranks), ranks);
+    EXPECT_EQ(workspace.total_bytes, workspace.token_bytes + workspace.partial_bytes +
+                                         workspace.record_bytes + workspace.signal_bytes +
+                                         workspace.heap_bytes);
+  }
+}
+
+TEST_F(ConfigWorkspace, EachItemHoldsWhatItsDocumentationSays) {
+  hepConfig_t config = valid_config();
+  config.heap_bytes = 1000;
+  const hepWorkspace_t workspace = make_workspace(resolved_config(config), kRanks);
+  const uint64_t rounding = 2 * 256, tokens = 4096, row = 14336;
+  EXPECT_GE(workspace.token_bytes, tokens * row + tokens * 8 * 4);
+  EXPECT_LE(workspace.token_bytes, tokens * row + tokens * 8 * 4 + rounding);
+  EXPECT_GE(workspace.partial_bytes, tokens * 4 * row);  // min(K, R) is 4
+  EXPECT_LE(workspace.partial_bytes, tokens * 4 * row + rounding);
+  EXPECT_GE(workspace.heap_bytes, 1000u);
+  EXPECT_LE(workspace.heap_bytes, 1000u + rounding);
+  EXPECT_GT(workspace.record_bytes, 0u);
+  EXPECT_GT(workspace.signal_bytes, 0u);
+  EXPECT_GT(workspace.scratch_bytes, 0u);
+  // Rows, selections and weights of all that may arrive.
+  EXPECT_GE(workspace.routing_bytes, kRanks * tokens * (16 + 8 * 8 + 8 * 4));
+}
+
+TEST_F(ConfigWorkspace, IsKnownForTheLargestConfig) {
+  hepConfig_t config = valid_config();
+  config.max_tokens = 65536;
+  config.hidden = 32768;
+  config.num_experts = 72 * 56;
+  config.max_top_k = 32;
+  const hepWorkspace_t workspace = make_workspace(resolved_config(config, 72), 72);
+  EXPECT_GT(workspace.partial_bytes, uint64_t{65536} * 32 * 65536 - 1);
+  EXPECT_LT(workspace.total_bytes, uint64_t{1} << 38);
+}
+
+}  // namespace
+}  // namespace hep

@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The header needs nothing before it in this language standard. */
+#include <hybridep.h>
+
+int header_is_self_contained(hepConfig_t* config);
+
+int header_is_self_contained(hepConfig_t* config) {
+  const hepConfig_t initial = HEP_CONFIG_INITIALIZER;
+  *config = initial;
+  return HEP_VERSION;
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// The layouts of windows and routings: sections in order, aligned, apart, large enough.
+#include "layout.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace hep {
+namespace {
+
+Shape shape_of(int ranks, int local_experts, int tokens, int top_k, int row_bytes,
+               int64_t heap_bytes) {
+  Shape shape{};
+  shape.num_ranks = ranks;
+  shape.num_experts = ranks * local_experts;
+  shape.max_tokens = tokens;
+  shape.max_top_k = top_k;
+  shape.row_bytes = row_bytes;
+  shape.partial_row_bytes = row_bytes;
+  shape.heap_bytes = heap_bytes;
+  return shape;
+}
+
+struct Section {
+  std::string name;
+  uint64_t begin;
+  uint64_t bytes;  // that its elements take
+};
+
+// Sections follow each other without overlap, each at its alignment, and end within the total.
+void expect_well_laid(const std::vector<Section>& sections, uint64_t total) {
+  uint64_t end = 0;
+  for (const Section& section : sections) {
+    EXPECT_EQ(section.begin % 256, 0u) << section.name;
+    EXPECT_GE(section.begin, end) << section.name << " overlaps the section before it";
+    EXPECT_LT(section.begin, end + 256) << "a hole before " << section.name;
+    end = section.begin + section.bytes;
+  }
+  EXPECT_GE(total, end);
+  EXPECT_LT(total, end + 256);
+}
+
+class Layout : public ::testing::TestWithParam<Shape> {
+ protected:
+  uint64_t ranks() const { return GetParam().num_ranks; }
+  uint64_t tokens() const { return GetParam().max_tokens; }
+  uint64_t top_k() const { return GetParam().max_top_k; }
+  uint64_t local_experts() const { return GetParam().num_experts / GetParam().num_ranks; }
+  uint64_t row_bytes() const { return GetParam().row_bytes; }
+  uint64_t partials() const { return top_k() < ranks() ? top_k() : ranks(); }
+  uint64_t chunks() const { return (tokens() + 31) / 32; }
+};
+
+TEST_P(Layout, WindowSectionsAreInOrderAlignedAndApart) {
+  const WindowLayout window = WindowLayout::make(GetParam());
+  const uint64_t source_records = window.record_stride;
+  expect_well_laid({{"signals", 0, ranks() * 64},
+                    {"chunk_ready", window.chunk_ready, chunks() * ranks() * 8},
+                    {"records", window.records, 2 * ranks() * source_records},
+                    {"rows", window.rows, tokens() * row_bytes()},
+                    {"weights", window.weights, tokens() * top_k() * 4},
+                    {"partials", window.partials, tokens() * partials() * row_bytes()},
+                    {"heap", window.heap, static_cast<uint64_t>(GetParam().heap_bytes)}},
+                   window.total);
+}
+
+TEST_P(Layout, LastElementOfEachWindowSectionEndsBeforeTheNext) {
+  const WindowLayout window = WindowLayout::make(GetParam());
+  const int last_rank = static_cast<int>(ranks()) - 1;
+  const int64_t last_token = static_cast<int64_t>(tokens()) - 1;
+  EXPECT_LE(window.signals_at(last_rank) + 64, window.chunk_ready);
+  EXPECT_LE(window.chunk_ready_at(static_cast<int>(chunks()) - 1, last_rank) + 8, window.records);
+  EXPECT_LE(window.header_at(1, last_rank) + window.record_stride, window.rows);
+  EXPECT_LE(window.weights_at(last_token, static_cast<int>(top_k())) + top_k() * 4,
+            window.partials);
+  EXPECT_LE(window.partial_at(last_token, static_cast<int>(partials()) - 1) + row_bytes(),
+            window.heap);
+}
+
+TEST_P(Layout, RecordsOfASourceHoldHeaderCountsRowsAndSelections) {
+  const WindowLayout window = WindowLayout::make(GetParam());
+  for (uint64_t epoch : {uint64_t{1}, uint64_t{2}}) {
+    for (int source = 0; source < GetParam().num_ranks; ++source) {
+      const uint64_t begin = window.header_at(epoch, source);
+      const uint64_t end = begin + window.record_stride;
+      EXPECT_EQ(begin % 256, 0u);
+      EXPECT_EQ(window.counts_at(epoch, source), begin + 16);
+      EXPECT_GE(window.rows_at(epoch, source),
+                window.counts_at(epoch, source) + local_experts() * 4);
+      EXPECT_GE(window.selections_at(epoch, source), window.rows_at(epoch, source) + tokens() * 16);
+      EXPECT_GE(end, window.selections_at(epoch, source) + tokens() * top_k() * 8);
+      EXPECT_EQ(window.rows_at(epoch, source) % 16, 0u);
+      EXPECT_EQ(window.selections_at(epoch, source) % 8, 0u);
+    }
+  }
+}
+
+TEST_P(Layout, ConsecutiveUpdatesUseDisjointRecords) {
+  const WindowLayout window = WindowLayout::make(GetParam());
+  const int last_rank = static_cast<int>(ranks()) - 1;
+  EXPECT_EQ(window.header_at(4, 0), window.records);
+  EXPECT_EQ(window.header_at(5, 0), window.header_at(4, last_rank) + window.record_stride);
+  EXPECT_EQ(window.header_at(6, last_rank), window.header_at(4, last_rank));
+}
+
+TEST_P(Layout, RowsThatTheCopyEngineMovesAreAlignedTo16Bytes) {
+  const WindowLayout window = WindowLayout::make(GetParam());
+  EXPECT_EQ(window.rows % 16, 0u);
+  EXPECT_EQ(row_bytes() % 16, 0u);
+  for (int ordinal = 0; ordinal < static_cast<int>(partials()); ++ordinal)
+    EXPECT_EQ(window.partial_at(1, ordinal) % 16, 0u);
+}
+
+TEST_P(Layout, RoutingSectionsAreInOrderAlignedAndApart) {
+  const RoutingLayout routing = RoutingLayout::make(GetParam());
+  const uint64_t rows = ranks() * tokens();
+  EXPECT_EQ(routing.tokens_per_expert, 0u);
+  expect_well_laid({{"tokens_per_expert", routing.tokens_per_expert, local_experts() * 4},
+                    {"expert_offsets", routing.expert_offsets, (local_experts() + 1) * 4},
+                    {"totals", routing.totals, 40},
+                    {"source_tokens", routing.source_tokens, ranks() * 4},
+                    {"source_rows", routing.source_rows, (ranks() + 1) * 4},
+                    {"chunk_rows", routing.chunk_rows, ranks() * (chunks() + 1) * 4},
+                    {"partial_counts", routing.partial_counts, tokens()},
+                    {"rows", routing.rows, rows * 16},
+                    {"selections", routing.selections, rows * top_k() * 8},
+                    {"weights", routing.weights, rows * top_k() * 4}},
+                   routing.total);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, Layout,
+    ::testing::Values(shape_of(1, 1, 1, 1, 16, 0),               // the smallest
+                      shape_of(1, 4096, 65536, 32, 65536, 1),    // one rank, all else largest
+                      shape_of(72, 56, 65536, 32, 65536, 1000),  // the largest
+                      shape_of(72, 1, 1, 1, 16, 0),              // many ranks, all else smallest
+                      shape_of(4, 8, 4096, 8, 14336, 64 << 20),  // a usual one
+                      shape_of(8, 32, 33, 3, 48, 17),            // nothing a power of two
+                      shape_of(5, 7, 1, 32, 16, 256), shape_of(2, 3, 31, 2, 112, 255)));
+
+// Memory per rank: T rows, T * min(K, R) partial rows, and records of a few bytes per token of each
+// rank. Nothing else may grow with the number of tokens or ranks.
+TEST(LayoutMemory, GrowsWithRanksOnlyByRecordsAndSignals) {
+  const uint64_t tokens = 4096, top_k = 8, row = 14336;
+  for (int ranks : {8, 16, 32, 64, 72}) {
+    const Shape shape = shape_of(ranks, 8, tokens, top_k, row, 0);
+    const WindowLayout window = WindowLayout::make(shape);
+    const uint64_t rows_and_partials = tokens * row + tokens * top_k * 4 + tokens * top_k * row;
+    const uint64_t records = 2 * ranks * tokens * (16 + 8 * top_k);  // two updates
+    const uint64_t signals = ranks * (64 + tokens / 32 * 8);
+    const uint64_t headers_and_rounding = 2 * ranks * 512 + 8 * 256;
+    EXPECT_GE(window.total, rows_and_partials + records + signals);
+    EXPECT_LE(window.total, rows_and_partials + records + signals + headers_and_rounding);
+  }
+}
+
+TEST(LayoutMemory, TakesAbout550MegabytesFor64Ranks) {
+  const WindowLayout window = WindowLayout::make(shape_of(64, 4, 4096, 8, 7168 * 2, 0));
+  EXPECT_NEAR(static_cast<double>(window.total), 0.55e9, 0.05 * 0.55e9);
+}
+
+TEST(LayoutMemory, NeedsNoMorePartialSlotsThanRanksOrSelections) {
+  EXPECT_EQ(shape_of(4, 8, 16, 8, 64, 0).max_partials(), 4);
+  EXPECT_EQ(shape_of(64, 8, 16, 8, 64, 0).max_partials(), 8);
+  EXPECT_EQ(shape_of(8, 8, 16, 8, 64, 0).max_partials(), 8);
+}
+
+}  // namespace
+}  // namespace hep

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// Messages: which are delivered, and to whom.
+#include "log.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace hep {
+namespace {
+
+// The level is read once in a process, so it is set before anything can ask for it.
+const int environment_is_set = setenv("HEP_LOG", "info", 1);
+
+struct Received {
+  std::mutex mutex;
+  std::vector<std::pair<hepLogLevel_t, std::string>> messages;
+};
+
+void receive(hepLogLevel_t level, const char* message, void* context) {
+  Received* received = static_cast<Received*>(context);
+  const std::lock_guard<std::mutex> lock(received->mutex);
+  received->messages.emplace_back(level, message);
+}
+
+class Log : public ::testing::Test {
+ protected:
+  void SetUp() override { ASSERT_EQ(environment_is_set, 0); }
+  void TearDown() override { set_log_callback(nullptr, nullptr); }
+
+  Received received_;
+};
+
+TEST_F(Log, MessagesUpToTheLevelReachTheCallbackWithTheirText) {
+  set_log_callback(receive, &received_);
+  log_message(hepLogError, "rank %d failed", 3);
+  log_message(hepLogInfo, "backend %s", "host");
+  ASSERT_EQ(received_.messages.size(), 2u);
+  EXPECT_EQ(received_.messages[0].first, hepLogError);
+  EXPECT_EQ(received_.messages[0].second, "rank 3 failed");
+  EXPECT_EQ(received_.messages[1].first, hepLogInfo);
+  EXPECT_EQ(received_.messages[1].second, "backend host");
+}
+
+TEST_F(Log, MessagesPastTheLevelAreNotDelivered) {
+  set_log_callback(receive, &received_);
+  EXPECT_FALSE(log_enabled(hepLogDebug));
+  log_message(hepLogDebug, "too detailed");
+  EXPECT_TRUE(received_.messages.empty());
+}
+
+TEST_F(Log, WithoutACallbackMessagesGoToStandardErrorWithNameAndLevel) {
+  testing::internal::CaptureStderr();
+  log_message(hepLogWarning, "no %s", "fabric");
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "hybridep: warning: no fabric\n");
+}
+
+TEST_F(Log, TheLatestCallbackReceivesAllMessages) {
+  Received latest;
+  set_log_callback(receive, &received_);
+  set_log_callback(receive, &latest);
+  log_message(hepLogError, "one");
+  EXPECT_EQ(received_.messages.size(), 0u);
+  EXPECT_EQ(latest.messages.size(), 1u);
+}
+
+TEST_F(Log, ClearingTakesAwayOnlyTheCallbackThatIsMeant) {
+  Received other;
+  set_log_callback(receive, &received_);
+  clear_log_callback(receive, &other);
+  log_message(hepLogError, "still delivered");
+  EXPECT_EQ(received_.messages.size(), 1u);
+  clear_log_callback(receive, &received_);
+  testing::internal::CaptureStderr();
+  log_message(hepLogError, "back to standard error");
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "hybridep: error: back to standard error\n");
+  EXPECT_EQ(received_.messages.size(), 1u);
+}
+
+TEST_F(Log, AnOverlongMessageIsCut) {
+  set_log_callback(receive, &received_);
+  const std::string text(5000, 'x');
+  log_message(hepLogError, "%s", text.c_str());
+  ASSERT_EQ(received_.messages.size(), 1u);
+  EXPECT_EQ(received_.messages[0].second, std::string(1023, 'x'));
+}
+
+void log_again(hepLogLevel_t level, const char*, void* context) {
+  set_log_callback(receive, context);
+  log_message(level, "from inside");
+}
+
+TEST_F(Log, ACallbackMayLogAndReplaceItself) {
+  set_log_callback(log_again, &received_);
+  log_message(hepLogError, "from outside");
+  ASSERT_EQ(received_.messages.size(), 1u);
+  EXPECT_EQ(received_.messages[0].second, "from inside");
+}
+
+TEST_F(Log, NoMessageOfManyThreadsIsLostOrMixed) {
+  constexpr int kThreads = 4, kMessages = 500;
+  set_log_callback(receive, &received_);
+  std::vector<std::thread> threads;
+  for (int thread = 0; thread < kThreads; ++thread)
+    threads.emplace_back([] {
+      for (int i = 0; i < kMessages; ++i) log_message(hepLogInfo, "%d and %s", 12345, "words");
+    });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(received_.messages.size(), size_t{kThreads} * kMessages);
+  for (const auto& message : received_.messages) EXPECT_EQ(message.second, "12345 and words");
+}
+
+}  // namespace
+}  // namespace hep

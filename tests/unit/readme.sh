@@ -1,0 +1,25 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# README.md shows the settings that the code has and the example that is compiled.
+# usage: readme.sh README QUICKSTART HEP_INFO
+set -euo pipefail
+readme=$1
+quickstart=$2
+hep_info=$3
+status=0
+
+compare() {  # WHAT SHOWN ACTUAL
+  if [ -z "$2" ] || [ "$2" != "$3" ]; then
+    echo "$1 in $readme differs (< README, > actual):"
+    diff <(echo "$2") <(echo "$3") || true
+    status=1
+  fi
+}
+
+compare 'the settings table' \
+  "$(sed -n '/^| variable /,/^$/p' "$readme")" \
+  "$("$hep_info" --settings --markdown)"
+compare 'the C example' \
+  "$(sed -n '/^```c$/,/^```$/p' "$readme" | sed '1d;$d')" \
+  "$(sed -n '/\/\* README: begin \*\//,/\/\* README: end \*\//p' "$quickstart" | sed '1d;$d; s/^  //')"
+exit "$status"

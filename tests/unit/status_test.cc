@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// The error idiom: sentences, propagation, the calling thread's last error.
+#include "status.h"
+
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <string>
+#include <thread>
+
+namespace hep {
+namespace {
+
+TEST(Status, IsSuccessByDefault) {
+  const Status status;
+  EXPECT_TRUE(status.ok());
+  EXPECT_EQ(status.result(), hepSuccess);
+  EXPECT_EQ(status.message(), "");
+}
+
+TEST(Status, CarriesResultAndSentence) {
+  const Status status = error(hepErrorTimeout, "rank %d: waited %d ms for rank %d", 3, 500, 1);
+  EXPECT_FALSE(status.ok());
+  EXPECT_EQ(status.result(), hepErrorTimeout);
+  EXPECT_EQ(status.message(), "rank 3: waited 500 ms for rank 1");
+}
+
+TEST(Status, SystemErrorEndsWithTheTextOfErrno) {
+  errno = ENOENT;
+  const Status status = system_error("cannot open %s", "window");
+  EXPECT_EQ(status.result(), hepErrorSystem);
+  EXPECT_EQ(status.message(), "cannot open window: No such file or directory");
+}
+
+Status fail_or_pass(bool fail) {
+  if (fail) return error(hepErrorSystem, "failed");
+  return Status();
+}
+
+Status try_both(bool first, bool second, bool* reached_end) {
+  HEP_TRY(fail_or_pass(first));
+  HEP_TRY(fail_or_pass(second));
+  *reached_end = true;
+  return Status();
+}
+
+TEST(Status, TryReturnsTheFirstErrorAndGoesOnOtherwise) {
+  bool reached_end = false;
+  EXPECT_EQ(try_both(false, true, &reached_end).message(), "failed");
+  EXPECT_FALSE(reached_end);
+  EXPECT_TRUE(try_both(false, false, &reached_end).ok());
+  EXPECT_TRUE(reached_end);
+}
+
+TEST(LastError, IsTheLatestFailureAndSurvivesSuccess) {
+  EXPECT_EQ(report(error(hepErrorCuda, "first")), hepErrorCuda);
+  EXPECT_EQ(report(error(hepErrorSystem, "second")), hepErrorSystem);
+  EXPECT_EQ(report(Status()), hepSuccess);
+  EXPECT_STREQ(last_error(), "second");
+}
+
+TEST(LastError, BelongsToTheThread) {
+  report(error(hepErrorSystem, "of the main thread"));
+  std::string at_start = "unset";
+  std::string later = "unset";
+  std::thread([&] {
+    at_start = last_error();
+    report(error(hepErrorSystem, "of the other thread"));
+    later = last_error();
+  }).join();
+  EXPECT_EQ(at_start, "");
+  EXPECT_EQ(later, "of the other thread");
+  EXPECT_STREQ(last_error(), "of the main thread");
+}
+
+TEST(LastError, KeepsTheBeginningOfAnOverlongSentence) {
+  const std::string sentence(5000, 'x');
+  report(Status(hepErrorSystem, sentence));
+  const std::string kept = last_error();
+  ASSERT_GE(kept.size(), 500u);
+  EXPECT_EQ(sentence.compare(0, kept.size(), kept), 0);
+}
+
+}  // namespace
+}  // namespace hep

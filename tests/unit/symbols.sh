@@ -1,0 +1,21 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# The library exports exactly what the list says, and needs no library that a user may not have.
+# usage: symbols.sh LIBRARY LIST
+set -eu
+library=$1
+list=$2
+
+exported=$(nm -D --defined-only "$library" | awk '{ sub(/@.*/, "", $3); print $3 }' | LC_ALL=C sort)
+if [ "$exported" != "$(cat "$list")" ]; then
+  echo "exported symbols differ from $list (< list, > library):"
+  printf '%s\n' "$exported" | diff "$list" - || true
+  exit 1
+fi
+
+needed=$(readelf -d "$library" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p')
+echo "$needed"
+if echo "$needed" | grep -E '^lib(cuda|cudart|nccl|mpi|gtest|python)'; then
+  echo "is needed, but must not be"
+  exit 1
+fi
