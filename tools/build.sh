@@ -1,0 +1,36 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# Builds everything in build/, after installing what Debian or Ubuntu lacks for that. CUDA is used if
+# it is there; it is not installed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+missing=()
+for package in meson ninja-build g++ pkg-config libgtest-dev openmpi-bin libopenmpi-dev; do
+  if [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" != installed ]; then
+    missing+=("$package")
+  fi
+done
+# Tools that came another way will do.
+missing=($(for package in "${missing[@]}"; do
+  command -v "${package/ninja-build/ninja}" >/dev/null || echo "$package"
+done))
+
+if [ ${#missing[@]} -gt 0 ]; then
+  as_root=()
+  if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null; then
+      echo "these packages are missing, and neither root nor sudo is there: ${missing[*]}" >&2
+      exit 1
+    fi
+    as_root=(sudo)
+  fi
+  "${as_root[@]}" apt-get update
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y --no-install-recommends "${missing[@]}"
+fi
+
+if [ ! -f build/build.ninja ]; then
+  meson setup build
+fi
+ninja -C build

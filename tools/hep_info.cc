@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+// Prints what this build is, what it can use here, its settings, and what a communicator costs.
+#include <hybridep.h>
+
+#include <cerrno>
+#include <cinttypes>
+#include <climits>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "layout.h"
+#include "params.h"
+
+#if defined(HEP_HAVE_CUDA)
+#include <cuda_runtime_api.h>
+#endif
+
+namespace {
+
+constexpr const char* kUsage =
+    "usage: hep_info                          version, backends, devices, limits\n"
+    "       hep_info --settings [--markdown]  the environment variables, as text or as a table\n"
+    "       hep_info [--ranks N] [--tokens N] [--hidden N] [--experts N] [--top-k N] [--heap N]\n"
+    "                                         memory that a communicator of this shape takes\n"
+    "\n"
+    "Shapes not given: 8 ranks, 4096 tokens a rank, hidden 7168, 256 experts, top-k 8, no heap.\n";
+
+struct Options {
+  bool help = false;
+  bool settings = false;
+  bool markdown = false;
+  bool workspace = false;
+  int64_t ranks = 8, tokens = 4096, hidden = 7168, experts = 256, top_k = 8, heap = 0;
+};
+
+bool parse_number(const char* text, int64_t max, int64_t* value) {
+  char* end = nullptr;
+  errno = 0;
+  *value = std::strtoll(text, &end, 10);
+  return errno == 0 && end != text && *end == '\0' && *value >= 0 && *value <= max;
+}
+
+bool parse_options(int argc, char** argv, Options* options) {
+  const struct {
+    const char* name;
+    int64_t* value;
+    int64_t max;
+  } numbers[] = {
+      {"--ranks", &options->ranks, INT_MAX},   {"--tokens", &options->tokens, INT_MAX},
+      {"--hidden", &options->hidden, INT_MAX}, {"--experts", &options->experts, INT_MAX},
+      {"--top-k", &options->top_k, INT_MAX},   {"--heap", &options->heap, INT64_MAX},
+  };
+  const struct {
+    const char* name;
+    bool* value;
+  } flags[] = {{"--help", &options->help},
+               {"--settings", &options->settings},
+               {"--markdown", &options->markdown}};
+  for (int i = 1; i < argc; ++i) {
+    bool known = false;
+    for (const auto& flag : flags)
+      if (std::strcmp(argv[i], flag.name) == 0) known = *flag.value = true;
+    for (const auto& number : numbers) {
+      if (std::strcmp(argv[i], number.name) != 0) continue;
+      if (++i == argc || !parse_number(argv[i], number.max, number.value)) {
+        std::fprintf(stderr, "hep_info: %s takes a number\n", number.name);
+        return false;
+      }
+      known = options->workspace = true;
+      break;
+    }
+    if (!known) {
+      std::fprintf(stderr, "hep_info: unknown option %s\n%s", argv[i], kUsage);
+      return false;
+    }
+  }
+  return true;
+}
+
+void print_settings() {
+  for (const hep::Setting& setting : hep::settings_table()) {
+    const std::string value = hep::setting_text(setting.name);
+    std::printf("%s%s%s\n", setting.name, value.empty() ? "" : "=", value.c_str());
+    std::printf("    %s\n", setting.documentation);
+    std::printf("    %s; default: %s", hep::setting_range(setting).c_str(),
+                hep::setting_default(setting).c_str());
+    if (setting.field_name) std::printf("; overrides the config's %s", setting.field_name);
+    std::printf("\n");
+  }
+}
+
+// The settings table of README.md is this output.
+void print_settings_as_markdown() {
+  std::printf("| variable | config field | values | default | meaning |\n|---|---|---|---|---|\n");
+  for (const hep::Setting& setting : hep::settings_table()) {
+    std::printf("| `%s` | %s | %s | %s | %s |\n", setting.name,
+                setting.field_name ? ("`" + std::string(setting.field_name) + "`").c_str() : "",
+                hep::setting_range(setting).c_str(), hep::setting_default(setting).c_str(),
+                setting.documentation);
+  }
+}
+
+#if defined(HEP_HAVE_CUDA)
+void print_devices() {
+  int count = 0;
+  if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
+    std::printf("devices      none usable: %s\n", cudaGetErrorString(error));
+    return;
+  }
+  for (int device = 0; device < count; ++device) {
+    cudaDeviceProp properties;
+    if (cudaGetDeviceProperties(&properties, device) != cudaSuccess) continue;
+    std::printf("device %-5d %s, compute capability %d.%d, %d SMs%s\n", device, properties.name,
+                properties.major, properties.minor, properties.multiProcessorCount,
+                properties.major < 9 ? " (too old: 9.0 is needed)" : "");
+  }
+}
+constexpr const char* kBackends = "cuda, host";
+#else
+void print_devices() {}
+constexpr const char* kBackends = "host (built without CUDA)";
+#endif
+
+void print_summary() {
+  int version = 0;
+  hepGetVersion(&version);
+  std::printf("version      %d.%d.%d\n", version / 10000, version / 100 % 100, version % 100);
+  std::printf("backends     %s\n", kBackends);
+  print_devices();
+  std::printf("ranks        1 to %d\n", hep::kMaxRanks);
+  std::printf("experts      to %d, a multiple of the ranks\n", hep::kMaxExperts);
+  std::printf("tokens       to %d a rank and batch\n", hep::kMaxTokens);
+  std::printf("top-k        to %d\n", hep::kMaxTopK);
+  std::printf("row          a multiple of %" PRId64 " bytes, to %" PRId64 "\n",
+              hep::kRowGranularity, hep::kMaxRowBytes);
+}
+
+int print_workspace(const Options& options) {
+  hepConfig_t config = HEP_CONFIG_INITIALIZER;
+  config.max_tokens = static_cast<int32_t>(options.tokens);
+  config.hidden = static_cast<int32_t>(options.hidden);
+  config.num_experts = static_cast<int32_t>(options.experts);
+  config.max_top_k = static_cast<int32_t>(options.top_k);
+  config.heap_bytes = options.heap;
+  hepWorkspace_t workspace = HEP_WORKSPACE_INITIALIZER;
+  if (hepWorkspaceSize(&config, static_cast<int>(options.ranks), &workspace) != hepSuccess) {
+    std::fprintf(stderr, "hep_info: %s\n", hepGetLastError());
+    return 1;
+  }
+  const struct {
+    const char* name;
+    uint64_t bytes;
+  } items[] = {{"window", workspace.total_bytes},         {"  tokens", workspace.token_bytes},
+               {"  partials", workspace.partial_bytes},   {"  records", workspace.record_bytes},
+               {"  signals", workspace.signal_bytes},     {"  heap", workspace.heap_bytes},
+               {"each routing", workspace.routing_bytes}, {"scratch", workspace.scratch_bytes}};
+  for (const auto& item : items)
+    std::printf("%-14s %16" PRIu64 " bytes %12.2f MB\n", item.name, item.bytes,
+                static_cast<double>(item.bytes) / 1e6);
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  if (!parse_options(argc, argv, &options)) return 2;
+  if (options.help)
+    std::fputs(kUsage, stdout);
+  else if (options.settings && options.markdown)
+    print_settings_as_markdown();
+  else if (options.settings)
+    print_settings();
+  else if (options.workspace)
+    return print_workspace(options);
+  else
+    print_summary();
+  return 0;
+}

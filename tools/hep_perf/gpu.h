@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// What hep_perf itself asks of CUDA. gpu_cuda.cc provides it, or gpu_none.cc in a build without
+// CUDA. Failures are thrown as std::runtime_error.
+#pragma once
+
+#include <hybridep.h>
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+namespace perf {
+
+struct GpuInfo {
+  int count = 0;  // that this process sees
+  std::string name;
+  std::string driver;  // of the kernel module
+  std::string cuda;    // of the runtime
+};
+GpuInfo gpu_info();
+
+// Holds back what is enqueued on a stream after it, until it is opened: work that was enqueued in
+// full before it starts is never delayed by the host. Opens by itself after ten seconds.
+class Gate {
+ public:
+  explicit Gate(hepStream_t stream);
+  ~Gate() { open(); }
+  Gate(const Gate&) = delete;
+  Gate& operator=(const Gate&) = delete;
+  void open();
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;
+};
+
+// Host memory that a GPU reads and writes at full speed.
+class PinnedMemory {
+ public:
+  explicit PinnedMemory(size_t bytes);
+  ~PinnedMemory();
+  PinnedMemory(const PinnedMemory&) = delete;
+  PinnedMemory& operator=(const PinnedMemory&) = delete;
+  char* data() const { return data_; }
+
+ private:
+  char* data_ = nullptr;
+};
+
+}  // namespace perf

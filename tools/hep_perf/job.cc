@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "job.h"
+
+#include <algorithm>
+
+namespace perf {
+namespace {
+
+constexpr int64_t kCacheBytes = int64_t{128} << 20;  // more than twice the L2 cache of an H200
+constexpr int kMaxSlots = 256;
+constexpr int64_t kOverlapStride = 16;
+
+reference::Routing make_routing(const Options& options, const Workload& workload, int num_ranks) {
+  std::vector<reference::Batch> batches;
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    const std::vector<int32_t>& indices = workload.indices(0, rank);
+    batches.push_back({options.tokens, {indices.begin(), indices.end()}});
+  }
+  return reference::Routing(options.experts, options.top_k, options.alignment, batches);
+}
+
+// How many slots of so many rows exceed the cache.
+int slots_beyond_cache(const Job& job, int64_t rows) {
+  if (job.backend != hepBackendCuda || rows == 0) return 1;
+  const int64_t bytes = rows * job.row_bytes();
+  return static_cast<int>(std::min<int64_t>(kMaxSlots, (kCacheBytes + bytes - 1) / bytes));
+}
+
+Slots input_slots(const Job& job, int64_t rows) {
+  const int count = slots_beyond_cache(job, rows);
+  return {rows, count == 1 ? kOverlapStride : rows, std::max(2, count)};
+}
+
+int64_t heap_bytes(const Job& job) {
+  const auto& memories = job.options.memories;
+  if (std::find(memories.begin(), memories.end(), Memory::kHeap) == memories.end()) return 0;
+  constexpr int64_t kSlack = int64_t{1} << 20;
+  int64_t rows = token_slots(job).total_rows();
+  for (const hepLayout_t layout : job.options.layouts) {
+    for (int rank = 0; rank < job.num_ranks; ++rank) {
+      rows = std::max(rows, expert_slots(job, layout, rank).total_rows());
+    }
+  }
+  return rows * job.row_bytes() + kSlack;
+}
+
+}  // namespace
+
+Job::Job(const Options& given, hepBackend_t backend, int num_ranks)
+    : options(given),
+      backend(backend),
+      num_ranks(num_ranks),
+      workload(given, num_ranks),
+      routing(make_routing(given, workload, num_ranks)) {
+  for (int rank = 0; rank < num_ranks; ++rank) weights.push_back(workload.weights(rank));
+  for (const auto& mine : weights) {
+    weight_pointers.push_back(options.weights ? mine.data() : nullptr);
+  }
+}
+
+hepConfig_t Job::config(int sms) const {
+  hepConfig_t config = HEP_CONFIG_INITIALIZER;
+  config.backend = backend;
+  config.max_tokens = options.tokens;
+  config.hidden = options.hidden;
+  config.num_experts = options.experts;
+  config.max_top_k = options.top_k;
+  config.timeout_ms = options.timeout_ms;
+  config.sm_budget = sms;
+  config.heap_bytes = heap_bytes(*this);
+  return config;
+}
+
+double Job::mean_rows() const {
+  size_t rows = 0;
+  for (int rank = 0; rank < num_ranks; ++rank) rows += routing.at(rank).rows.size();
+  return static_cast<double>(rows) / num_ranks;
+}
+
+double Job::mean_remote_rows() const {
+  int64_t rows = 0;
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    const auto& all = routing.at(rank).rows;
+    rows += std::count_if(all.begin(), all.end(),
+                          [=](const reference::FlatRow& row) { return row.source != rank; });
+  }
+  return static_cast<double>(rows) / num_ranks;
+}
+
+hepWeightMode_t Job::weight_mode(hepLayout_t layout) const {
+  return options.weights && layout != hepLayoutFlat ? hepWeightsDispatched : hepWeightsNone;
+}
+
+Slots token_slots(const Job& job) { return input_slots(job, job.options.tokens); }
+
+Slots expert_slots(const Job& job, hepLayout_t layout, int rank) {
+  return input_slots(job, job.routing.at(rank).num_rows(layout));
+}
+
+Slots output_slots(const Job& job, int64_t rows, const Slots& inputs) {
+  int count = slots_beyond_cache(job, rows);
+  // An output slot must meet another input slot each time it is used.
+  if (count % inputs.count == 0) ++count;
+  return {rows, rows, count};
+}
+
+}  // namespace perf

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// What all ranks of a process share, read-only: the options, everybody's inputs, and what the
+// reference says must arrive where.
+#pragma once
+
+#include <hybridep.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "options.h"
+#include "reference.h"
+#include "workload.h"
+
+namespace perf {
+
+constexpr int64_t kElementBytes = 2;  // BF16
+constexpr const char* kTypeName = "bf16";
+
+struct Job {
+  Job(const Options& options, hepBackend_t backend, int num_ranks);
+
+  int64_t row_bytes() const { return options.hidden * kElementBytes; }
+  hepConfig_t config(int sms) const;
+
+  // Flat rows that a rank receives, mean of the ranks: all, and those of other ranks.
+  double mean_rows() const;
+  double mean_remote_rows() const;
+
+  hepWeightMode_t weight_mode(hepLayout_t layout) const;
+
+  Options options;
+  hepBackend_t backend;
+  int num_ranks;
+  Workload workload;
+  std::vector<std::vector<float>> weights;  // [rank][T][K]
+  reference::Weights weight_pointers;       // the same, for the reference
+  reference::Routing routing;
+};
+
+// Consecutive calls use consecutive slots of a buffer, so that on a GPU they do not find the last
+// call's rows in the L2 cache, and rows that a call failed to write do not pass for its own. A slot
+// that is larger than the cache overlaps the next one: which row lies where still differs.
+struct Slots {
+  int64_t rows;    // of one slot
+  int64_t stride;  // rows from one slot to the next
+  int count;
+
+  int64_t total_rows() const { return rows == 0 ? 0 : (count - 1) * stride + rows; }
+  int64_t first_row(int call) const { return call % count * stride; }
+};
+
+Slots token_slots(const Job& job);                                 // x
+Slots expert_slots(const Job& job, hepLayout_t layout, int rank);  // y
+Slots output_slots(const Job& job, int64_t rows, const Slots& inputs);
+
+}  // namespace perf

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// Times calls that all ranks make together.
+//
+// On a GPU the timed calls of all ranks are enqueued in full behind a gate, each between two events
+// of its own, and then let go at once on all ranks. So the host never delays a call, and the calls
+// themselves keep the ranks in step: each waits for its peers. A few untimed calls go first, to let
+// the ranks fall into step. What a call waits for a slower peer belongs to its time, as it does in a
+// model. On the host the ranks meet at a barrier before each call.
+#pragma once
+
+#include <functional>
+
+#include "harness/memory.h"
+#include "harness/world.h"
+#include "options.h"
+
+namespace perf {
+
+struct Timing {
+  double median_us = 0;  // of the iterations, each as long as on its slowest rank
+  double min_us = 0;
+  double mean_rank_us = 0;  // median of the iterations, each as long as on the mean of the ranks
+};
+
+// Calls that measure() makes, untimed ones included: call(0) ... call(num_calls - 1).
+int num_calls(const Options& options, hepBackend_t backend);
+
+// Collective. `call(index)` makes one call on `stream`; it throws if that fails.
+Timing measure(harness::World& world, int rank, const Options& options, harness::Stream& stream,
+               const std::function<void(int index)>& call);
+
+}  // namespace perf

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// The inputs of all ranks as functions of the seed alone, so that every rank can tell what any
+// other rank sent, without communication.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "options.h"
+
+namespace perf {
+
+// What a row belongs to; rows of different matrices have different contents.
+enum class Matrix { kTokens, kExpertOutputs };
+
+class Workload {
+ public:
+  Workload(const Options& options, int num_ranks);
+
+  // [tokens][top_k] expert ids of a rank. Set 0 is the one that dispatch and combine use; set 1
+  // differs and only alternates with it in routing updates.
+  const std::vector<int32_t>& indices(int set, int rank) const { return indices_[set][rank]; }
+
+  // [tokens][top_k], between 0 and 1.
+  std::vector<float> weights(int rank) const;
+
+  // [hidden] BF16 of a row of a rank's matrix. Valid as long as the workload.
+  const uint16_t* row(Matrix matrix, int rank, int64_t row) const;
+
+ private:
+  std::vector<int32_t> make_indices(int set, int rank) const;
+
+  Options options_;
+  int num_ranks_;
+  std::vector<uint16_t> values_;  // every row is a stretch of these, begun elsewhere
+  std::vector<std::vector<int32_t>> indices_[2];
+};
+
+}  // namespace perf

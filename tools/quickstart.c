@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One Mixture-of-Experts layer on two ranks, from the first call to the last. The ranks are threads
+ * of this program and run on the host backend, so that it works on any machine. Each expert doubles
+ * its tokens, and a token's weights add up to one, so every token must come back doubled.
+ */
+#include <hybridep.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { RANKS = 2, TOKENS = 64, HIDDEN = 256, EXPERTS = 8, TOP_K = 2 };
+
+/* BF16 is the upper half of a float. */
+typedef uint16_t bf16;
+
+static bf16 to_bf16(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  return (bf16)(bits >> 16);
+}
+
+static float from_bf16(bf16 value) {
+  const uint32_t bits = (uint32_t)value << 16;
+  float result;
+  memcpy(&result, &bits, sizeof result);
+  return result;
+}
+
+static void run_experts(bf16* rows, int64_t num_rows) {
+  for (int64_t i = 0; i < num_rows * HIDDEN; ++i) rows[i] = to_bf16(2 * from_bf16(rows[i]));
+}
+
+#define CHECK(call)                                            \
+  do {                                                         \
+    if ((call) != hepSuccess) {                                \
+      fprintf(stderr, "%s\n  %s\n", #call, hepGetLastError()); \
+      exit(1);                                                 \
+    }                                                          \
+  } while (0)
+
+static void moe_layer(int rank, const hepUniqueId_t* id, const bf16* x, const int32_t* experts,
+                      const float* weights, bf16* out) {
+  const hepStream_t stream = NULL; /* on a GPU: the stream of the layer */
+
+  /* README: begin */
+  /* Once: what the job looks like, and a communicator for it. Every rank does this. */
+  hepConfig_t config = HEP_CONFIG_INITIALIZER;
+  config.backend = hepBackendHost;
+  config.max_tokens = TOKENS;
+  config.hidden = HIDDEN;
+  config.num_experts = EXPERTS;
+  config.max_top_k = TOP_K;
+
+  hepComm_t comm;
+  hepRouting_t routing;
+  CHECK(hepCommInitRank(&comm, RANKS, id, rank, &config));
+  CHECK(hepRoutingCreate(&routing, comm, NULL));
+
+  /* For each batch: tell the ranks which token goes to which expert. */
+  CHECK(hepRoutingUpdate(routing, experts, TOKENS, TOP_K, hepIndexInt32, stream));
+  hepRoutingCounts_t counts = HEP_ROUTING_COUNTS_INITIALIZER;
+  CHECK(hepRoutingQuery(routing, &counts, stream));
+  bf16* rows = malloc(counts.num_padded_rows * HIDDEN * sizeof(bf16));
+
+  /* Tokens to experts: the rows arrive grouped by expert. */
+  hepDispatchArgs_t dispatch = HEP_DISPATCH_ARGS_INITIALIZER;
+  dispatch.layout = hepLayoutExpertMajor;
+  dispatch.x = x;
+  dispatch.weights = weights;
+  dispatch.rows = rows;
+  dispatch.capacity = counts.num_padded_rows;
+  CHECK(hepDispatch(routing, &dispatch, stream));
+
+  run_experts(rows, counts.num_padded_rows);
+
+  /* Results back to tokens, weighted and summed. */
+  hepCombineArgs_t combine = HEP_COMBINE_ARGS_INITIALIZER;
+  combine.layout = hepLayoutExpertMajor;
+  combine.weight_mode = hepWeightsDispatched;
+  combine.y = rows;
+  combine.capacity = counts.num_padded_rows;
+  combine.out = out;
+  CHECK(hepCombine(routing, &combine, stream));
+
+  /* Once: clean up. */
+  free(rows);
+  CHECK(hepRoutingDestroy(routing));
+  CHECK(hepCommDestroy(comm));
+  /* README: end */
+}
+
+struct rank {
+  int index;
+  hepUniqueId_t id;
+  int wrong;
+};
+
+static void* run_rank(void* argument) {
+  struct rank* const self = argument;
+  static bf16 x[RANKS][TOKENS * HIDDEN], out[RANKS][TOKENS * HIDDEN];
+  int32_t experts[TOKENS * TOP_K];
+  float weights[TOKENS * TOP_K];
+  bf16* const mine = x[self->index];
+  bf16* const result = out[self->index];
+
+  for (int i = 0; i < TOKENS * HIDDEN; ++i) mine[i] = to_bf16((float)((i + self->index) % 31));
+  for (int i = 0; i < TOKENS; ++i) {
+    experts[i * TOP_K] = i % EXPERTS;
+    experts[i * TOP_K + 1] = (i * 3 + 1) % EXPERTS;
+    weights[i * TOP_K] = 0.25f;
+    weights[i * TOP_K + 1] = 0.75f;
+  }
+  moe_layer(self->index, &self->id, mine, experts, weights, result);
+  for (int i = 0; i < TOKENS * HIDDEN; ++i) {
+    self->wrong += from_bf16(result[i]) != 2 * from_bf16(mine[i]);
+  }
+  return NULL;
+}
+
+int main(void) {
+  struct rank ranks[RANKS];
+  pthread_t threads[RANKS];
+  hepUniqueId_t id;
+  int wrong = 0;
+
+  CHECK(hepGetUniqueId(&id)); /* on one rank; the others get a copy of it by any means */
+  for (int rank = 0; rank < RANKS; ++rank) {
+    ranks[rank] = (struct rank){rank, id, 0};
+    if (pthread_create(&threads[rank], NULL, run_rank, &ranks[rank]) != 0) return 1;
+  }
+  for (int rank = 0; rank < RANKS; ++rank) {
+    pthread_join(threads[rank], NULL);
+    wrong += ranks[rank].wrong;
+  }
+  printf("%d ranks, %d tokens each, %d experts: %d wrong values\n", RANKS, TOKENS, EXPERTS, wrong);
+  return wrong != 0;
+}
