@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "params.h"
+#include "ranks.h"
 
 namespace hep {
 namespace {
@@ -21,7 +22,7 @@ constexpr int kMinDispatchStages = 2;
 constexpr int kMaxDefaultDispatchStages = 16;
 constexpr int kDefaultRoutingThreads = 512;
 constexpr int kMaxDefaultRoutingBlocks = 16;
-constexpr uint64_t kScratchBytes = 1024 * 1024;
+constexpr uint64_t kScratchBytes = 4096;
 
 // What every struct of the API begins with.
 struct StructHeader {
@@ -211,9 +212,7 @@ void write_struct(const void* mine, size_t my_size, void* theirs) {
 }
 
 Status resolve_config(const hepConfig_t* theirs, int num_ranks, hepConfig_t* resolved) {
-  if (num_ranks < 1 || num_ranks > kMaxRanks)
-    return error(hepErrorInvalidArgument, "num_ranks is %d, but must be 1 to %d", num_ranks,
-                 kMaxRanks);
+  HEP_TRY(check_num_ranks(num_ranks));
   hepConfig_t config = HEP_CONFIG_INITIALIZER;
   HEP_TRY(read_struct(theirs, &config, HEP_CONFIG_MAGIC, "hepConfig_t"));
   HEP_TRY(apply_environment(&config));

@@ -12,8 +12,9 @@
 
 #include "bootstrap.h"
 #include "connection.h"
+#include "identity.h"
 #include "layout.h"
-#include "memory/identity.h"
+#include "ranks.h"
 #include "unique_id.h"
 #include "wire.h"
 
@@ -229,8 +230,7 @@ void Hub::serve(Peer& peer) {
 
 void Hub::admit(Peer& peer, const wire::Join& join) {
   const uint64_t expected = wire::make_proof(secret_, wire::Side::kRank, peer.nonce, join);
-  const bool possible = join.num_ranks >= 1 && join.num_ranks <= kMaxRanks && join.rank >= 0 &&
-                        join.rank < join.num_ranks;
+  const bool possible = check_rank(join.rank, join.num_ranks).ok();
   if (!wire::equal_proofs(join.proof, expected) || !possible) return peer.connection.close();
 
   const wire::Welcome welcome{wire::make_proof(secret_, wire::Side::kHub, peer.nonce, join)};

@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "bootstrap.h"
-#include "layout.h"
-#include "memory/identity.h"
+#include "identity.h"
+#include "ranks.h"
 #include "unique_id.h"
 #include "wire.h"
 
@@ -204,11 +204,7 @@ Bootstrap::~Bootstrap() {
 
 Status Bootstrap::join(const hepUniqueId_t& id, int rank, int num_ranks, Deadline deadline,
                        std::unique_ptr<Bootstrap>* out) {
-  if (num_ranks < 1 || num_ranks > kMaxRanks)
-    return error(hepErrorInvalidArgument, "num_ranks is %d, but must be 1 to %d", num_ranks,
-                 kMaxRanks);
-  if (rank < 0 || rank >= num_ranks)
-    return error(hepErrorInvalidArgument, "rank is %d, but must be 0 to %d", rank, num_ranks - 1);
+  HEP_TRY(check_rank(rank, num_ranks));
   Rendezvous rendezvous;
   const Status read = read_unique_id(id, &rendezvous);
   if (!read.ok()) return error(read.result(), "rank %d: %s", rank, read.message().c_str());

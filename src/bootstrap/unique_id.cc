@@ -5,7 +5,7 @@
 
 #include <cstring>
 
-#include "memory/identity.h"
+#include "identity.h"
 #include "wire.h"
 
 namespace hep {

@@ -17,7 +17,7 @@
 #include <deque>
 #include <string>
 
-#include "memory/identity.h"
+#include "identity.h"
 
 // Younger than the headers of some systems; the numbers are the same on all architectures.
 #ifndef SYS_pidfd_open

@@ -9,8 +9,8 @@
 #include <memory>
 #include <vector>
 
-#include "bootstrap/descriptor.h"
 #include "deadline.h"
+#include "descriptor.h"
 #include "status.h"
 
 namespace hep {

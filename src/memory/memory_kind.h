@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "bootstrap/descriptor.h"
+#include "descriptor.h"
 #include "memory/window.h"
 #include "status.h"
 

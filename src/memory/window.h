@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "deadline.h"
+#include "identity.h"
 #include "memory/descriptor_channel.h"
-#include "memory/identity.h"
 #include "status.h"
 
 namespace hep {

@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sys/socket.h>
 
 #include <condition_variable>
@@ -47,6 +48,24 @@ inline bool comes_true(const std::function<bool()>& condition) {
     if (condition()) return true;
   return false;
 }
+
+// No thread can be started as long as this lives: each would have a stack larger than all memory.
+class NoThreads {
+ public:
+  NoThreads() {
+    EXPECT_EQ(::pthread_getattr_default_np(&before_), 0);
+    pthread_attr_t attributes = before_;
+    EXPECT_EQ(::pthread_attr_setstacksize(&attributes, size_t{1} << 50), 0);
+    EXPECT_EQ(::pthread_setattr_default_np(&attributes), 0);
+  }
+  ~NoThreads() {
+    EXPECT_EQ(::pthread_setattr_default_np(&before_), 0);
+    ::pthread_attr_destroy(&before_);
+  }
+
+ private:
+  pthread_attr_t before_;
+};
 
 // Every test is one of descriptors too: none may be left, whatever went wrong in it.
 class BootstrapTest : public testing::Test {

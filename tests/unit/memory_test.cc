@@ -21,6 +21,7 @@
 #include <string>
 #include <thread>
 
+#include "cuda/current_device.h"
 #include "memory/window.h"
 
 #ifdef HEP_HAVE_CUDA
@@ -574,8 +575,8 @@ TEST(MemoryKindProbe, ObeysTheSettingForDevices) {
 TEST(CudaMemory, IsRefusedWithASentenceWhereThereIsNone) {
   constexpr int kHasDevice = 77;
   const pid_t child = fork_child([] {
-    DeviceIdentity identity;
-    const Status status = device_identity(0, &identity);
+    DeviceUuid uuid;
+    const Status status = device_uuid(0, &uuid);
     if (status.ok()) ::_exit(kHasDevice);
     expect_error(status, hepErrorUnsupported, "CUDA");
     EXPECT_EQ(probe_memory_kinds(hepBackendCuda, 0), 0u);
