@@ -9,7 +9,9 @@
 #include "bootstrap/bootstrap.h"
 #include "comm.h"
 #include "config.h"
+#include "cuda/current_device.h"
 #include "failure.h"
+#include "ranks.h"
 #include "routing.h"
 #include "status.h"
 
@@ -22,9 +24,11 @@ hepResult_t call(Body body) noexcept {
   try {
     return report(body());
   } catch (const std::bad_alloc&) {
-    return report(Status(hepErrorOutOfMemory, "out of host memory"));
+    return report(hepErrorOutOfMemory, "out of host memory");
   } catch (const std::exception& exception) {
-    return report(Status(hepErrorInternal, exception.what()));
+    return report(hepErrorInternal, exception.what());
+  } catch (...) {  // a callback of the caller's may throw anything
+    return report(hepErrorInternal, "an exception of unknown type");
   }
 }
 
@@ -165,12 +169,17 @@ hepResult_t hepCommInitAll(hepComm_t* comms, int num_ranks, const int* devices,
 
 hepResult_t hepCommInitCallback(hepComm_t* comm, int num_ranks, int rank, hepAllGather_t all_gather,
                                 void* context, const hepConfig_t* config) {
-  return create(comm, [&](std::unique_ptr<hepComm>* created) -> Status {
-    if (all_gather == nullptr) return error(hepErrorInvalidArgument, "all_gather is NULL");
-    HEP_TRY(check_rank(rank, num_ranks));
+  return call([&]() -> Status {
+    // Told to the peers before it is returned, because they are on their way into all_gather.
+    Status own = check_output(comm, "comm");
+    if (own.ok()) *comm = nullptr;
+    if (own.ok()) own = check_rank(rank, num_ranks);
     hepUniqueId_t id;
-    HEP_TRY(unique_id_over_callback(all_gather, context, rank, num_ranks, &id));
-    return create_comm(id, rank, num_ranks, config, created);
+    HEP_TRY(unique_id_over_callback(all_gather, context, rank, num_ranks, own, &id));
+    std::unique_ptr<hepComm> created;
+    HEP_TRY(create_comm(id, rank, num_ranks, config, &created));
+    *comm = created.release();
+    return Status();
   });
 }
 
@@ -178,9 +187,12 @@ hepResult_t hepCommInitNccl(hepComm_t* comm, struct ncclComm* nccl, const hepCon
   return create(comm, [&](std::unique_ptr<hepComm>* created) -> Status {
     HEP_TRY(check_output(nccl, "nccl"));
     hepUniqueId_t id;
-    int rank, num_ranks;
-    HEP_TRY(unique_id_over_nccl(nccl, &id, &rank, &num_ranks));
-    return create_comm(id, rank, num_ranks, config, created);
+    int rank, num_ranks, device;
+    HEP_TRY(unique_id_over_nccl(nccl, &id, &rank, &num_ranks, &device));
+    return keep_current_device([&]() -> Status {
+      HEP_TRY(bind_cuda_device(device));
+      return create_comm(id, rank, num_ranks, config, created);
+    });
   });
 }
 

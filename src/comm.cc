@@ -4,18 +4,24 @@
 #include <cinttypes>
 #include <cstdio>
 #include <cstring>
-#include <thread>
+#include <string>
 #include <vector>
 
 #include "config.h"
+#include "cuda/current_device.h"
 #include "failure.h"
+#include "identity.h"
 #include "log.h"
+#include "rank_threads.h"
+#include "ranks.h"
 
 namespace hep {
 namespace {
 
-// A rank whose own arguments are wrong still tells its peers; it waits no longer than this.
-constexpr int kBadConfigTimeoutMs = 3000;
+// A rank whose own config is wrong still tells its peers. What timeout it wanted may be among what is
+// wrong, so this one applies: long enough for peers that start late, and no longer, because there
+// is nothing to come of the wait.
+constexpr int kBadConfigTimeoutMs = 10000;
 
 // What each step of the creation sends to all ranks: whether it worked, and what comes of it.
 template <typename Payload>
@@ -33,12 +39,22 @@ struct Hello {
   hepConfig_t config;  // resolved, without pointers
   uint32_t memory_kinds;
   uint64_t host;
+  DeviceUuid device;  // zeros on the host backend
 };
 
+// What a rank said, beginning with who it is.
+std::string attribute(int rank, const char* text) {
+  const std::string name = "rank " + std::to_string(rank);
+  const char* const rest =
+      text + (std::strncmp(text, name.c_str(), name.size()) == 0 ? name.size() : 0);
+  return rest != text && (*rest == ' ' || *rest == ':') ? text : name + ": " + text;
+}
+
 // All-gathers the payloads of ranks that have come this far. If the step failed on any rank, it
-// fails on all: here with the own error, elsewhere with the lowest failing rank's.
+// fails on all with the sentences of all that failed; the result is the own one where there is one,
+// elsewhere the lowest failing rank's.
 template <typename Payload>
-Status agree(Bootstrap& bootstrap, int rank, int num_ranks, const char* phase, Deadline deadline,
+Status agree(Bootstrap& bootstrap, int num_ranks, const char* phase, Deadline deadline,
              const Status& own, const Payload& payload, std::vector<Payload>* payloads) {
   Message<Payload> mine{};
   mine.result = own.result();
@@ -46,13 +62,16 @@ Status agree(Bootstrap& bootstrap, int rank, int num_ranks, const char* phase, D
   mine.payload = payload;
   std::vector<Message<Payload>> all(num_ranks);
   const Status exchanged = bootstrap.all_gather(&mine, all.data(), sizeof mine, phase, deadline);
-  HEP_TRY(own);
-  HEP_TRY(exchanged);
+  if (!exchanged.ok()) return own.ok() ? exchanged : own;
 
-  for (int r = 0; r < num_ranks; ++r)
-    if (all[r].result != hepSuccess && r != rank)
-      return error(static_cast<hepResult_t>(all[r].result), "rank %d failed: %.500s", r,
-                   all[r].text);
+  hepResult_t result = own.result();
+  std::string sentences;
+  for (int r = 0; r < num_ranks; ++r) {
+    if (all[r].result == hepSuccess) continue;
+    if (result == hepSuccess) result = static_cast<hepResult_t>(all[r].result);
+    sentences += (sentences.empty() ? "" : "; ") + attribute(r, all[r].text);
+  }
+  if (result != hepSuccess) return Status(result, sentences);
   if (payloads != nullptr) {
     payloads->clear();
     for (const auto& message : all) payloads->push_back(message.payload);
@@ -60,9 +79,9 @@ Status agree(Bootstrap& bootstrap, int rank, int num_ranks, const char* phase, D
   return Status();
 }
 
-Status agree(Bootstrap& bootstrap, int rank, int num_ranks, const char* phase, Deadline deadline,
+Status agree(Bootstrap& bootstrap, int num_ranks, const char* phase, Deadline deadline,
              const Status& own) {
-  return agree<Empty>(bootstrap, rank, num_ranks, phase, deadline, own, Empty{}, nullptr);
+  return agree<Empty>(bootstrap, num_ranks, phase, deadline, own, Empty{}, nullptr);
 }
 
 // Every rank compares every other with rank 0, so all come to the same sentence.
@@ -99,7 +118,7 @@ Status choose_backend(hepComm& comm) {
 
 Status prepare(const hepConfig_t* config, hepComm& comm, Hello* hello) {
   HEP_TRY(resolve_config(config, comm.num_ranks, &comm.config));
-  if (comm.config.log != nullptr) set_log_callback(comm.config.log, comm.config.log_context);
+  comm.log.set(comm.config.log, comm.config.log_context);
   HEP_TRY(choose_backend(comm));
   comm.plan = make_plan(comm.config, comm.num_ranks);
 
@@ -110,7 +129,16 @@ Status prepare(const hepConfig_t* config, hepComm& comm, Hello* hello) {
   hello->memory_kinds =
       probe_memory_kinds(static_cast<hepBackend_t>(comm.config.backend), comm.device);
   hello->host = host_identity();
+  if (comm.config.backend == hepBackendCuda) HEP_TRY(device_uuid(comm.device, &hello->device));
   return Status();
+}
+
+// Several ranks on a device are for tests: elsewhere it is a mistake in the job's launch.
+void log_shared_device(const std::vector<Hello>& hellos, const hepComm& comm) {
+  if (comm.config.backend != hepBackendCuda) return;
+  for (int r = 0; r < comm.num_ranks; ++r)
+    if (r != comm.rank && hellos[r].device == hellos[comm.rank].device)
+      log_message(hepLogInfo, "rank %d: its device %d is rank %d's too", comm.rank, comm.device, r);
 }
 
 Status create_window(const std::vector<Hello>& hellos, hepComm& comm, WindowHandle* handle) {
@@ -139,25 +167,12 @@ Status create_backend(hepComm& comm) {
   context.plan = comm.plan;
   context.timeout_ms = comm.config.timeout_ms;
   for (int r = 0; r < comm.num_ranks; ++r) context.windows.push_back(comm.window->address(r));
-  comm.heap = std::make_unique<Heap>(context.shape.heap_bytes);
+  comm.heap = std::make_unique<Heap>(align_up(context.shape.heap_bytes, Heap::kAlignment));
   return comm.config.backend == hepBackendCuda ? create_cuda_backend(context, &comm.backend)
                                                : create_host_backend(context, &comm.backend);
 }
 
 }  // namespace
-
-Status check_num_ranks(int num_ranks) {
-  if (num_ranks < 1 || num_ranks > kMaxRanks)
-    return error(hepErrorInvalidArgument, "num_ranks is %d, must be 1 to %d", num_ranks, kMaxRanks);
-  return Status();
-}
-
-Status check_rank(int rank, int num_ranks) {
-  HEP_TRY(check_num_ranks(num_ranks));
-  if (rank < 0 || rank >= num_ranks)
-    return error(hepErrorInvalidArgument, "rank is %d, must be 0 to %d", rank, num_ranks - 1);
-  return Status();
-}
 
 Status check_comm(hepComm_t comm) {
   if (comm == nullptr) return error(hepErrorInvalidArgument, "comm is NULL");
@@ -184,20 +199,21 @@ Status create_comm(const hepUniqueId_t& id, int rank, int num_ranks, const hepCo
   Bootstrap& bootstrap = *comm->bootstrap;
 
   std::vector<Hello> hellos;
-  HEP_TRY(agree(bootstrap, rank, num_ranks, "config", deadline, prepared, hello, &hellos));
+  HEP_TRY(agree(bootstrap, num_ranks, "config", deadline, prepared, hello, &hellos));
   HEP_TRY(compare(hellos));
+  log_shared_device(hellos, *comm);
 
   WindowHandle handle{};
   const Status created = create_window(hellos, *comm, &handle);
   std::vector<WindowHandle> handles;
-  HEP_TRY(agree(bootstrap, rank, num_ranks, "memory", deadline, created, handle, &handles));
+  HEP_TRY(agree(bootstrap, num_ranks, "memory", deadline, created, handle, &handles));
 
   const Status connected = comm->window->connect(handles, rank, deadline);
-  HEP_TRY(agree(bootstrap, rank, num_ranks, "mapping", deadline, connected));
+  HEP_TRY(agree(bootstrap, num_ranks, "mapping", deadline, connected));
   comm->window->release_descriptors();
 
   const Status started = create_backend(*comm);
-  HEP_TRY(agree(bootstrap, rank, num_ranks, "backend", deadline, started));
+  HEP_TRY(agree(bootstrap, num_ranks, "backend", deadline, started));
   *out = std::move(comm);
   return Status();
 }
@@ -210,9 +226,11 @@ static Status check_devices(int num_ranks, const int* devices, int32_t backend, 
       backend == hepBackendHost ? error(hepErrorUnsupported, "host") : find_cuda_device(&current);
   *bind = backend == hepBackendCuda || found.ok();
   if (!*bind) return Status();
-  for (int r = 0; r < num_ranks; ++r)
-    HEP_TRY(bind_cuda_device(devices != nullptr ? devices[r] : r));
-  return current >= 0 ? bind_cuda_device(current) : Status();
+  return keep_current_device([&]() -> Status {
+    for (int r = 0; r < num_ranks; ++r)
+      HEP_TRY(bind_cuda_device(devices != nullptr ? devices[r] : r));
+    return Status();
+  });
 }
 
 Status create_all_comms(int num_ranks, const int* devices, const hepConfig_t* config,
@@ -226,16 +244,11 @@ Status create_all_comms(int num_ranks, const int* devices, const hepConfig_t* co
   HEP_TRY(create_unique_id(&id));
 
   std::vector<std::unique_ptr<hepComm>> created(num_ranks);
-  std::vector<Status> statuses(num_ranks);
-  std::vector<std::thread> threads;
-  for (int r = 0; r < num_ranks; ++r)
-    threads.emplace_back([&, r] {
-      if (bind) statuses[r] = bind_cuda_device(devices != nullptr ? devices[r] : r);
-      if (statuses[r].ok()) statuses[r] = create_comm(id, r, num_ranks, config, &created[r]);
-    });
-  for (std::thread& thread : threads) thread.join();
-
-  for (const Status& status : statuses) HEP_TRY(status);
+  const auto create = [&](int r) -> Status {
+    if (bind) HEP_TRY(bind_cuda_device(devices != nullptr ? devices[r] : r));
+    return create_comm(id, r, num_ranks, config, &created[r]);
+  };
+  HEP_TRY(most_telling(run_rank_threads(num_ranks, create)));
   for (int r = 0; r < num_ranks; ++r) comms[r] = created[r].release();
   return Status();
 }

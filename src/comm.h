@@ -10,6 +10,7 @@
 #include "backend.h"
 #include "bootstrap/bootstrap.h"
 #include "deadline.h"
+#include "log.h"
 #include "memory/heap.h"
 #include "memory/window.h"
 #include "status.h"
@@ -27,6 +28,7 @@ struct hepComm {
   int device = -1;
   hep::Plan plan{};
 
+  hep::LogCallback log;  // goes last, so that it receives what the others say as they go
   std::unique_ptr<hep::Bootstrap> bootstrap;
   std::unique_ptr<hep::Window> window;
   std::unique_ptr<hep::Heap> heap;
@@ -41,9 +43,6 @@ struct hepComm {
 };
 
 namespace hep {
-
-Status check_num_ranks(int num_ranks);
-Status check_rank(int rank, int num_ranks);
 
 // Refuses NULL and pointers to something else.
 Status check_comm(hepComm_t comm);

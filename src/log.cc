@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "log.h"
 
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <mutex>
+#include <vector>
 
 #include "params.h"
 
@@ -11,12 +13,21 @@ namespace hep {
 namespace {
 
 struct Sink {
+  const LogCallback* owner;
   hepLogCallback_t callback;
   void* context;
 };
 
-std::mutex sink_mutex;
-Sink current_sink = {nullptr, nullptr};
+// The latest one receives. Never destroyed: messages may come at exit.
+struct Sinks {
+  static Sinks& instance() {
+    static Sinks* const sinks = new Sinks;
+    return *sinks;
+  }
+
+  std::mutex mutex;
+  std::vector<Sink> entries;
+};
 
 const char* level_name(hepLogLevel_t level) {
   switch (level) {
@@ -30,10 +41,11 @@ const char* level_name(hepLogLevel_t level) {
 }
 
 void deliver(hepLogLevel_t level, const char* message) {
-  Sink sink;
+  Sink sink{};
   {
-    const std::lock_guard<std::mutex> lock(sink_mutex);
-    sink = current_sink;
+    Sinks& sinks = Sinks::instance();
+    const std::lock_guard<std::mutex> lock(sinks.mutex);
+    if (!sinks.entries.empty()) sink = sinks.entries.back();
   }
   if (sink.callback)
     sink.callback(level, message, sink.context);
@@ -65,15 +77,19 @@ void log_message(hepLogLevel_t level, const char* format, ...) {
   deliver(level, message);
 }
 
-void set_log_callback(hepLogCallback_t callback, void* context) {
-  const std::lock_guard<std::mutex> lock(sink_mutex);
-  current_sink = {callback, context};
+void LogCallback::set(hepLogCallback_t callback, void* context) {
+  if (callback == nullptr) return;
+  Sinks& sinks = Sinks::instance();
+  const std::lock_guard<std::mutex> lock(sinks.mutex);
+  sinks.entries.push_back({this, callback, context});
 }
 
-void clear_log_callback(hepLogCallback_t callback, void* context) {
-  const std::lock_guard<std::mutex> lock(sink_mutex);
-  if (current_sink.callback == callback && current_sink.context == context)
-    current_sink = {nullptr, nullptr};
+LogCallback::~LogCallback() {
+  Sinks& sinks = Sinks::instance();
+  const std::lock_guard<std::mutex> lock(sinks.mutex);
+  const auto mine = std::remove_if(sinks.entries.begin(), sinks.entries.end(),
+                                   [this](const Sink& sink) { return sink.owner == this; });
+  sinks.entries.erase(mine, sinks.entries.end());
 }
 
 }  // namespace hep

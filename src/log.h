@@ -14,11 +14,18 @@ void log_message(hepLogLevel_t level, const char* format, ...)
 // Whether messages of a level are delivered, for those that are costly to make.
 bool log_enabled(hepLogLevel_t level);
 
-// The callback is the process's, not a communicator's: the latest one that was set receives all
-// messages. Not called under a lock, so it may take locks of its own.
-void set_log_callback(hepLogCallback_t callback, void* context);
+// A callback that receives the process's messages, those of other communicators too, until it is
+// destroyed or a later one takes its place; when the later one goes, it receives them again. Not
+// called under a lock, so it may take locks of its own.
+class LogCallback {
+ public:
+  LogCallback() = default;
+  LogCallback(const LogCallback&) = delete;
+  LogCallback& operator=(const LogCallback&) = delete;
+  ~LogCallback();
 
-// Messages go to standard error again, if this callback is still the one.
-void clear_log_callback(hepLogCallback_t callback, void* context);
+  // Once. NULL does nothing.
+  void set(hepLogCallback_t callback, void* context);
+};
 
 }  // namespace hep

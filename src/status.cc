@@ -43,9 +43,12 @@ Status system_error(const char* format, ...) {
 }
 
 hepResult_t report(const Status& status) {
-  if (!status.ok())
-    std::snprintf(last_error_text, sizeof last_error_text, "%s", status.message().c_str());
-  return status.result();
+  return report(status.result(), status.message().c_str());
+}
+
+hepResult_t report(hepResult_t result, const char* sentence) noexcept {
+  if (result != hepSuccess) std::snprintf(last_error_text, sizeof last_error_text, "%s", sentence);
+  return result;
 }
 
 const char* last_error() { return last_error_text; }

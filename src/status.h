@@ -33,6 +33,9 @@ Status system_error(const char* format, ...) __attribute__((format(printf, 1, 2)
 // Remembers a failed status as the calling thread's last error; returns its result.
 hepResult_t report(const Status& status);
 
+// The same without a Status, for where no memory can be had.
+hepResult_t report(hepResult_t result, const char* sentence) noexcept;
+
 const char* last_error();
 
 }  // namespace hep

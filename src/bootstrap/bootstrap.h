@@ -60,12 +60,15 @@ class Bootstrap {
 Status create_unique_id(hepUniqueId_t* id);
 
 // Makes an id known to all ranks over one call of a caller's all-gather. Collective: `all_gather` is
-// called on every rank, whatever has gone wrong before on this or another one. Rank 0 opens the hub.
+// called on every rank that knows how many there are, whatever has gone wrong before on this or
+// another one. `own` is what has on this one, for example a `rank` out of range; an error of any
+// rank becomes an error of all. Rank 0 opens the hub.
 Status unique_id_over_callback(hepAllGather_t all_gather, void* context, int rank, int num_ranks,
-                               hepUniqueId_t* id);
+                               const Status& own, hepUniqueId_t* id);
 
-// The same over an NCCL communicator, which also tells rank and num_ranks. hepErrorUnsupported where
-// the library was built without CUDA or NCCL cannot be opened.
-Status unique_id_over_nccl(ncclComm* nccl, hepUniqueId_t* id, int* rank, int* num_ranks);
+// The same over an NCCL communicator, which also tells rank, num_ranks and device.
+// hepErrorUnsupported where the library was built without CUDA or NCCL cannot be opened.
+Status unique_id_over_nccl(ncclComm* nccl, hepUniqueId_t* id, int* rank, int* num_ranks,
+                           int* device);
 
 }  // namespace hep

@@ -5,11 +5,12 @@
 
 #include "bootstrap.h"
 #include "layout.h"
+#include "ranks.h"
 
 namespace hep {
 namespace {
 
-// What every rank gives; only rank 0's id and error count.
+// What every rank gives; only rank 0's id counts.
 struct Offer {
   int32_t rank;
   int32_t num_ranks;
@@ -18,45 +19,50 @@ struct Offer {
   hepUniqueId_t id;
 };
 
+Offer make_offer(int rank, int num_ranks, const Status& own) {
+  Offer offer{};
+  offer.rank = rank;
+  offer.num_ranks = num_ranks;
+  Status status = own;
+  if (status.ok() && rank == 0) status = create_unique_id(&offer.id);
+  offer.result = status.result();
+  std::snprintf(offer.error, sizeof offer.error, "%s", status.message().c_str());
+  return offer;
+}
+
+// `place` is where the offer lies among all.
+Status check_offer(Offer& offer, int place, int rank, int num_ranks) {
+  offer.error[sizeof offer.error - 1] = '\0';
+  if (offer.result > hepSuccess && offer.result <= hepErrorInternal)
+    return error(static_cast<hepResult_t>(offer.result), "rank %d: rank %d could not take part: %s",
+                 rank, place, offer.error);
+  if (offer.rank != place)
+    return error(hepErrorMismatch,
+                 "rank %d: the all_gather callback delivered the data of rank %d in place %d", rank,
+                 offer.rank, place);
+  if (offer.num_ranks != num_ranks)
+    return error(hepErrorMismatch,
+                 "rank %d was told that there are %d ranks, rank %d that there are %d", place,
+                 offer.num_ranks, rank, num_ranks);
+  return Status();
+}
+
 }  // namespace
 
 Status unique_id_over_callback(hepAllGather_t all_gather, void* context, int rank, int num_ranks,
-                               hepUniqueId_t* id) {
+                               const Status& own, hepUniqueId_t* id) {
   if (!all_gather) return error(hepErrorInvalidArgument, "all_gather is NULL");
-  if (num_ranks < 1 || num_ranks > kMaxRanks)
-    return error(hepErrorInvalidArgument, "num_ranks is %d, but must be 1 to %d", num_ranks,
-                 kMaxRanks);
-  if (rank < 0 || rank >= num_ranks)
-    return error(hepErrorInvalidArgument, "rank is %d, but must be 0 to %d", rank, num_ranks - 1);
-
-  Offer mine{};
-  mine.rank = rank;
-  mine.num_ranks = num_ranks;
-  if (rank == 0) {
-    const Status created = create_unique_id(&mine.id);
-    mine.result = created.result();
-    std::snprintf(mine.error, sizeof mine.error, "%s", created.message().c_str());
-  }
-  std::vector<Offer> offers(num_ranks);
-  if (const int code = all_gather(&mine, offers.data(), sizeof mine, context); code != 0)
+  HEP_TRY(check_num_ranks(num_ranks));
+  const Offer mine = make_offer(rank, num_ranks, own);
+  // Of the largest size, because this rank may have been told too small a number.
+  std::vector<Offer> offers(kMaxRanks);
+  const int code = all_gather(&mine, offers.data(), sizeof mine, context);
+  HEP_TRY(own);
+  if (code != 0)
     return error(hepErrorSystem, "rank %d: the all_gather callback returned %d", rank, code);
-
-  for (int i = 0; i < num_ranks; ++i) {
-    if (offers[i].rank != i)
-      return error(hepErrorMismatch,
-                   "rank %d: the all_gather callback delivered the data of rank %d in place %d",
-                   rank, offers[i].rank, i);
-    if (offers[i].num_ranks != num_ranks)
-      return error(hepErrorMismatch,
-                   "rank %d was told that there are %d ranks, rank %d that there are %d", i,
-                   offers[i].num_ranks, rank, num_ranks);
-  }
-  Offer& first = offers[0];
-  first.error[sizeof first.error - 1] = '\0';
-  if (first.result > hepSuccess && first.result <= hepErrorInternal)
-    return error(static_cast<hepResult_t>(first.result),
-                 "rank %d: rank 0 could not open a rendezvous: %s", rank, first.error);
-  *id = first.id;
+  for (int place = 0; place < num_ranks; ++place)
+    HEP_TRY(check_offer(offers[place], place, rank, num_ranks));
+  *id = offers[0].id;
   return Status();
 }
 

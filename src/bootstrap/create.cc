@@ -6,9 +6,9 @@
 #include <thread>
 
 #include "bootstrap.h"
+#include "identity.h"
 #include "listen.h"
 #include "log.h"
-#include "memory/identity.h"
 #include "params.h"
 #include "rendezvous.h"
 #include "unique_id.h"
@@ -16,13 +16,26 @@
 namespace hep {
 namespace {
 
+// Keeps signals from the calling thread, and from threads that it starts.
+class BlockedSignals {
+ public:
+  BlockedSignals() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  BlockedSignals(const BlockedSignals&) = delete;
+  BlockedSignals& operator=(const BlockedSignals&) = delete;
+  ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+ private:
+  sigset_t before_;
+};
+
 // The thread owns all it needs, so that it is safe at any time of the process's end. It takes no
 // signals: they are the application's.
 Status start_hub(Descriptor listener, const SipKey& secret, int timeout_ms) {
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  Status status;
+  const BlockedSignals blocked;
   try {
     std::thread([listener = std::move(listener), secret, timeout_ms]() mutable {
       try {
@@ -33,11 +46,10 @@ Status start_hub(Descriptor listener, const SipKey& secret, int timeout_ms) {
       }
     }).detach();
   } catch (const std::system_error& failure) {
-    status =
-        error(hepErrorSystem, "no thread could be started for the rendezvous: %s", failure.what());
+    return error(hepErrorSystem, "no thread could be started for the rendezvous: %s",
+                 failure.what());
   }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return status;
+  return Status();
 }
 
 }  // namespace

@@ -11,6 +11,8 @@
 
 #include <string>
 
+#include "cuda/device_memory.h"
+#include "cuda/driver.h"
 #include "params.h"
 
 namespace hep {
@@ -36,12 +38,6 @@ struct Nccl {
 Status check_nccl(const Nccl& nccl, int result, const char* call) {
   if (result == kNcclSuccess) return Status();
   return error(hepErrorSystem, "%s failed: %s", call, nccl.error_string(result));
-}
-
-Status check_cuda(cudaError_t result, const char* call) {
-  if (result == cudaSuccess) return Status();
-  return error(result == cudaErrorMemoryAllocation ? hepErrorOutOfMemory : hepErrorCuda,
-               "%s failed: %s", call, cudaGetErrorString(result));
 }
 
 // The instance that made the communicator, where it can be found. It is never closed: the
@@ -76,29 +72,14 @@ Status open_nccl(Nccl* nccl) {
   return find_function(library, "ncclAllGather", &nccl->all_gather);
 }
 
-// Makes a device current, and the caller's one again at the end.
-class CurrentDevice {
- public:
-  Status set(int device) {
-    HEP_TRY(check_cuda(cudaGetDevice(&before_), "cudaGetDevice"));
-    return check_cuda(cudaSetDevice(device), "cudaSetDevice");
-  }
-  ~CurrentDevice() {
-    if (before_ >= 0) cudaSetDevice(before_);
-  }
-
- private:
-  int before_ = -1;
-};
-
 // A stream and device memory. Freed in stream order, because freeing must not wait for a peer that
 // never comes.
 class DeviceBuffer {
  public:
   Status create(size_t bytes) {
-    HEP_TRY(check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
-                       "cudaStreamCreateWithFlags"));
-    return check_cuda(cudaMallocAsync(&memory_, bytes, stream_), "cudaMallocAsync");
+    HEP_TRY(cuda_status(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
+                        "cudaStreamCreateWithFlags"));
+    return cuda_status(cudaMallocAsync(&memory_, bytes, stream_), "cudaMallocAsync");
   }
   ~DeviceBuffer() {
     if (memory_) cudaFreeAsync(memory_, stream_);
@@ -128,7 +109,8 @@ Status wait_for(const Exchange& exchange, cudaStream_t stream) {
     if (result != kNcclInProgress) {
       HEP_TRY(check_nccl(exchange.nccl, result, "ncclAllGather"));
       const cudaError_t done = cudaStreamQuery(stream);
-      if (done != cudaErrorNotReady) return check_cuda(done, "ncclAllGather's kernel");
+      if (done != cudaErrorNotReady) return cuda_status(done, "ncclAllGather's kernel");
+      cudaGetLastError();  // off the record of the last error, which belongs to the user
     }
     if (exchange.deadline.expired())
       return error(hepErrorTimeout, "an all-gather over the NCCL communicator did not end in time");
@@ -142,17 +124,17 @@ Status gather_over_nccl(const Exchange& exchange, const void* send, void* receiv
   HEP_TRY(buffer.create(bytes + all_bytes));
   char* const mine = buffer.memory();
   char* const all = mine + bytes;
-  HEP_TRY(check_cuda(cudaMemcpyAsync(mine, send, bytes, cudaMemcpyHostToDevice, buffer.stream()),
-                     "cudaMemcpyAsync"));
+  HEP_TRY(cuda_status(cudaMemcpyAsync(mine, send, bytes, cudaMemcpyHostToDevice, buffer.stream()),
+                      "cudaMemcpyAsync"));
   const int result =
       exchange.nccl.all_gather(mine, all, bytes, kNcclUint8, exchange.comm, buffer.stream());
   if (result != kNcclInProgress) HEP_TRY(check_nccl(exchange.nccl, result, "ncclAllGather"));
   // The copy to pageable memory would wait without a bound, so it comes when all is done.
   HEP_TRY(wait_for(exchange, buffer.stream()));
   HEP_TRY(
-      check_cuda(cudaMemcpyAsync(receive, all, all_bytes, cudaMemcpyDeviceToHost, buffer.stream()),
-                 "cudaMemcpyAsync"));
-  return check_cuda(cudaStreamSynchronize(buffer.stream()), "cudaStreamSynchronize");
+      cuda_status(cudaMemcpyAsync(receive, all, all_bytes, cudaMemcpyDeviceToHost, buffer.stream()),
+                  "cudaMemcpyAsync"));
+  return cuda_status(cudaStreamSynchronize(buffer.stream()), "cudaStreamSynchronize");
 }
 
 int gather_callback(const void* send, void* receive, size_t bytes, void* context) {
@@ -163,21 +145,22 @@ int gather_callback(const void* send, void* receive, size_t bytes, void* context
 
 }  // namespace
 
-Status unique_id_over_nccl(ncclComm* comm, hepUniqueId_t* id, int* rank, int* num_ranks) {
+Status unique_id_over_nccl(ncclComm* comm, hepUniqueId_t* id, int* rank, int* num_ranks,
+                           int* device) {
   if (!comm) return error(hepErrorInvalidArgument, "nccl is NULL");
   int64_t timeout_ms = 0;
   HEP_TRY(setting_number("HEP_TIMEOUT_MS", &timeout_ms));
   Nccl nccl{};
   HEP_TRY(open_nccl(&nccl));
-  int device = -1;
   HEP_TRY(check_nccl(nccl, nccl.comm_count(comm, num_ranks), "ncclCommCount"));
   HEP_TRY(check_nccl(nccl, nccl.comm_user_rank(comm, rank), "ncclCommUserRank"));
-  HEP_TRY(check_nccl(nccl, nccl.comm_device(comm, &device), "ncclCommCuDevice"));
+  HEP_TRY(check_nccl(nccl, nccl.comm_device(comm, device), "ncclCommCuDevice"));
 
-  CurrentDevice current;
-  HEP_TRY(current.set(device));
+  const DeviceGuard guard(*device);
+  HEP_TRY(guard.status());
   Exchange exchange{nccl, comm, *num_ranks, Deadline::after_ms(timeout_ms), Status()};
-  const Status status = unique_id_over_callback(gather_callback, &exchange, *rank, *num_ranks, id);
+  const Status status =
+      unique_id_over_callback(gather_callback, &exchange, *rank, *num_ranks, Status(), id);
   if (exchange.status.ok()) return status;
   return error(exchange.status.result(), "rank %d: %s", *rank, exchange.status.message().c_str());
 }
@@ -188,7 +171,7 @@ Status unique_id_over_nccl(ncclComm* comm, hepUniqueId_t* id, int* rank, int* nu
 
 namespace hep {
 
-Status unique_id_over_nccl(ncclComm*, hepUniqueId_t*, int*, int*) {
+Status unique_id_over_nccl(ncclComm*, hepUniqueId_t*, int*, int*, int*) {
   return error(hepErrorUnsupported,
                "this library was built without CUDA, so it cannot use an NCCL communicator");
 }

@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stands in for the cuda backend where the library is built without CUDA.
 #include "backend.h"
+#include "cuda/current_device.h"
 
 namespace hep {
 
 Status create_cuda_backend(const BackendContext&, std::unique_ptr<Backend>*) {
+  return error(hepErrorUnsupported, "this library was built without CUDA");
+}
+
+Status keep_current_device(const std::function<Status()>& body) { return body(); }
+
+Status device_uuid(int, DeviceUuid*) {
   return error(hepErrorUnsupported, "this library was built without CUDA");
 }
 

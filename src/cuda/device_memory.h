@@ -14,23 +14,27 @@ namespace hep {
 // Makes a device current as long as it lives.
 class DeviceGuard {
  public:
-  explicit DeviceGuard(int device) {
-    if (cudaGetDevice(&previous_) == cudaSuccess && previous_ != device) {
+  explicit DeviceGuard(int device) : result_(cudaGetDevice(&previous_)) {
+    if (result_ == cudaSuccess && previous_ != device) {
       result_ = cudaSetDevice(device);
       switched_ = result_ == cudaSuccess;
     }
   }
+
+  // Leaves the device as it is, for a caller that will switch.
+  DeviceGuard() : result_(cudaGetDevice(&previous_)), switched_(result_ == cudaSuccess) {}
+
   DeviceGuard(const DeviceGuard&) = delete;
   DeviceGuard& operator=(const DeviceGuard&) = delete;
   ~DeviceGuard() {
     if (switched_) cudaSetDevice(previous_);
   }
 
-  Status status() const { return cuda_status(result_, "cudaSetDevice"); }
+  Status status() const { return cuda_status(result_, "making the device current"); }
 
  private:
   int previous_ = 0;
-  cudaError_t result_ = cudaSuccess;
+  cudaError_t result_;
   bool switched_ = false;
 };
 

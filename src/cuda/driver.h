@@ -16,9 +16,7 @@
   X(GetErrorName, 6000)                  \
   X(GetErrorString, 6000)                \
   X(DeviceGet, 2000)                     \
-  X(DeviceGetName, 2000)                 \
   X(DeviceGetUuid, 11040)                \
-  X(DeviceGetAttribute, 2000)            \
   X(DeviceCanAccessPeer, 4000)           \
   X(DevicePrimaryCtxRetain, 7000)        \
   X(DevicePrimaryCtxRelease, 11000)      \

@@ -60,6 +60,42 @@ TEST(Failure, OneRanksBadConfigFailsInitOnEveryRank) {
   run_ranks(config, [&](Rank& self) { expect_working(self, config); });
 }
 
+TEST(Failure, EveryRankLearnsOfAllBadConfigs) {
+  if (world().num_ranks() == 1) GTEST_SKIP() << "needs two ranks with bad configs";
+  const hepConfig_t config = small_config();
+  world().run([&](int rank) {
+    hepConfig_t mine = config;
+    if (rank == 0) mine.hidden = 12;
+    if (rank == last_rank()) mine.lanes = 2;
+    hepComm_t comm = nullptr;
+    EXPECT_EQ(world().create_comm(rank, mine, &comm),
+              rank == last_rank() ? hepErrorUnsupported : hepErrorInvalidArgument)
+        << "rank " << rank << ": " << hepGetLastError();
+    EXPECT_EQ(comm, nullptr);
+    expect_mentions(hepGetLastError(), {"rank 0", "hidden", "12",
+                                        "rank " + std::to_string(last_rank()), "lanes", "2"});
+  });
+}
+
+TEST(Failure, ABadRankOverACallbackFailsInitOnEveryRank) {
+  world().run([](int rank) {
+    const hepAllGather_t gather = [](const void* send, void* receive, size_t bytes, void* context) {
+      return world().all_gather(*static_cast<int*>(context), send, receive, bytes) ? 0 : 1;
+    };
+    const hepConfig_t config = small_config();
+    const int told = rank == last_rank() ? world().num_ranks() : rank;
+    hepComm_t comm = nullptr;
+    EXPECT_EQ(hepCommInitCallback(&comm, world().num_ranks(), told, gather, &rank, &config),
+              hepErrorInvalidArgument)
+        << "rank " << rank << ": " << hepGetLastError();
+    EXPECT_EQ(comm, nullptr);
+    expect_mentions(hepGetLastError(), {"rank is " + std::to_string(world().num_ranks())});
+    if (rank != last_rank()) {
+      expect_mentions(hepGetLastError(), {"rank " + std::to_string(last_rank()) + " "});
+    }
+  });
+}
+
 TEST(Failure, InitNamesTheRankThatNeverComes) {
   if (world().num_ranks() == 1) GTEST_SKIP() << "needs a rank that stays away";
   hepConfig_t config = small_config();

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -30,13 +31,13 @@ void receive(hepLogLevel_t level, const char* message, void* context) {
 class Log : public ::testing::Test {
  protected:
   void SetUp() override { ASSERT_EQ(environment_is_set, 0); }
-  void TearDown() override { set_log_callback(nullptr, nullptr); }
 
   Received received_;
 };
 
 TEST_F(Log, MessagesUpToTheLevelReachTheCallbackWithTheirText) {
-  set_log_callback(receive, &received_);
+  LogCallback callback;
+  callback.set(receive, &received_);
   log_message(hepLogError, "rank %d failed", 3);
   log_message(hepLogInfo, "backend %s", "host");
   ASSERT_EQ(received_.messages.size(), 2u);
@@ -47,7 +48,8 @@ TEST_F(Log, MessagesUpToTheLevelReachTheCallbackWithTheirText) {
 }
 
 TEST_F(Log, MessagesPastTheLevelAreNotDelivered) {
-  set_log_callback(receive, &received_);
+  LogCallback callback;
+  callback.set(receive, &received_);
   EXPECT_FALSE(log_enabled(hepLogDebug));
   log_message(hepLogDebug, "too detailed");
   EXPECT_TRUE(received_.messages.empty());
@@ -59,43 +61,81 @@ TEST_F(Log, WithoutACallbackMessagesGoToStandardErrorWithNameAndLevel) {
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "hybridep: warning: no fabric\n");
 }
 
-TEST_F(Log, TheLatestCallbackReceivesAllMessages) {
-  Received latest;
-  set_log_callback(receive, &received_);
-  set_log_callback(receive, &latest);
-  log_message(hepLogError, "one");
-  EXPECT_EQ(received_.messages.size(), 0u);
-  EXPECT_EQ(latest.messages.size(), 1u);
+TEST_F(Log, TheLatestCallbackReceivesAllMessagesUntilItGoes) {
+  Received of_latest;
+  LogCallback first;
+  first.set(receive, &received_);
+  {
+    LogCallback latest;
+    latest.set(receive, &of_latest);
+    log_message(hepLogError, "one");
+    EXPECT_EQ(received_.messages.size(), 0u);
+    EXPECT_EQ(of_latest.messages.size(), 1u);
+  }
+  log_message(hepLogError, "two");
+  EXPECT_EQ(received_.messages.size(), 1u);
+  EXPECT_EQ(of_latest.messages.size(), 1u);
 }
 
-TEST_F(Log, ClearingTakesAwayOnlyTheCallbackThatIsMeant) {
-  Received other;
-  set_log_callback(receive, &received_);
-  clear_log_callback(receive, &other);
+TEST_F(Log, AnEarlierCallbackThatGoesLeavesTheLatestInPlace) {
+  Received of_first;
+  auto first = std::make_unique<LogCallback>();
+  first->set(receive, &of_first);
+  LogCallback latest;
+  latest.set(receive, &received_);
+  first.reset();
+  log_message(hepLogError, "one");
+  EXPECT_EQ(of_first.messages.size(), 0u);
+  EXPECT_EQ(received_.messages.size(), 1u);
+}
+
+TEST_F(Log, ACallbackThatTwoOwnersShareStaysUntilBothHaveGone) {
+  auto one = std::make_unique<LogCallback>(), other = std::make_unique<LogCallback>();
+  one->set(receive, &received_);
+  other->set(receive, &received_);
+  other.reset();
   log_message(hepLogError, "still delivered");
   EXPECT_EQ(received_.messages.size(), 1u);
-  clear_log_callback(receive, &received_);
+  one.reset();
   testing::internal::CaptureStderr();
   log_message(hepLogError, "back to standard error");
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "hybridep: error: back to standard error\n");
   EXPECT_EQ(received_.messages.size(), 1u);
 }
 
+TEST_F(Log, NoCallbackChangesNothing) {
+  LogCallback first, none;
+  first.set(receive, &received_);
+  none.set(nullptr, nullptr);
+  log_message(hepLogError, "delivered");
+  EXPECT_EQ(received_.messages.size(), 1u);
+}
+
 TEST_F(Log, AnOverlongMessageIsCut) {
-  set_log_callback(receive, &received_);
+  LogCallback callback;
+  callback.set(receive, &received_);
   const std::string text(5000, 'x');
   log_message(hepLogError, "%s", text.c_str());
   ASSERT_EQ(received_.messages.size(), 1u);
   EXPECT_EQ(received_.messages[0].second, std::string(1023, 'x'));
 }
 
+struct Replacement {
+  LogCallback* callback;
+  Received* received;
+};
+
 void log_again(hepLogLevel_t level, const char*, void* context) {
-  set_log_callback(receive, context);
+  const Replacement& replacement = *static_cast<Replacement*>(context);
+  replacement.callback->set(receive, replacement.received);
   log_message(level, "from inside");
 }
 
 TEST_F(Log, ACallbackMayLogAndReplaceItself) {
-  set_log_callback(log_again, &received_);
+  LogCallback second;
+  Replacement replacement{&second, &received_};
+  LogCallback first;
+  first.set(log_again, &replacement);
   log_message(hepLogError, "from outside");
   ASSERT_EQ(received_.messages.size(), 1u);
   EXPECT_EQ(received_.messages[0].second, "from inside");
@@ -103,7 +143,8 @@ TEST_F(Log, ACallbackMayLogAndReplaceItself) {
 
 TEST_F(Log, NoMessageOfManyThreadsIsLostOrMixed) {
   constexpr int kThreads = 4, kMessages = 500;
-  set_log_callback(receive, &received_);
+  LogCallback callback;
+  callback.set(receive, &received_);
   std::vector<std::thread> threads;
   for (int thread = 0; thread < kThreads; ++thread)
     threads.emplace_back([] {

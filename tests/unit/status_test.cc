@@ -59,6 +59,13 @@ TEST(LastError, IsTheLatestFailureAndSurvivesSuccess) {
   EXPECT_STREQ(last_error(), "second");
 }
 
+TEST(LastError, NeedsNoStatus) {
+  EXPECT_EQ(report(hepErrorOutOfMemory, "no memory for a status"), hepErrorOutOfMemory);
+  EXPECT_STREQ(last_error(), "no memory for a status");
+  EXPECT_EQ(report(hepSuccess, ""), hepSuccess);
+  EXPECT_STREQ(last_error(), "no memory for a status");
+}
+
 TEST(LastError, BelongsToTheThread) {
   report(error(hepErrorSystem, "of the main thread"));
   std::string at_start = "unset";

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// The calling thread's current device, for those that are compiled without CUDA too.
+#pragma once
+
+#include <array>
+#include <functional>
+
+#include "status.h"
+
+namespace hep {
+
+// Runs the body, which may bind the thread to other devices, and makes the device current again that
+// was current before. Without CUDA it only runs the body.
+Status keep_current_device(const std::function<Status()>& body);
+
+// A device under the name that it has in every process, whatever ordinals the process gives out.
+using DeviceUuid = std::array<unsigned char, 16>;
+
+// hepErrorUnsupported where there is no CUDA, no driver or no such device.
+Status device_uuid(int device, DeviceUuid* out);
+
+}  // namespace hep

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+// Communicators come to be, or fail to, on the host backend: what callbacks throw, what threads
+// cannot do, and what is left afterwards.
+#include <hybridep.h>
+
+#include <atomic>
+#include <new>
+#include <stdexcept>
+
+#include "bootstrap_fixture.h"
+#include "log.h"
+#include "rank_threads.h"
+#include "ranks.h"
+
+namespace hep {
+namespace {
+
+hepConfig_t small_config() {
+  hepConfig_t config = HEP_CONFIG_INITIALIZER;
+  config.backend = hepBackendHost;
+  config.max_tokens = 8;
+  config.hidden = 64;
+  config.num_experts = 12;
+  config.timeout_ms = kLongMs;
+  return config;
+}
+
+using CommTest = BootstrapTest;
+
+// ----------------------------------------------------------------------------------------- ranks
+
+TEST(Ranks, OutOfRangeAreNamedWithTheRange) {
+  EXPECT_TRUE(check_num_ranks(1).ok());
+  EXPECT_TRUE(check_num_ranks(72).ok());
+  expect_error(check_num_ranks(0), hepErrorInvalidArgument, {"num_ranks is 0", "1 to 72"});
+  expect_error(check_num_ranks(73), hepErrorInvalidArgument, {"num_ranks is 73", "1 to 72"});
+  EXPECT_TRUE(check_rank(0, 1).ok());
+  EXPECT_TRUE(check_rank(71, 72).ok());
+  expect_error(check_rank(4, 4), hepErrorInvalidArgument, {"rank is 4", "0 to 3"});
+  expect_error(check_rank(-1, 4), hepErrorInvalidArgument, {"rank is -1", "0 to 3"});
+  expect_error(check_rank(0, 0), hepErrorInvalidArgument, {"num_ranks is 0"});
+}
+
+TEST(RankThreads, RunEveryRankAtTheSameTimeAndKeepItsStatus) {
+  std::atomic<int> arrived{0};
+  const vector<Status> statuses = run_rank_threads(3, [&](int rank) {
+    ++arrived;
+    EXPECT_TRUE(comes_true([&] { return arrived == 3; }));
+    return rank == 1 ? error(hepErrorCuda, "rank %d", rank) : Status();
+  });
+  ASSERT_EQ(statuses.size(), 3u);
+  EXPECT_TRUE(statuses[0].ok());
+  expect_error(statuses[1], hepErrorCuda, {"rank 1"});
+  EXPECT_TRUE(statuses[2].ok());
+}
+
+TEST(RankThreads, TurnWhatABodyThrowsIntoItsStatus) {
+  const vector<Status> statuses = run_rank_threads(4, [](int rank) -> Status {
+    if (rank == 0) throw std::bad_alloc();
+    if (rank == 1) throw std::runtime_error("a long sentence about what went wrong");
+    if (rank == 2) throw 17;
+    return Status();
+  });
+  EXPECT_EQ(statuses[0].result(), hepErrorOutOfMemory);
+  EXPECT_EQ(statuses[1].result(), hepErrorInternal);
+  EXPECT_EQ(statuses[2].result(), hepErrorInternal);
+  EXPECT_TRUE(statuses[3].ok());
+}
+
+TEST(RankThreads, ThatCannotBeStartedAreASystemError) {
+  const NoThreads no_threads;
+  const vector<Status> statuses = run_rank_threads(2, [](int) { return Status(); });
+  expect_error(statuses[0], hepErrorSystem, {"rank 0", "thread"});
+  expect_error(statuses[1], hepErrorSystem, {"rank 1", "thread"});
+}
+
+TEST(RankThreads, TheMostTellingErrorIsOneThatIsNotAboutMissingAPeer) {
+  const Status timeout = error(hepErrorTimeout, "missed"), lost = error(hepErrorPeerLost, "lost");
+  const Status first = error(hepErrorSystem, "first"), second = error(hepErrorCuda, "second");
+  EXPECT_TRUE(most_telling({Status(), Status()}).ok());
+  EXPECT_EQ(most_telling({timeout, lost, first, second}).message(), "first");
+  EXPECT_EQ(most_telling({Status(), lost, timeout}).message(), "lost");
+}
+
+// ------------------------------------------------------------------------------------- callbacks
+
+TEST_F(CommTest, ACallbackMayThrowAnything) {
+  ::setenv("HEP_RENDEZVOUS_TIMEOUT_MS", "50", 1);
+  const hepConfig_t config = small_config();
+  hepComm_t comm = nullptr;
+  const hepAllGather_t throws_number = [](const void*, void*, size_t, void*) -> int { throw 17; };
+  EXPECT_EQ(hepCommInitCallback(&comm, 1, 0, throws_number, nullptr, &config), hepErrorInternal);
+  EXPECT_STRNE(hepGetLastError(), "");
+  const hepAllGather_t throws_text = [](const void*, void*, size_t, void*) -> int {
+    throw std::runtime_error("the store is down");
+  };
+  EXPECT_EQ(hepCommInitCallback(&comm, 1, 0, throws_text, nullptr, &config), hepErrorInternal);
+  EXPECT_STREQ(hepGetLastError(), "the store is down");
+  EXPECT_EQ(comm, nullptr);
+}
+
+TEST_F(CommTest, ARankWithoutAPlaceForItsCommunicatorDoesNotLeaveTheOthersWaiting) {
+  ::setenv("HEP_RENDEZVOUS_TIMEOUT_MS", "50", 1);
+  ThreadGather group(3);
+  on_threads(3, [&](int rank) {
+    ThreadGather::Member member{&group, rank};
+    const hepConfig_t config = small_config();
+    hepComm_t comm = nullptr;
+    EXPECT_EQ(hepCommInitCallback(rank == 2 ? nullptr : &comm, 3, rank, ThreadGather::gather,
+                                  &member, &config),
+              hepErrorInvalidArgument);
+    EXPECT_NE(string(hepGetLastError()).find("comm is NULL"), string::npos) << hepGetLastError();
+    EXPECT_EQ(member.calls, 1);
+    EXPECT_EQ(comm, nullptr);
+  });
+}
+
+// ------------------------------------------------------------------------------------------ heap
+
+TEST_F(CommTest, AHeapOfAnySizeHoldsThatManyBytes) {
+  hepConfig_t config = small_config();
+  for (const int64_t bytes : {1, 255, 257, 1000}) {
+    config.heap_bytes = bytes;
+    hepComm_t comm = nullptr;
+    ASSERT_EQ(hepCommInitAll(&comm, 1, nullptr, &config), hepSuccess) << hepGetLastError();
+    void* block = nullptr;
+    EXPECT_EQ(hepMemAlloc(comm, bytes, &block), hepSuccess) << hepGetLastError();
+    EXPECT_EQ(hepMemFree(comm, block), hepSuccess);
+    EXPECT_EQ(hepCommDestroy(comm), hepSuccess);
+  }
+}
+
+// -------------------------------------------------------------------------------------- messages
+
+void count(hepLogLevel_t, const char*, void* context) {
+  ++*static_cast<std::atomic<int>*>(context);
+}
+
+void expect_on_standard_error(const char* text) {
+  testing::internal::CaptureStderr();
+  log_message(hepLogError, "%s", text);
+  EXPECT_NE(testing::internal::GetCapturedStderr().find(text), string::npos);
+}
+
+TEST_F(CommTest, ItsLogCallbackLivesAsLongAsItDoes) {
+  std::atomic<int> messages{0};
+  hepConfig_t config = small_config();
+  config.log = count;
+  config.log_context = &messages;
+  hepComm_t comms[2] = {};
+  ASSERT_EQ(hepCommInitAll(comms, 2, nullptr, &config), hepSuccess) << hepGetLastError();
+  int before = messages;
+  log_message(hepLogError, "to the callback");
+  EXPECT_EQ(messages, before + 1);
+  EXPECT_EQ(hepCommDestroy(comms[1]), hepSuccess);
+  before = messages;
+  log_message(hepLogError, "to that of the other communicator");
+  EXPECT_EQ(messages, before + 1);
+  EXPECT_EQ(hepCommDestroy(comms[0]), hepSuccess);
+  before = messages;
+  expect_on_standard_error("after the last");
+  EXPECT_EQ(messages, before);
+}
+
+TEST_F(CommTest, AFailedInitKeepsNoLogCallback) {
+  std::atomic<int> messages{0};
+  hepConfig_t config = small_config();
+  config.log = count;
+  config.log_context = &messages;
+  config.timeout_ms = 100;
+  const hepUniqueId_t id = new_id();
+  hepComm_t comm = nullptr;
+  EXPECT_EQ(hepCommInitRank(&comm, 2, &id, 0, &config), hepErrorTimeout);
+  const int before = messages;
+  expect_on_standard_error("after the failure");
+  EXPECT_EQ(messages, before);
+}
+
+}  // namespace
+}  // namespace hep
