@@ -22,14 +22,18 @@ const MemoryKindOperations* const kKinds[] = {
 #endif
 };
 
-// Allocates, exports and maps again what was exported.
+// Allocates, exports and maps again what was exported. An IPC handle cannot be opened in the process
+// that made it: there, only allocating and exporting are tried.
 Status probe(const MemoryKindOperations& operations, int device) {
   std::shared_ptr<Allocation> allocation;
   HEP_TRY(operations.allocate(device, kProbeBytes, &allocation));
   WindowHandle handle{};
   allocation->describe(&handle);
   std::unique_ptr<Mapping> mapping;
-  return operations.map(device, {handle, allocation->descriptor(), allocation}, &mapping);
+  // As the local memory of a rank of this process it would be found, not imported.
+  const std::shared_ptr<Allocation> local =
+      operations.kind == MemoryKind::cuda_ipc ? allocation : nullptr;
+  return operations.map(device, {handle, allocation->descriptor(), local}, &mapping);
 }
 
 // The kinds that HEP_MEMORY admits.
@@ -116,11 +120,5 @@ Status choose_memory_kind(hepBackend_t backend, const std::vector<uint32_t>& mas
       "choice, HEP_LOG=debug tells more)",
       several_hosts ? "several hosts" : "this host", missing.c_str());
 }
-
-#ifndef HEP_HAVE_CUDA
-Status device_identity(int, DeviceIdentity*) {
-  return error(hepErrorUnsupported, "this library was built without CUDA");
-}
-#endif
 
 }  // namespace hep
