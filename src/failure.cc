@@ -42,6 +42,12 @@ Status failure_status(const hepFailure_t& failure) {
                    "%" PRIu64 ", saw %" PRIu64,
                    failure.rank, operation_name(failure.operation), failure.number,
                    failure.missing_rank, awaited(failure.phase), failure.expected, failure.seen);
+    case hepErrorMismatch:
+      return error(hepErrorMismatch,
+                   "rank %d: routing update %" PRIu64 ": rank %d has top_k %" PRIu64
+                   ", this rank %" PRIu64 "; it must be the same on all ranks",
+                   failure.rank, failure.number, failure.missing_rank, failure.seen,
+                   failure.expected);
     default:
       return error(hepErrorInternal, "rank %d: failure record with result %d", failure.rank,
                    failure.result);

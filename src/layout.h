@@ -99,7 +99,7 @@ struct RecordHeader {
   uint32_t num_tokens;  // T of the source
   uint32_t num_rows;
   uint32_t num_selections;
-  uint32_t reserved;
+  uint32_t top_k;  // must be the same on all ranks
 };
 static_assert(sizeof(RecordHeader) == 16);
 
@@ -182,8 +182,8 @@ struct WindowLayout {
 //   source_tokens      [R] uint32_t       T of each source
 //   source_rows        [R + 1] uint32_t   flat rows before each source
 //   chunk_rows         [R][max_chunks + 1] uint32_t   flat row, absolute, at which each chunk of a
-//                                         source's tokens begins; entries from the source's last
-//                                         chunk on hold the end of its rows
+//                                         source's tokens begins, and after the last one the end
+//                                         of its rows
 //   partial_counts     [max_tokens] uint8_t   ranks that each token of this rank selected
 //   rows               [R * max_tokens] Row, in canonical order
 //   selections         [R * max_tokens * K] Selection, in the order of their rows

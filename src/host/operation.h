@@ -37,6 +37,12 @@ class Operation {
     return waiter_.wait(&signal, expected, {kind_, epoch_, phase, peer});
   }
 
+  // Fails the communicator for something other than a wait.
+  Status fail(hepResult_t result, hepPhase_t phase, int peer, uint64_t expected,
+              uint64_t seen) const {
+    return waiter_.fail(result, {kind_, epoch_, phase, peer}, expected, seen);
+  }
+
  private:
   const BackendContext& context_;
   Waiter& waiter_;

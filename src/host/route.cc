@@ -22,7 +22,7 @@ using TokenChoices = std::array<Choice, kMaxTopK>;
 class RecordWriter {
  public:
   RecordWriter() = default;
-  RecordWriter(const Operation& operation, int destination, int num_tokens) {
+  RecordWriter(const Operation& operation, int destination, const TopK& choice) {
     void* window = operation.window(destination);
     const WindowLayout& layout = operation.layout();
     const uint64_t epoch = operation.epoch();
@@ -33,7 +33,8 @@ class RecordWriter {
     counts_ = at<uint32_t>(window, layout.counts_at(epoch, source_));
     rows_ = at<Row>(window, layout.rows_at(epoch, source_));
     selections_ = at<Selection>(window, layout.selections_at(epoch, source_));
-    *header_ = {static_cast<uint32_t>(num_tokens), 0, 0, 0};
+    *header_ = {static_cast<uint32_t>(choice.num_tokens), 0, 0,
+                static_cast<uint32_t>(choice.top_k)};
     std::fill_n(counts_, num_experts, 0);
   }
 
@@ -79,8 +80,7 @@ void send_records(const Operation& operation, const TopK& choice, HostBackend& b
                   RoutingState& state) {
   const Shape& shape = operation.shape();
   std::array<RecordWriter, kMaxRanks> writers;
-  for (int d = 0; d < shape.num_ranks; ++d)
-    writers[d] = RecordWriter(operation, d, choice.num_tokens);
+  for (int d = 0; d < shape.num_ranks; ++d) writers[d] = RecordWriter(operation, d, choice);
 
   TokenChoices choices;
   for (int token = 0; token < choice.num_tokens; ++token) {
@@ -97,6 +97,14 @@ void send_records(const Operation& operation, const TopK& choice, HostBackend& b
 
   for (int d = 0; d < shape.num_ranks; ++d)
     store_release(&operation.to(d).records_ready, operation.epoch());
+}
+
+// What the layouts of a batch depend on must be the same on all ranks.
+Status check_top_k(const Operation& operation, int source, int top_k) {
+  const auto& header = *at<RecordHeader>(operation.own_window(),
+                                         operation.layout().header_at(operation.epoch(), source));
+  if (header.top_k == static_cast<uint32_t>(top_k)) return {};
+  return operation.fail(hepErrorMismatch, hepPhaseRecords, source, top_k, header.top_k);
 }
 
 // Adds up the sources' counts and lays out the experts' blocks.
@@ -171,8 +179,10 @@ Status run_update(const Operation& operation, const TopK& choice, HostBackend& b
   state.num_tokens = choice.num_tokens;
   state.top_k = choice.top_k;
   send_records(operation, choice, backend, state);
-  for (int s = 0; s < operation.num_ranks(); ++s)
+  for (int s = 0; s < operation.num_ranks(); ++s) {
     HEP_TRY(operation.wait(hepPhaseRecords, s, operation.from(s).records_ready, operation.epoch()));
+    HEP_TRY(check_top_k(operation, s, choice.top_k));
+  }
   place_experts(operation, state);
   take_records(operation, state);
   return {};

@@ -31,14 +31,15 @@ class Waiter {
   // Returns when *signal has reached `expected`; fails after the timeout or upon abort().
   Status wait(const uint64_t* signal, uint64_t expected, const Awaited& awaited);
 
+  // Records a failure, unless there is one; returns the sentence of the first.
+  Status fail(hepResult_t result, const Awaited& awaited, uint64_t expected, uint64_t seen);
+
   void abort() { aborted_.store(true); }
 
   // The first wait that failed; after an abort that ended none, a record without a wait.
   hepFailure_t failure() const;
 
  private:
-  Status fail(hepResult_t result, const Awaited& awaited, uint64_t expected, uint64_t seen);
-
   const int timeout_ms_;
   std::atomic<bool> aborted_{false};
   mutable std::mutex mutex_;

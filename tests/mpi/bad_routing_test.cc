@@ -166,4 +166,26 @@ TEST(BadRouting, IllegalExpertIdsCountAsNoneAndAreReported) {
   }
 }
 
+TEST(BadRouting, RanksWithAnotherTopKAreReportedToAll) {
+  if (world().num_ranks() < 2) GTEST_SKIP() << "needs two ranks to disagree";
+  const hepConfig_t config = small_config();
+  const int last = world().num_ranks() - 1;
+  run_ranks(config, [&](Rank& self) {
+    Batch batch(self, config);
+    const int top_k = self.rank == last ? 1 : 2;
+    const hepResult_t result =
+        hepRoutingUpdate(batch.routing.get(), batch.indices.data(), Batch::kTokens, top_k,
+                         hepIndexInt32, self.stream.get());
+    EXPECT_EQ(result, world().backend() == hepBackendHost ? hepErrorMismatch : hepSuccess);
+    self.stream.synchronize();
+    hepResult_t error = hepSuccess;
+    EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
+    EXPECT_EQ(error, hepErrorMismatch);
+    expect_mentions(hepGetLastError(), {"top_k", "1", "2"});
+    EXPECT_EQ(batch.update(), hepErrorMismatch);
+    self.barrier();
+  });
+  run_ranks(config, [&](Rank& self) { expect_working(self, config); });
+}
+
 }  // namespace

@@ -94,6 +94,9 @@ class Ranks {
   Signals& signals(int rank, int peer) {
     return *at<Signals>(window(rank), layout_.signals_at(peer));
   }
+  RecordHeader& record_header(int rank, int peer, uint64_t epoch) {
+    return *at<RecordHeader>(window(rank), layout_.header_at(epoch, peer));
+  }
 
   // A section of a routing's memory.
   template <typename T>
@@ -681,8 +684,9 @@ class HostBackendFailure : public ::testing::Test {
   }
 
   // The updates that come before must not fall to the short timeout on a busy machine: the ranks'
-  // signals are simply there.
+  // records, of no tokens, are simply there.
   void update_alone(const Ints& indices) {
+    ranks_->record_header(0, 1, 1).top_k = kTopK;
     ranks_->signals(0, 1).records_ready = 1;
     Ranks::expect_ok(ranks_->update_one(0, indices, kTopK));
   }
@@ -699,6 +703,16 @@ TEST_F(HostBackendFailure, UpdateNamesThePeerThatNeverCalls) {
   expect_failure(ranks_->backend(0).failure(), hepErrorTimeout, hepOperationRouting,
                  hepPhaseRecords, 1, 1, 0);
   EXPECT_EQ(ranks_->backend(1).failure().result, hepSuccess);
+}
+
+TEST_F(HostBackendFailure, UpdateNamesThePeerWithAnotherTopK) {
+  ranks_->record_header(0, 1, 1).top_k = 1;
+  ranks_->signals(0, 1).records_ready = 1;
+  const Status status = ranks_->update_one(0, {0, 2}, kTopK);
+  EXPECT_EQ(status.result(), hepErrorMismatch);
+  EXPECT_NE(status.message().find("rank 1 has top_k 1"), std::string::npos) << status.message();
+  expect_failure(ranks_->backend(0).failure(), hepErrorMismatch, hepOperationRouting,
+                 hepPhaseRecords, 1, kTopK, 1);
 }
 
 TEST_F(HostBackendFailure, DispatchNamesThePeerThatNeverPublishesRows) {

@@ -208,7 +208,8 @@ __device__ void send_headers(const RouteArgs& args, const SendMemory& memory, ui
     void* window = context.windows[rank];
     if (lane_index() == 0) {
       const RecordHeader header{static_cast<uint32_t>(args.num_tokens),
-                                memory.totals[context.shape().num_experts + rank], selections, 0};
+                                memory.totals[context.shape().num_experts + rank], selections,
+                                static_cast<uint32_t>(args.top_k)};
       *at<RecordHeader>(window, context.window_layout.header_at(epoch, context.rank)) = header;
     }
     uint32_t* counts = at<uint32_t>(window, context.window_layout.counts_at(epoch, context.rank));
@@ -405,6 +406,9 @@ __device__ void place_sources(const RouteArgs& args, const ReceiveMemory& memory
     if (source < context.num_ranks())
       header = __ldcg(reinterpret_cast<const uint4*>(header_from(args, source, epoch)));
     const uint32_t num_rows = header.y, num_selections = header.z;
+    if (source < context.num_ranks() && header.w != args.top_k)
+      record_failure(context, {hepOperationRouting, hepPhaseRecords, source, epoch},
+                     hepErrorMismatch, args.top_k, header.w);
     const uint32_t rows_through = warp_inclusive_sum(num_rows);
     const uint32_t selections_through = warp_inclusive_sum(num_selections);
     if (source < context.num_ranks()) {
@@ -529,24 +533,17 @@ int shared_bytes(const Shape& shape, int warps) {
 }  // namespace
 
 cudaError_t prepare_route_kernels() {
-  for (const void* kernel : {reinterpret_cast<const void*>(route_kernel<int32_t>),
-                             reinterpret_cast<const void*>(route_kernel<int64_t>)}) {
-    const cudaError_t result = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxSharedBytes - 1024);
-    if (result != cudaSuccess) return result;
-  }
-  return cudaSuccess;
+  const cudaError_t result = prepare(route_kernel<int32_t>);
+  return result == cudaSuccess ? prepare(route_kernel<int64_t>) : result;
 }
 
 cudaError_t launch_route(const RouteArgs& args, bool index64, const Plan& plan,
                          cudaStream_t stream) {
   // Many experts leave room for fewer warps; two are needed to receive.
   int warps = std::min(plan.routing_threads, kMaxThreads) / kWarpSize;
-  while (warps > 2 && shared_bytes(args.context.shape(), warps) > kMaxSharedBytes - 1024) --warps;
-  const auto kernel = index64 ? route_kernel<int64_t> : route_kernel<int32_t>;
-  kernel<<<plan.routing_blocks, warps * kWarpSize, shared_bytes(args.context.shape(), warps),
-           stream>>>(args);
-  return cudaGetLastError();
+  while (warps > 2 && shared_bytes(args.context.shape(), warps) > kMaxDynamicSharedBytes) --warps;
+  return launch(index64 ? route_kernel<int64_t> : route_kernel<int32_t>, plan.routing_blocks,
+                warps * kWarpSize, shared_bytes(args.context.shape(), warps), stream, args);
 }
 
 }  // namespace hep
