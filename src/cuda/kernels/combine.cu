@@ -34,8 +34,8 @@ constexpr int kStoresBeforeSignal = 2;
 constexpr int kMaxStoreStages = 4;
 constexpr int kDefaultStoreStages = 2;
 
-// Stages that a warp may be sending from.
-constexpr int kMaxHeldStages = 2;
+// Rows that a sender has in flight before it hands the oldest one's stage back.
+constexpr int kCopiesInFlight = 4;
 
 // Signals whose rows are still on their way out, over all reducer warps of a pipeline: they are at
 // most a ring apart.
@@ -55,9 +55,8 @@ enum : uint32_t {
   kFirst = 1,    // begins a sum
   kLast = 2,     // ends it
   kNothing = 4,  // holds no row: the sum is +0
-  kCopy = 8,     // the only row of its sum, as it is: the stage itself is sent
-  kNoSum = 16,   // only a signal
-  kEnd = 32
+  kNoSum = 8,    // only a signal
+  kEnd = 16
 };
 
 struct PipelineMemory {
@@ -86,20 +85,14 @@ __host__ __device__ constexpr int stage_bytes(int row_bytes) {
 
 // ------------------------------------------------------------------------------------- reducers
 
-// What a reducer warp has under way: rows on their way out, from buffers of its own or straight from
-// stages, and the signal that waits for them. The signal is given after later rows have been sent,
-// so that nobody waits for the wire. Stores and waits are those of lane 0.
+// A reducer warp's own bookkeeping of its stores: which buffer is next, and which signal waits for
+// them. A signal is given after later rows have been sent, so that nobody waits for the wire. Stores
+// and waits are those of lane 0.
 struct Outgoing {
   const PipelineMemory& memory;
   uint64_t epoch;
   char* buffers;
   int next_buffer = 0;
-
-  // Stages that are being sent from; registers, not an array, which would lie in memory.
-  static_assert(kMaxHeldStages == 2);
-  int num_held = 0;
-  int older_held = 0, newer_held = 0;
-
   uint64_t* pending = nullptr;
   int stores_since = 0;
   bool stored = false;   // anything since the last signal
@@ -125,28 +118,6 @@ struct Outgoing {
     if (++next_buffer == memory.store_stages) next_buffer = 0;
   }
 
-  // Lane 0: sends from a stage, which goes back when it has been read.
-  __device__ void send_stage(char* destination, const char* row, uint32_t bytes, int stage) {
-    send(destination, row, bytes);
-    if (num_held == kMaxHeldStages) {
-      ptx::bulk_wait_read<kMaxHeldStages>();
-      release(older_held);
-      --num_held;
-    }
-    older_held = num_held == 0 ? stage : newer_held;
-    newer_held = stage;
-    ++num_held;
-  }
-
-  // Lane 0: before it waits for anything that may in turn wait for these stages.
-  __device__ void release_stages() {
-    if (num_held == 0) return;
-    ptx::bulk_wait_read<0>();
-    release(older_held);
-    if (num_held == kMaxHeldStages) release(newer_held);
-    num_held = 0;
-  }
-
   // Lane 0: all rows so far belong to what this signal tells.
   __device__ void signal(uint64_t* address) {
     flush();
@@ -167,8 +138,6 @@ struct Outgoing {
   }
 
  private:
-  __device__ void release(int stage) { ptx::mbarrier_arrive(&memory.ring.empty[stage]); }
-
   __device__ void send(char* destination, const char* source, uint32_t bytes) {
     ptx::bulk_store(destination, source, bytes);
     ptx::bulk_commit();
@@ -232,35 +201,24 @@ __device__ void reduce(const PipelineMemory& memory, int reducer, uint64_t epoch
   Bfloat16x8 sum[kVectorsPerLane];
 
   for (Cursor cursor;; cursor.advance(ring.depth)) {
-    if (!ptx::mbarrier_try_wait(&ring.full[cursor.stage], cursor.parity)) {
-      if (lane == 0) outgoing.release_stages();
-      wait_phase(&ring.full[cursor.stage], cursor.parity);
-    }
+    wait_phase(&ring.full[cursor.stage], cursor.parity);
     const Contribution item = ring.items[cursor.stage];
     if (item.flags & kEnd) break;
-    const char* stage = ring.stage(cursor.stage) + slice;
+    const uint4* row = reinterpret_cast<const uint4*>(ring.stage(cursor.stage) + slice);
     const uint32_t bytes = item.bytes > slice ? min(item.bytes - slice, kSliceBytes) : 0;
     const uint32_t vectors = bytes / sizeof(uint4);
 
-    if (item.flags & kCopy) {
-      // One warp sends it all, each in its turn: fewer and larger copies.
-      if (lane == 0 && cursor.stage % kReducerWarps == reducer)
-        outgoing.send_stage(item.destination, ring.stage(cursor.stage), item.bytes, cursor.stage);
-      else if (lane == 0)
-        ptx::mbarrier_arrive(&ring.empty[cursor.stage]);
-    } else {
-      if (vectors == kWholeSlice)
-        add_row<true>(sum, reinterpret_cast<const uint4*>(stage), vectors, item);
-      else
-        add_row<false>(sum, reinterpret_cast<const uint4*>(stage), vectors, item);
-      __syncwarp();
-      if (lane == 0) ptx::mbarrier_arrive(&ring.empty[cursor.stage]);
-      if ((item.flags & kLast) && bytes > 0) {
-        uint4* buffer = outgoing.buffer();
-        for_each_vector<false>(vectors,
-                               [&](int i, uint32_t vector) { buffer[vector] = sum[i].round(); });
-        outgoing.send_buffer(item.destination + slice, bytes);
-      }
+    if (vectors == kWholeSlice)
+      add_row<true>(sum, row, vectors, item);
+    else
+      add_row<false>(sum, row, vectors, item);
+    __syncwarp();
+    if (lane == 0) ptx::mbarrier_arrive(&ring.empty[cursor.stage]);
+    if ((item.flags & kLast) && bytes > 0) {
+      uint4* buffer = outgoing.buffer();
+      for_each_vector<false>(vectors,
+                             [&](int i, uint32_t vector) { buffer[vector] = sum[i].round(); });
+      outgoing.send_buffer(item.destination + slice, bytes);
     }
     if (item.signal != nullptr && lane == 0) outgoing.signal(item.signal);
   }
@@ -268,6 +226,53 @@ __device__ void reduce(const PipelineMemory& memory, int reducer, uint64_t epoch
     outgoing.flush();
     ptx::bulk_wait<0>();
   }
+}
+
+// --------------------------------------------------------------------------------------- sender
+
+// All lanes: a stage whose row is nothing becomes a row of zeros.
+__device__ void clear_stage(char* stage, uint32_t bytes) {
+  for (uint32_t i = lane_index(); i < bytes / sizeof(uint4); i += kWarpSize)
+    reinterpret_cast<uint4*>(stage)[i] = make_uint4(0, 0, 0, 0);
+  ptx::fence_proxy_async_shared();
+  __syncwarp();
+}
+
+// Where no row is added to another, one warp sends them as they are, straight from the stages.
+template <int kInFlight>
+__device__ void send_rows(const Ring<Contribution>& ring, uint64_t epoch) {
+  const bool leader = lane_index() == 0;
+  DelayedRelease<kInFlight> release;
+  uint64_t* pending = nullptr;  // a signal that waits for rows on their way
+  int stores_since = 0;
+  for (Cursor cursor;; cursor.advance(ring.depth)) {
+    wait_phase(&ring.full[cursor.stage], cursor.parity);
+    const Contribution item = ring.items[cursor.stage];
+    if (pending != nullptr &&
+        (item.signal != nullptr || (item.flags & kEnd) || stores_since == kStoresBeforeSignal)) {
+      if (leader) {
+        if (stores_since == kStoresBeforeSignal)
+          ptx::bulk_wait<kStoresBeforeSignal>();
+        else
+          ptx::bulk_wait<0>();
+        ptx::st_release_sys(pending, epoch);
+      }
+      pending = nullptr;
+    }
+    if (item.flags & kEnd) break;
+
+    char* stage = ring.stage(cursor.stage);
+    if (item.flags & kNothing) clear_stage(stage, item.bytes);
+    if (leader && item.bytes > 0) ptx::bulk_store(item.destination, stage, item.bytes);
+    ptx::bulk_commit();
+    release.stored(ring);
+    ++stores_since;
+    if (item.signal != nullptr) {
+      pending = item.signal;
+      stores_since = 0;
+    }
+  }
+  ptx::bulk_wait<0>();
 }
 
 // -------------------------------------------------------------------------------------- loaders
@@ -292,10 +297,9 @@ struct ContributionLoader {
 };
 
 // Loads the rows of one sum, segment by segment. `contributing` has a bit for each lane that holds a
-// row's address and weight; rows are added in the order of the lanes. A single row may be sent as it
-// is if somebody rounds it later, which makes its NaNs canonical. By all lanes.
+// row's address and weight; rows are added in the order of the lanes. By all lanes.
 __device__ void load_sum(ContributionLoader& loader, int row_bytes, uint32_t contributing,
-                         const char* row, float weight, char* destination, bool may_copy) {
+                         const char* row, float weight, char* destination) {
   for (int offset = 0; offset < row_bytes; offset += kSegmentBytes) {
     Contribution item{destination + offset,
                       nullptr,
@@ -313,7 +317,6 @@ __device__ void load_sum(ContributionLoader& loader, int row_bytes, uint32_t con
       const uint64_t address = __shfl_sync(kFullWarp, reinterpret_cast<uint64_t>(row), lane);
       item.weight = __shfl_sync(kFullWarp, weight, lane);
       if ((left & (left - 1)) == 0) item.flags |= kLast;
-      if (may_copy && item.flags == (kFirst | kLast) && item.weight == 1.0f) item.flags |= kCopy;
       if (lane_index() == 0) loader.load(reinterpret_cast<const char*>(address) + offset, item);
       item.flags = 0;
     }
@@ -402,7 +405,7 @@ __device__ void load_chunk(const CombineArgs& args, int source, int chunk,
     const float weight = contributes ? weight_of<kExpertMajor>(args, row, current) : 0.0f;
     load_sum(loader, row_bytes, __ballot_sync(kFullWarp, contributes),
              static_cast<const char*>(args.call.y) + int64_t{current.place} * row_bytes, weight,
-             at<char>(window, context.window_layout.partial_at(row.token, row.ordinal)), true);
+             at<char>(window, context.window_layout.partial_at(row.token, row.ordinal)));
   }
   if (lane_index() == 0)
     loader.signal(at<uint64_t>(window, context.window_layout.chunk_ready_at(chunk, context.rank)));
@@ -466,7 +469,7 @@ __device__ void load_partials(const CombineArgs& args, uint64_t epoch, int pipel
       const char* partial =
           at<char>(context.own_window(), context.window_layout.partial_at(token, lane));
       load_sum(loader, row_bytes, __ballot_sync(kFullWarp, lane < count), partial, 1.0f,
-               static_cast<char*>(args.call.out) + static_cast<int64_t>(token) * row_bytes, false);
+               static_cast<char*>(args.call.out) + static_cast<int64_t>(token) * row_bytes);
     }
   }
 }
@@ -491,41 +494,46 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   const int pipeline = warp_index() / kWarpsPerPipeline;
   const int role = warp_index() % kWarpsPerPipeline;
+  const bool reducing = blockIdx.x < args.reduce_blocks;
+  // A NaN that is sent as it is becomes canonical when the partials are added.
+  const bool sending = reducing && !kExpertMajor && args.call.weight_mode == hepWeightsNone;
   const int bytes = stage_bytes(context.shape().partial_row_bytes);
-  PipelineMemory memory(
-      shared + pipeline * PipelineMemory::bytes(args.load_stages, args.store_stages, bytes),
-      args.load_stages, args.store_stages, bytes);
+  char* memory =
+      shared + pipeline * PipelineMemory::bytes(args.load_stages, args.store_stages, bytes);
+  const PipelineMemory reducers(memory, args.load_stages, args.store_stages, bytes);
+  const Ring<Contribution> ring =
+      sending ? Ring<Contribution>(memory, args.load_stages + args.store_stages, bytes)
+              : reducers.ring;
   if (role == 0) {
-    if (lane_index() == 0) memory.ring.initialize(kReducerWarps);
-    for (int i = lane_index(); i < kSignalSlots; i += kWarpSize) memory.signal_arrivals[i] = 0;
+    if (lane_index() == 0) ring.initialize(sending ? 1 : kReducerWarps);
+    if (!sending)
+      for (int i = lane_index(); i < kSignalSlots; i += kWarpSize) reducers.signal_arrivals[i] = 0;
   }
   __syncthreads();
 
   if (role == 0) {
-    ContributionLoader loader{{memory.ring, {}}};
-    if (blockIdx.x < args.reduce_blocks)
+    ContributionLoader loader{{ring, {}}};
+    if (reducing)
       load_contributions<kExpertMajor>(args, epoch, pipeline, loader);
     else
       load_partials(args, epoch, pipeline, loader);
     if (lane_index() == 0) loader.end();
-  } else {
-    reduce(memory, role - 1, epoch);
+  } else if (!sending) {
+    reduce(reducers, role - 1, epoch);
+  } else if (role == 1) {
+    if (ring.depth > 2 * kCopiesInFlight)
+      send_rows<kCopiesInFlight>(ring, epoch);
+    else
+      send_rows<1>(ring, epoch);
   }
   if (arrive_is_last(&context.state->combine.arrivals) && !has_failed(context)) finish(args, epoch);
 }
 
-constexpr int kStaticSharedBytes = 1024;
-
 }  // namespace
 
 cudaError_t prepare_combine_kernels() {
-  for (const void* kernel : {reinterpret_cast<const void*>(combine_kernel<false>),
-                             reinterpret_cast<const void*>(combine_kernel<true>)}) {
-    const cudaError_t result = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxSharedBytes - kStaticSharedBytes);
-    if (result != cudaSuccess) return result;
-  }
-  return cudaSuccess;
+  const cudaError_t result = prepare(combine_kernel<false>);
+  return result == cudaSuccess ? prepare(combine_kernel<true>) : result;
 }
 
 cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stream) {
@@ -537,11 +545,10 @@ cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stre
   const auto shared_bytes = [&] {
     return kPipelines * PipelineMemory::bytes(args.load_stages, args.store_stages, bytes);
   };
-  while (shared_bytes() > kMaxSharedBytes - kStaticSharedBytes) --args.load_stages;
-  const auto kernel =
-      args.call.layout == hepLayoutExpertMajor ? combine_kernel<true> : combine_kernel<false>;
-  kernel<<<plan.combine_blocks, kThreads, shared_bytes(), stream>>>(args);
-  return cudaGetLastError();
+  while (shared_bytes() > kMaxDynamicSharedBytes) --args.load_stages;
+  const bool expert_major = args.call.layout == hepLayoutExpertMajor;
+  return launch(expert_major ? combine_kernel<true> : combine_kernel<false>, plan.combine_blocks,
+                kThreads, shared_bytes(), stream, args);
 }
 
 }  // namespace hep

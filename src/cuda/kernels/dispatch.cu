@@ -149,7 +149,7 @@ __device__ void load_rows(const DispatchArgs& args, uint64_t epoch, const Ring<R
     longest = max(longest, source_rows[source + 1] - source_rows[source]);
   const int num_groups = ceil_div(longest, kRowsPerGroup) * context.num_ranks();
 
-  for (int group = blockIdx.x; group < num_groups; group += gridDim.x) {
+  for (int group = blockIdx.x; args.call.capacity > 0 && group < num_groups; group += gridDim.x) {
     const int source = order.source(group);
     const uint32_t begin = source_rows[source] + order.turn(group) * kRowsPerGroup;
     const uint32_t end = min(begin + kRowsPerGroup, source_rows[source + 1]);
@@ -191,13 +191,11 @@ __device__ char* destination(const DispatchArgs& args, const RowItem& item, cons
   return static_cast<char*>(args.call.rows) + place * args.context.shape().row_bytes;
 }
 
-// One lane stores to each place. A stage goes back when the stores of kInFlight later ones have been
-// issued, so that reading it overlaps with waiting for the next.
+// One lane stores to each place.
 template <bool kExpertMajor, int kInFlight>
 __device__ void store_rows(const DispatchArgs& args, const Ring<RowItem>& ring) {
-  Cursor cursor, oldest;
-  int in_flight = 0;
-  while (true) {
+  DelayedRelease<kInFlight> release;
+  for (Cursor cursor;; cursor.advance(ring.depth)) {
     wait_phase(&ring.full[cursor.stage], cursor.parity);
     const RowItem item = ring.items[cursor.stage];
     if (item.row == kEnd) break;
@@ -205,16 +203,7 @@ __device__ void store_rows(const DispatchArgs& args, const Ring<RowItem>& ring) 
     char* place = destination<kExpertMajor>(args, item, stage);
     if (place != nullptr) ptx::bulk_store(place, stage, args.context.shape().row_bytes);
     ptx::bulk_commit();
-    cursor.advance(ring.depth);
-
-    if (in_flight < kInFlight) {
-      ++in_flight;
-      continue;
-    }
-    ptx::bulk_wait_read<kInFlight>();
-    __syncwarp();
-    if (lane_index() == 0) ptx::mbarrier_arrive(&ring.empty[oldest.stage]);
-    oldest.advance(ring.depth);
+    release.stored(ring);
   }
   ptx::bulk_wait<0>();
   __syncwarp();
@@ -394,7 +383,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const uint64_t epoch = current_epoch(args);
   const Ring<RowItem> ring(shared, args.stages,
                            stage_bytes(kExpertMajor, context.shape().row_bytes, args.top_k));
-  if (threadIdx.x == 0) Ring<RowItem>(ring).initialize(1);
+  if (threadIdx.x == 0) ring.initialize(1);
   if (blockIdx.x == 0) signal_rows(args, epoch);
   publish_weights(args, epoch);
   __syncthreads();
@@ -414,32 +403,22 @@ __global__ void __launch_bounds__(kThreads, 1)
     finish<kExpertMajor>(args, epoch);
 }
 
-constexpr int kStaticSharedBytes = 1024;
 constexpr int kMaxStages = 32;
 
 }  // namespace
 
 cudaError_t prepare_dispatch_kernels() {
-  for (const void* kernel : {reinterpret_cast<const void*>(dispatch_kernel<false>),
-                             reinterpret_cast<const void*>(dispatch_kernel<true>)}) {
-    const cudaError_t result = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxSharedBytes - kStaticSharedBytes);
-    if (result != cudaSuccess) return result;
-  }
-  return cudaSuccess;
+  const cudaError_t result = prepare(dispatch_kernel<false>);
+  return result == cudaSuccess ? prepare(dispatch_kernel<true>) : result;
 }
 
 cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream) {
   const bool expert_major = args.call.layout == hepLayoutExpertMajor;
   const int bytes = stage_bytes(expert_major, args.context.shape().row_bytes, args.top_k);
-  const int wanted = plan.dispatch_stages > 0 ? plan.dispatch_stages : kMaxStages;
-  args.stages = std::min(wanted, kMaxStages);
-  while (Ring<RowItem>::bytes(args.stages, bytes) > kMaxSharedBytes - kStaticSharedBytes)
-    --args.stages;
-  const auto kernel = expert_major ? dispatch_kernel<true> : dispatch_kernel<false>;
-  kernel<<<plan.dispatch_blocks, kThreads, Ring<RowItem>::bytes(args.stages, bytes), stream>>>(
-      args);
-  return cudaGetLastError();
+  args.stages = std::min(plan.dispatch_stages, kMaxStages);
+  while (Ring<RowItem>::bytes(args.stages, bytes) > kMaxDynamicSharedBytes) --args.stages;
+  return launch(expert_major ? dispatch_kernel<true> : dispatch_kernel<false>, plan.dispatch_blocks,
+                kThreads, Ring<RowItem>::bytes(args.stages, bytes), stream, args);
 }
 
 }  // namespace hep

@@ -20,7 +20,24 @@ cudaError_t launch_route(const RouteArgs& args, bool index64, const Plan& plan,
 cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream);
 cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stream);
 
-// What a block of a kernel may use, of the 227 KiB that compute capability 9.0 and newer have.
+// What a block may use: all that compute capabilities 9.0 and 10.0 offer, less what the kernels
+// declare by themselves. A device that offers less is refused.
 constexpr int kMaxSharedBytes = 227 * 1024;
+constexpr int kMaxDynamicSharedBytes = kMaxSharedBytes - 1024;
+
+template <typename Args>
+cudaError_t prepare(void (*kernel)(Args)) {
+  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                              cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxDynamicSharedBytes);
+}
+
+// Returns the launch's own result, not the last error of the thread, which may be older.
+template <typename Args>
+cudaError_t launch(void (*kernel)(Args), int blocks, int threads, int shared_bytes,
+                   cudaStream_t stream, const Args& args) {
+  void* arguments[] = {const_cast<Args*>(&args)};
+  return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(threads),
+                          arguments, shared_bytes, stream);
+}
 
 }  // namespace hep

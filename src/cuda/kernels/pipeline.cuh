@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cuda/kernels/ptx.cuh"
+#include "cuda/kernels/warp.cuh"
 
 namespace hep {
 
@@ -36,7 +37,7 @@ struct Ring {
   }
 
   // By one thread, before a barrier of the block.
-  __device__ void initialize(int num_consumers) {
+  __device__ void initialize(int num_consumers) const {
     for (int i = 0; i < depth; ++i) {
       ptx::mbarrier_init(&full[i], 1);
       ptx::mbarrier_init(&empty[i], num_consumers);
@@ -89,6 +90,28 @@ struct Producer {
   }
 
   __device__ void advance() { cursor.advance(ring.depth); }
+};
+
+// The side of a consumer, one warp, that stores straight from stages: a stage goes back when the
+// stores of kInFlight later ones have been committed, so that reading it overlaps with waiting for the
+// next. The ring is deeper than kInFlight.
+template <int kInFlight>
+struct DelayedRelease {
+  Cursor oldest;
+  int in_flight = 0;
+
+  // By all lanes, each of which has committed its stores from the next stage, or nothing.
+  template <typename Item>
+  __device__ void stored(const Ring<Item>& ring) {
+    if (in_flight < kInFlight) {
+      ++in_flight;
+      return;
+    }
+    ptx::bulk_wait_read<kInFlight>();
+    __syncwarp();
+    if (lane_index() == 0) ptx::mbarrier_arrive(&ring.empty[oldest.stage]);
+    oldest.advance(ring.depth);
+  }
 };
 
 }  // namespace hep
