@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda/cuda_backend.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "cuda/cuda_routing.h"
@@ -11,6 +12,19 @@ namespace {
 
 // TMA bulk copies and mbarriers came with this compute capability.
 constexpr int kMinCapabilityMajor = 9;
+
+// Blocks wait for each other, so all must find room at once; those of dispatch and combine take an SM
+// each.
+Status check_plan(const Plan& plan, int device) {
+  int num_sms = 0;
+  HEP_CUDA_TRY(cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, device));
+  const int blocks = std::max({plan.routing_blocks, plan.dispatch_blocks, plan.combine_blocks});
+  if (blocks > num_sms)
+    return error(hepErrorInvalidArgument,
+                 "sm_budget and the block counts ask for %d SMs, but device %d has %d", blocks,
+                 device, num_sms);
+  return Status();
+}
 
 }  // namespace
 
@@ -30,6 +44,7 @@ CudaBackend::~CudaBackend() {
 Status CudaBackend::start() {
   const DeviceGuard guard(context_.device);
   HEP_TRY(guard.status());
+  HEP_TRY(check_plan(context_.plan, context_.device));
   HEP_CUDA_TRY(prepare_route_kernels());
   HEP_CUDA_TRY(prepare_dispatch_kernels());
   HEP_CUDA_TRY(prepare_combine_kernels());
@@ -103,6 +118,8 @@ Status CudaBackend::take_routing_memory(std::unique_ptr<DeviceMemory>* memory) {
   HEP_TRY(guard.status());
   auto created = std::make_unique<DeviceMemory>();
   HEP_TRY(created->allocate(context_.routing_layout.total));
+  const std::lock_guard<std::mutex> lock(mutex_);
+  spare_routing_memory_.reserve(++num_routing_memories_);  // returning it must not fail
   *memory = std::move(created);
   return Status();
 }
@@ -127,6 +144,13 @@ Status find_cuda_device(int* device) {
     return error(hepErrorUnsupported,
                  "device %d has compute capability %d.x, the cuda backend needs %d.0", *device,
                  major, kMinCapabilityMajor);
+  int shared_bytes = 0;
+  HEP_CUDA_TRY(
+      cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, *device));
+  if (shared_bytes < kMaxSharedBytes)
+    return error(hepErrorUnsupported,
+                 "device %d offers %d bytes of shared memory a block, the cuda backend needs %d",
+                 *device, shared_bytes, kMaxSharedBytes);
   return Status();
 }
 

@@ -47,6 +47,7 @@ class CudaBackend : public Backend {
 
   std::mutex mutex_;
   std::vector<std::unique_ptr<DeviceMemory>> spare_routing_memory_;
+  size_t num_routing_memories_ = 0;  // spare or not
 };
 
 }  // namespace hep

@@ -9,7 +9,7 @@ namespace hep {
 namespace {
 
 // NULL is legal; whether a pointer may be NULL has been checked.
-Status check_device_pointer(const void* pointer, const char* name) {
+Status check_device_pointer(const void* pointer, const char* name, int device) {
   if (pointer == nullptr) return Status();
   cudaPointerAttributes attributes;
   HEP_CUDA_TRY(cudaPointerGetAttributes(&attributes, pointer));
@@ -17,6 +17,9 @@ Status check_device_pointer(const void* pointer, const char* name) {
     return error(hepErrorInvalidArgument,
                  "%s is %p, which is host memory: the cuda backend takes device memory", name,
                  pointer);
+  if (attributes.type == cudaMemoryTypeDevice && attributes.device != device)
+    return error(hepErrorInvalidArgument, "%s is %p, on device %d, but the rank is on device %d",
+                 name, pointer, attributes.device, device);
   return Status();
 }
 
@@ -30,9 +33,10 @@ Status CudaRouting::start() { return backend_.take_routing_memory(&memory_); }
 
 Status CudaRouting::update(const void* indices, int num_tokens, int top_k,
                            hepIndexType_t index_type, hepStream_t stream) {
-  const DeviceGuard guard(backend_.context().device);
+  const int device = backend_.context().device;
+  const DeviceGuard guard(device);
   HEP_TRY(guard.status());
-  HEP_TRY(check_device_pointer(indices, "indices"));
+  HEP_TRY(check_device_pointer(indices, "indices", device));
   const RouteArgs args{
       backend_.kernel_context(), memory_->get(), indices, num_tokens, top_k, alignment_};
   HEP_CUDA_TRY(launch_route(args, index_type == hepIndexInt64, backend_.context().plan, stream));
@@ -65,16 +69,17 @@ Status CudaRouting::publish_rows(const void* x, hepStream_t stream, uint64_t* ro
 }
 
 Status CudaRouting::dispatch(const hepDispatchArgs_t& call, hepStream_t stream) {
-  const DeviceGuard guard(backend_.context().device);
+  const int device = backend_.context().device;
+  const DeviceGuard guard(device);
   HEP_TRY(guard.status());
-  HEP_TRY(check_device_pointer(call.x, "x"));
-  HEP_TRY(check_device_pointer(call.weights, "weights"));
-  HEP_TRY(check_device_pointer(call.rows, "rows"));
-  HEP_TRY(check_device_pointer(call.row_weights, "row_weights"));
-  HEP_TRY(check_device_pointer(call.row_experts, "row_experts"));
-  HEP_TRY(check_device_pointer(call.row_sources, "row_sources"));
-  HEP_TRY(check_device_pointer(call.row_tokens, "row_tokens"));
-  HEP_TRY(check_device_pointer(call.gather, "gather"));
+  HEP_TRY(check_device_pointer(call.x, "x", device));
+  HEP_TRY(check_device_pointer(call.weights, "weights", device));
+  HEP_TRY(check_device_pointer(call.rows, "rows", device));
+  HEP_TRY(check_device_pointer(call.row_weights, "row_weights", device));
+  HEP_TRY(check_device_pointer(call.row_experts, "row_experts", device));
+  HEP_TRY(check_device_pointer(call.row_sources, "row_sources", device));
+  HEP_TRY(check_device_pointer(call.row_tokens, "row_tokens", device));
+  HEP_TRY(check_device_pointer(call.gather, "gather", device));
 
   DispatchArgs args{};
   args.context = backend_.kernel_context();
@@ -88,11 +93,12 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, hepStream_t stream) 
 }
 
 Status CudaRouting::combine(const hepCombineArgs_t& call, hepStream_t stream) {
-  const DeviceGuard guard(backend_.context().device);
+  const int device = backend_.context().device;
+  const DeviceGuard guard(device);
   HEP_TRY(guard.status());
-  HEP_TRY(check_device_pointer(call.y, "y"));
-  HEP_TRY(check_device_pointer(call.row_weights, "row_weights"));
-  HEP_TRY(check_device_pointer(call.out, "out"));
+  HEP_TRY(check_device_pointer(call.y, "y", device));
+  HEP_TRY(check_device_pointer(call.row_weights, "row_weights", device));
+  HEP_TRY(check_device_pointer(call.out, "out", device));
 
   CombineArgs args{};
   args.context = backend_.kernel_context();
@@ -105,7 +111,8 @@ Status CudaRouting::combine(const hepCombineArgs_t& call, hepStream_t stream) {
 }
 
 Status CudaRouting::query(hepRoutingCounts_t* counts, hepStream_t stream) {
-  const DeviceGuard guard(backend_.context().device);
+  const int device = backend_.context().device;
+  const DeviceGuard guard(device);
   HEP_TRY(guard.status());
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
   HEP_CUDA_TRY(cudaStreamIsCapturing(stream, &capture));
