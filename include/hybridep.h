@@ -40,8 +40,13 @@
  * rank needs its own thread or process.
  *
  * All ranks issue the operations of one communicator in the same order, and the caller orders them
- * on the device: on one stream, or on several that are chained by events. Several ranks of one
- * process that share a device each need a stream of their own, and not the legacy default stream.
+ * on the device: on one stream, or on several that are chained by events. A call that is refused has
+ * not happened: it must be made again before the next, or the peers take the next for it.
+ *
+ * Several ranks may share a device, for tests. Each then needs a stream of its own, not the legacy
+ * default stream; their blocks must find room on the device together; and since CUDA does not promise
+ * that a kernel starts while others wait, all ranks enqueue an operation before any of them enqueues
+ * more.
  *
  * THREADS
  *
@@ -166,8 +171,8 @@ typedef void (*hepLogCallback_t)(hepLogLevel_t level, const char* message, void*
 
 /**
  * What a communicator is for. All ranks give the same values (`log` and `log_context` excepted).
- * Settings from `timeout_ms` on can be overridden by environment variables; `hep_info --settings`
- * lists them.
+ * `backend` and the settings from `timeout_ms` on can be overridden by environment variables;
+ * `hep_info --settings` lists them with their ranges.
  */
 typedef struct {
   size_t size;
@@ -187,20 +192,22 @@ typedef struct {
 
   /* Settings; 0 means: chosen by the library. */
   int32_t timeout_ms;  /**< bound of every wait on a peer; 0: 30000 */
-  int32_t sm_budget;   /**< most SMs (blocks) that an operation occupies; 0: 16 */
+  int32_t sm_budget;   /**< most SMs (blocks) that an operation occupies, from 2; 0: 16 */
   int32_t lanes;       /**< independent sequences of operations; 0: 1; more are not served yet */
   int32_t domain_size; /**< ranks that can map each other's memory; 0: all; less is not served yet */
 
   /* Tuning, as in Hybrid-EP; 0 means: chosen by the library within sm_budget. */
-  int32_t routing_threads;      /**< threads a block of the routing kernel, a multiple of 32 */
+  int32_t routing_threads;      /**< threads a block of the routing kernel, a multiple of 32; fewer
+                                     are used where many experts leave no room for their counters */
   int32_t routing_blocks;       /**< blocks of the routing kernel */
-  int32_t dispatch_stages;      /**< rows in flight in a dispatch block */
+  int32_t dispatch_stages;      /**< most rows in flight in a dispatch block; as many as fit */
   int32_t dispatch_blocks;      /**< blocks of the dispatch kernel */
-  int32_t combine_load_stages;  /**< rows in flight towards a reducer */
-  int32_t combine_store_stages; /**< rows in flight from a reducer */
+  int32_t combine_load_stages;  /**< most rows in flight towards a reducer; as many as fit */
+  int32_t combine_store_stages; /**< rows in flight from a reducer, 1 to 4 */
   int32_t combine_blocks;       /**< blocks of the combine kernel, both halves together */
 
-  hepLogCallback_t log; /**< receives log messages; NULL: they go to standard error */
+  hepLogCallback_t log; /**< receives the process's log messages, until this communicator or a later
+                             one with a callback ends; NULL: they go to standard error */
   void* log_context;
 } hepConfig_t;
 
@@ -226,7 +233,7 @@ typedef struct {
   uint64_t record_bytes;  /**< routing records, arriving from every rank */
   uint64_t signal_bytes;  /**< signals between ranks */
   uint64_t heap_bytes;    /**< memory for `hepMemAlloc` */
-  uint64_t routing_bytes; /**< in addition, for each routing that is alive */
+  uint64_t routing_bytes; /**< in addition, for as many routings as were alive at once */
   uint64_t scratch_bytes; /**< in addition, once: counters and scratch of the kernels */
 } hepWorkspace_t;
 
@@ -266,10 +273,11 @@ HEP_API hepResult_t hepGetUniqueId(hepUniqueId_t* id);
  * rank       this rank, 0 <= rank < R
  * config     copied
  *
- * A rank whose arguments are wrong, or that disagrees with another, makes the call fail on every
- * rank with a sentence that names the ranks and the field.
+ * A rank whose config is wrong, or that disagrees with another, makes the call fail on every rank
+ * with a sentence that names the ranks and the field; one that does not come is named after
+ * `timeout_ms`.
  * Errors: hepErrorInvalidArgument, hepErrorUnsupported, hepErrorMismatch, hepErrorUnreachable,
- * hepErrorTimeout, hepErrorOutOfMemory, hepErrorSystem, hepErrorCuda. Thread-safe.
+ * hepErrorTimeout, hepErrorPeerLost, hepErrorOutOfMemory, hepErrorSystem, hepErrorCuda. Thread-safe.
  */
 HEP_API hepResult_t hepCommInitRank(hepComm_t* comm, int num_ranks, const hepUniqueId_t* id,
                                     int rank, const hepConfig_t* config);
@@ -311,18 +319,20 @@ HEP_API hepResult_t hepCommInitNccl(hepComm_t* comm, struct ncclComm* nccl,
                                     const hepConfig_t* config);
 
 /**
- * Frees a communicator. Local: never waits for peers. Its routings must have been destroyed. Work
- * that is still enqueued is waited for, at most until its own timeout. NULL is legal and does
- * nothing. The memory of this rank stays readable to peers that still have it mapped.
+ * Frees a communicator. Local: never waits for peers. Its routings must have been destroyed, and its
+ * operations must be done: those that still run are ended as by `hepCommAbort`. Waits for the other
+ * work of the device, as cudaFree does. NULL is legal and does nothing. The memory of this rank stays
+ * readable to peers that still have it mapped (in other processes not if it is shared by cudaIpc).
  * Errors: hepErrorInvalidArgument if `comm` is not a communicator; hepErrorInvalidUsage if routings
  * of it are alive.
  */
 HEP_API hepResult_t hepCommDestroy(hepComm_t comm);
 
 /**
- * Makes every running and every later operation of this communicator end early with
- * hepErrorAborted; kernels that wait for a peer leave. Local. The outputs of operations that were
- * running are undefined. `hepCommDestroy` is still needed. From any thread at any time.
+ * Makes the running operations of this communicator end early: kernels that wait for a peer leave.
+ * Later calls return hepErrorAborted. Local. The outputs of operations that were running are
+ * undefined. `hepCommDestroy` is still needed. From any thread at any time. Errors:
+ * hepErrorInvalidArgument.
  */
 HEP_API hepResult_t hepCommAbort(hepComm_t comm);
 
@@ -379,8 +389,9 @@ HEP_API hepResult_t hepMemFree(hepComm_t comm, void* pointer);
 
 /**
  * Tells whether anything has gone wrong on the device: hepSuccess, hepErrorTimeout,
- * hepErrorAborted, or hepErrorInvalidArgument for an expert id outside [-1, E), which counted as -1
- * and leaves the communicator usable. The first failure stays. `hepGetLastError` then explains it.
+ * hepErrorAborted, hepErrorMismatch if ranks updated a routing with different top_k, or
+ * hepErrorInvalidArgument for an expert id outside [-1, E), which counted as -1 and leaves the
+ * communicator usable. The first failure stays. `hepGetLastError` then explains it.
  * Does not wait for the device. From any thread at any time.
  * Errors of the call itself: hepErrorInvalidArgument, with `*error` untouched.
  */
@@ -406,7 +417,7 @@ typedef enum {
 
 #define HEP_FAILURE_MAGIC 0x48455046u
 
-/** The first wait that failed on this rank. */
+/** The first failure on this rank. */
 typedef struct {
   size_t size;
   uint32_t magic;
@@ -417,14 +428,14 @@ typedef struct {
   int32_t rank;         /**< this rank */
   int32_t missing_rank; /**< the rank that was waited for; -1 if none */
   uint64_t number;      /**< which operation of its kind on this communicator, from 1 */
-  uint64_t expected;    /**< the signal that was waited for */
-  uint64_t seen;        /**< the signal that was there */
+  uint64_t expected;    /**< the signal that was waited for; of hepErrorMismatch: this rank's top_k */
+  uint64_t seen;        /**< the signal that was there; of hepErrorMismatch: the other rank's */
 } hepFailure_t;
 
 #define HEP_FAILURE_INITIALIZER {sizeof(hepFailure_t), HEP_FAILURE_MAGIC, HEP_VERSION}
 
 /**
- * Tells which wait failed first. Does not wait for the device. From any thread at any time.
+ * Tells what failed first. Does not wait for the device. From any thread at any time.
  * Errors: hepErrorInvalidArgument.
  */
 HEP_API hepResult_t hepCommGetFailure(hepComm_t comm, hepFailure_t* failure);
@@ -454,13 +465,16 @@ typedef struct {
 /**
  * Creates a routing and its device memory (`routing_bytes` of `hepWorkspaceSize`). Local. Not during
  * stream capture. `config` may be NULL for the defaults.
- * Errors: hepErrorInvalidArgument, hepErrorUnsupported, hepErrorOutOfMemory.
+ * Errors: hepErrorInvalidArgument, hepErrorUnsupported, hepErrorOutOfMemory, hepErrorCuda;
+ * hepErrorTimeout, hepErrorAborted or hepErrorMismatch once the communicator failed.
  */
 HEP_API hepResult_t hepRoutingCreate(hepRouting_t* routing, hepComm_t comm,
                                      const hepRoutingConfig_t* config);
 
 /**
- * Frees a routing. Local. Work that is still enqueued is waited for. NULL is legal.
+ * Frees a routing. Local, waits for nothing: work that reads its memory, such as what a
+ * `hepRoutingView_t` points to, must be done or come before the next operation of the communicator,
+ * which may use the memory again. NULL is legal.
  * Errors: hepErrorInvalidArgument.
  */
 HEP_API hepResult_t hepRoutingDestroy(hepRouting_t routing);
@@ -478,12 +492,14 @@ typedef enum {
  *              An id outside [-1, E) counts as -1 and is reported by `hepCommGetAsyncError`.
  *              Read in stream order. NULL is legal if num_tokens is 0.
  * num_tokens   T, 0 to max_tokens; may differ from rank to rank
- * top_k        K, 1 to max_top_k; the same on all ranks
+ * top_k        K, 1 to max_top_k; the same on all ranks, or the communicator fails with an
+ *              asynchronous hepErrorMismatch
  * index_type   the type of the ids
  * stream       NULL on the host backend
  *
  * Until its next update the routing serves any number of dispatches and combines, in any order.
- * Errors: hepErrorInvalidArgument; hepErrorTimeout or hepErrorAborted once the communicator failed.
+ * Errors: hepErrorInvalidArgument, hepErrorCuda; hepErrorTimeout, hepErrorAborted or
+ * hepErrorMismatch once the communicator failed.
  */
 HEP_API hepResult_t hepRoutingUpdate(hepRouting_t routing, const void* indices, int64_t num_tokens,
                                      int top_k, hepIndexType_t index_type, hepStream_t stream);
@@ -533,8 +549,8 @@ typedef struct {
 /**
  * Waits until all work enqueued on `stream` is done and returns the counts of the latest update, so
  * that outputs can be allocated exactly. Local. Not during stream capture.
- * Errors: hepErrorInvalidArgument; hepErrorInvalidUsage before the first update or during capture;
- * hepErrorTimeout or hepErrorAborted if the communicator failed.
+ * Errors: hepErrorInvalidArgument, hepErrorCuda; hepErrorInvalidUsage before the first update or
+ * during capture; hepErrorTimeout, hepErrorAborted or hepErrorMismatch if the communicator failed.
  */
 HEP_API hepResult_t hepRoutingQuery(hepRouting_t routing, hepRoutingCounts_t* counts,
                                     hepStream_t stream);
@@ -560,7 +576,7 @@ typedef enum {
  * An optional output is not written if NULL.
  *
  * Rows whose place is not below `capacity` are dropped; nothing is written at or past it. In the
- * expert-major layout the padding rows between two experts' blocks, as far as they lie below the
+ * expert-major layout the padding rows at the end of each expert's block, as far as they lie below the
  * capacity, are zero, with weight 0, source -1 and token -1. What lies past the last row that the
  * layout needs is left untouched.
  */
@@ -607,8 +623,9 @@ typedef struct {
  * other arguments may be reused. The struct is read during the call only.
  *
  * `weights` are kept in the routing for a later combine in weight mode hepWeightsDispatched.
- * Errors: hepErrorInvalidArgument, hepErrorUnsupported; hepErrorInvalidUsage before the routing's
- * first update; hepErrorTimeout or hepErrorAborted once the communicator failed.
+ * Errors: hepErrorInvalidArgument, hepErrorUnsupported, hepErrorCuda; hepErrorInvalidUsage before the
+ * routing's first update; hepErrorTimeout, hepErrorAborted or hepErrorMismatch once the communicator
+ * failed.
  */
 HEP_API hepResult_t hepDispatch(hepRouting_t routing, const hepDispatchArgs_t* args,
                                 hepStream_t stream);
@@ -661,7 +678,7 @@ typedef struct {
  * of `out`. A token without a selection gives +0. A NaN in the result is the type's canonical one
  * (0x7fff in BF16).
  * Errors: as `hepDispatch`; hepErrorInvalidUsage for hepWeightsDispatched when no dispatch with
- * weights followed the routing's latest update.
+ * weights followed the routing's latest update (on a rank without tokens: no dispatch at all).
  */
 HEP_API hepResult_t hepCombine(hepRouting_t routing, const hepCombineArgs_t* args,
                                hepStream_t stream);
