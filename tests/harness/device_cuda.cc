@@ -26,11 +26,16 @@ int current() {
   return device;
 }
 
+// Streams of ranks, and of their synchronous copies: a stream keeps its purpose.
+struct Streams {
+  std::vector<hepStream_t> of_ranks, of_copies;
+};
+
 // What was given back: blocks by device and size, streams by device.
 struct Pool {
   std::mutex mutex;
   std::map<std::pair<int, size_t>, std::vector<void*>> blocks;
-  std::map<int, std::vector<hepStream_t>> streams;
+  std::map<int, Streams> streams;
 };
 
 // Never destroyed: the CUDA context may be gone before it would be.
@@ -51,7 +56,7 @@ size_t block_bytes(size_t bytes) {
 // Streams take turns at the hardware queues, of which count() asks for 32. Ranks that share a device
 // must each have one to themselves: a rank's kernel behind the work of a rank that waits for it would
 // never start. So the streams of a device are made in a row, and used again and again.
-constexpr int kStreamsInARow = 16;
+constexpr int kStreamsInARow = 8;
 
 void add_streams(int count, std::vector<hepStream_t>* streams) {
   for (int i = 0; i < count; ++i) {
@@ -61,11 +66,33 @@ void add_streams(int count, std::vector<hepStream_t>* streams) {
   }
 }
 
+hepStream_t take_stream(std::vector<hepStream_t> Streams::*purpose) {
+  std::lock_guard<std::mutex> lock(pool().mutex);
+  const auto [entry, is_new] = pool().streams.try_emplace(current());
+  if (is_new) {
+    add_streams(kStreamsInARow, &entry->second.of_ranks);
+    add_streams(kStreamsInARow, &entry->second.of_copies);
+  }
+  std::vector<hepStream_t>& streams = entry->second.*purpose;
+  if (streams.empty()) add_streams(1, &streams);
+  const hepStream_t stream = streams.back();
+  streams.pop_back();
+  return stream;
+}
+
+void return_stream(hepStream_t stream, std::vector<hepStream_t> Streams::*purpose) {
+  cudaStreamSynchronize(stream);
+  int device = 0;
+  if (cudaStreamGetDevice(stream, &device) != cudaSuccess) return;
+  std::lock_guard<std::mutex> lock(pool().mutex);
+  (pool().streams[device].*purpose).push_back(stream);
+}
+
 // A stream of the calling thread for synchronous copies, so that they wait for nothing else.
 class CopyStream {
  public:
-  CopyStream() : stream_(create_stream()) {}
-  ~CopyStream() { destroy_stream(stream_); }
+  CopyStream() : stream_(take_stream(&Streams::of_copies)) {}
+  ~CopyStream() { return_stream(stream_, &Streams::of_copies); }
   CopyStream(const CopyStream&) = delete;
   CopyStream& operator=(const CopyStream&) = delete;
   hepStream_t get() const { return stream_; }
@@ -134,24 +161,9 @@ void fill(void* to, unsigned char byte, size_t bytes) {
   synchronize(copy_stream());
 }
 
-hepStream_t create_stream() {
-  std::lock_guard<std::mutex> lock(pool().mutex);
-  const auto [entry, is_new] = pool().streams.try_emplace(current());
-  std::vector<hepStream_t>& streams = entry->second;
-  if (is_new) add_streams(kStreamsInARow, &streams);
-  if (streams.empty()) add_streams(1, &streams);
-  const hepStream_t stream = streams.back();
-  streams.pop_back();
-  return stream;
-}
+hepStream_t create_stream() { return take_stream(&Streams::of_ranks); }
 
-void destroy_stream(hepStream_t stream) {
-  cudaStreamSynchronize(stream);
-  int device = 0;
-  if (cudaStreamGetDevice(stream, &device) != cudaSuccess) return;
-  std::lock_guard<std::mutex> lock(pool().mutex);
-  pool().streams[device].push_back(stream);
-}
+void destroy_stream(hepStream_t stream) { return_stream(stream, &Streams::of_ranks); }
 
 void synchronize(hepStream_t stream) {
   check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");

@@ -30,6 +30,7 @@ class World {
 
   static bool started_by_mpi();
   static int num_devices();  // usable CUDA devices that this process sees
+  bool shares_devices() const { return num_devices_ > 0 && num_ranks() > num_devices_; }
 
   int num_ranks() const { return num_processes_ * num_local_ranks_; }
   int num_processes() const { return num_processes_; }

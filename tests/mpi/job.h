@@ -140,6 +140,7 @@ class JobRun {
   bool issue_update(const Update& update, UpdateRun* run);
   bool issue_dispatch(const Dispatch& dispatch, DispatchRun* run);
   bool issue_combine(const Combine& combine, CombineRun* run);
+  void launched();
   bool succeeded(hepResult_t result, const char* call);
   void expect_counts(const Update& update);
   void verify_update(const Update& update, const UpdateRun& run);

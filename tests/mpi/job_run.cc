@@ -151,6 +151,13 @@ bool JobRun::issue() {
   return true;
 }
 
+// CUDA does not promise that a kernel starts while others run, and on an H200 it does not if they have
+// work queued behind them. Where ranks share a device, all have enqueued an operation before any of
+// them enqueues more.
+void JobRun::launched() {
+  if (harness::world().shares_devices()) rank_.barrier();
+}
+
 // After each call its inputs are overwritten in stream order: they may be reused by then.
 bool JobRun::issue_update(const Update& update, UpdateRun* run) {
   harness::Stream& stream = rank_.stream;
@@ -159,6 +166,7 @@ bool JobRun::issue_update(const Update& update, UpdateRun* run) {
       hepRoutingUpdate(routing, run->indices.data(), update.expected->batch(rank_.rank).num_tokens,
                        update.expected->top_k(), update.index_type, stream.get());
   if (!succeeded(result, "hepRoutingUpdate")) return false;
+  launched();
   stream.fill(run->indices.data(), kJunk, run->indices.bytes());
 
   hepRoutingView_t view = HEP_ROUTING_VIEW_INITIALIZER;
@@ -188,6 +196,7 @@ bool JobRun::issue_dispatch(const Dispatch& dispatch, DispatchRun* run) {
   args.gather = run->gather.as<int32_t>();
   args.gather_capacity = dispatch.gather_capacity[rank_.rank];
   if (!succeeded(hepDispatch(routing, &args, stream.get()), "hepDispatch")) return false;
+  launched();
   stream.fill(run->x, kJunk, run->x_bytes);
   stream.fill(run->weights.data(), kJunk, run->weights.bytes());
 
@@ -208,6 +217,7 @@ bool JobRun::issue_combine(const Combine& combine, CombineRun* run) {
   args.out = run->out.data();
   const hepRouting_t routing = this->routing(job_->updates[combine.update].routing);
   if (!succeeded(hepCombine(routing, &args, stream.get()), "hepCombine")) return false;
+  launched();
   stream.fill(run->y.data(), kJunk, run->y.bytes());
   stream.fill(run->row_weights.data(), kJunk, run->row_weights.bytes());
   return true;

@@ -56,6 +56,11 @@ bool run(harness::World& world, Options options) {
   if (!resolve_defaults(world.backend(), world.num_ranks(), &options, &error)) {
     throw std::runtime_error(error);
   }
+  // Calls are enqueued back to back, which ranks on one device may not do; nor would it mean much.
+  if (world.shares_devices())
+    throw std::runtime_error(std::to_string(world.num_ranks()) + " ranks would share " +
+                             std::to_string(world.num_devices()) +
+                             " GPUs: use at most one rank a GPU");
   const bool cuda = world.backend() == hepBackendCuda;
   // Before the inputs are made for it.
   hepConfig_t config = HEP_CONFIG_INITIALIZER;
