@@ -1,11 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# README.md shows the settings that the code has and the example that is compiled.
-# usage: readme.sh README QUICKSTART HEP_INFO
+# README.md shows the settings that the code has, the example that is compiled, and the figures that
+# were measured.
+# usage: readme.sh README QUICKSTART HEP_INFO RESULTS_TABLE RESULTS
 set -euo pipefail
 readme=$1
 quickstart=$2
 hep_info=$3
+results_table=$4
+results=$5
 status=0
 
 compare() {  # WHAT SHOWN ACTUAL
@@ -22,4 +25,7 @@ compare 'the settings table' \
 compare 'the C example' \
   "$(sed -n '/^```c$/,/^```$/p' "$readme" | sed '1d;$d')" \
   "$(sed -n '/\/\* README: begin \*\//,/\/\* README: end \*\//p' "$quickstart" | sed '1d;$d; s/^  //')"
+compare 'the table of figures' \
+  "$(sed -n '/^| operation /,/^$/p' "$readme")" \
+  "$("$results_table" "$results")"
 exit "$status"
