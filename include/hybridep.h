@@ -148,11 +148,11 @@ typedef enum {
 typedef enum {
   hepTypeDefault = 0, /**< the communicator's type, or hepTypeBfloat16 in its config */
   hepTypeBfloat16 = 1,
-  hepTypeFloat16 = 2,     /**< not served yet */
-  hepTypeFloat32 = 3,     /**< not served yet */
-  hepTypeFloat8E4M3 = 4,  /**< not served yet */
-  hepTypeFloat8E5M2 = 5,  /**< not served yet */
-  hepTypeBytes = 6        /**< opaque; not served yet */
+  hepTypeFloat16 = 2,    /**< not served yet */
+  hepTypeFloat32 = 3,    /**< not served yet */
+  hepTypeFloat8E4M3 = 4, /**< not served yet */
+  hepTypeFloat8E5M2 = 5, /**< not served yet */
+  hepTypeBytes = 6       /**< opaque; not served yet */
 } hepDataType_t;
 
 /** Levels of log messages; a message is delivered if its level is at most HEP_LOG. */
@@ -180,13 +180,13 @@ typedef struct {
   uint32_t version;
 
   /* The shape of the work. */
-  int32_t backend;            /**< hepBackend_t */
-  int32_t type;               /**< hepDataType_t of the rows; 0: hepTypeBfloat16 */
-  int32_t max_tokens;         /**< most tokens a rank dispatches in one batch, 1 to 65536 */
-  int32_t hidden;             /**< H; a row (H * element size) is a multiple of 16 bytes, to 64 KiB */
-  int32_t num_experts;        /**< E, a multiple of the number of ranks, to 4096 */
-  int32_t max_top_k;          /**< most selections a token may have, 1 to 32; 0: 8 */
-  int32_t scale_bytes;        /**< bytes of scales that travel beside a row; not served yet */
+  int32_t backend;     /**< hepBackend_t */
+  int32_t type;        /**< hepDataType_t of the rows; 0: hepTypeBfloat16 */
+  int32_t max_tokens;  /**< most tokens a rank dispatches in one batch, 1 to 65536 */
+  int32_t hidden;      /**< H; a row (H * element size) is a multiple of 16 bytes, to 64 KiB */
+  int32_t num_experts; /**< E, a multiple of the number of ranks, to 4096 */
+  int32_t max_top_k;   /**< most selections a token may have, 1 to 32; 0: 8 */
+  int32_t scale_bytes; /**< bytes of scales that travel beside a row; not served yet */
   int32_t low_latency_tokens; /**< most tokens of a low-latency batch; not served yet */
   int64_t heap_bytes;         /**< memory for `hepMemAlloc`; 0: none */
 
@@ -194,7 +194,7 @@ typedef struct {
   int32_t timeout_ms;  /**< bound of every wait on a peer; 0: 30000 */
   int32_t sm_budget;   /**< most SMs (blocks) that an operation occupies, from 2; 0: 16 */
   int32_t lanes;       /**< independent sequences of operations; 0: 1; more are not served yet */
-  int32_t domain_size; /**< ranks that can map each other's memory; 0: all; less is not served yet */
+  int32_t domain_size; /**< ranks that map each other's memory; 0: all; less is not served yet */
 
   /* Tuning, as in Hybrid-EP; 0 means: chosen by the library within sm_budget. */
   int32_t routing_threads;      /**< threads a block of the routing kernel, a multiple of 32; fewer
@@ -211,7 +211,8 @@ typedef struct {
   void* log_context;
 } hepConfig_t;
 
-#define HEP_CONFIG_INITIALIZER {sizeof(hepConfig_t), HEP_CONFIG_MAGIC, HEP_VERSION}
+#define HEP_CONFIG_INITIALIZER \
+  { sizeof(hepConfig_t), HEP_CONFIG_MAGIC, HEP_VERSION }
 
 /**
  * Checks a config for `num_ranks` ranks, as the `hepCommInit...` functions do, without a GPU.
@@ -237,7 +238,8 @@ typedef struct {
   uint64_t scratch_bytes; /**< in addition, once: counters and scratch of the kernels */
 } hepWorkspace_t;
 
-#define HEP_WORKSPACE_INITIALIZER {sizeof(hepWorkspace_t), HEP_WORKSPACE_MAGIC, HEP_VERSION}
+#define HEP_WORKSPACE_INITIALIZER \
+  { sizeof(hepWorkspace_t), HEP_WORKSPACE_MAGIC, HEP_VERSION }
 
 /**
  * Tells how much device memory a communicator of this config takes, without a GPU. Thread-safe.
@@ -368,7 +370,8 @@ typedef struct {
   int32_t timeout_ms;        /**< bound of every wait on a peer */
 } hepLimits_t;
 
-#define HEP_LIMITS_INITIALIZER {sizeof(hepLimits_t), HEP_LIMITS_MAGIC, HEP_VERSION}
+#define HEP_LIMITS_INITIALIZER \
+  { sizeof(hepLimits_t), HEP_LIMITS_MAGIC, HEP_VERSION }
 
 /** Tells a communicator's limits. Errors: hepErrorInvalidArgument. */
 HEP_API hepResult_t hepCommLimits(hepComm_t comm, hepLimits_t* limits);
@@ -428,11 +431,12 @@ typedef struct {
   int32_t rank;         /**< this rank */
   int32_t missing_rank; /**< the rank that was waited for; -1 if none */
   uint64_t number;      /**< which operation of its kind on this communicator, from 1 */
-  uint64_t expected;    /**< the signal that was waited for; of hepErrorMismatch: this rank's top_k */
-  uint64_t seen;        /**< the signal that was there; of hepErrorMismatch: the other rank's */
+  uint64_t expected; /**< the signal that was waited for; of hepErrorMismatch: this rank's top_k */
+  uint64_t seen;     /**< the signal that was there; of hepErrorMismatch: the other rank's */
 } hepFailure_t;
 
-#define HEP_FAILURE_INITIALIZER {sizeof(hepFailure_t), HEP_FAILURE_MAGIC, HEP_VERSION}
+#define HEP_FAILURE_INITIALIZER \
+  { sizeof(hepFailure_t), HEP_FAILURE_MAGIC, HEP_VERSION }
 
 /**
  * Tells what failed first. Does not wait for the device. From any thread at any time.
@@ -460,7 +464,7 @@ typedef struct {
 } hepRoutingConfig_t;
 
 #define HEP_ROUTING_CONFIG_INITIALIZER \
-  {sizeof(hepRoutingConfig_t), HEP_ROUTING_CONFIG_MAGIC, HEP_VERSION}
+  { sizeof(hepRoutingConfig_t), HEP_ROUTING_CONFIG_MAGIC, HEP_VERSION }
 
 /**
  * Creates a routing and its device memory (`routing_bytes` of `hepWorkspaceSize`). Local. Not during
@@ -479,10 +483,7 @@ HEP_API hepResult_t hepRoutingCreate(hepRouting_t* routing, hepComm_t comm,
  */
 HEP_API hepResult_t hepRoutingDestroy(hepRouting_t routing);
 
-typedef enum {
-  hepIndexInt32 = 0,
-  hepIndexInt64 = 1
-} hepIndexType_t;
+typedef enum { hepIndexInt32 = 0, hepIndexInt64 = 1 } hepIndexType_t;
 
 /**
  * Digests the router's choice for a batch and exchanges it with all ranks. Collective.
@@ -518,14 +519,15 @@ typedef struct {
   size_t size;
   uint32_t magic;
   uint32_t version;
-  const int32_t* tokens_per_expert;       /**< [EL] expert rows of each local expert */
-  const int32_t* expert_offsets;          /**< [EL + 1] aligned starts; the last: padded rows */
-  const int64_t* num_flat_rows;           /**< [1] */
-  const int64_t* num_expert_rows;         /**< [1] without padding */
-  const hepRowCounters_t* row_counters;   /**< [1] of the latest dispatch */
+  const int32_t* tokens_per_expert;     /**< [EL] expert rows of each local expert */
+  const int32_t* expert_offsets;        /**< [EL + 1] aligned starts; the last: padded rows */
+  const int64_t* num_flat_rows;         /**< [1] */
+  const int64_t* num_expert_rows;       /**< [1] without padding */
+  const hepRowCounters_t* row_counters; /**< [1] of the latest dispatch */
 } hepRoutingView_t;
 
-#define HEP_ROUTING_VIEW_INITIALIZER {sizeof(hepRoutingView_t), HEP_ROUTING_VIEW_MAGIC, HEP_VERSION}
+#define HEP_ROUTING_VIEW_INITIALIZER \
+  { sizeof(hepRoutingView_t), HEP_ROUTING_VIEW_MAGIC, HEP_VERSION }
 
 /** Tells where a routing's results lie on the device. Errors: hepErrorInvalidArgument. */
 HEP_API hepResult_t hepRoutingGetView(hepRouting_t routing, hepRoutingView_t* view);
@@ -544,7 +546,7 @@ typedef struct {
 } hepRoutingCounts_t;
 
 #define HEP_ROUTING_COUNTS_INITIALIZER \
-  {sizeof(hepRoutingCounts_t), HEP_ROUTING_COUNTS_MAGIC, HEP_VERSION}
+  { sizeof(hepRoutingCounts_t), HEP_ROUTING_COUNTS_MAGIC, HEP_VERSION }
 
 /**
  * Waits until all work enqueued on `stream` is done and returns the counts of the latest update, so
@@ -598,12 +600,12 @@ typedef struct {
   void* rows;       /**< [capacity][H] */
   int64_t capacity; /**< rows that `rows` and the arrays below hold; 0 only if `rows` is NULL: this
                          rank then takes no rows */
-  float* row_weights;    /**< optional; expert-major: [capacity]; flat: [capacity][K], the weights of
+  float* row_weights;   /**< optional; expert-major: [capacity]; flat: [capacity][K], the weights of
                               the selections of this rank's experts, 0 elsewhere */
-  int32_t* row_experts;  /**< optional, flat only: [capacity][K] local expert ids, -1 elsewhere */
-  int32_t* row_sources;  /**< optional: [capacity] source rank of each row */
-  int32_t* row_tokens;   /**< optional: [capacity] token of each row, an index on its source rank */
-  int32_t* gather;       /**< optional, flat only: [gather_capacity] the flat rows sorted by expert:
+  int32_t* row_experts; /**< optional, flat only: [capacity][K] local expert ids, -1 elsewhere */
+  int32_t* row_sources; /**< optional: [capacity] source rank of each row */
+  int32_t* row_tokens;  /**< optional: [capacity] token of each row, an index on its source rank */
+  int32_t* gather;      /**< optional, flat only: [gather_capacity] the flat rows sorted by expert:
                               for each place of the expert-major layout the flat row that belongs
                               there, -1 for padding and for dropped rows */
   int64_t gather_capacity; /**< entries that `gather` holds; those past it are not written */
@@ -615,7 +617,7 @@ typedef struct {
 } hepDispatchArgs_t;
 
 #define HEP_DISPATCH_ARGS_INITIALIZER \
-  {sizeof(hepDispatchArgs_t), HEP_DISPATCH_ARGS_MAGIC, HEP_VERSION}
+  { sizeof(hepDispatchArgs_t), HEP_DISPATCH_ARGS_MAGIC, HEP_VERSION }
 
 /**
  * Brings every token to the ranks of its selected experts. Collective: all ranks call it on the
@@ -631,11 +633,12 @@ HEP_API hepResult_t hepDispatch(hepRouting_t routing, const hepDispatchArgs_t* a
                                 hepStream_t stream);
 
 typedef enum {
-  hepWeightsNone = 0,       /**< plain sum */
-  hepWeightsDispatched = 1, /**< the weights that the routing's latest dispatch with weights carried.
+  hepWeightsNone = 0, /**< plain sum */
+  hepWeightsDispatched =
+      1,            /**< the weights that the routing's latest dispatch with weights carried.
                                  A flat row stands for all its selections: its weight is the FP32 sum
                                  of theirs, in ascending (expert, k) order */
-  hepWeightsRow = 2         /**< `row_weights`, one for each row of y */
+  hepWeightsRow = 2 /**< `row_weights`, one for each row of y */
 } hepWeightMode_t;
 
 #define HEP_COMBINE_ARGS_MAGIC 0x48455042u
@@ -651,10 +654,11 @@ typedef struct {
   int32_t layout;      /**< hepLayout_t of y */
   int32_t weight_mode; /**< hepWeightMode_t; the same on all ranks */
   int32_t type;        /**< hepDataType_t of y and out; 0: the communicator's */
-  int32_t partial_type; /**< hepDataType_t of partial sums; 0: hepTypeBfloat16; others not served yet */
+  int32_t
+      partial_type; /**< hepDataType_t of partial sums; 0: hepTypeBfloat16; others not served yet */
 
-  const void* y;            /**< [capacity][H] expert outputs, at the places that dispatch gave */
-  int64_t capacity;         /**< rows that y holds; rows past it count as dropped; 0 only if y is NULL */
+  const void* y;    /**< [capacity][H] expert outputs, at the places that dispatch gave */
+  int64_t capacity; /**< rows that y holds; further ones count as dropped; 0 only if y is NULL */
   const float* row_weights; /**< [capacity], for hepWeightsRow; otherwise NULL */
   void* out;                /**< [T][H] in the tokens' order; NULL if T is 0 */
 
@@ -663,7 +667,8 @@ typedef struct {
   float* gradients;           /**< [T][K] */
 } hepCombineArgs_t;
 
-#define HEP_COMBINE_ARGS_INITIALIZER {sizeof(hepCombineArgs_t), HEP_COMBINE_ARGS_MAGIC, HEP_VERSION}
+#define HEP_COMBINE_ARGS_INITIALIZER \
+  { sizeof(hepCombineArgs_t), HEP_COMBINE_ARGS_MAGIC, HEP_VERSION }
 
 /**
  * Brings the experts' results back and sums them. Collective: all ranks call it on the routing of

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// The receiving half of the routing update: the records of all sources become places.
+#pragma once
+
+#include "cuda/kernels/signal.cuh"
+#include "cuda/kernels/warp.cuh"
+
+namespace hep {
+
+// Shared memory while receiving.
+struct ReceiveMemory {
+  uint32_t* place_base;      // [EL][R] place of the first selection of an expert from a source
+  uint32_t* row_base;        // [R + 1]
+  uint32_t* selection_base;  // [R + 1]
+
+  __device__ ReceiveMemory(void* shared, const Shape& shape) {
+    place_base = static_cast<uint32_t*>(shared);
+    row_base = place_base + shape.num_experts;
+    selection_base = row_base + shape.num_ranks + 1;
+  }
+
+  static size_t bytes(const Shape& shape) {
+    return sizeof(uint32_t) * (shape.num_experts + 2 * (shape.num_ranks + 1));
+  }
+};
+
+__device__ inline bool wait_for_records(const RouteArgs& args, uint64_t epoch) {
+  bool here = true;
+  for (int rank = threadIdx.x; rank < args.context.num_ranks(); rank += blockDim.x)
+    here &= wait_for(args.context, {hepOperationRouting, hepPhaseRecords, rank, epoch},
+                     &args.context.signals_from(rank)->records_ready, epoch);
+  return __syncthreads_and(here);
+}
+
+__device__ inline const RecordHeader* header_from(const RouteArgs& args, int source,
+                                                  uint64_t epoch) {
+  return at<RecordHeader>(args.context.own_window(),
+                          args.context.window_layout.header_at(epoch, source));
+}
+
+// One warp: where each local expert's block begins, and in it the rows of each source.
+__device__ inline void place_experts(const RouteArgs& args, const ReceiveMemory& memory,
+                                     uint64_t epoch) {
+  const KernelContext& context = args.context;
+  const int local_experts = context.shape().num_local_experts();
+  int32_t* tokens_per_expert = at<int32_t>(args.routing, context.routing_layout.tokens_per_expert);
+  int32_t* expert_offsets = at<int32_t>(args.routing, context.routing_layout.expert_offsets);
+  uint32_t end = 0;
+  for (int base = 0; base < local_experts; base += kWarpSize) {
+    const int e = base + lane_index();
+    uint32_t count = 0;
+    for (int source = 0; e < local_experts && source < context.num_ranks(); ++source) {
+      memory.place_base[e * context.num_ranks() + source] = count;
+      count += __ldcg(
+          at<uint32_t>(context.own_window(), context.window_layout.counts_at(epoch, source)) + e);
+    }
+    const uint32_t aligned = align_up(count, args.alignment);
+    const uint32_t through = warp_inclusive_sum(aligned);
+    const uint32_t offset = end + through - aligned;
+    for (int source = 0; e < local_experts && source < context.num_ranks(); ++source)
+      memory.place_base[e * context.num_ranks() + source] += offset;
+    if (e < local_experts && blockIdx.x == 0) {
+      tokens_per_expert[e] = count;
+      expert_offsets[e] = offset;
+    }
+    end += __shfl_sync(kFullWarp, through, kWarpSize - 1);
+  }
+  if (blockIdx.x == 0 && lane_index() == 0) expert_offsets[local_experts] = end;
+}
+
+// One warp: where each source's rows and selections begin.
+__device__ inline void place_sources(const RouteArgs& args, const ReceiveMemory& memory,
+                                     uint64_t epoch) {
+  const KernelContext& context = args.context;
+  uint32_t rows = 0, selections = 0;
+  for (int base = 0; base < context.num_ranks(); base += kWarpSize) {
+    const int source = base + lane_index();
+    uint4 header = make_uint4(0, 0, 0, 0);
+    if (source < context.num_ranks())
+      header = __ldcg(reinterpret_cast<const uint4*>(header_from(args, source, epoch)));
+    const uint32_t num_rows = header.y, num_selections = header.z;
+    if (source < context.num_ranks() && header.w != args.top_k)
+      record_failure(context, {hepOperationRouting, hepPhaseRecords, source, epoch},
+                     hepErrorMismatch, args.top_k, header.w);
+    const uint32_t rows_through = warp_inclusive_sum(num_rows);
+    const uint32_t selections_through = warp_inclusive_sum(num_selections);
+    if (source < context.num_ranks()) {
+      memory.row_base[source] = rows + rows_through - num_rows;
+      memory.selection_base[source] = selections + selections_through - num_selections;
+      if (blockIdx.x == 0)
+        at<uint32_t>(args.routing, context.routing_layout.source_tokens)[source] = header.x;
+    }
+    rows += __shfl_sync(kFullWarp, rows_through, kWarpSize - 1);
+    selections += __shfl_sync(kFullWarp, selections_through, kWarpSize - 1);
+  }
+  if (lane_index() == 0) {
+    memory.row_base[context.num_ranks()] = rows;
+    memory.selection_base[context.num_ranks()] = selections;
+  }
+  __syncwarp();
+  if (blockIdx.x != 0) return;
+  uint32_t* source_rows = at<uint32_t>(args.routing, context.routing_layout.source_rows);
+  for (int i = lane_index(); i <= context.num_ranks(); i += kWarpSize)
+    source_rows[i] = memory.row_base[i];
+  if (lane_index() == 0) {
+    RoutingTotals* totals = at<RoutingTotals>(args.routing, context.routing_layout.totals);
+    totals->num_flat_rows = rows;
+    totals->num_expert_rows = selections;
+  }
+}
+
+// Records of one source become absolute; lanes of all parts take every parts * 32nd.
+__device__ inline void receive_rows(const RouteArgs& args, const ReceiveMemory& memory, int source,
+                                    int part, int parts, uint64_t epoch) {
+  const KernelContext& context = args.context;
+  const uint32_t row_base = memory.row_base[source];
+  const uint32_t num_rows = memory.row_base[source + 1] - row_base;
+  const int num_chunks =
+      ceil_div(__ldcg(&header_from(args, source, epoch)->num_tokens), kChunkTokens);
+  const uint4* incoming =
+      at<uint4>(context.own_window(), context.window_layout.rows_at(epoch, source));
+  uint4* rows = at<uint4>(args.routing, context.routing_layout.rows) + row_base;
+  uint32_t* chunk_rows = at<uint32_t>(args.routing, context.routing_layout.chunk_rows) +
+                         static_cast<size_t>(source) * (context.shape().max_chunks() + 1);
+
+  for (uint32_t i = part * kWarpSize + lane_index(); i < num_rows; i += parts * kWarpSize) {
+    uint4 raw = __ldcg(incoming + i);
+    Row& row = reinterpret_cast<Row&>(raw);
+    row.first += memory.selection_base[source];
+    rows[i] = raw;
+
+    // The first row of a chunk is where it begins, and where empty chunks before it begin, too.
+    const int chunk = row.token / kChunkTokens;
+    const int previous = i == 0 ? -1 : static_cast<int>(__ldcg(&incoming[i - 1].x)) / kChunkTokens;
+    for (int c = previous + 1; c <= chunk; ++c) chunk_rows[c] = row_base + i;
+    if (i == num_rows - 1)
+      for (int c = chunk + 1; c <= num_chunks; ++c) chunk_rows[c] = row_base + num_rows;
+  }
+  if (num_rows == 0)
+    for (int c = part * kWarpSize + lane_index(); c <= num_chunks; c += parts * kWarpSize)
+      chunk_rows[c] = row_base;
+}
+
+__device__ inline void receive_selections(const RouteArgs& args, const ReceiveMemory& memory,
+                                          int source, int part, int parts, uint64_t epoch) {
+  const KernelContext& context = args.context;
+  const uint32_t base = memory.selection_base[source];
+  const uint32_t count = memory.selection_base[source + 1] - base;
+  const uint2* incoming =
+      at<uint2>(context.own_window(), context.window_layout.selections_at(epoch, source));
+  uint2* selections = at<uint2>(args.routing, context.routing_layout.selections) + base;
+  for (uint32_t i = part * kWarpSize + lane_index(); i < count; i += parts * kWarpSize) {
+    uint2 raw = __ldcg(incoming + i);
+    Selection& selection = reinterpret_cast<Selection&>(raw);
+    selection.place += memory.place_base[selection.expert * context.num_ranks() + source];
+    selections[i] = raw;
+  }
+}
+
+__device__ inline void receive_records(const RouteArgs& args, const ReceiveMemory& memory,
+                                       uint64_t epoch) {
+  if (warp_index() == 0) place_experts(args, memory, epoch);
+  if (warp_index() == 1) place_sources(args, memory, epoch);
+  __syncthreads();
+
+  const int ranks = args.context.num_ranks();
+  const int warps = gridDim.x * (blockDim.x / kWarpSize);
+  const int parts = max(warps / ranks, 1);
+  for (int task = warp_index() * gridDim.x + blockIdx.x; task < ranks * parts; task += warps) {
+    receive_rows(args, memory, task % ranks, task / ranks, parts, epoch);
+    receive_selections(args, memory, task % ranks, task / ranks, parts, epoch);
+  }
+}
+
+}  // namespace hep

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+// Waits of the host backend that end without what they waited for.
+#include "host_ranks.h"
+
+namespace hep {
+namespace {
+
+void expect_failure(const hepFailure_t& failure, hepResult_t result, hepOperation_t operation,
+                    hepPhase_t phase, uint64_t number, uint64_t expected, uint64_t seen) {
+  EXPECT_EQ(failure.result, result);
+  EXPECT_EQ(failure.operation, operation);
+  EXPECT_EQ(failure.phase, phase);
+  EXPECT_EQ(failure.rank, 0);
+  EXPECT_EQ(failure.missing_rank, 1);
+  EXPECT_EQ(failure.number, number);
+  EXPECT_EQ(failure.expected, expected);
+  EXPECT_EQ(failure.seen, seen);
+}
+
+class HostBackendFailure : public ::testing::Test {
+ protected:
+  HostBackendFailure() {
+    Options options;
+    options.timeout_ms = kShortTimeoutMs;
+    ranks_ = std::make_unique<Ranks>(options);
+  }
+
+  // Rank 0's dispatch of one token, with nobody to answer.
+  Status dispatch_alone() {
+    rows_ = canary_rows(1);
+    return ranks_->routing(0).dispatch(dispatch_args(hepLayoutFlat, x_, rows_), nullptr);
+  }
+  Status combine_alone() {
+    rows_ = canary_rows(1);
+    return ranks_->routing(0).combine(combine_args(hepLayoutFlat, hepWeightsNone, x_, rows_),
+                                      nullptr);
+  }
+
+  // The updates that come before must not fall to the short timeout on a busy machine: the ranks'
+  // records, of no tokens, are simply there.
+  void update_alone(const Ints& indices) {
+    ranks_->record_header(0, 1, 1).top_k = kTopK;
+    ranks_->signals(0, 1).records_ready = 1;
+    Ranks::expect_ok(ranks_->update_one(0, indices, kTopK));
+  }
+
+  std::unique_ptr<Ranks> ranks_;
+  const Matrix x_ = rows_of({1});
+  Matrix rows_;
+};
+
+TEST_F(HostBackendFailure, UpdateNamesThePeerThatNeverCalls) {
+  const Status status = ranks_->update_one(0, {0, 2}, kTopK);
+  EXPECT_EQ(status.result(), hepErrorTimeout);
+  EXPECT_NE(status.message().find("rank 1"), std::string::npos) << status.message();
+  expect_failure(ranks_->backend(0).failure(), hepErrorTimeout, hepOperationRouting,
+                 hepPhaseRecords, 1, 1, 0);
+  EXPECT_EQ(ranks_->backend(1).failure().result, hepSuccess);
+}
+
+TEST_F(HostBackendFailure, UpdateNamesThePeerWithAnotherTopK) {
+  ranks_->record_header(0, 1, 1).top_k = 1;
+  ranks_->signals(0, 1).records_ready = 1;
+  const Status status = ranks_->update_one(0, {0, 2}, kTopK);
+  EXPECT_EQ(status.result(), hepErrorMismatch);
+  EXPECT_NE(status.message().find("rank 1 has top_k 1"), std::string::npos) << status.message();
+  expect_failure(ranks_->backend(0).failure(), hepErrorMismatch, hepOperationRouting,
+                 hepPhaseRecords, 1, kTopK, 1);
+}
+
+TEST_F(HostBackendFailure, DispatchNamesThePeerThatNeverPublishesRows) {
+  update_alone({0, 2});
+  EXPECT_EQ(dispatch_alone().result(), hepErrorTimeout);
+  expect_failure(ranks_->backend(0).failure(), hepErrorTimeout, hepOperationDispatch, hepPhaseRows,
+                 1, 1, 0);
+}
+
+TEST_F(HostBackendFailure, DispatchNamesThePeerThatNeverPublishesWeights) {
+  update_alone({0, 2});
+  ranks_->signals(0, 1).has_weights = 1;
+  ranks_->signals(0, 1).rows_ready = 1;
+  EXPECT_EQ(dispatch_alone().result(), hepErrorTimeout);
+  expect_failure(ranks_->backend(0).failure(), hepErrorTimeout, hepOperationDispatch,
+                 hepPhaseWeights, 1, 1, 0);
+}
+
+TEST_F(HostBackendFailure, DispatchNamesThePeerThatNeverReads) {
+  update_alone({0, 2});
+  ranks_->signals(0, 1).rows_ready = 1;
+  EXPECT_EQ(dispatch_alone().result(), hepErrorTimeout);
+  expect_failure(ranks_->backend(0).failure(), hepErrorTimeout, hepOperationDispatch,
+                 hepPhaseReaders, 1, 1, 0);
+}
+
+TEST_F(HostBackendFailure, CombineNamesThePeerThatNeverSendsItsSums) {
+  update_alone({0, 2});
+  EXPECT_EQ(combine_alone().result(), hepErrorTimeout);
+  expect_failure(ranks_->backend(0).failure(), hepErrorTimeout, hepOperationCombine,
+                 hepPhasePartials, 1, 1, 0);
+}
+
+TEST_F(HostBackendFailure, CombineNamesThePeerThatNeverFreesItsSlots) {
+  update_alone({});  // without tokens of its own the first combine waits for nobody
+  Ranks::expect_ok(combine_alone());
+  EXPECT_EQ(combine_alone().result(), hepErrorTimeout);
+  expect_failure(ranks_->backend(0).failure(), hepErrorTimeout, hepOperationCombine, hepPhaseSlots,
+                 2, 1, 0);
+}
+
+TEST_F(HostBackendFailure, LaterOperationsReturnTheFirstError) {
+  const Status first = ranks_->update_one(0, {0, 2}, kTopK);
+  ranks_->backend(0).abort();
+  hepRoutingCounts_t counts{};
+  for (const Status& later : {ranks_->update_one(0, {0, 2}, kTopK), dispatch_alone(),
+                              combine_alone(), ranks_->routing(0).query(&counts, nullptr)}) {
+    EXPECT_EQ(later.result(), hepErrorTimeout);
+    EXPECT_EQ(later.message(), first.message());
+  }
+  expect_failure(ranks_->backend(0).failure(), hepErrorTimeout, hepOperationRouting,
+                 hepPhaseRecords, 1, 1, 0);
+}
+
+TEST(HostBackend, AbortFromAnotherThreadEndsARunningWait) {
+  Ranks ranks(Options{});
+  Status status;
+  std::thread caller([&] { status = ranks.update_one(0, {0, 2}, kTopK); });
+  // Once rank 0 has sent its records it can only wait for those of rank 1.
+  while (__atomic_load_n(&ranks.signals(1, 0).records_ready, __ATOMIC_ACQUIRE) == 0)
+    std::this_thread::yield();
+  ranks.backend(0).abort();
+  caller.join();
+  EXPECT_EQ(status.result(), hepErrorAborted);
+  expect_failure(ranks.backend(0).failure(), hepErrorAborted, hepOperationRouting, hepPhaseRecords,
+                 1, 1, 0);
+}
+
+TEST(HostBackend, OperationAfterAnAbortIsRefused) {
+  Ranks ranks(Options{});
+  ranks.backend(0).abort();
+  EXPECT_EQ(ranks.update_one(0, {0, 2}, kTopK).result(), hepErrorAborted);
+  const hepFailure_t failure = ranks.backend(0).failure();
+  EXPECT_EQ(failure.result, hepErrorAborted);
+  EXPECT_EQ(failure.phase, hepPhaseNone);
+  EXPECT_EQ(failure.missing_rank, -1);
+  EXPECT_EQ(ranks.signals(1, 0).records_ready, 0u);
+}
+
+}  // namespace
+}  // namespace hep

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+// The ranks of a communicator on the host backend, without a communicator: windows in plain memory,
+// a backend and a routing each.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <hybridep.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <initializer_list>
+#include <limits>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "backend.h"
+#include "host/bfloat16.h"
+#include "layout.h"
+#include "status.h"
+
+namespace hep {
+
+constexpr int kHidden = 8;
+constexpr int kLongTimeoutMs = 60000;
+constexpr int kShortTimeoutMs = 50;
+constexpr uint16_t kCanary = 0xabcd;
+constexpr int32_t kIntCanary = 0x5a5a5a5a;
+
+using Matrix = std::vector<uint16_t>;  // BF16 rows
+using Ints = std::vector<int32_t>;
+using Floats = std::vector<float>;
+
+// The BF16 bits of numbers that BF16 represents exactly.
+inline uint16_t bits_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  EXPECT_EQ(bits & 0xffff, 0u) << value << " is not a BF16 number";
+  return static_cast<uint16_t>(bits >> 16);
+}
+
+// Rows whose columns all hold the same number.
+inline Matrix rows_of(std::initializer_list<float> values) {
+  Matrix rows;
+  for (float value : values) rows.insert(rows.end(), kHidden, bits_of(value));
+  return rows;
+}
+
+inline Matrix canary_rows(int count) { return Matrix(count * kHidden, kCanary); }
+
+inline Matrix operator+(Matrix a, const Matrix& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+struct Options {
+  int num_ranks = 2;
+  int num_experts = 4;
+  int max_tokens = 64;
+  int max_top_k = 2;
+  int64_t heap_bytes = 0;
+  int alignment = 1;
+  int timeout_ms = kLongTimeoutMs;
+};
+
+// All ranks of a communicator, in this process, each with one routing.
+class Ranks {
+ public:
+  explicit Ranks(const Options& options) : layout_(WindowLayout::make(shape_of(options))) {
+    const Shape shape = shape_of(options);
+    for (int r = 0; r < options.num_ranks; ++r) {
+      windows_.emplace_back(std::aligned_alloc(4096, align_up(layout_.total, 4096)), &std::free);
+      std::memset(windows_[r].get(), 0, layout_.total);
+    }
+    for (int r = 0; r < options.num_ranks; ++r) {
+      BackendContext context{
+          r, -1, shape, layout_, RoutingLayout::make(shape), Plan{}, options.timeout_ms, {}};
+      for (const auto& window : windows_) context.windows.push_back(window.get());
+      backends_.emplace_back();
+      routings_.emplace_back();
+      EXPECT_TRUE(create_host_backend(context, &backends_[r]).ok());
+      EXPECT_TRUE(backends_[r]->create_routing(options.alignment, &routings_[r]).ok());
+    }
+  }
+
+  Backend& backend(int rank) { return *backends_[rank]; }
+  BackendRouting& routing(int rank) { return *routings_[rank]; }
+  void* window(int rank) { return windows_[rank].get(); }
+  const WindowLayout& layout() const { return layout_; }
+  Signals& signals(int rank, int peer) {
+    return *at<Signals>(window(rank), layout_.signals_at(peer));
+  }
+  RecordHeader& record_header(int rank, int peer, uint64_t epoch) {
+    return *at<RecordHeader>(window(rank), layout_.header_at(epoch, peer));
+  }
+
+  // A section of a routing's memory.
+  template <typename T>
+  const T* section(int rank, uint64_t RoutingLayout::*offset) {
+    return at<T>(routings_[rank]->memory(), RoutingLayout::make(layout_.shape).*offset);
+  }
+  const hepRowCounters_t& counters(int rank) {
+    return section<RoutingTotals>(rank, &RoutingLayout::totals)->row_counters;
+  }
+
+  // Runs body(rank) on a thread a rank.
+  void run(const std::function<void(int)>& body) {
+    std::vector<std::thread> threads;
+    for (size_t r = 0; r < backends_.size(); ++r) threads.emplace_back(body, static_cast<int>(r));
+    for (std::thread& thread : threads) thread.join();
+  }
+
+  Status update_one(int rank, const Ints& indices, int top_k) {
+    return routings_[rank]->update(indices.data(), static_cast<int>(indices.size()) / top_k, top_k,
+                                   hepIndexInt32, nullptr);
+  }
+  void update(const std::vector<Ints>& indices, int top_k) {
+    run([&](int rank) { expect_ok(update_one(rank, indices[rank], top_k)); });
+  }
+  void dispatch(const std::vector<hepDispatchArgs_t>& args) {
+    run([&](int rank) { expect_ok(routings_[rank]->dispatch(args[rank], nullptr)); });
+  }
+  void combine(const std::vector<hepCombineArgs_t>& args) {
+    run([&](int rank) { expect_ok(routings_[rank]->combine(args[rank], nullptr)); });
+  }
+
+  static void expect_ok(const Status& status) { EXPECT_TRUE(status.ok()) << status.message(); }
+
+ private:
+  static Shape shape_of(const Options& options) {
+    return {options.num_ranks, options.num_experts, options.max_tokens, options.max_top_k,
+            kHidden * 2,       kHidden * 2,         options.heap_bytes};
+  }
+
+  WindowLayout layout_;
+  std::vector<std::unique_ptr<void, void (*)(void*)>> windows_;
+  std::vector<std::unique_ptr<Backend>> backends_;
+  std::vector<std::unique_ptr<BackendRouting>> routings_;
+};
+
+inline hepDispatchArgs_t dispatch_args(hepLayout_t layout, const Matrix& x, Matrix& rows) {
+  hepDispatchArgs_t args{};
+  args.layout = layout;
+  args.x = x.data();
+  args.rows = rows.data();
+  args.capacity = static_cast<int64_t>(rows.size()) / kHidden;
+  return args;
+}
+
+inline hepCombineArgs_t combine_args(hepLayout_t layout, hepWeightMode_t mode, const Matrix& y,
+                                     Matrix& out) {
+  hepCombineArgs_t args{};
+  args.layout = layout;
+  args.weight_mode = mode;
+  args.y = y.data();
+  args.capacity = static_cast<int64_t>(y.size()) / kHidden;
+  args.out = out.data();
+  return args;
+}
+
+// The example that most tests share: experts 0 and 1 live on rank 0, 2 and 3 on rank 1. It has a
+// token without a second selection and one that selects the same expert twice.
+const std::vector<Ints> kIndices = {{0, 2, /**/ 3, -1, /**/ 1, 0}, {2, 2, /**/ 1, 3}};
+constexpr int kTopK = 2;
+
+}  // namespace hep
