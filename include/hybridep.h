@@ -21,7 +21,8 @@
  *
  *   rank         member of a communicator, 0 <= rank < R, bound to one device
  *   E, EL        experts in all, and hosted by each rank: EL = E / R; rank e / EL hosts expert e
- *   T, H, K      tokens that a rank dispatches, hidden size, experts that a token may select
+ *   T, K         tokens that a rank dispatches and selections of a token, in the routing's latest update
+ *   H            hidden size
  *   selection    a pair (token, k) whose expert id is not -1
  *   flat row     one row per (source rank, token) that selected at least one expert of this rank,
  *                ordered by (source rank, token)
@@ -58,7 +59,9 @@
  *
  * Every function returns a `hepResult_t`, checks its arguments before it enqueues anything, and
  * leaves a sentence with names and numbers for `hepGetLastError`. What a kernel finds later is
- * reported by `hepCommGetAsyncError`.
+ * reported by `hepCommGetAsyncError`. Peers do not learn of a refused call: a rank that cannot make it
+ * again ends its part, and they fail after `timeout_ms`. When any rank has failed, the outputs of
+ * operations that were running are undefined on all ranks.
  *
  * STRUCTS
  *
@@ -88,8 +91,21 @@
 #define HEP_API
 #endif
 
+/* What the initializer macros of the structs have in common. */
 #ifdef __cplusplus
+template <typename Struct>
+inline Struct hepInitialized(uint32_t magic) {
+  Struct zeros = Struct();
+  zeros.size = sizeof(Struct);
+  zeros.magic = magic;
+  zeros.version = HEP_VERSION;
+  return zeros;
+}
+#define HEP_INITIALIZER(type, magic_number) hepInitialized<type>(magic_number)
 extern "C" {
+#else
+#define HEP_INITIALIZER(type, magic_number) \
+  { .size = sizeof(type), .magic = magic_number, .version = HEP_VERSION }
 #endif
 
 struct CUstream_st;
@@ -200,10 +216,11 @@ typedef struct {
   int32_t routing_threads;      /**< threads a block of the routing kernel, a multiple of 32; fewer
                                      are used where many experts leave no room for their counters */
   int32_t routing_blocks;       /**< blocks of the routing kernel */
-  int32_t dispatch_stages;      /**< most rows in flight in a dispatch block; as many as fit */
+  int32_t dispatch_stages;      /**< rows in flight in a dispatch block, which must fit there */
   int32_t dispatch_blocks;      /**< blocks of the dispatch kernel */
   int32_t combine_load_stages;  /**< most rows in flight towards a reducer; as many as fit */
-  int32_t combine_store_stages; /**< rows in flight from a reducer, 1 to 4 */
+  int32_t combine_store_stages; /**< rows in flight from a reducer, 1 to 4; where nothing is
+                                     reduced, they add to the load stages */
   int32_t combine_blocks;       /**< blocks of the combine kernel, both halves together */
 
   hepLogCallback_t log; /**< receives the process's log messages, until this communicator or a later
@@ -211,8 +228,7 @@ typedef struct {
   void* log_context;
 } hepConfig_t;
 
-#define HEP_CONFIG_INITIALIZER \
-  { sizeof(hepConfig_t), HEP_CONFIG_MAGIC, HEP_VERSION }
+#define HEP_CONFIG_INITIALIZER HEP_INITIALIZER(hepConfig_t, HEP_CONFIG_MAGIC)
 
 /**
  * Checks a config for `num_ranks` ranks, as the `hepCommInit...` functions do, without a GPU.
@@ -228,18 +244,18 @@ typedef struct {
   size_t size;
   uint32_t magic;
   uint32_t version;
-  uint64_t total_bytes;   /**< the sum of the next five: the communicator's window */
-  uint64_t token_bytes;   /**< published rows and weights: max_tokens rows */
-  uint64_t partial_bytes; /**< partial sums on their way back: max_tokens * min(K, R) rows */
-  uint64_t record_bytes;  /**< routing records, arriving from every rank */
-  uint64_t signal_bytes;  /**< signals between ranks */
-  uint64_t heap_bytes;    /**< memory for `hepMemAlloc` */
+  uint64_t total_bytes; /**< the sum of the next five: the communicator's window */
+  uint64_t token_bytes; /**< published rows and weights: max_tokens rows */
+  uint64_t
+      partial_bytes;     /**< partial sums on their way back: max_tokens * min(max_top_k, R) rows */
+  uint64_t record_bytes; /**< routing records, arriving from every rank */
+  uint64_t signal_bytes; /**< signals between ranks */
+  uint64_t heap_bytes;   /**< memory for `hepMemAlloc` */
   uint64_t routing_bytes; /**< in addition, for as many routings as were alive at once */
   uint64_t scratch_bytes; /**< in addition, once: counters and scratch of the kernels */
 } hepWorkspace_t;
 
-#define HEP_WORKSPACE_INITIALIZER \
-  { sizeof(hepWorkspace_t), HEP_WORKSPACE_MAGIC, HEP_VERSION }
+#define HEP_WORKSPACE_INITIALIZER HEP_INITIALIZER(hepWorkspace_t, HEP_WORKSPACE_MAGIC)
 
 /**
  * Tells how much device memory a communicator of this config takes, without a GPU. Thread-safe.
@@ -370,8 +386,7 @@ typedef struct {
   int32_t timeout_ms;        /**< bound of every wait on a peer */
 } hepLimits_t;
 
-#define HEP_LIMITS_INITIALIZER \
-  { sizeof(hepLimits_t), HEP_LIMITS_MAGIC, HEP_VERSION }
+#define HEP_LIMITS_INITIALIZER HEP_INITIALIZER(hepLimits_t, HEP_LIMITS_MAGIC)
 
 /** Tells a communicator's limits. Errors: hepErrorInvalidArgument. */
 HEP_API hepResult_t hepCommLimits(hepComm_t comm, hepLimits_t* limits);
@@ -394,7 +409,7 @@ HEP_API hepResult_t hepMemFree(hepComm_t comm, void* pointer);
  * Tells whether anything has gone wrong on the device: hepSuccess, hepErrorTimeout,
  * hepErrorAborted, hepErrorMismatch if ranks updated a routing with different top_k, or
  * hepErrorInvalidArgument for an expert id outside [-1, E), which counted as -1 and leaves the
- * communicator usable. The first failure stays. `hepGetLastError` then explains it.
+ * communicator usable. A failure stays, and takes the place of a bad id. `hepGetLastError` then explains it.
  * Does not wait for the device. From any thread at any time.
  * Errors of the call itself: hepErrorInvalidArgument, with `*error` untouched.
  */
@@ -435,8 +450,7 @@ typedef struct {
   uint64_t seen;     /**< the signal that was there; of hepErrorMismatch: the other rank's */
 } hepFailure_t;
 
-#define HEP_FAILURE_INITIALIZER \
-  { sizeof(hepFailure_t), HEP_FAILURE_MAGIC, HEP_VERSION }
+#define HEP_FAILURE_INITIALIZER HEP_INITIALIZER(hepFailure_t, HEP_FAILURE_MAGIC)
 
 /**
  * Tells what failed first. Does not wait for the device. From any thread at any time.
@@ -463,8 +477,7 @@ typedef struct {
   int32_t lane;      /**< below the config's lanes */
 } hepRoutingConfig_t;
 
-#define HEP_ROUTING_CONFIG_INITIALIZER \
-  { sizeof(hepRoutingConfig_t), HEP_ROUTING_CONFIG_MAGIC, HEP_VERSION }
+#define HEP_ROUTING_CONFIG_INITIALIZER HEP_INITIALIZER(hepRoutingConfig_t, HEP_ROUTING_CONFIG_MAGIC)
 
 /**
  * Creates a routing and its device memory (`routing_bytes` of `hepWorkspaceSize`). Local. Not during
@@ -526,8 +539,7 @@ typedef struct {
   const hepRowCounters_t* row_counters; /**< [1] of the latest dispatch */
 } hepRoutingView_t;
 
-#define HEP_ROUTING_VIEW_INITIALIZER \
-  { sizeof(hepRoutingView_t), HEP_ROUTING_VIEW_MAGIC, HEP_VERSION }
+#define HEP_ROUTING_VIEW_INITIALIZER HEP_INITIALIZER(hepRoutingView_t, HEP_ROUTING_VIEW_MAGIC)
 
 /** Tells where a routing's results lie on the device. Errors: hepErrorInvalidArgument. */
 HEP_API hepResult_t hepRoutingGetView(hepRouting_t routing, hepRoutingView_t* view);
@@ -545,8 +557,7 @@ typedef struct {
   int64_t num_padded_rows;    /**< rows that the expert-major layout needs */
 } hepRoutingCounts_t;
 
-#define HEP_ROUTING_COUNTS_INITIALIZER \
-  { sizeof(hepRoutingCounts_t), HEP_ROUTING_COUNTS_MAGIC, HEP_VERSION }
+#define HEP_ROUTING_COUNTS_INITIALIZER HEP_INITIALIZER(hepRoutingCounts_t, HEP_ROUTING_COUNTS_MAGIC)
 
 /**
  * Waits until all work enqueued on `stream` is done and returns the counts of the latest update, so
@@ -560,7 +571,8 @@ HEP_API hepResult_t hepRoutingQuery(hepRouting_t routing, hepRoutingCounts_t* co
 /* ------------------------------------------------------------------------ dispatch and combine */
 
 typedef enum {
-  hepLayoutFlat = 0,        /**< [flat rows][H] */
+  hepLayoutFlat = 0,        /**< [flat rows][H]; for combine, the caller has summed the results of a
+                                 row's local experts into one row */
   hepLayoutExpertMajor = 1, /**< [expert rows, each expert's block aligned][H] */
   hepLayoutExpertPadded = 2 /**< [EL][max rows an expert][H]; not served yet */
 } hepLayout_t;
@@ -574,7 +586,8 @@ typedef enum {
 
 /**
  * A dispatch. Pointers are device memory of this rank, outputs any such memory, without registration.
- * `rows` and `x` are aligned to 16 bytes. Outputs must not overlap each other or the inputs.
+ * `rows` and `x` are aligned to 16 bytes. Outputs must not overlap each other or the inputs, which is
+ * not checked.
  * An optional output is not written if NULL.
  *
  * Rows whose place is not below `capacity` are dropped; nothing is written at or past it. In the
@@ -616,8 +629,7 @@ typedef struct {
   int64_t row_scales_stride;
 } hepDispatchArgs_t;
 
-#define HEP_DISPATCH_ARGS_INITIALIZER \
-  { sizeof(hepDispatchArgs_t), HEP_DISPATCH_ARGS_MAGIC, HEP_VERSION }
+#define HEP_DISPATCH_ARGS_INITIALIZER HEP_INITIALIZER(hepDispatchArgs_t, HEP_DISPATCH_ARGS_MAGIC)
 
 /**
  * Brings every token to the ranks of its selected experts. Collective: all ranks call it on the
@@ -659,16 +671,17 @@ typedef struct {
 
   const void* y;    /**< [capacity][H] expert outputs, at the places that dispatch gave */
   int64_t capacity; /**< rows that y holds; further ones count as dropped; 0 only if y is NULL */
-  const float* row_weights; /**< [capacity], for hepWeightsRow; otherwise NULL */
-  void* out;                /**< [T][H] in the tokens' order; NULL if T is 0 */
+  const float*
+      row_weights; /**< [capacity], for hepWeightsRow, one a row in either layout; otherwise
+                                 NULL */
+  void* out;       /**< [T][H] in the tokens' order; NULL if T is 0 */
 
   /* Not served yet: NULL. */
   const float* row_gradients; /**< [capacity] */
   float* gradients;           /**< [T][K] */
 } hepCombineArgs_t;
 
-#define HEP_COMBINE_ARGS_INITIALIZER \
-  { sizeof(hepCombineArgs_t), HEP_COMBINE_ARGS_MAGIC, HEP_VERSION }
+#define HEP_COMBINE_ARGS_INITIALIZER HEP_INITIALIZER(hepCombineArgs_t, HEP_COMBINE_ARGS_MAGIC)
 
 /**
  * Brings the experts' results back and sums them. Collective: all ranks call it on the routing of
@@ -683,7 +696,8 @@ typedef struct {
  * of `out`. A token without a selection gives +0. A NaN in the result is the type's canonical one
  * (0x7fff in BF16).
  * Errors: as `hepDispatch`; hepErrorInvalidUsage for hepWeightsDispatched when no dispatch with
- * weights followed the routing's latest update (on a rank without tokens: no dispatch at all).
+ * weights followed the routing's latest update (on a rank without tokens: no dispatch at all; ranks
+ * of which one was refused agree anew).
  */
 HEP_API hepResult_t hepCombine(hepRouting_t routing, const hepCombineArgs_t* args,
                                hepStream_t stream);

@@ -45,7 +45,7 @@ constexpr Setting kSettings[] = {
     {"HEP_ROUTING_BLOCKS", FIELD(routing_blocks), kInteger, 1, kMaxSmBudget, 0, nullptr,
      "blocks of the routing kernel, within the SM budget"},
     {"HEP_DISPATCH_STAGES", FIELD(dispatch_stages), kInteger, 2, kMaxStages, 0, nullptr,
-     "most rows in flight in a dispatch block; as many as fit"},
+     "rows in flight in a dispatch block, which must fit there"},
     {"HEP_DISPATCH_BLOCKS", FIELD(dispatch_blocks), kInteger, 1, kMaxSmBudget, 0, nullptr,
      "blocks of the dispatch kernel, within the SM budget"},
     {"HEP_COMBINE_LOAD_STAGES", FIELD(combine_load_stages), kInteger, 2, kMaxStages, 0, nullptr,

@@ -62,7 +62,8 @@ static void moe_layer(int rank, const hepUniqueId_t* id, const bf16* x, const in
   CHECK(hepRoutingUpdate(routing, experts, TOKENS, TOP_K, hepIndexInt32, stream));
   hepRoutingCounts_t counts = HEP_ROUTING_COUNTS_INITIALIZER;
   CHECK(hepRoutingQuery(routing, &counts, stream));
-  bf16* rows = malloc(counts.num_padded_rows * HIDDEN * sizeof(bf16));
+  const int64_t capacity = counts.num_padded_rows;
+  bf16* rows = capacity > 0 ? malloc(capacity * HIDDEN * sizeof(bf16)) : NULL;
 
   /* Tokens to experts: the rows arrive grouped by expert. */
   hepDispatchArgs_t dispatch = HEP_DISPATCH_ARGS_INITIALIZER;
@@ -70,17 +71,17 @@ static void moe_layer(int rank, const hepUniqueId_t* id, const bf16* x, const in
   dispatch.x = x;
   dispatch.weights = weights;
   dispatch.rows = rows;
-  dispatch.capacity = counts.num_padded_rows;
+  dispatch.capacity = capacity;
   CHECK(hepDispatch(routing, &dispatch, stream));
 
-  run_experts(rows, counts.num_padded_rows);
+  run_experts(rows, capacity);
 
   /* Results back to tokens, weighted and summed. */
   hepCombineArgs_t combine = HEP_COMBINE_ARGS_INITIALIZER;
   combine.layout = hepLayoutExpertMajor;
   combine.weight_mode = hepWeightsDispatched;
   combine.y = rows;
-  combine.capacity = counts.num_padded_rows;
+  combine.capacity = capacity;
   combine.out = out;
   CHECK(hepCombine(routing, &combine, stream));
 
