@@ -13,8 +13,8 @@ namespace {
 // TMA bulk copies and mbarriers came with this compute capability.
 constexpr int kMinCapabilityMajor = 9;
 
-// Blocks wait for each other, so all must find room at once; those of dispatch and combine take an SM
-// each.
+// Blocks wait for each other, so all must find room at once; those of dispatch and combine may take an
+// SM each.
 Status check_plan(const Plan& plan, int device) {
   int num_sms = 0;
   HEP_CUDA_TRY(cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, device));

@@ -15,7 +15,7 @@ Status check_device_pointer(const void* pointer, const char* name, int device) {
   HEP_CUDA_TRY(cudaPointerGetAttributes(&attributes, pointer));
   if (attributes.type != cudaMemoryTypeDevice && attributes.type != cudaMemoryTypeManaged)
     return error(hepErrorInvalidArgument,
-                 "%s is %p, which is host memory: the cuda backend takes device memory", name,
+                 "%s is %p, which is not device memory, as the cuda backend needs it", name,
                  pointer);
   if (attributes.type == cudaMemoryTypeDevice && attributes.device != device)
     return error(hepErrorInvalidArgument, "%s is %p, on device %d, but the rank is on device %d",
@@ -104,7 +104,6 @@ Status CudaRouting::combine(const hepCombineArgs_t& call, hepStream_t stream) {
   args.context = backend_.kernel_context();
   args.routing = memory_->get();
   args.num_tokens = num_tokens_;
-  args.top_k = top_k_;
   args.call = call;
   HEP_CUDA_TRY(launch_combine(args, backend_.context().plan, stream));
   return Status();

@@ -85,7 +85,6 @@ struct CombineArgs {
   KernelContext context;
   void* routing;
   int32_t num_tokens;
-  int32_t top_k;
   int32_t reduce_blocks;  // the grid's first blocks; the others add
   int32_t load_stages, store_stages;
   hepCombineArgs_t call;
