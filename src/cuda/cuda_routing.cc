@@ -48,23 +48,14 @@ Status CudaRouting::update(const void* indices, int num_tokens, int top_k,
 // Rows in the heap are read where they are; others are copied to the window.
 Status CudaRouting::publish_rows(const void* x, hepStream_t stream, uint64_t* rows_offset) {
   const BackendContext& context = backend_.context();
-  const uintptr_t window = reinterpret_cast<uintptr_t>(context.windows[context.rank]);
-  const uintptr_t address = reinterpret_cast<uintptr_t>(x);
-  const uintptr_t heap = window + context.window_layout.heap;
-  const uintptr_t end = window + context.window_layout.total;
+  char* window = static_cast<char*>(context.windows[context.rank]);
+  bool in_heap;
+  HEP_TRY(find_rows_in_heap(context, x, num_tokens_, &in_heap));
+  *rows_offset = in_heap ? static_cast<const char*>(x) - window : context.window_layout.rows;
+  if (in_heap || num_tokens_ == 0) return Status();
   const size_t bytes = static_cast<size_t>(num_tokens_) * context.shape.row_bytes;
-  if (address >= heap && address < end) {
-    if (bytes > end - address)
-      return error(hepErrorInvalidArgument,
-                   "x has %zu bytes, but only %zu are left of the heap in which it lies", bytes,
-                   static_cast<size_t>(end - address));
-    *rows_offset = address - window;
-    return Status();
-  }
-  *rows_offset = context.window_layout.rows;
-  if (bytes > 0)
-    HEP_CUDA_TRY(cudaMemcpyAsync(reinterpret_cast<void*>(window + context.window_layout.rows), x,
-                                 bytes, cudaMemcpyDeviceToDevice, stream));
+  HEP_CUDA_TRY(cudaMemcpyAsync(window + context.window_layout.rows, x, bytes,
+                               cudaMemcpyDeviceToDevice, stream));
   return Status();
 }
 

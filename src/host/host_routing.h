@@ -59,11 +59,6 @@ Status run_dispatch(const Operation& operation, const hepDispatchArgs_t& args, b
 Status run_combine(const Operation& operation, const hepCombineArgs_t& args,
                    const RoutingState& state);
 
-// Tells whether x lies in this rank's heap, where the peers can read it. Fails if its rows begin
-// there and reach past the end.
-Status find_rows_in_heap(const BackendContext& context, const void* x, int num_tokens,
-                         bool* in_heap);
-
 class HostRouting final : public BackendRouting {
  public:
   // From calloc, so that pages which no batch reaches are never touched.

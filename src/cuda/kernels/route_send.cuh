@@ -3,8 +3,6 @@
 // whose experts they select.
 #pragma once
 
-#include <algorithm>
-
 #include "cuda/kernels/signal.cuh"
 #include "cuda/kernels/warp.cuh"
 
