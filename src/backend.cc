@@ -5,21 +5,18 @@
 
 namespace hep {
 
-Status find_rows_in_heap(const BackendContext& context, const void* x, int num_tokens,
-                         bool* in_heap) {
+Status find_rows_in_heap(const BackendContext& context, const char* name, const void* rows,
+                         int64_t num_rows, int64_t row_bytes, bool* in_heap) {
   const char* window = static_cast<const char*>(context.windows[context.rank]);
   const auto heap = reinterpret_cast<uintptr_t>(window + context.window_layout.heap);
   const auto end = reinterpret_cast<uintptr_t>(window + context.window_layout.total);
-  const auto begin = reinterpret_cast<uintptr_t>(x);
-  const uint64_t bytes = static_cast<uint64_t>(num_tokens) * context.shape.row_bytes;
+  const auto begin = reinterpret_cast<uintptr_t>(rows);
   *in_heap = begin >= heap && begin < end;
-  if (*in_heap && bytes > end - begin)
+  if (*in_heap && num_rows > static_cast<int64_t>(end - begin) / row_bytes)
     return error(hepErrorInvalidArgument,
-                 "rank %d: x has %d rows of %d bytes, but only %" PRIu64
-                 " bytes of the communicator's "
-                 "heap follow its address",
-                 context.rank, num_tokens, context.shape.row_bytes,
-                 static_cast<uint64_t>(end - begin));
+                 "rank %d: %s has %" PRId64 " rows of %" PRId64 " bytes, but only %" PRIu64
+                 " bytes of the communicator's heap follow its address",
+                 context.rank, name, num_rows, row_bytes, static_cast<uint64_t>(end - begin));
   return {};
 }
 

@@ -27,10 +27,10 @@ struct BackendContext {
       windows;  // [R] as mapped by this rank; windows[rank] is its own; zero at first
 };
 
-// Whether the tokens lie in the heap of this rank's window, where peers read them in place. Those that
-// begin there must end there.
-Status find_rows_in_heap(const BackendContext& context, const void* x, int num_tokens,
-                         bool* in_heap);
+// Whether rows lie in the heap of this rank's window, where peers read them in place. Those that begin
+// there must end there. `name` is the argument's, for the error.
+Status find_rows_in_heap(const BackendContext& context, const char* name, const void* rows,
+                         int64_t num_rows, int64_t row_bytes, bool* in_heap);
 
 // The routing of one batch on one backend.
 class BackendRouting {

@@ -17,10 +17,10 @@ constexpr int kWarpThreads = 32;
 constexpr int64_t kMaxHeapBytes = int64_t{1} << 40;
 
 // Shared memory of a block that rows in flight may take; the rest is for barriers and records.
-constexpr int64_t kStageBytes = 200 * 1024;
+constexpr int64_t kStageBytes = 224 * 1024;
 constexpr int kMinDispatchStages = 2;
 constexpr int kMaxDefaultDispatchStages = 16;
-constexpr int kDefaultRoutingThreads = 512;
+constexpr int kDefaultRoutingThreads = 1024;
 constexpr int kMaxDefaultRoutingBlocks = 16;
 constexpr uint64_t kScratchBytes = 4096;
 
@@ -267,7 +267,7 @@ hepWorkspace_t make_workspace(const hepConfig_t& config, int num_ranks) {
   workspace.partial_bytes = window.heap - window.partials;
   workspace.heap_bytes = window.total - window.heap;
   workspace.routing_bytes = RoutingLayout::make(shape).total;
-  const uint64_t counters = static_cast<uint64_t>(config.num_experts) + num_ranks;
+  const uint64_t counters = static_cast<uint64_t>(config.num_experts) + 2 * num_ranks;
   workspace.scratch_bytes =
       kScratchBytes + make_plan(config, num_ranks).routing_blocks * counters * sizeof(uint32_t);
   return workspace;

@@ -60,16 +60,21 @@ struct Shape {
 // What one peer tells this rank: slot [peer] of this rank's window, written by that peer alone.
 // Each word is the epoch, counted from 1, of the latest operation of which it is true.
 struct Signals {
-  uint64_t records_ready;  // routing: the peer's records for this rank lie in this window
-  uint64_t rows_ready;     // dispatch: the peer's rows are published, at rows_offset of its window
-  uint64_t rows_offset;    // written before rows_ready
-  uint64_t has_weights;    // written before rows_ready: 1 if weights will be published
-  uint64_t weights_ready;  // dispatch: the peer's weights are published in its window
-  uint64_t rows_read;      // dispatch: the peer has read all it needs of this rank's rows
-  uint64_t slots_free;     // combine: the peer has added up the partials in its slots
-  uint64_t reserved;
+  uint64_t records_ready;   // routing: the peer's records for this rank lie in this window
+  uint64_t rows_ready;      // dispatch: the peer's rows are published, at rows_offset of its window
+  uint64_t rows_offset;     // written before rows_ready
+  uint64_t has_weights;     // written before rows_ready: 1 if weights will be published
+  uint64_t weights_ready;   // dispatch: the peer's weights are published in its window
+  uint64_t rows_read;       // dispatch: the peer has read all it needs of this rank's rows
+  uint64_t slots_free;      // combine: the peer has added up all that it was sent, or has read
+  uint64_t outputs_ready;   // combine: the peer has said, in the next two words, where its expert
+                            // outputs for this rank lie
+  uint64_t outputs_offset;  // in the peer's window; kNotInWindow: it sends partials
+  uint64_t num_outputs;     // rows there
+  uint64_t reserved[6];
 };
-static_assert(sizeof(Signals) == 64);
+static_assert(sizeof(Signals) == 128);
+constexpr uint64_t kNotInWindow = ~uint64_t{0};
 
 // ------------------------------------------------------------------------------------- records
 
@@ -93,6 +98,13 @@ struct Selection {
   uint16_t k;
 };
 static_assert(sizeof(Selection) == 8);
+
+// Where a token of this rank went: one for each rank that it selected, in ascending order.
+struct SentRow {
+  uint16_t rank;
+  uint16_t index;  // among this rank's rows there
+};
+static_assert(sizeof(SentRow) == 4 && kMaxTokens - 1 <= UINT16_MAX);
 
 // What precedes a source's records; uint32_t counts[EL], selections by local expert, follow.
 struct RecordHeader {
@@ -185,6 +197,7 @@ struct WindowLayout {
 //                                         source's tokens begins, and after the last one the end
 //                                         of its rows
 //   partial_counts     [max_tokens] uint8_t   ranks that each token of this rank selected
+//   sent_rows          [max_tokens][max_partials] SentRow   on the cuda backend
 //   rows               [R * max_tokens] Row, in canonical order
 //   selections         [R * max_tokens * K] Selection, in the order of their rows
 //   weights            [R * max_tokens * K] float, of the selections; filled by dispatch
@@ -196,7 +209,7 @@ struct RoutingTotals {
 
 struct RoutingLayout {
   uint64_t tokens_per_expert, expert_offsets, totals, source_tokens, source_rows, chunk_rows,
-      partial_counts, rows, selections, weights, total;
+      partial_counts, sent_rows, rows, selections, weights, total;
 
   HEP_HOST_DEVICE static constexpr RoutingLayout make(const Shape& shape) {
     const uint64_t ranks = shape.num_ranks, tokens = shape.max_tokens;
@@ -215,6 +228,7 @@ struct RoutingLayout {
     r.source_rows = section((ranks + 1) * sizeof(uint32_t));
     r.chunk_rows = section(ranks * (shape.max_chunks() + 1) * sizeof(uint32_t));
     r.partial_counts = section(tokens);
+    r.sent_rows = section(tokens * shape.max_partials() * sizeof(SentRow));
     r.rows = section(max_rows * sizeof(Row));
     r.selections = section(max_rows * shape.max_top_k * sizeof(Selection));
     r.weights = section(max_rows * shape.max_top_k * sizeof(float));

@@ -40,7 +40,7 @@ constexpr Setting kSettings[] = {
      "independent sequences of operations; more than 1 are not served yet"},
     {"HEP_DOMAIN_SIZE", FIELD(domain_size), kInteger, 1, kMaxRanks, 0, nullptr,
      "ranks that can map each other's memory; less than all are not served yet"},
-    {"HEP_ROUTING_THREADS", FIELD(routing_threads), kInteger, 64, 512, 0, nullptr,
+    {"HEP_ROUTING_THREADS", FIELD(routing_threads), kInteger, 64, 1024, 0, nullptr,
      "threads a block of the routing kernel, a multiple of 32"},
     {"HEP_ROUTING_BLOCKS", FIELD(routing_blocks), kInteger, 1, kMaxSmBudget, 0, nullptr,
      "blocks of the routing kernel, within the SM budget"},

@@ -52,7 +52,7 @@ Status CudaBackend::start() {
   const Shape& shape = context_.shape;
   HEP_TRY(device_state_.allocate(sizeof(DeviceState)));
   HEP_TRY(block_counts_.allocate(sizeof(uint32_t) * context_.plan.routing_blocks *
-                                 (shape.num_experts + shape.num_ranks)));
+                                 (shape.num_experts + 2 * shape.num_ranks)));
   HEP_TRY(host_state_.allocate(sizeof(HostState)));
 
   KernelContext& kernel = kernel_context_;

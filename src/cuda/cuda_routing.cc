@@ -50,12 +50,26 @@ Status CudaRouting::publish_rows(const void* x, hepStream_t stream, uint64_t* ro
   const BackendContext& context = backend_.context();
   char* window = static_cast<char*>(context.windows[context.rank]);
   bool in_heap;
-  HEP_TRY(find_rows_in_heap(context, x, num_tokens_, &in_heap));
+  HEP_TRY(find_rows_in_heap(context, "x", x, num_tokens_, context.shape.row_bytes, &in_heap));
   *rows_offset = in_heap ? static_cast<const char*>(x) - window : context.window_layout.rows;
   if (in_heap || num_tokens_ == 0) return Status();
   const size_t bytes = static_cast<size_t>(num_tokens_) * context.shape.row_bytes;
   HEP_CUDA_TRY(cudaMemcpyAsync(window + context.window_layout.rows, x, bytes,
                                cudaMemcpyDeviceToDevice, stream));
+  return Status();
+}
+
+// Outputs in the heap need not be sent if nothing is to be done to them first: the peers read them.
+Status CudaRouting::find_outputs(const hepCombineArgs_t& call, uint64_t* outputs_offset) {
+  const BackendContext& context = backend_.context();
+  bool in_heap;
+  HEP_TRY(find_rows_in_heap(context, "y", call.y, call.capacity, context.shape.partial_row_bytes,
+                            &in_heap));
+  const bool as_they_are =
+      call.layout == hepLayoutFlat && call.weight_mode == hepWeightsNone && in_heap;
+  *outputs_offset = as_they_are ? static_cast<const char*>(call.y) -
+                                      static_cast<const char*>(context.windows[context.rank])
+                                : kNotInWindow;
   return Status();
 }
 
@@ -96,6 +110,7 @@ Status CudaRouting::combine(const hepCombineArgs_t& call, hepStream_t stream) {
   args.routing = memory_->get();
   args.num_tokens = num_tokens_;
   args.call = call;
+  HEP_TRY(find_outputs(call, &args.outputs_offset));
   HEP_CUDA_TRY(launch_combine(args, backend_.context().plan, stream));
   return Status();
 }

@@ -25,6 +25,7 @@ class CudaRouting : public BackendRouting {
 
  private:
   Status publish_rows(const void* x, hepStream_t stream, uint64_t* rows_offset);
+  Status find_outputs(const hepCombineArgs_t& call, uint64_t* outputs_offset);
 
   CudaBackend& backend_;
   const int alignment_;

@@ -17,12 +17,15 @@ struct DeviceState {
     uint64_t epoch;     // completed operations of this kind
     uint64_t arrivals;  // blocks that have come to their end, over all operations
   };
-  Operation routing, dispatch, combine;
+  Operation dispatch, combine;
+  uint64_t routing_epoch;
 
   // Blocks that have come to a point within an operation, over all operations.
   uint64_t routing_counted;    // routing: have counted their tokens
   uint64_t routing_sent;       // routing: have sent their records
   uint64_t weights_published;  // dispatch: have published their share of the weights
+
+  uint64_t combine_tasks;  // combine: tasks of the second half that have been dealt out
 
   uint32_t failed;  // set by the first wait that fails: every later wait gives up at once
   uint32_t reserved;
@@ -44,7 +47,7 @@ struct KernelContext {
   RoutingLayout routing_layout;
   DeviceState* state;
   HostState* host;
-  uint32_t* block_counts;  // scratch of the routing kernel: [routing_blocks][E + R]
+  uint32_t* block_counts;  // scratch of the routing kernel: [routing_blocks][E + 2 R]
   uint64_t timeout_ns;
   int32_t rank;
   void* windows[kMaxRanks];
@@ -85,7 +88,8 @@ struct CombineArgs {
   KernelContext context;
   void* routing;
   int32_t num_tokens;
-  int32_t reduce_blocks;  // the grid's first blocks; the others add
+  int32_t reduce_blocks;    // the grid's first blocks, which reduce before they add
+  uint64_t outputs_offset;  // of y in this rank's window, for peers to read; or kNotInWindow
   int32_t load_stages, store_stages;
   hepCombineArgs_t call;
 };

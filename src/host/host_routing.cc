@@ -37,13 +37,17 @@ Status HostRouting::update(const void* indices, int num_tokens, int top_k,
 Status HostRouting::dispatch(const hepDispatchArgs_t& args, hepStream_t stream) {
   HEP_TRY(backend_.check_stream(stream));
   bool in_heap = false;
-  HEP_TRY(find_rows_in_heap(backend_.context(), args.x, state_.num_tokens, &in_heap));
+  HEP_TRY(find_rows_in_heap(backend_.context(), "x", args.x, state_.num_tokens,
+                            backend_.context().shape.row_bytes, &in_heap));
   HEP_TRY(backend_.check_alive());
   return run_dispatch(backend_.start(hepOperationDispatch), args, in_heap, state_);
 }
 
 Status HostRouting::combine(const hepCombineArgs_t& args, hepStream_t stream) {
   HEP_TRY(backend_.check_stream(stream));
+  bool in_heap = false;  // makes no difference here, but a y that leaves the heap is refused
+  HEP_TRY(find_rows_in_heap(backend_.context(), "y", args.y, args.capacity,
+                            backend_.context().shape.partial_row_bytes, &in_heap));
   HEP_TRY(backend_.check_alive());
   return run_combine(backend_.start(hepOperationCombine), args, state_);
 }

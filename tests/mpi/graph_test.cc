@@ -17,6 +17,7 @@ constexpr int kTopK = 4;
 hepConfig_t graph_config() {
   hepConfig_t config = small_config();
   config.max_tokens = kTokens;
+  config.heap_bytes = 16 << 20;
   return config;
 }
 
@@ -38,6 +39,9 @@ Job job_of(const hepConfig_t& config, int replay) {
   }
   builder.combine(builder.add_combine(update, hepLayoutExpertMajor, hepWeightsDispatched, 1))
       .capacity.assign(num_ranks, most_rows);
+  Combine& in_place = builder.combine(builder.add_combine(update, hepLayoutFlat, hepWeightsNone));
+  in_place.capacity.assign(num_ranks, most_rows);
+  in_place.y_in_heap.assign(num_ranks, 1);
   return builder.finish("replay " + std::to_string(replay));
 }
 

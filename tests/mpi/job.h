@@ -58,7 +58,10 @@ struct Combine {
   int weights_of;  // for hepWeightsDispatched: the dispatch that carried the weights
   Payload y;
   RowWeights row_weights;
-  std::vector<int64_t> capacity;  // by rank
+
+  // By rank.
+  std::vector<char> y_in_heap;
+  std::vector<int64_t> capacity;
 };
 
 struct Job {
@@ -123,19 +126,26 @@ class JobRun {
   struct UpdateRun {
     harness::Buffer indices, tokens_per_expert, expert_offsets, totals;
   };
+  // Rows in the communicator's heap or in other memory.
+  struct Input {
+    void* data = nullptr;
+    size_t bytes = 0;
+    bool in_heap = false;
+    harness::Buffer buffer;
+  };
   struct DispatchRun {
-    void* x = nullptr;
-    size_t x_bytes = 0;
-    bool x_in_heap = false;
-    harness::Buffer x_buffer, weights, counters;
+    Input x;
+    harness::Buffer weights, counters;
     harness::GuardedBuffer rows, row_weights, row_experts, row_sources, row_tokens, gather;
   };
   struct CombineRun {
-    harness::Buffer y, row_weights;
+    Input y;
+    harness::Buffer row_weights;
     harness::GuardedBuffer out;
   };
 
   void allocate();
+  void allocate_input(size_t bytes, bool in_heap, Input* input);
   void allocate_dispatch(const Dispatch& dispatch, DispatchRun* run);
   bool issue_update(const Update& update, UpdateRun* run);
   bool issue_dispatch(const Dispatch& dispatch, DispatchRun* run);

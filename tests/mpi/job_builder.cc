@@ -135,6 +135,7 @@ int JobBuilder::add_combine(int update, hepLayout_t layout, hepWeightMode_t mode
   combine.weights_of = weights_of;
   combine.y.seed = random_.next();
   combine.row_weights.seed = random_.next();
+  combine.y_in_heap.assign(num_ranks_, 0);
   for (int rank = 0; rank < num_ranks_; ++rank)
     combine.capacity.push_back(expected.at(rank).num_rows(layout));
   const int index = static_cast<int>(job_.combines.size());

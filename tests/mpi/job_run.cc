@@ -37,9 +37,11 @@ JobRun::JobRun(const Job& job, Rank& rank)
 }
 
 JobRun::~JobRun() {
-  for (const DispatchRun& run : dispatches_) {
-    if (run.x_in_heap) succeeded(hepMemFree(rank_.comm, run.x), "hepMemFree");
-  }
+  const auto free = [this](const Input& input) {
+    if (input.in_heap) succeeded(hepMemFree(rank_.comm, input.data), "hepMemFree");
+  };
+  for (const DispatchRun& run : dispatches_) free(run.x);
+  for (const CombineRun& run : combines_) free(run.y);
 }
 
 void JobRun::allocate() {
@@ -59,7 +61,8 @@ void JobRun::allocate() {
   for (const Combine& combine : job_->combines) {
     CombineRun run;
     const int64_t capacity = combine.capacity[rank_.rank];
-    run.y = harness::Buffer(backend_, capacity * job_->hidden * sizeof(uint16_t));
+    allocate_input(capacity * job_->hidden * sizeof(uint16_t), combine.y_in_heap[rank_.rank],
+                   &run.y);
     if (combine.mode == hepWeightsRow)
       run.row_weights = harness::Buffer(backend_, capacity * sizeof(float));
     run.out =
@@ -69,20 +72,22 @@ void JobRun::allocate() {
   }
 }
 
+void JobRun::allocate_input(size_t bytes, bool in_heap, Input* input) {
+  input->bytes = bytes;
+  if (in_heap && bytes > 0)
+    input->in_heap = succeeded(hepMemAlloc(rank_.comm, bytes, &input->data), "hepMemAlloc");
+  if (input->in_heap) return;
+  input->buffer = harness::Buffer(backend_, bytes);
+  input->data = input->buffer.data();
+}
+
 void JobRun::allocate_dispatch(const Dispatch& dispatch, DispatchRun* run) {
   const reference::Routing& routing = expected(dispatch.update);
   const int64_t tokens = routing.batch(rank_.rank).num_tokens;
   const int64_t capacity = dispatch.capacity[rank_.rank];
   const int64_t columns = dispatch.layout == hepLayoutFlat ? routing.top_k() : 1;
 
-  run->x_bytes = tokens * job_->hidden * sizeof(uint16_t);
-  if (dispatch.x_in_heap[rank_.rank] && run->x_bytes > 0) {
-    run->x_in_heap = succeeded(hepMemAlloc(rank_.comm, run->x_bytes, &run->x), "hepMemAlloc");
-  }
-  if (!run->x_in_heap) {
-    run->x_buffer = harness::Buffer(backend_, run->x_bytes);
-    run->x = run->x_buffer.data();
-  }
+  allocate_input(tokens * job_->hidden * sizeof(uint16_t), dispatch.x_in_heap[rank_.rank], &run->x);
   if (dispatch.has_weights)
     run->weights = harness::Buffer(backend_, tokens * routing.top_k() * sizeof(float));
   run->counters = harness::Buffer(backend_, sizeof(hepRowCounters_t));
@@ -113,7 +118,7 @@ void JobRun::load(const Job& job) {
     const Dispatch& dispatch = job.dispatches[i];
     DispatchRun& run = dispatches_[i];
     upload_rows(backend_, dispatch.x, rank_.rank,
-                expected(dispatch.update).batch(rank_.rank).num_tokens, job.hidden, run.x);
+                expected(dispatch.update).batch(rank_.rank).num_tokens, job.hidden, run.x.data);
     run.weights.upload(dispatch.weights[rank_.rank].data(), run.weights.bytes());
     for (harness::GuardedBuffer* output : {&run.rows, &run.row_weights, &run.row_experts,
                                            &run.row_sources, &run.row_tokens, &run.gather})
@@ -123,7 +128,7 @@ void JobRun::load(const Job& job) {
     const Combine& combine = job.combines[i];
     CombineRun& run = combines_[i];
     upload_rows(backend_, combine.y, rank_.rank, combine.capacity[rank_.rank], job.hidden,
-                run.y.data());
+                run.y.data);
     std::vector<float> weights(run.row_weights.bytes() / sizeof(float));
     for (size_t place = 0; place < weights.size(); ++place)
       weights[place] = combine.row_weights.at(rank_.rank, place);
@@ -185,7 +190,7 @@ bool JobRun::issue_dispatch(const Dispatch& dispatch, DispatchRun* run) {
   const hepRouting_t routing = this->routing(job_->updates[dispatch.update].routing);
   hepDispatchArgs_t args = HEP_DISPATCH_ARGS_INITIALIZER;
   args.layout = dispatch.layout;
-  args.x = run->x;
+  args.x = run->x.data;
   args.weights = run->weights.as<float>();
   args.rows = run->rows.data();
   args.capacity = dispatch.capacity[rank_.rank];
@@ -197,7 +202,7 @@ bool JobRun::issue_dispatch(const Dispatch& dispatch, DispatchRun* run) {
   args.gather_capacity = dispatch.gather_capacity[rank_.rank];
   if (!succeeded(hepDispatch(routing, &args, stream.get()), "hepDispatch")) return false;
   launched();
-  stream.fill(run->x, kJunk, run->x_bytes);
+  stream.fill(run->x.data, kJunk, run->x.bytes);
   stream.fill(run->weights.data(), kJunk, run->weights.bytes());
 
   hepRoutingView_t view = HEP_ROUTING_VIEW_INITIALIZER;
@@ -211,14 +216,14 @@ bool JobRun::issue_combine(const Combine& combine, CombineRun* run) {
   hepCombineArgs_t args = HEP_COMBINE_ARGS_INITIALIZER;
   args.layout = combine.layout;
   args.weight_mode = combine.mode;
-  args.y = run->y.data();
+  args.y = run->y.data;
   args.capacity = combine.capacity[rank_.rank];
   args.row_weights = run->row_weights.as<float>();
   args.out = run->out.data();
   const hepRouting_t routing = this->routing(job_->updates[combine.update].routing);
   if (!succeeded(hepCombine(routing, &args, stream.get()), "hepCombine")) return false;
   launched();
-  stream.fill(run->y.data(), kJunk, run->y.bytes());
+  stream.fill(run->y.data, kJunk, run->y.bytes);
   stream.fill(run->row_weights.data(), kJunk, run->row_weights.bytes());
   return true;
 }

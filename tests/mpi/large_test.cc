@@ -19,7 +19,7 @@ TEST(Large, FullSizeBatchGivesTheOraclesBytes) {
   config.hidden = 7168;
   config.num_experts = (32 + num_ranks - 1) / num_ranks * num_ranks;
   config.max_top_k = 8;
-  config.heap_bytes = int64_t{config.max_tokens} * config.hidden * 2;
+  config.heap_bytes = int64_t{1 + num_ranks} * config.max_tokens * config.hidden * 2;
   config.timeout_ms = 3 * kTimeoutMs;
 
   Random random(options().seed + 20);
@@ -35,6 +35,8 @@ TEST(Large, FullSizeBatchGivesTheOraclesBytes) {
   builder.add_dispatch(update, hepLayoutFlat, false);
   builder.add_combine(update, hepLayoutExpertMajor, hepWeightsDispatched, dispatch);
   builder.add_combine(update, hepLayoutFlat, hepWeightsNone);
+  builder.combine(builder.add_combine(update, hepLayoutFlat, hepWeightsNone))
+      .y_in_heap.assign(num_ranks, 1);
   const Job job = builder.finish("full size");
 
   run_ranks(config, [&](Rank& self) {

@@ -20,6 +20,7 @@ hepConfig_t order_config() {
   config.max_tokens = max_tokens();
   config.hidden = 520;
   config.max_top_k = 8;
+  config.heap_bytes = 16 << 20;
   return config;
 }
 
@@ -42,6 +43,8 @@ Job full_job(const hepConfig_t& config) {
     for (const hepWeightMode_t mode : {hepWeightsNone, hepWeightsDispatched, hepWeightsRow})
       builder.add_combine(update, layout, mode, dispatch);
   }
+  builder.combine(builder.add_combine(update, hepLayoutFlat, hepWeightsNone))
+      .y_in_heap.assign(world().num_ranks(), 1);
   return builder.finish("full job");
 }
 
@@ -110,7 +113,10 @@ TEST(Order, RoutingsServeManyOperationsWithoutAnotherUpdate) {
     builder.add_combine(update, hepLayoutExpertMajor, hepWeightsRow);
     builder.add_dispatch(update, hepLayoutFlat, round % 2 == 0);
     builder.add_dispatch(update, hepLayoutExpertMajor, round % 2 == 1);
-    builder.add_combine(update, hepLayoutFlat, hepWeightsNone);
+    // In the heap of all ranks, of some, of none.
+    Combine& flat = builder.combine(builder.add_combine(update, hepLayoutFlat, hepWeightsNone));
+    for (int rank = 0; rank < world().num_ranks(); ++rank)
+      flat.y_in_heap[rank] = round < 3 && rank % (round + 1) == 0;
   }
   outputs_of(config, builder.finish("many operations, one update"));
 }

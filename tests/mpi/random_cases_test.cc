@@ -12,7 +12,7 @@
 namespace {
 
 constexpr int kCasesPerComm = 10;
-constexpr int kHeapRows = 4;  // batches of x that the heap holds
+constexpr int kHeapBatches = 6;  // of tokens, that the heap holds
 
 // The shape of a group of cases, which share a communicator.
 hepConfig_t random_config(Random& random, int num_ranks) {
@@ -24,7 +24,7 @@ hepConfig_t random_config(Random& random, int num_ranks) {
   config.hidden = random.chance(5) ? 7168 : random.pick({8, 16, 24, 64, 136, 512, 1024});
   config.max_tokens =
       static_cast<int>(random.chance(20) ? random.between(1, 8) : random.between(1, 300));
-  config.heap_bytes = kHeapRows * (int64_t{config.max_tokens} * config.hidden * 2 + 256);
+  config.heap_bytes = kHeapBatches * (int64_t{config.max_tokens} * config.hidden * 2 + 256);
   config.timeout_ms = kTimeoutMs;
   config.sm_budget = random.pick({0, 4, 8, 13});
   if (random.chance(50)) {
@@ -72,13 +72,23 @@ int64_t random_capacity(Random& random, int64_t needed) {
   return 0;
 }
 
-void vary(Random& random, Dispatch* dispatch, int* heap_uses) {
+// On which ranks so many rows lie in the heap, as far as it has room left.
+std::vector<char> random_heap_use(Random& random, const std::vector<int64_t>& rows, int hidden,
+                                  int64_t* heap_left) {
+  const int64_t bytes = *std::max_element(rows.begin(), rows.end()) * hidden * 2 + 256;
+  const bool heap = random.chance(40) && bytes <= *heap_left;
+  if (heap) *heap_left -= bytes;
+  const bool all = random.chance(50);
+  std::vector<char> uses;
+  for (size_t rank = 0; rank < rows.size(); ++rank)
+    uses.push_back(heap && (all || random.chance(70)));
+  return uses;
+}
+
+void vary(Random& random, Dispatch* dispatch) {
   dispatch->x.special = random.chance(25);
   dispatch->extras = random.chance(75);
-  const bool heap = random.chance(40) && *heap_uses < kHeapRows;
-  if (heap) ++*heap_uses;
   for (size_t rank = 0; rank < dispatch->capacity.size(); ++rank) {
-    dispatch->x_in_heap[rank] = heap && random.chance(70);
     dispatch->capacity[rank] = random_capacity(random, dispatch->capacity[rank]);
     dispatch->gather_capacity[rank] = dispatch->layout == hepLayoutFlat
                                           ? random_capacity(random, dispatch->gather_capacity[rank])
@@ -89,16 +99,18 @@ void vary(Random& random, Dispatch* dispatch, int* heap_uses) {
 // Several routings at once; each is updated, and serves dispatches and combines, in any order.
 Job random_job(Random& random, const hepConfig_t& config, int num_ranks, const std::string& name) {
   JobBuilder builder(num_ranks, config.num_experts, config.hidden, random);
-  std::vector<int> current, weighted;  // by routing: its latest update, and dispatch with weights
+  // By routing: its latest update and dispatch with weights, and that update's tokens.
+  std::vector<int> current, weighted;
+  std::vector<std::vector<int64_t>> tokens;
   std::ostringstream shape;
-  int heap_uses = 0;
+  int64_t heap_left = config.heap_bytes;
   const int num_routings = static_cast<int>(random.between(1, 3));
   const auto update = [&](int routing) {
     const int top_k = static_cast<int>(random.between(1, config.max_top_k));
+    tokens[routing] = random_tokens(random, num_ranks, config.max_tokens);
     current[routing] =
         builder.add_update(routing, top_k, random.pick({hepIndexInt32, hepIndexInt64}),
-                           random_tokens(random, num_ranks, config.max_tokens),
-                           random_taste(random, config.num_experts, num_ranks));
+                           tokens[routing], random_taste(random, config.num_experts, num_ranks));
     builder.update(current[routing]).query = random.chance(40);
     weighted[routing] = -1;
     shape << " K=" << top_k;
@@ -108,6 +120,7 @@ Job random_job(Random& random, const hepConfig_t& config, int num_ranks, const s
     builder.add_routing(alignment);
     current.push_back(-1);
     weighted.push_back(-1);
+    tokens.emplace_back();
     shape << " alignment=" << alignment;
     update(routing);
   }
@@ -119,7 +132,9 @@ Job random_job(Random& random, const hepConfig_t& config, int num_ranks, const s
     if (random.chance(50)) {
       const bool has_weights = random.chance(60);
       const int dispatch = builder.add_dispatch(current[routing], layout, has_weights);
-      vary(random, &builder.dispatch(dispatch), &heap_uses);
+      vary(random, &builder.dispatch(dispatch));
+      builder.dispatch(dispatch).x_in_heap =
+          random_heap_use(random, tokens[routing], config.hidden, &heap_left);
       if (has_weights) weighted[routing] = dispatch;
     } else {
       hepWeightMode_t mode = random.pick({hepWeightsNone, hepWeightsDispatched, hepWeightsRow});
@@ -128,6 +143,7 @@ Job random_job(Random& random, const hepConfig_t& config, int num_ranks, const s
           builder.combine(builder.add_combine(current[routing], layout, mode, weighted[routing]));
       combine.y.special = random.chance(25);
       for (int64_t& capacity : combine.capacity) capacity = random_capacity(random, capacity);
+      combine.y_in_heap = random_heap_use(random, combine.capacity, config.hidden, &heap_left);
     }
   }
   return builder.finish(name + shape.str());

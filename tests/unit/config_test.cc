@@ -229,7 +229,7 @@ const Rule kRules[] = {
      [](hepConfig_t* c) { c->routing_threads = 1056; },
      4,
      kInvalid,
-     {"routing_threads", "512"}},
+     {"routing_threads", "1024"}},
     {"routing blocks over the budget",
      [](hepConfig_t* c) { c->routing_blocks = 17; },
      4,
@@ -326,7 +326,7 @@ TEST_F(Config, TheLimitsThemselvesAreLegal) {
   config.heap_bytes = int64_t{1} << 40;
   config.timeout_ms = 3600000;
   config.sm_budget = 256;
-  config.routing_threads = 512;
+  config.routing_threads = 1024;
   config.routing_blocks = config.dispatch_blocks = config.combine_blocks = 256;
   config.dispatch_stages = 3;
   config.combine_load_stages = 32;

@@ -57,7 +57,7 @@ class Layout : public ::testing::TestWithParam<Shape> {
 TEST_P(Layout, WindowSectionsAreInOrderAlignedAndApart) {
   const WindowLayout window = WindowLayout::make(GetParam());
   const uint64_t source_records = window.record_stride;
-  expect_well_laid({{"signals", 0, ranks() * 64},
+  expect_well_laid({{"signals", 0, ranks() * 128},
                     {"chunk_ready", window.chunk_ready, chunks() * ranks() * 8},
                     {"records", window.records, 2 * ranks() * source_records},
                     {"rows", window.rows, tokens() * row_bytes()},
@@ -71,7 +71,7 @@ TEST_P(Layout, LastElementOfEachWindowSectionEndsBeforeTheNext) {
   const WindowLayout window = WindowLayout::make(GetParam());
   const int last_rank = static_cast<int>(ranks()) - 1;
   const int64_t last_token = static_cast<int64_t>(tokens()) - 1;
-  EXPECT_LE(window.signals_at(last_rank) + 64, window.chunk_ready);
+  EXPECT_LE(window.signals_at(last_rank) + 128, window.chunk_ready);
   EXPECT_LE(window.chunk_ready_at(static_cast<int>(chunks()) - 1, last_rank) + 8, window.records);
   EXPECT_LE(window.header_at(1, last_rank) + window.record_stride, window.rows);
   EXPECT_LE(window.weights_at(last_token, static_cast<int>(top_k())) + top_k() * 4,
@@ -125,6 +125,7 @@ TEST_P(Layout, RoutingSectionsAreInOrderAlignedAndApart) {
                     {"source_rows", routing.source_rows, (ranks() + 1) * 4},
                     {"chunk_rows", routing.chunk_rows, ranks() * (chunks() + 1) * 4},
                     {"partial_counts", routing.partial_counts, tokens()},
+                    {"sent_rows", routing.sent_rows, tokens() * partials() * 4},
                     {"rows", routing.rows, rows * 16},
                     {"selections", routing.selections, rows * top_k() * 8},
                     {"weights", routing.weights, rows * top_k() * 4}},
@@ -150,7 +151,7 @@ TEST(LayoutMemory, GrowsWithRanksOnlyByRecordsAndSignals) {
     const WindowLayout window = WindowLayout::make(shape);
     const uint64_t rows_and_partials = tokens * row + tokens * top_k * 4 + tokens * top_k * row;
     const uint64_t records = 2 * ranks * tokens * (16 + 8 * top_k);  // two updates
-    const uint64_t signals = ranks * (64 + tokens / 32 * 8);
+    const uint64_t signals = ranks * (128 + tokens / 32 * 8);
     const uint64_t headers_and_rounding = 2 * ranks * 512 + 8 * 256;
     EXPECT_GE(window.total, rows_and_partials + records + signals);
     EXPECT_LE(window.total, rows_and_partials + records + signals + headers_and_rounding);

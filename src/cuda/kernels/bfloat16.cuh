@@ -39,6 +39,12 @@ struct Bfloat16x8 {
     for (int i = 0; i < kValues; ++i) values[i] = 0.0f;
   }
 
+  // -0 becomes +0.
+  __device__ void add_zero() {
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) values[i] = __fadd_rn(values[i], 0.0f);
+  }
+
   // To nearest even; a NaN becomes 0x7fff.
   __device__ uint4 round() const {
     uint32_t words[4];

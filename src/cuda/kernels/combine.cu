@@ -1,103 +1,105 @@
 // SPDX-License-Identifier: Apache-2.0
-// Combine: reduce, push, add. The grid's first blocks sum this rank's rows of each token and push the
-// partial sum into a slot of the token's rank; the other blocks add up the slots of this rank's tokens.
-// Both halves sum rows that lie at addresses, so both are the same pipeline: a loader warp that knows
-// which rows, and reducer warps that know nothing but the ring.
+// Combine: reduce, push, add. Some blocks begin by summing this rank's rows of each token and pushing
+// the partial sum into a slot of the token's rank; all blocks, these too when they are done, add up the
+// slots of this rank's tokens. Both halves sum rows that lie at addresses, so both are the same
+// pipeline: a loader warp that knows which rows, and reducer warps that know nothing but the ring.
 //
-// A block has two independent pipelines: while one waits, the other computes. A reducer warp owns a
-// slice of the row and adds the rows in registers as they land, with no barrier among warps.
+// A block has two independent pipelines: while one waits, the other computes.
 //
-// Where no row is added to another, in flat without weights, the first half has a sender in place of
-// the reducers: one warp that sends the rows as they are.
+// Where no row is added to another, in flat without weights, the first half needs no reducers: a
+// forwarder sends the rows as they are. If they lie in the window, where the peers can read them, there
+// is no first half: the peers load them in place of partial sums.
+#include "cuda/kernels/forward.cuh"
 #include "cuda/kernels/launch.h"
 #include "cuda/kernels/reduce.cuh"
 #include "cuda/kernels/signal.cuh"
-#include "cuda/kernels/warp.cuh"
 
 namespace hep {
 namespace {
 
-// -------------------------------------------------------------------------------------- loaders
+// Tokens of a task of the second half; the tasks are few, and the last to end should be short.
+constexpr int kTokensPerTask = 8;
+static_assert(kChunkTokens % kTokensPerTask == 0);
 
-// One lane puts contributions into the ring.
-struct ContributionLoader {
-  Producer<Contribution> producer;
+// Flat rows without weights arrive as they are. All ranks decide alike.
+template <bool kExpertMajor>
+__device__ bool sends_rows_as_they_are(const CombineArgs& args) {
+  return !kExpertMajor && args.call.weight_mode == hepWeightsNone;
+}
 
-  // `row` NULL: the contribution is nothing.
-  __device__ void load(const char* row, Contribution item) {
-    const uint32_t bytes = row != nullptr ? item.bytes : 0;
-    producer.acquire(item, bytes);
-    if (bytes > 0) producer.load(0, row, bytes);
-    producer.advance();
-  }
+// ---------------------------------------------------------------------------- what the peers know
 
-  __device__ void signal(uint64_t* address) {
-    load(nullptr, {nullptr, address, 0.0f, 0, 0, 0});  // no bytes: nothing is added or sent
-  }
-
-  __device__ void end() { load(nullptr, {nullptr, nullptr, 0.0f, 0, kEnd, 0}); }
-};
-
-// Loads the rows of one sum, segment by segment. `contributing` has a bit for each lane that holds a
-// row's address and weight; rows are added in the order of the lanes. By all lanes.
-__device__ void load_sum(ContributionLoader& loader, int row_bytes, uint32_t contributing,
-                         const char* row, float weight, char* destination) {
-  for (int offset = 0; offset < row_bytes; offset += kSegmentBytes) {
-    Contribution item{destination + offset,
-                      nullptr,
-                      0.0f,
-                      static_cast<uint32_t>(min(row_bytes - offset, kSegmentBytes)),
-                      kFirst,
-                      0};
-    if (contributing == 0) {
-      item.flags |= kLast | kNothing;
-      if (lane_index() == 0) loader.load(nullptr, item);
-      continue;
-    }
-    for (uint32_t left = contributing; left != 0; left &= left - 1) {
-      const int lane = __ffs(left) - 1;
-      const uint64_t address = __shfl_sync(kFullWarp, reinterpret_cast<uint64_t>(row), lane);
-      item.weight = __shfl_sync(kFullWarp, weight, lane);
-      if ((left & (left - 1)) == 0) item.flags |= kLast;
-      if (lane_index() == 0) loader.load(reinterpret_cast<const char*>(address) + offset, item);
-      item.flags = 0;
-    }
+// Tells each peer where its rows lie, once it has read what it was told before. By one block.
+__device__ void publish_outputs(const CombineArgs& args, uint64_t epoch) {
+  const KernelContext& context = args.context;
+  const uint32_t* source_rows = at<uint32_t>(args.routing, context.routing_layout.source_rows);
+  for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x) {
+    if (!wait_for(context, {hepOperationCombine, hepPhaseSlots, rank, epoch},
+                  &context.signals_from(rank)->slots_free, epoch - 1))
+      return;
+    const int64_t first = source_rows[rank],
+                  end = min(int64_t{source_rows[rank + 1]}, args.call.capacity);
+    const uint64_t offset = args.outputs_offset == kNotInWindow
+                                ? kNotInWindow
+                                : args.outputs_offset + first * context.shape().partial_row_bytes;
+    Signals* signals = context.signals_to(rank);
+    ptx::st_relaxed_sys(&signals->outputs_offset, offset);
+    ptx::st_relaxed_sys(&signals->num_outputs, max(end - first, int64_t{0}));
+    ptx::st_release_sys(&signals->outputs_ready, epoch);
   }
 }
+
+// By one warp.
+__device__ bool find_outputs(const CombineArgs& args, uint64_t epoch, PeerOutputs* peers) {
+  const KernelContext& context = args.context;
+  bool found = true;
+  for (int rank = lane_index(); rank < context.num_ranks(); rank += kWarpSize) {
+    const Signals* signals = context.signals_from(rank);
+    found &= wait_for(context, {hepOperationCombine, hepPhaseRows, rank, epoch},
+                      &signals->outputs_ready, epoch);
+    const uint64_t offset = ptx::ld_relaxed_sys(&signals->outputs_offset);
+    peers[rank] = {offset == kNotInWindow ? nullptr : at<char>(context.windows[rank], offset),
+                   static_cast<uint32_t>(ptx::ld_relaxed_sys(&signals->num_outputs))};
+  }
+  if (!__all_sync(kFullWarp, found)) return false;
+  __syncwarp();  // a vote does not order memory
+  // The copy engine reads what the peers wrote by other means.
+  ptx::fence_proxy_async();
+  return true;
+}
+
+// ---------------------------------------------------------------------------------- the first half
 
 // Where this rank's rows of one token lie: in expert-major one a lane, by selection; in flat one, in
 // lane 0. Looked up ahead of time: nothing in find_rows() waits for what is loaded.
 struct TokenRows {
   uint32_t place;
-  float weight;
+  float weight;  // of the lane's selection
 };
-
-template <bool kExpertMajor>
-__device__ int num_rows_of(const Row& row) {
-  return kExpertMajor ? row.count : 1;
-}
 
 template <bool kExpertMajor>
 __device__ TokenRows find_rows(const CombineArgs& args, const Row& row, uint32_t index) {
   const KernelContext& context = args.context;
   const uint32_t selection = row.first + lane_index();
   TokenRows found{index, 1.0f};
-  if (!kExpertMajor || lane_index() >= row.count) return found;
-  found.place = at<Selection>(args.routing, context.routing_layout.selections)[selection].place;
+  if (lane_index() >= row.count) return found;
+  if (kExpertMajor)
+    found.place = at<Selection>(args.routing, context.routing_layout.selections)[selection].place;
   if (args.call.weight_mode == hepWeightsDispatched)
     found.weight = at<float>(args.routing, context.routing_layout.weights)[selection];
   return found;
 }
 
-// The weight of the lane's row, unless it has been looked up.
+// The weight of the lane's row. By all lanes.
 template <bool kExpertMajor>
 __device__ float weight_of(const CombineArgs& args, const Row& row, const TokenRows& found) {
-  if (args.call.weight_mode == hepWeightsRow) return args.call.row_weights[found.place];
-  if (kExpertMajor || args.call.weight_mode == hepWeightsNone) return found.weight;
+  if (args.call.weight_mode == hepWeightsRow)
+    return found.place < args.call.capacity ? args.call.row_weights[found.place] : 0.0f;
+  if (kExpertMajor) return found.weight;
   // A flat row's weight is the sum of its selections'.
-  const float* weights = at<float>(args.routing, args.context.routing_layout.weights) + row.first;
-  float sum = weights[0];
-  for (int i = 1; i < row.count; ++i) sum += weights[i];
+  float sum = found.weight;
+  for (int i = 1; i < row.count && args.call.weight_mode == hepWeightsDispatched; ++i)
+    sum += __shfl_sync(kFullWarp, found.weight, i);
   return sum;
 }
 
@@ -145,8 +147,8 @@ __device__ void load_chunk(const CombineArgs& args, int source, int chunk,
     const TokenRows current = next;
     if (index + 1 < end) next = find_rows<kExpertMajor>(args, row_at(index + 1), index + 1);
     const bool contributes =
-        lane_index() < num_rows_of<kExpertMajor>(row) && current.place < args.call.capacity;
-    const float weight = contributes ? weight_of<kExpertMajor>(args, row, current) : 0.0f;
+        lane_index() < (kExpertMajor ? row.count : 1) && current.place < args.call.capacity;
+    const float weight = weight_of<kExpertMajor>(args, row, current);
     load_sum(loader, row_bytes, __ballot_sync(kFullWarp, contributes),
              static_cast<const char*>(args.call.y) + int64_t{current.place} * row_bytes, weight,
              at<char>(window, context.window_layout.partial_at(row.token, row.ordinal)));
@@ -155,7 +157,7 @@ __device__ void load_chunk(const CombineArgs& args, int source, int chunk,
     loader.signal(at<uint64_t>(window, context.window_layout.chunk_ready_at(chunk, context.rank)));
 }
 
-// The first half. Chunks are visited in ascending order, each GPU beginning with another source.
+// Chunks are visited in ascending order, each GPU beginning with another source.
 template <bool kExpertMajor>
 __device__ void load_contributions(const CombineArgs& args, uint64_t epoch, int pipeline,
                                    ContributionLoader& loader) {
@@ -177,15 +179,66 @@ __device__ void load_contributions(const CombineArgs& args, uint64_t epoch, int 
   }
 }
 
-// Waits until every rank has sent its partials of a chunk.
-__device__ bool wait_for_partials(const CombineArgs& args, uint64_t epoch, int chunk) {
+// --------------------------------------------------------------------------------- the second half
+
+// Deals out this rank's tokens in ascending order, a few at a time, to whichever pipeline asks: no
+// token's result depends on who adds it up. By one warp; the next task is asked for early.
+struct TokenTasks {
+  const CombineArgs& args;
+  uint64_t ticket;  // in lane 0: the next task
+  int token = 0, end = 0;
+
+  __device__ explicit TokenTasks(const CombineArgs& combine) : args(combine) { draw(); }
+
+  // -1: no tokens are left. By all lanes.
+  __device__ int next() {
+    if (token == end) {
+      const uint64_t task = __shfl_sync(kFullWarp, ticket, 0);
+      if (task >= ceil_div(args.num_tokens, kTokensPerTask)) return -1;
+      token = static_cast<int>(task) * kTokensPerTask;
+      end = min(token + kTokensPerTask, args.num_tokens);
+      draw();
+    }
+    return token++;
+  }
+
+ private:
+  __device__ void draw() {
+    if (lane_index() == 0)
+      ticket = ptx::atomic_add_relaxed_gpu(&args.context.state->combine_tasks, 1);
+  }
+};
+
+// Where the parts of a token's sum come from, one a lane.
+struct TokenParts {
+  int token;  // -1: none
+  int count;
+  SentRow sent;  // of the lane
+};
+
+__device__ TokenParts look_up(const CombineArgs& args, int token) {
+  const RoutingLayout& layout = args.context.routing_layout;
+  const int slots = args.context.shape().max_partials();
+  TokenParts parts{token, 0, {0, 0}};
+  if (token < 0) return parts;
+  parts.count = at<uint8_t>(args.routing, layout.partial_counts)[token];
+  if (lane_index() < slots)
+    parts.sent = at<SentRow>(args.routing, layout.sent_rows)[token * slots + lane_index()];
+  return parts;
+}
+
+// Waits until every rank that sends partial sums has sent those of a chunk. `peers` NULL: all send.
+__device__ bool wait_for_partials(const CombineArgs& args, uint64_t epoch, int chunk,
+                                  const PeerOutputs* peers) {
   const KernelContext& context = args.context;
   bool here = true;
-  for (int rank = lane_index(); rank < context.num_ranks(); rank += kWarpSize)
+  for (int rank = lane_index(); rank < context.num_ranks(); rank += kWarpSize) {
+    if (peers != nullptr && peers[rank].rows != nullptr) continue;
     here &= wait_for(
         context, {hepOperationCombine, hepPhasePartials, rank, epoch},
         at<uint64_t>(context.own_window(), context.window_layout.chunk_ready_at(chunk, rank)),
         epoch);
+  }
   if (!__all_sync(kFullWarp, here)) return false;
   __syncwarp();  // a vote does not order memory
   // The copy engine reads what the peers wrote.
@@ -193,40 +246,58 @@ __device__ bool wait_for_partials(const CombineArgs& args, uint64_t epoch, int c
   return true;
 }
 
-// The second half: adds the partials of this rank's tokens.
-__device__ void load_partials(const CombineArgs& args, uint64_t epoch, int pipeline,
-                              ContributionLoader& loader) {
+// The lane's part: a row of a peer's outputs, NULL if it was dropped there, or a partial sum.
+__device__ const char* part_at(const CombineArgs& args, const TokenParts& parts,
+                               const PeerOutputs* peers) {
   const KernelContext& context = args.context;
-  const uint8_t* partial_counts = at<uint8_t>(args.routing, context.routing_layout.partial_counts);
-  const int row_bytes = context.shape().partial_row_bytes;
-  const int add_blocks = gridDim.x - args.reduce_blocks;
-  const int block = blockIdx.x - args.reduce_blocks;
-  const int lane = lane_index();
+  if (peers != nullptr && lane_index() < parts.count) {
+    const PeerOutputs& peer = peers[parts.sent.rank];
+    if (peer.rows != nullptr && parts.sent.index >= peer.num_rows) return nullptr;
+    if (peer.rows != nullptr)
+      return peer.rows + int64_t{parts.sent.index} * context.shape().partial_row_bytes;
+  }
+  return at<char>(context.own_window(),
+                  context.window_layout.partial_at(parts.token, lane_index()));
+}
 
-  for (int chunk = pipeline * add_blocks + block; chunk < ceil_div(args.num_tokens, kChunkTokens);
-       chunk += kPipelines * add_blocks) {
-    const int begin = chunk * kChunkTokens;
-    const int end = min(begin + kChunkTokens, args.num_tokens);
-    const int counts = begin + lane < end ? partial_counts[begin + lane] : 0;
-    if (!wait_for_partials(args, epoch, chunk)) return;
-    for (int token = begin; token < end; ++token) {
-      const int count = __shfl_sync(kFullWarp, counts, token - begin);
-      const char* partial =
-          at<char>(context.own_window(), context.window_layout.partial_at(token, lane));
-      load_sum(loader, row_bytes, __ballot_sync(kFullWarp, lane < count), partial, 1.0f,
-               static_cast<char*>(args.call.out) + static_cast<int64_t>(token) * row_bytes);
-    }
+template <bool kExpertMajor>
+__device__ void load_parts(const CombineArgs& args, uint64_t epoch, PeerOutputs* peers,
+                           ContributionLoader& loader) {
+  const int row_bytes = args.context.shape().partial_row_bytes;
+  if (!sends_rows_as_they_are<kExpertMajor>(args))
+    peers = nullptr;
+  else if (!find_outputs(args, epoch, peers))
+    return;
+  TokenTasks tasks(args);
+  int ready_chunk = -1;
+  TokenParts next = look_up(args, tasks.next());
+  while (next.token >= 0) {
+    const TokenParts current = next;
+    next = look_up(args, tasks.next());
+    const int chunk = current.token / kChunkTokens;
+    if (chunk != ready_chunk && !wait_for_partials(args, epoch, chunk, peers)) return;
+    ready_chunk = chunk;
+    load_sum(loader, row_bytes, __ballot_sync(kFullWarp, lane_index() < current.count),
+             part_at(args, current, peers), 1.0f,
+             static_cast<char*>(args.call.out) + static_cast<int64_t>(current.token) * row_bytes);
   }
 }
 
 // ------------------------------------------------------------------------------------------------
 
-// In the last block: all partials have been added, the peers may overwrite them.
+// In the last block: all that this rank needs has been added up; the peers may overwrite it. Waits
+// until they have read this rank's outputs, if they do.
 __device__ void finish(const CombineArgs& args, uint64_t epoch) {
   const KernelContext& context = args.context;
-  for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x)
+  for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x) {
     ptx::st_release_sys(&context.signals_to(rank)->slots_free, epoch);
-  if (threadIdx.x == 0) context.state->combine.epoch = epoch;
+    if (args.outputs_offset != kNotInWindow)
+      wait_for(context, {hepOperationCombine, hepPhaseReaders, rank, epoch},
+               &context.signals_from(rank)->slots_free, epoch);
+  }
+  if (threadIdx.x != 0) return;
+  context.state->combine_tasks = 0;
+  context.state->combine.epoch = epoch;
 }
 
 template <bool kExpertMajor>
@@ -239,39 +310,37 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   const int pipeline = warp_index() / kWarpsPerPipeline;
   const int role = warp_index() % kWarpsPerPipeline;
-  const bool reducing = blockIdx.x < args.reduce_blocks;
-  // A NaN that is sent as it is becomes canonical when the partials are added.
-  const bool sending = reducing && !kExpertMajor && args.call.weight_mode == hepWeightsNone;
   const int bytes = stage_bytes(context.shape().partial_row_bytes);
-  char* memory =
-      shared + pipeline * PipelineMemory::bytes(args.load_stages, args.store_stages, bytes);
-  const PipelineMemory reducers(memory, args.load_stages, args.store_stages, bytes);
-  const Ring<Contribution> ring =
-      sending
-          ? Ring<Contribution>(
-                memory, PipelineMemory::sending_depth(args.load_stages, args.store_stages), bytes)
-          : reducers.ring;
-  if (role == 0) {
-    if (lane_index() == 0) ring.initialize(sending ? 1 : kReducerWarps);
-    if (!sending)
-      for (int i = lane_index(); i < kSignalSlots; i += kWarpSize) reducers.signal_arrivals[i] = 0;
-  }
+  const PipelineMemory memory(
+      shared + pipeline * PipelineMemory::bytes(args.load_stages, args.store_stages, bytes),
+      args.load_stages, args.store_stages, bytes);
+  if (role == 0) memory.initialize();
+  // A NaN that arrives as it is becomes canonical when it is added up.
+  const bool as_they_are = sends_rows_as_they_are<kExpertMajor>(args);
+  if (as_they_are && blockIdx.x == 0) publish_outputs(args, epoch);
   __syncthreads();
 
-  if (role == 0) {
-    ContributionLoader loader{{ring, {}}};
-    if (reducing)
+  const bool in_first_half = blockIdx.x < args.reduce_blocks;
+  if (in_first_half && as_they_are) {
+    if (role == 0) {
+      ContributionLoader loader{{memory.forwarding, {}}};
       load_contributions<kExpertMajor>(args, epoch, pipeline, loader);
-    else
-      load_partials(args, epoch, pipeline, loader);
+      if (lane_index() == 0) loader.end();
+    } else if (role == 1) {
+      forward(memory.forwarding, epoch);
+    }
+    ptx::barrier_sync(1 + pipeline, kPipelineThreads);
+  }
+  if (role == 0) {
+    ContributionLoader loader{{memory.reducing, {}}};
+    if (in_first_half && !as_they_are)
+      load_contributions<kExpertMajor>(args, epoch, pipeline, loader);
+    // The peers may wait for the last signal, and this rank, in the second half, for the peers.
+    if (lane_index() == 0) loader.flush();
+    load_parts<kExpertMajor>(args, epoch, memory.peers, loader);
     if (lane_index() == 0) loader.end();
-  } else if (!sending) {
-    reduce(reducers, role - 1, epoch);
-  } else if (role == 1) {
-    if (ring.depth > 2 * kCopiesInFlight)
-      send_rows<kCopiesInFlight>(ring, epoch);
-    else
-      send_rows<1>(ring, epoch);
+  } else {
+    reduce(memory, role - 1, epoch);
   }
   if (arrive_is_last(&context.state->combine.arrivals) && !has_failed(context)) finish(args, epoch);
 }
@@ -288,7 +357,8 @@ cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stre
   args.store_stages =
       plan.combine_store_stages > 0 ? plan.combine_store_stages : kDefaultStoreStages;
   args.load_stages = plan.combine_load_stages > 0 ? plan.combine_load_stages : kMaxLoadStages;
-  args.reduce_blocks = plan.combine_reduce_blocks[args.call.layout];
+  args.reduce_blocks =
+      args.outputs_offset == kNotInWindow ? plan.combine_reduce_blocks[args.call.layout] : 0;
   const auto shared_bytes = [&] {
     return kPipelines * PipelineMemory::bytes(args.load_stages, args.store_stages, bytes);
   };

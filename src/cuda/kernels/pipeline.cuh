@@ -21,20 +21,20 @@ struct Ring {
   int depth;
   int stage_bytes;
 
-  // Divides shared memory, which is aligned to kStageAlignment.
-  __device__ Ring(char* memory, int ring_depth, int bytes_per_stage)
+  // `memory` for the stages is aligned to kStageAlignment, `control` for barriers and items to 16.
+  __device__ Ring(char* memory, char* control, int ring_depth, int bytes_per_stage)
       : stages(memory),
-        full(reinterpret_cast<uint64_t*>(memory +
-                                         static_cast<size_t>(ring_depth) * bytes_per_stage)),
+        full(reinterpret_cast<uint64_t*>(control)),
         empty(full + ring_depth),
         items(reinterpret_cast<Item*>(empty + ring_depth)),
         depth(ring_depth),
         stage_bytes(bytes_per_stage) {}
 
-  __host__ __device__ static constexpr int bytes(int depth, int stage_bytes) {
-    const int size = depth * (stage_bytes + 2 * sizeof(uint64_t) + sizeof(Item));
-    return (size + kStageAlignment - 1) / kStageAlignment * kStageAlignment;
+  __host__ __device__ static constexpr int control_bytes(int depth) {
+    static_assert(sizeof(Item) % 16 == 0);
+    return depth * (2 * sizeof(uint64_t) + sizeof(Item));
   }
+  __device__ char* end() const { return reinterpret_cast<char*>(full) + control_bytes(depth); }
 
   // By one thread, before a barrier of the block.
   __device__ void initialize(int num_consumers) const {

@@ -4,7 +4,8 @@
 //
 // A warp owns a run of consecutive tokens. It counts them; prefix sums over the warps and blocks give
 // it the index of its first row and selection in every destination and expert; it then writes its
-// records straight into the destinations' windows.
+// records straight into the destinations' windows. What bounds an update is latency, not bytes: every
+// step loads what it needs at once, and a lane has one selection.
 #include <algorithm>
 
 #include "cuda/kernels/launch.h"
@@ -14,15 +15,14 @@
 namespace hep {
 namespace {
 
-constexpr int kMaxThreads = 512;
+constexpr int kMaxThreads = 1024;
 
-// Waits until all blocks have counted.
+// Waits until all blocks have counted; all of them have begun then, and know the epoch.
 __device__ bool wait_for_blocks(const RouteArgs& args, uint64_t epoch) {
   uint64_t* counted = &args.context.state->routing_counted;
   bool counted_all = true;
   __syncthreads();
   if (threadIdx.x == 0) {
-    ptx::fence_acq_rel_sys();
     ptx::atomic_add_acq_rel_gpu(counted, 1);
     counted_all =
         wait_for(args.context, {hepOperationRouting, hepPhaseBlocks, args.context.rank, epoch},
@@ -37,15 +37,15 @@ __global__ void __launch_bounds__(kMaxThreads)
   extern __shared__ uint4 shared[];
   const KernelContext& context = args.context;
   if (__syncthreads_or(has_failed(context))) return;
-  const uint64_t epoch = context.state->routing.epoch + 1;
+  const uint64_t epoch = context.state->routing_epoch + 1;
 
   const SendMemory sending(shared, context.shape(), blockDim.x / kWarpSize);
   const TokenRange range = tokens_of_warp(args);
-  const int entries = context.shape().num_experts + context.num_ranks();
-  count_tokens<Index>(args, range, sending.counters + warp_index() * entries);
+  count_tokens<Index>(args, range, sending.counters + warp_index() * num_counters(context.shape()));
   __syncthreads();
   sum_over_warps(args, sending);
   if (!wait_for_blocks(args, epoch)) return;
+  if (blockIdx.x == 0 && threadIdx.x == 0) context.state->routing_epoch = epoch;
   sum_over_blocks(args, sending);
   send_headers(args, sending, epoch);
   send_records<Index>(args, range, sending, epoch);
@@ -54,8 +54,6 @@ __global__ void __launch_bounds__(kMaxThreads)
   if (!wait_for_records(args, epoch)) return;
   const ReceiveMemory receiving(shared, context.shape());
   receive_records(args, receiving, epoch);
-  if (arrive_is_last(&context.state->routing.arrivals) && threadIdx.x == 0)
-    context.state->routing.epoch = epoch;
 }
 
 int shared_bytes(const Shape& shape, int warps) {

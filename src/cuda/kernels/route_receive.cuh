@@ -12,15 +12,16 @@ struct ReceiveMemory {
   uint32_t* place_base;      // [EL][R] place of the first selection of an expert from a source
   uint32_t* row_base;        // [R + 1]
   uint32_t* selection_base;  // [R + 1]
+  uint32_t* source_tokens;   // [R]
 
-  __device__ ReceiveMemory(void* shared, const Shape& shape) {
-    place_base = static_cast<uint32_t*>(shared);
-    row_base = place_base + shape.num_experts;
-    selection_base = row_base + shape.num_ranks + 1;
-  }
+  __device__ ReceiveMemory(void* shared, const Shape& shape)
+      : place_base(static_cast<uint32_t*>(shared)),
+        row_base(place_base + shape.num_experts),
+        selection_base(row_base + shape.num_ranks + 1),
+        source_tokens(selection_base + shape.num_ranks + 1) {}
 
   static size_t bytes(const Shape& shape) {
-    return sizeof(uint32_t) * (shape.num_experts + 2 * (shape.num_ranks + 1));
+    return sizeof(uint32_t) * (shape.num_experts + 3 * (shape.num_ranks + 1));
   }
 };
 
@@ -38,10 +39,22 @@ __device__ inline const RecordHeader* header_from(const RouteArgs& args, int sou
                           args.context.window_layout.header_at(epoch, source));
 }
 
-// One warp: where each local expert's block begins, and in it the rows of each source.
-__device__ inline void place_experts(const RouteArgs& args, const ReceiveMemory& memory,
-                                     uint64_t epoch) {
+// All threads: the counts of all sources, where place_experts() expects them.
+__device__ inline void load_counts(const RouteArgs& args, const ReceiveMemory& memory,
+                                   uint64_t epoch) {
   const KernelContext& context = args.context;
+  for (int i = threadIdx.x; i < context.shape().num_experts; i += blockDim.x) {
+    const int e = i / context.num_ranks(), source = i % context.num_ranks();
+    memory.place_base[i] = __ldcg(
+        at<uint32_t>(context.own_window(), context.window_layout.counts_at(epoch, source)) + e);
+  }
+}
+
+// One warp: where each local expert's block begins, and in it the rows of each source, of which
+// place_base has the counts.
+__device__ inline void place_experts(const RouteArgs& args, const ReceiveMemory& memory) {
+  const KernelContext& context = args.context;
+  const int ranks = context.num_ranks();
   const int local_experts = context.shape().num_local_experts();
   int32_t* tokens_per_expert = at<int32_t>(args.routing, context.routing_layout.tokens_per_expert);
   int32_t* expert_offsets = at<int32_t>(args.routing, context.routing_layout.expert_offsets);
@@ -49,16 +62,17 @@ __device__ inline void place_experts(const RouteArgs& args, const ReceiveMemory&
   for (int base = 0; base < local_experts; base += kWarpSize) {
     const int e = base + lane_index();
     uint32_t count = 0;
-    for (int source = 0; e < local_experts && source < context.num_ranks(); ++source) {
-      memory.place_base[e * context.num_ranks() + source] = count;
-      count += __ldcg(
-          at<uint32_t>(context.own_window(), context.window_layout.counts_at(epoch, source)) + e);
-    }
+    for (int source = 0; e < local_experts && source < ranks; ++source)
+      count += memory.place_base[e * ranks + source];
     const uint32_t aligned = align_up(count, args.alignment);
     const uint32_t through = warp_inclusive_sum(aligned);
     const uint32_t offset = end + through - aligned;
-    for (int source = 0; e < local_experts && source < context.num_ranks(); ++source)
-      memory.place_base[e * context.num_ranks() + source] += offset;
+    uint32_t place = offset;
+    for (int source = 0; e < local_experts && source < ranks; ++source) {
+      const uint32_t from_source = memory.place_base[e * ranks + source];
+      memory.place_base[e * ranks + source] = place;
+      place += from_source;
+    }
     if (e < local_experts && blockIdx.x == 0) {
       tokens_per_expert[e] = count;
       expert_offsets[e] = offset;
@@ -87,6 +101,7 @@ __device__ inline void place_sources(const RouteArgs& args, const ReceiveMemory&
     if (source < context.num_ranks()) {
       memory.row_base[source] = rows + rows_through - num_rows;
       memory.selection_base[source] = selections + selections_through - num_selections;
+      memory.source_tokens[source] = header.x;
       if (blockIdx.x == 0)
         at<uint32_t>(args.routing, context.routing_layout.source_tokens)[source] = header.x;
     }
@@ -109,36 +124,59 @@ __device__ inline void place_sources(const RouteArgs& args, const ReceiveMemory&
   }
 }
 
+// Loads a thread has under way at once.
+constexpr int kLoadsAtOnce = 4;
+
+// use(i, load(i)) for i = first, first + stride, ... below count.
+template <typename Load, typename Use>
+__device__ void for_each_loaded(uint32_t first, uint32_t stride, uint32_t count, Load load,
+                                Use use) {
+  for (uint32_t base = first; base < count; base += kLoadsAtOnce * stride) {
+    decltype(load(0)) loaded[kLoadsAtOnce];
+#pragma unroll
+    for (int j = 0; j < kLoadsAtOnce; ++j)
+      if (base + j * stride < count) loaded[j] = load(base + j * stride);
+#pragma unroll
+    for (int j = 0; j < kLoadsAtOnce; ++j)
+      if (base + j * stride < count) use(base + j * stride, loaded[j]);
+  }
+}
+
 // Records of one source become absolute; lanes of all parts take every parts * 32nd.
 __device__ inline void receive_rows(const RouteArgs& args, const ReceiveMemory& memory, int source,
                                     int part, int parts, uint64_t epoch) {
   const KernelContext& context = args.context;
   const uint32_t row_base = memory.row_base[source];
   const uint32_t num_rows = memory.row_base[source + 1] - row_base;
-  const int num_chunks =
-      ceil_div(__ldcg(&header_from(args, source, epoch)->num_tokens), kChunkTokens);
+  const int num_chunks = ceil_div(memory.source_tokens[source], kChunkTokens);
+  const uint32_t first = part * kWarpSize + lane_index();
   const uint4* incoming =
       at<uint4>(context.own_window(), context.window_layout.rows_at(epoch, source));
   uint4* rows = at<uint4>(args.routing, context.routing_layout.rows) + row_base;
   uint32_t* chunk_rows = at<uint32_t>(args.routing, context.routing_layout.chunk_rows) +
                          static_cast<size_t>(source) * (context.shape().max_chunks() + 1);
 
-  for (uint32_t i = part * kWarpSize + lane_index(); i < num_rows; i += parts * kWarpSize) {
-    uint4 raw = __ldcg(incoming + i);
-    Row& row = reinterpret_cast<Row&>(raw);
+  struct Loaded {
+    uint4 raw;
+    int previous_chunk;
+  };
+  const auto load = [&](uint32_t i) {
+    return Loaded{__ldcg(incoming + i),
+                  i == 0 ? -1 : static_cast<int>(__ldcg(&incoming[i - 1].x)) / kChunkTokens};
+  };
+  for_each_loaded(first, parts * kWarpSize, num_rows, load, [&](uint32_t i, Loaded& loaded) {
+    Row& row = reinterpret_cast<Row&>(loaded.raw);
     row.first += memory.selection_base[source];
-    rows[i] = raw;
+    rows[i] = loaded.raw;
 
     // The first row of a chunk is where it begins, and where empty chunks before it begin, too.
     const int chunk = row.token / kChunkTokens;
-    const int previous = i == 0 ? -1 : static_cast<int>(__ldcg(&incoming[i - 1].x)) / kChunkTokens;
-    for (int c = previous + 1; c <= chunk; ++c) chunk_rows[c] = row_base + i;
+    for (int c = loaded.previous_chunk + 1; c <= chunk; ++c) chunk_rows[c] = row_base + i;
     if (i == num_rows - 1)
       for (int c = chunk + 1; c <= num_chunks; ++c) chunk_rows[c] = row_base + num_rows;
-  }
+  });
   if (num_rows == 0)
-    for (int c = part * kWarpSize + lane_index(); c <= num_chunks; c += parts * kWarpSize)
-      chunk_rows[c] = row_base;
+    for (int c = first; c <= num_chunks; c += parts * kWarpSize) chunk_rows[c] = row_base;
 }
 
 __device__ inline void receive_selections(const RouteArgs& args, const ReceiveMemory& memory,
@@ -149,18 +187,22 @@ __device__ inline void receive_selections(const RouteArgs& args, const ReceiveMe
   const uint2* incoming =
       at<uint2>(context.own_window(), context.window_layout.selections_at(epoch, source));
   uint2* selections = at<uint2>(args.routing, context.routing_layout.selections) + base;
-  for (uint32_t i = part * kWarpSize + lane_index(); i < count; i += parts * kWarpSize) {
-    uint2 raw = __ldcg(incoming + i);
-    Selection& selection = reinterpret_cast<Selection&>(raw);
-    selection.place += memory.place_base[selection.expert * context.num_ranks() + source];
-    selections[i] = raw;
-  }
+  for_each_loaded(
+      part * kWarpSize + lane_index(), parts * kWarpSize, count,
+      [&](uint32_t i) { return __ldcg(incoming + i); },
+      [&](uint32_t i, uint2& raw) {
+        Selection& selection = reinterpret_cast<Selection&>(raw);
+        selection.place += memory.place_base[selection.expert * context.num_ranks() + source];
+        selections[i] = raw;
+      });
 }
 
 __device__ inline void receive_records(const RouteArgs& args, const ReceiveMemory& memory,
                                        uint64_t epoch) {
-  if (warp_index() == 0) place_experts(args, memory, epoch);
+  load_counts(args, memory, epoch);
   if (warp_index() == 1) place_sources(args, memory, epoch);
+  __syncthreads();
+  if (warp_index() == 0) place_experts(args, memory);
   __syncthreads();
 
   const int ranks = args.context.num_ranks();

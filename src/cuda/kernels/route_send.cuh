@@ -8,39 +8,35 @@
 
 namespace hep {
 
-// A warp turns tokens into records in groups of up to 32 tokens and this many selections.
-constexpr int kGroupSelections = 256;
-static_assert(kGroupSelections >= kMaxTopK);
+// What is counted, and what then tells the next index to give out: selections by expert, rows by rank,
+// selections by rank.
+struct Counters {
+  uint32_t* by_expert;
+  uint32_t* rows;
+  uint32_t* selections;
 
-constexpr uint16_t kNoExpert = 0xffff;
-static_assert(kMaxExperts <= kNoExpert);
-
-struct GroupBuffers {
-  uint16_t experts[kGroupSelections];    // kNoExpert: no selection
-  uint32_t index[kGroupSelections];      // among the source's selections of the expert
-  Selection sorted[kGroupSelections];    // each token's, by (expert, k); experts are global
-  Selection outgoing[kGroupSelections];  // of one destination
+  __device__ Counters(uint32_t* memory, const Shape& shape)
+      : by_expert(memory), rows(memory + shape.num_experts), selections(rows + shape.num_ranks) {}
 };
 
-// Shared memory while sending. Counters are first counts, then the next index to give out.
-struct SendMemory {
-  uint32_t* totals;          // [E + R] of this rank, over all blocks: by expert, then rows by rank
-  uint32_t* counters;        // [warps][E + R] by expert, then rows by rank
-  uint32_t* next_selection;  // [warps][R]
-  GroupBuffers* groups;      // [warps]
+__host__ __device__ inline int num_counters(const Shape& shape) {
+  return shape.num_experts + 2 * shape.num_ranks;
+}
 
-  __device__ SendMemory(void* shared, const Shape& shape, int warps) {
-    const int entries = shape.num_experts + shape.num_ranks;
-    groups = static_cast<GroupBuffers*>(shared);
-    totals = reinterpret_cast<uint32_t*>(groups + warps);
-    counters = totals + entries;
-    next_selection = counters + warps * entries;
-  }
+// Shared memory while sending.
+struct SendMemory {
+  Selection* sorted;   // [warps][kWarpSize]
+  uint32_t* totals;    // [counters] of this rank, over all blocks
+  uint32_t* counters;  // [warps][counters]
+
+  __device__ SendMemory(void* shared, const Shape& shape, int warps)
+      : sorted(static_cast<Selection*>(shared)),
+        totals(reinterpret_cast<uint32_t*>(sorted + warps * kWarpSize)),
+        counters(totals + num_counters(shape)) {}
 
   static size_t bytes(const Shape& shape, int warps) {
-    const size_t entries = shape.num_experts + shape.num_ranks;
-    return warps * sizeof(GroupBuffers) +
-           sizeof(uint32_t) * (entries + warps * (entries + shape.num_ranks));
+    return warps * kWarpSize * sizeof(Selection) +
+           sizeof(uint32_t) * (warps + 1) * num_counters(shape);
   }
 };
 
@@ -55,11 +51,13 @@ __device__ inline TokenRange tokens_of_warp(const RouteArgs& args) {
   return {min(warp * tokens, args.num_tokens), min((warp + 1) * tokens, args.num_tokens)};
 }
 
-// The expert of a selection, -1 for none.
+constexpr int kNone = -1;
+
+// The expert of a selection.
 template <typename Index>
 __device__ int expert_at(const RouteArgs& args, int64_t selection) {
   const Index id = static_cast<const Index*>(args.indices)[selection];
-  return id >= 0 && id < args.context.shape().num_experts ? static_cast<int>(id) : -1;
+  return id >= 0 && id < args.context.shape().num_experts ? static_cast<int>(id) : kNone;
 }
 
 template <typename Index>
@@ -76,244 +74,209 @@ __device__ void report_bad_index(const RouteArgs& args, int64_t selection) {
   record->bad_index_ready = 1;
 }
 
-// The ranks that a token selects.
-struct RankSet {
-  uint64_t words[2] = {0, 0};
-  static_assert(kMaxRanks <= 128);
+// A warp handles as many tokens at once as it has lanes for their selections, one each.
+struct Lanes {
+  int tokens;         // at once
+  int token, k;       // of this lane; lanes that are left over have a token past the others
+  uint32_t of_token;  // the lanes of this lane's token
 
-  __device__ void insert(int rank) { words[rank / 64] |= uint64_t{1} << (rank % 64); }
-  __device__ bool contains(int rank) const { return words[rank / 64] >> (rank % 64) & 1; }
+  __device__ explicit Lanes(int top_k)
+      : tokens(kWarpSize / top_k), token(lane_index() / top_k), k(lane_index() % top_k) {
+    const uint32_t one_token = top_k == kWarpSize ? kFullWarp : (1u << top_k) - 1;
+    of_token = one_token << (token * top_k);
+  }
+
+  // The expert that the lane's selection has chosen, of the tokens from `first` on.
+  template <typename Index>
+  __device__ int expert(const RouteArgs& args, int first, int end) const {
+    if (token >= tokens || first + token >= end) return kNone;
+    return expert_at<Index>(args, static_cast<int64_t>(first + token) * args.top_k + k);
+  }
 };
 
-// Counts the warp's selections by expert and its rows by destination.
+// Counts the warp's tokens.
 template <typename Index>
-__device__ void count_tokens(const RouteArgs& args, TokenRange range, uint32_t* counters) {
+__device__ void count_tokens(const RouteArgs& args, TokenRange range, uint32_t* memory) {
   const Shape& shape = args.context.shape();
-  const int local_experts = shape.num_local_experts();
-  for (int i = lane_index(); i < shape.num_experts + shape.num_ranks; i += kWarpSize)
-    counters[i] = 0;
+  const Lanes lanes(args.top_k);
+  const Counters counters(memory, shape);
+  for (int i = lane_index(); i < num_counters(shape); i += kWarpSize) memory[i] = 0;
   __syncwarp();
 
-  for (int first = range.begin; first < range.end; first += kWarpSize) {
-    const int token = first + lane_index();
-    RankSet ranks;
-    for (int k = 0; token < range.end && k < args.top_k; ++k) {
-      const int64_t selection = static_cast<int64_t>(token) * args.top_k + k;
-      const int expert = expert_at<Index>(args, selection);
-      if (expert < 0) {
-        report_bad_index<Index>(args, selection);
-        continue;
+  int next_expert = lanes.expert<Index>(args, range.begin, range.end);
+  for (int first = range.begin; first < range.end; first += lanes.tokens) {
+    const int expert = next_expert;
+    next_expert = lanes.expert<Index>(args, first + lanes.tokens, range.end);
+    const int rank = expert >= 0 ? expert / shape.num_local_experts() : kNone;
+    const uint32_t same_rank = __match_any_sync(kFullWarp, rank);
+    // The first of a token's selections that goes to a rank stands for the row.
+    const uint32_t rows = __ballot_sync(
+        kFullWarp, rank != kNone && (same_rank & lanes.of_token & lanes_below()) == 0);
+    if (rank != kNone) {
+      atomicAdd(&counters.by_expert[expert], 1u);
+      if ((same_rank & lanes_below()) == 0) {
+        counters.rows[rank] += __popc(same_rank & rows);
+        counters.selections[rank] += __popc(same_rank);
       }
-      atomicAdd(&counters[expert], 1u);
-      ranks.insert(expert / local_experts);
+    } else if (lanes.token < lanes.tokens && first + lanes.token < range.end) {
+      report_bad_index<Index>(args,
+                              static_cast<int64_t>(first + lanes.token) * args.top_k + lanes.k);
     }
-    for (int rank = 0; rank < shape.num_ranks; ++rank) {
-      const uint32_t lanes = __ballot_sync(kFullWarp, ranks.contains(rank));
-      if (lane_index() == 0) counters[shape.num_experts + rank] += __popc(lanes);
-    }
+    __syncwarp();
   }
-  __syncwarp();
 }
 
 // Makes the counters of each warp start where those of the block's warps before it end, and writes
-// the block's sums to global memory.
+// the block's sums to global memory. A warp takes a counter at a time, lane by warp.
 __device__ inline void sum_over_warps(const RouteArgs& args, const SendMemory& memory) {
-  const int entries = args.context.shape().num_experts + args.context.num_ranks();
+  const int entries = num_counters(args.context.shape());
   const int warps = blockDim.x / kWarpSize;
-  for (int i = threadIdx.x; i < entries; i += blockDim.x) {
-    uint32_t sum = 0;
-    for (int warp = 0; warp < warps; ++warp) {
-      uint32_t& counter = memory.counters[warp * entries + i];
-      const uint32_t count = counter;
-      counter = sum;
-      sum += count;
-    }
-    args.context.block_counts[static_cast<size_t>(blockIdx.x) * entries + i] = sum;
+  for (int i = warp_index(); i < entries; i += warps) {
+    uint32_t* counter = &memory.counters[lane_index() * entries + i];
+    const uint32_t count = lane_index() < warps ? *counter : 0;
+    const uint32_t through = warp_inclusive_sum(count);
+    if (lane_index() < warps) *counter = through - count;
+    if (lane_index() == kWarpSize - 1)
+      args.context.block_counts[static_cast<size_t>(blockIdx.x) * entries + i] = through;
   }
 }
 
-// Adds what the blocks before this one have counted, and finds the totals.
+// Adds what the blocks before this one have counted, and finds the totals; lane by block.
 __device__ inline void sum_over_blocks(const RouteArgs& args, const SendMemory& memory) {
-  const int entries = args.context.shape().num_experts + args.context.num_ranks();
+  const int entries = num_counters(args.context.shape());
   const int warps = blockDim.x / kWarpSize;
-  for (int i = threadIdx.x; i < entries; i += blockDim.x) {
+  for (int i = warp_index(); i < entries; i += warps) {
     uint32_t before = 0, total = 0;
-    for (int block = 0; block < gridDim.x; ++block) {
+    for (int block = lane_index(); block < gridDim.x; block += kWarpSize) {
       const uint32_t count =
           __ldcg(args.context.block_counts + static_cast<size_t>(block) * entries + i);
       if (block < blockIdx.x) before += count;
       total += count;
     }
-    for (int warp = 0; warp < warps; ++warp) memory.counters[warp * entries + i] += before;
-    memory.totals[i] = total;
+    before = warp_sum(before);
+    total = warp_sum(total);
+    if (lane_index() < warps) memory.counters[lane_index() * entries + i] += before;
+    if (lane_index() == 0) memory.totals[i] = total;
   }
   __syncthreads();
-}
-
-__device__ inline uint32_t warp_sum_of_experts(const uint32_t* by_expert, int rank,
-                                               int local_experts) {
-  uint32_t sum = 0;
-  for (int e = lane_index(); e < local_experts; e += kWarpSize)
-    sum += by_expert[rank * local_experts + e];
-  return warp_sum(sum);
 }
 
 // Each destination's header and counts are sent by one warp of one block.
 __device__ inline void send_headers(const RouteArgs& args, const SendMemory& memory,
                                     uint64_t epoch) {
   const KernelContext& context = args.context;
+  const Counters totals(memory.totals, context.shape());
   const int local_experts = context.shape().num_local_experts();
   const int warps = blockDim.x / kWarpSize;
   for (int rank = warp_index() * gridDim.x + blockIdx.x; rank < context.num_ranks();
        rank += warps * gridDim.x) {
-    const uint32_t selections = warp_sum_of_experts(memory.totals, rank, local_experts);
     void* window = context.windows[rank];
     if (lane_index() == 0) {
-      const RecordHeader header{static_cast<uint32_t>(args.num_tokens),
-                                memory.totals[context.shape().num_experts + rank], selections,
-                                static_cast<uint32_t>(args.top_k)};
+      const RecordHeader header{static_cast<uint32_t>(args.num_tokens), totals.rows[rank],
+                                totals.selections[rank], static_cast<uint32_t>(args.top_k)};
       *at<RecordHeader>(window, context.window_layout.header_at(epoch, context.rank)) = header;
     }
     uint32_t* counts = at<uint32_t>(window, context.window_layout.counts_at(epoch, context.rank));
     for (int e = lane_index(); e < local_experts; e += kWarpSize)
-      counts[e] = memory.totals[rank * local_experts + e];
+      counts[e] = totals.by_expert[rank * local_experts + e];
   }
 }
 
-// Reads a group of tokens and gives every selection its index among those of its expert, in
-// (token, k) order.
-template <typename Index>
-__device__ void index_selections(const RouteArgs& args, int first_token, int num_selections,
-                                 uint32_t* next_index, GroupBuffers& group) {
-  for (int base = 0; base < num_selections; base += kWarpSize) {
-    const int i = base + lane_index();
-    const int expert =
-        i < num_selections
-            ? expert_at<Index>(args, static_cast<int64_t>(first_token) * args.top_k + i)
-            : -1;
-    const uint32_t selecting = __ballot_sync(kFullWarp, expert >= 0);
-    if (expert >= 0) {
-      const uint32_t same = __match_any_sync(selecting, expert);
-      const uint32_t next = next_index[expert];
-      const int before = __popc(same & lanes_below());
-      __syncwarp(selecting);
-      if (before == 0) next_index[expert] = next + __popc(same);
-      group.index[i] = next + before;
-    }
-    if (i < num_selections) group.experts[i] = expert >= 0 ? expert : kNoExpert;
-    __syncwarp();
-  }
-}
-
-// Sorts each token's selections by (expert, k); those without an expert fall away.
-__device__ inline void sort_selections(const RouteArgs& args, int num_selections,
-                                       GroupBuffers& group) {
-  for (int i = lane_index(); i < num_selections; i += kWarpSize) {
-    const uint16_t expert = group.experts[i];
-    if (expert == kNoExpert) continue;
-    const int k = i % args.top_k;
-    const int first = i - k;
-    int rank = 0;
-    for (int other = 0; other < args.top_k; ++other) {
-      const uint16_t other_expert = group.experts[first + other];
-      rank += other_expert < expert || (other_expert == expert && other < k);
-    }
-    group.sorted[first + rank] = {group.index[i], expert, static_cast<uint16_t>(k)};
-  }
+// Gives a selection its index among those of its expert, in (token, k) order, then sorts each token's
+// by (expert, k); those without an expert come last. By all lanes; returns the lane's after sorting.
+__device__ inline Selection sort_selections(const Lanes& lanes, int top_k, int expert,
+                                            const Counters& next, Selection* sorted) {
+  const uint32_t same = __match_any_sync(kFullWarp, expert);
+  const int before = __popc(same & lanes_below());
+  const uint32_t index = expert != kNone ? next.by_expert[expert] + before : 0;
   __syncwarp();
+  if (expert != kNone && before == 0) next.by_expert[expert] += __popc(same);
+
+  const uint32_t key = static_cast<uint32_t>(expert);  // kNone is the largest
+  int smaller = 0;
+  for (int k = 0; k < top_k; ++k) {
+    const uint32_t other = __shfl_sync(kFullWarp, key, lanes.token * top_k + k);
+    smaller += other < key || (other == key && k < lanes.k);
+  }
+  if (lanes.token < lanes.tokens)
+    sorted[lanes.token * top_k + smaller] = {index, static_cast<uint16_t>(expert),
+                                             static_cast<uint16_t>(lanes.k)};
+  __syncwarp();
+  const Selection mine = sorted[lane_index()];
+  __syncwarp();
+  return mine;
 }
 
-// Writes the records of a sorted group, lane by token, into the windows of their destinations.
-__device__ inline void send_group(const RouteArgs& args, int first_token, int num_tokens,
-                                  uint64_t epoch, uint32_t* next_row, uint32_t* next_selection,
-                                  GroupBuffers& group) {
+constexpr uint16_t kNoExpert = static_cast<uint16_t>(kNone);
+static_assert(kMaxExperts <= kNoExpert);
+
+// Writes the records of sorted tokens, from `first` on, into the windows of their destinations. Lanes
+// with the same destination write neighbouring records.
+__device__ inline void send_tokens(const RouteArgs& args, const Lanes& lanes, int first, int end,
+                                   Selection selection, uint64_t epoch, const Counters& next) {
   const KernelContext& context = args.context;
   const int local_experts = context.shape().num_local_experts();
-  const int lane = lane_index();
-  const Selection* sorted = group.sorted + lane * args.top_k;
-  int num_sorted = 0;
-  for (int k = 0; lane < num_tokens && k < args.top_k; ++k)
-    num_sorted += group.experts[lane * args.top_k + k] != kNoExpert;
+  const bool valid = lanes.token < lanes.tokens && selection.expert != kNoExpert;
+  const int rank = valid ? selection.expert / local_experts : kNone;
+  const uint32_t same_rank = __match_any_sync(kFullWarp, rank);
+  const uint32_t rows =
+      __ballot_sync(kFullWarp, valid && (same_rank & lanes.of_token & lanes_below()) == 0);
+  const int token = first + lanes.token;
 
-  int begin = 0;
-  uint16_t ordinal = 0;
-  for (int rank = 0; rank < context.num_ranks(); ++rank) {
-    int end = begin;
-    while (end < num_sorted && sorted[end].expert < (rank + 1) * local_experts) ++end;
-    const uint32_t count = end - begin;
-    const uint32_t receiving = __ballot_sync(kFullWarp, count > 0);
-    if (receiving == 0) continue;
-    const uint32_t through = warp_inclusive_sum(count);
-    const uint32_t total = __shfl_sync(kFullWarp, through, kWarpSize - 1);
-    const uint32_t before = through - count;
+  if (valid) {
     void* window = context.windows[rank];
-
-    if (count > 0) {
-      const Row row{static_cast<uint32_t>(first_token + lane),
-                    next_selection[rank] + before,
-                    static_cast<uint16_t>(count),
-                    ordinal,
+    const uint32_t index = next.selections[rank] + __popc(same_rank & lanes_below());
+    selection.expert -= rank * local_experts;
+    Selection* selections =
+        at<Selection>(window, context.window_layout.selections_at(epoch, context.rank));
+    reinterpret_cast<uint2*>(selections)[index] = reinterpret_cast<const uint2&>(selection);
+    if (rows >> lane_index() & 1) {
+      const uint32_t row_index = next.rows[rank] + __popc(same_rank & rows & lanes_below());
+      const uint32_t ordinal = __popc(rows & lanes.of_token & lanes_below());
+      const Row row{static_cast<uint32_t>(token),
+                    index,
+                    static_cast<uint16_t>(__popc(same_rank & lanes.of_token)),
+                    static_cast<uint16_t>(ordinal),
                     static_cast<uint16_t>(context.rank),
                     0};
-      Row* rows = at<Row>(window, context.window_layout.rows_at(epoch, context.rank));
-      reinterpret_cast<uint4*>(rows)[next_row[rank] + __popc(receiving & lanes_below())] =
-          reinterpret_cast<const uint4&>(row);
-      ++ordinal;
-      for (int i = begin; i < end; ++i) {
-        Selection selection = sorted[i];
-        selection.expert -= rank * local_experts;
-        group.outgoing[before + i - begin] = selection;
-      }
+      Row* records = at<Row>(window, context.window_layout.rows_at(epoch, context.rank));
+      reinterpret_cast<uint4*>(records)[row_index] = reinterpret_cast<const uint4&>(row);
+      at<SentRow>(
+          args.routing,
+          context.routing_layout.sent_rows)[token * context.shape().max_partials() + ordinal] = {
+          static_cast<uint16_t>(rank), static_cast<uint16_t>(row_index)};
     }
-    __syncwarp();
-    // Neighbouring lanes write neighbouring records: NVLink carries full packets.
-    Selection* selections =
-        at<Selection>(window, context.window_layout.selections_at(epoch, context.rank)) +
-        next_selection[rank];
-    for (uint32_t i = lane; i < total; i += kWarpSize)
-      reinterpret_cast<uint2*>(selections)[i] = reinterpret_cast<const uint2*>(group.outgoing)[i];
-    __syncwarp();
-    if (lane == 0) {
-      next_row[rank] += __popc(receiving);
-      next_selection[rank] += total;
-    }
-    __syncwarp();
-    begin = end;
   }
-  if (lane < num_tokens)
-    at<uint8_t>(args.routing, context.routing_layout.partial_counts)[first_token + lane] = ordinal;
+  __syncwarp();
+  if (valid && (same_rank & lanes_below()) == 0) {
+    next.rows[rank] += __popc(same_rank & rows);
+    next.selections[rank] += __popc(same_rank);
+  }
+  if (lanes.token < lanes.tokens && lanes.k == 0 && token < end)
+    at<uint8_t>(args.routing, context.routing_layout.partial_counts)[token] =
+        __popc(rows & lanes.of_token);
+  __syncwarp();
 }
 
 template <typename Index>
 __device__ void send_records(const RouteArgs& args, TokenRange range, const SendMemory& memory,
                              uint64_t epoch) {
-  const Shape& shape = args.context.shape();
-  const int entries = shape.num_experts + shape.num_ranks;
-  uint32_t* next_index = memory.counters + warp_index() * entries;
-  uint32_t* next_row = next_index + shape.num_experts;
-  uint32_t* next_selection = memory.next_selection + warp_index() * shape.num_ranks;
-  GroupBuffers& group = memory.groups[warp_index()];
-
-  for (int rank = 0; rank < shape.num_ranks; ++rank) {
-    const uint32_t first = warp_sum_of_experts(next_index, rank, shape.num_local_experts());
-    if (lane_index() == 0) next_selection[rank] = first;
-  }
-  __syncwarp();
-
-  const int group_tokens = min(kWarpSize, kGroupSelections / args.top_k);
-  for (int token = range.begin; token < range.end; token += group_tokens) {
-    const int num_tokens = min(group_tokens, range.end - token);
-    index_selections<Index>(args, token, num_tokens * args.top_k, next_index, group);
-    sort_selections(args, num_tokens * args.top_k, group);
-    send_group(args, token, num_tokens, epoch, next_row, next_selection, group);
-    __syncwarp();
+  const Lanes lanes(args.top_k);
+  const Counters next(memory.counters + warp_index() * num_counters(args.context.shape()),
+                      args.context.shape());
+  Selection* sorted = memory.sorted + warp_index() * kWarpSize;
+  int next_expert = lanes.expert<Index>(args, range.begin, range.end);
+  for (int first = range.begin; first < range.end; first += lanes.tokens) {
+    const int expert = next_expert;
+    next_expert = lanes.expert<Index>(args, first + lanes.tokens, range.end);
+    const Selection mine = sort_selections(lanes, args.top_k, expert, next, sorted);
+    send_tokens(args, lanes, first, range.end, mine, epoch, next);
   }
 }
 
 // Tells the peers that the records are there, once all blocks have written theirs.
 __device__ inline void signal_records(const RouteArgs& args, uint64_t epoch) {
   if (!arrive_is_last(&args.context.state->routing_sent)) return;
-  ptx::fence_acq_rel_sys();
   for (int rank = threadIdx.x; rank < args.context.num_ranks(); rank += blockDim.x)
     ptx::st_release_sys(&args.context.signals_to(rank)->records_ready, epoch);
 }

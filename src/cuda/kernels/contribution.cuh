@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// What combine moves: rows that contribute to sums. A loader warp brings them into a ring; reducer
+// warps add them up, or a forwarder passes them on as they are.
+#pragma once
+
+#include "cuda/kernels/pipeline.cuh"
+#include "cuda/kernels/warp.cuh"
+#include "layout.h"
+
+namespace hep {
+
+constexpr int kPipelines = 2;
+constexpr int kReducerWarps = 7;
+constexpr int kWarpsPerPipeline = 1 + kReducerWarps;
+constexpr int kPipelineThreads = kWarpsPerPipeline * kWarpSize;
+constexpr int kThreads = kPipelines * kPipelineThreads;
+
+// A reducer warp's slice of a row: 4 registers of 16 bytes a lane. Rows longer than all slices go in
+// segments.
+constexpr int kVectorsPerLane = 4;
+constexpr int kSliceBytes = kVectorsPerLane * kWarpSize * sizeof(uint4);
+constexpr int kSegmentBytes = kReducerWarps * kSliceBytes;
+
+// Rows that a warp may have on their way out; each has a buffer of a slice.
+constexpr int kMaxStoreStages = 4;
+constexpr int kDefaultStoreStages = 2;
+constexpr int kMaxLoadStages = 32;
+
+// Signals whose rows are still on their way out, over all reducer warps of a pipeline: they are at
+// most a ring apart.
+constexpr int kSignalSlots = 64;
+static_assert(kSignalSlots > kMaxLoadStages + 1);
+
+// What is done with a stage.
+struct Contribution {
+  void* target;  // where the sum's segment goes, if this is its last row; of a signal: its address
+  float weight;
+  uint16_t bytes;  // of the segment
+  uint16_t flags;
+};
+static_assert(sizeof(Contribution) == 16 && kSegmentBytes <= UINT16_MAX);
+enum : uint16_t {
+  kLast = 1,     // ends a sum
+  kNothing = 2,  // the stage holds no row: +0 is added
+  kSignal = 4,   // no row: the target becomes the epoch once everything up to here is written;
+                 // NULL: signals wait no longer for what comes after them
+  kEnd = 8
+};
+
+// Where a peer's expert outputs for this rank lie.
+struct PeerOutputs {
+  const char* rows;  // NULL: the peer sends partial sums
+  uint32_t num_rows;
+};
+
+__host__ __device__ constexpr int stage_bytes(int row_bytes) {
+  return align_up(row_bytes < kSegmentBytes ? row_bytes : kSegmentBytes, kStageAlignment);
+}
+
+// One pipeline's share of shared memory. While a forwarder runs, its ring has the reducers' buffers
+// for further stages; an outgoing row has at least a stage's size.
+//
+//   stages           [load_stages][stage_bytes]
+//   outgoing         [kReducerWarps][store_stages][kSliceBytes]
+//   reducing         barriers and items of the reducers' ring
+//   forwarding       barriers and items of the forwarder's
+//   signal_arrivals  [kSignalSlots] reducer warps that have come to a signal
+//   peers            [kMaxRanks]
+struct PipelineMemory {
+  Ring<Contribution> reducing, forwarding;
+  int store_stages;
+  char* outgoing;
+  uint32_t* signal_arrivals;
+  PeerOutputs* peers;
+
+  __device__ PipelineMemory(char* memory, int load_stages, int num_store_stages, int stage_bytes)
+      : reducing(memory, memory + row_bytes(load_stages, num_store_stages, stage_bytes),
+                 load_stages, stage_bytes),
+        forwarding(memory, reducing.end(), load_stages + num_store_stages, stage_bytes),
+        store_stages(num_store_stages),
+        outgoing(memory + load_stages * stage_bytes),
+        signal_arrivals(reinterpret_cast<uint32_t*>(forwarding.end())),
+        peers(reinterpret_cast<PeerOutputs*>(signal_arrivals + kSignalSlots)) {}
+
+  __host__ __device__ static constexpr int row_bytes(int load_stages, int store_stages,
+                                                     int stage_bytes) {
+    return load_stages * stage_bytes + kReducerWarps * store_stages * kSliceBytes;
+  }
+
+  __host__ __device__ static constexpr int bytes(int load_stages, int store_stages,
+                                                 int stage_bytes) {
+    const int size = row_bytes(load_stages, store_stages, stage_bytes) +
+                     Ring<Contribution>::control_bytes(load_stages) +
+                     Ring<Contribution>::control_bytes(load_stages + store_stages) +
+                     kSignalSlots * sizeof(uint32_t) + kMaxRanks * sizeof(PeerOutputs);
+    return align_up(size, kStageAlignment);
+  }
+
+  // By one warp, before a barrier of the block.
+  __device__ void initialize() const {
+    if (lane_index() == 0) {
+      reducing.initialize(kReducerWarps);
+      forwarding.initialize(1);
+    }
+    for (int i = lane_index(); i < kSignalSlots; i += kWarpSize) signal_arrivals[i] = 0;
+  }
+};
+
+// The loader's side: one lane puts contributions into a ring.
+struct ContributionLoader {
+  Producer<Contribution> producer;
+
+  // `row` NULL: nothing contributes.
+  __device__ void load(const char* row, Contribution item) {
+    if (row == nullptr) item.flags |= kNothing;
+    const uint32_t bytes = row != nullptr ? item.bytes : 0;
+    producer.acquire(item, bytes);
+    if (bytes > 0) producer.load(0, row, bytes);
+    producer.advance();
+  }
+
+  __device__ void signal(uint64_t* address) { load(nullptr, {address, 0.0f, 0, kSignal}); }
+  __device__ void flush() { signal(nullptr); }
+  __device__ void end() { load(nullptr, {nullptr, 0.0f, 0, kEnd}); }
+};
+
+// Loads the rows of one sum, segment by segment. `contributing` has a bit for each lane that holds a
+// row's address, NULL for nothing, and weight; they are added in the order of the lanes. If none
+// contributes, the sum is +0. By all lanes.
+__device__ inline void load_sum(ContributionLoader& loader, int row_bytes, uint32_t contributing,
+                                const char* row, float weight, char* destination) {
+  for (int offset = 0; offset < row_bytes; offset += kSegmentBytes) {
+    Contribution item{destination + offset, 0.0f,
+                      static_cast<uint16_t>(min(row_bytes - offset, kSegmentBytes)), 0};
+    if (contributing == 0) {
+      item.flags = kLast;
+      if (lane_index() == 0) loader.load(nullptr, item);
+      continue;
+    }
+    for (uint32_t left = contributing; left != 0; left &= left - 1) {
+      const int lane = __ffs(left) - 1;
+      const auto address = reinterpret_cast<const char*>(
+          __shfl_sync(kFullWarp, reinterpret_cast<uint64_t>(row), lane));
+      item.weight = __shfl_sync(kFullWarp, weight, lane);
+      if ((left & (left - 1)) == 0) item.flags = kLast;
+      if (lane_index() == 0) loader.load(address != nullptr ? address + offset : nullptr, item);
+    }
+  }
+}
+
+}  // namespace hep

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// The forwarder of combine: where no row is added to another, one warp sends the rows as they are,
+// straight from the stages.
+#pragma once
+
+#include "cuda/kernels/contribution.cuh"
+
+namespace hep {
+
+// Rows that a forwarder has in flight before it hands the oldest one's stage back, if the ring is at
+// least twice as deep; otherwise one. (At 14 KiB and more a row it is 7 or 8 deep.)
+constexpr int kCopiesInFlight = 3;
+
+// A signal is given when this many later rows have been sent, or nothing more is to send.
+constexpr int kCopiesBeforeSignal = 2;
+
+// All lanes: a stage whose row is nothing becomes a row of zeros.
+__device__ inline void clear_stage(char* stage, uint32_t bytes) {
+  for (uint32_t i = lane_index(); i < bytes / sizeof(uint4); i += kWarpSize)
+    reinterpret_cast<uint4*>(stage)[i] = make_uint4(0, 0, 0, 0);
+  ptx::fence_proxy_async_shared();
+  __syncwarp();
+}
+
+template <int kInFlight>
+__device__ void forward_rows(const Ring<Contribution>& ring, uint64_t epoch) {
+  const bool leader = lane_index() == 0;
+  DelayedRelease<kInFlight> release;
+  uint64_t* pending = nullptr;  // a signal that waits for rows on their way
+  int copies_since = 0;
+  for (Cursor cursor;; cursor.advance(ring.depth)) {
+    wait_phase(&ring.full[cursor.stage], cursor.parity);
+    const Contribution item = ring.items[cursor.stage];
+    const bool is_row = (item.flags & (kSignal | kEnd)) == 0;
+    if (pending != nullptr && (!is_row || copies_since == kCopiesBeforeSignal)) {
+      if (leader) {
+        if (is_row)
+          ptx::bulk_wait<kCopiesBeforeSignal>();
+        else
+          ptx::bulk_wait<0>();
+        ptx::st_release_sys(pending, epoch);
+      }
+      pending = nullptr;
+    }
+    if (item.flags & kEnd) break;
+
+    char* stage = ring.stage(cursor.stage);
+    if (is_row && (item.flags & kNothing)) clear_stage(stage, item.bytes);
+    if (is_row && leader) ptx::bulk_store(item.target, stage, item.bytes);
+    ptx::bulk_commit();
+    release.stored(ring);
+    ++copies_since;
+    if (!is_row) {
+      pending = static_cast<uint64_t*>(item.target);
+      copies_since = 0;
+    }
+  }
+  ptx::bulk_wait<0>();
+}
+
+__device__ inline void forward(const Ring<Contribution>& ring, uint64_t epoch) {
+  if (ring.depth >= 2 * kCopiesInFlight)
+    forward_rows<kCopiesInFlight>(ring, epoch);
+  else
+    forward_rows<1>(ring, epoch);
+}
+
+}  // namespace hep
