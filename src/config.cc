@@ -163,7 +163,7 @@ void set_defaults(hepConfig_t* config, int num_ranks) {
 
 int32_t or_default(int32_t value, int32_t chosen) { return value != 0 ? value : chosen; }
 
-// Blocks in proportion to the rows that each half of combine reads of a token: those of its ranks, or
+// Blocks in proportion to the rows that each half of combine moves of a token: those of its ranks, or
 // of its selections, and then a partial sum of each of its ranks. With uniform routing a token selects
 // R * (1 - (1 - 1/R)^K) ranks.
 int32_t combine_reduce_blocks(int32_t blocks, int num_ranks, int32_t top_k, int layout) {

@@ -7,8 +7,8 @@
 // A block has two independent pipelines: while one waits, the other computes.
 //
 // Where no row is added to another, in flat without weights, the first half needs no reducers: a
-// forwarder sends the rows as they are. If they lie in the window, where the peers can read them, there
-// is no first half: the peers load them in place of partial sums.
+// forwarder sends the rows as they are. Those that the second half can read where they lie, because
+// they are this rank's own or in a window, are loaded from there, in place of partial sums.
 #include "cuda/kernels/forward.cuh"
 #include "cuda/kernels/launch.h"
 #include "cuda/kernels/reduce.cuh"
@@ -27,39 +27,66 @@ __device__ bool sends_rows_as_they_are(const CombineArgs& args) {
   return !kExpertMajor && args.call.weight_mode == hepWeightsNone;
 }
 
-// ---------------------------------------------------------------------------- what the peers know
+// ---------------------------------------------------------------------- outputs that stay in place
+
+// This rank's outputs for the tokens of another.
+struct OutputRange {
+  int64_t first, count;  // rows of y
+};
+
+__device__ OutputRange outputs_for(const CombineArgs& args, int rank) {
+  const uint32_t* source_rows = at<uint32_t>(args.routing, args.context.routing_layout.source_rows);
+  const int64_t first = source_rows[rank], end = source_rows[rank + 1];
+  return {first, max(min(end, args.call.capacity) - first, int64_t{0})};
+}
 
 // Tells each peer where its rows lie, once it has read what it was told before. By one block.
 __device__ void publish_outputs(const CombineArgs& args, uint64_t epoch) {
   const KernelContext& context = args.context;
-  const uint32_t* source_rows = at<uint32_t>(args.routing, context.routing_layout.source_rows);
   for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x) {
+    if (rank == context.rank) continue;
     if (!wait_for(context, {hepOperationCombine, hepPhaseSlots, rank, epoch},
                   &context.signals_from(rank)->slots_free, epoch - 1))
       return;
-    const int64_t first = source_rows[rank],
-                  end = min(int64_t{source_rows[rank + 1]}, args.call.capacity);
-    const uint64_t offset = args.outputs_offset == kNotInWindow
-                                ? kNotInWindow
-                                : args.outputs_offset + first * context.shape().partial_row_bytes;
+    const OutputRange range = outputs_for(args, rank);
+    const uint64_t offset =
+        args.outputs_offset == kNotInWindow
+            ? kNotInWindow
+            : args.outputs_offset + range.first * context.shape().partial_row_bytes;
     Signals* signals = context.signals_to(rank);
     ptx::st_relaxed_sys(&signals->outputs_offset, offset);
-    ptx::st_relaxed_sys(&signals->num_outputs, max(end - first, int64_t{0}));
+    ptx::st_relaxed_sys(&signals->num_outputs, range.count);
     ptx::st_release_sys(&signals->outputs_ready, epoch);
   }
 }
 
-// By one warp.
-__device__ bool find_outputs(const CombineArgs& args, uint64_t epoch, PeerOutputs* peers) {
+// What a peer has published.
+__device__ bool find_outputs(const CombineArgs& args, uint64_t epoch, int rank, Outputs* outputs) {
+  const KernelContext& context = args.context;
+  const Signals* signals = context.signals_from(rank);
+  if (!wait_for(context, {hepOperationCombine, hepPhaseRows, rank, epoch}, &signals->outputs_ready,
+                epoch))
+    return false;
+  const uint64_t offset = ptx::ld_relaxed_sys(&signals->outputs_offset);
+  *outputs = {at<char>(context.windows[rank], offset),
+              static_cast<uint32_t>(ptx::ld_relaxed_sys(&signals->num_outputs)),
+              offset != kNotInWindow};
+  return true;
+}
+
+// Of all ranks, this one's wherever they lie. By one warp.
+__device__ bool find_all_outputs(const CombineArgs& args, uint64_t epoch, Outputs* outputs) {
   const KernelContext& context = args.context;
   bool found = true;
   for (int rank = lane_index(); rank < context.num_ranks(); rank += kWarpSize) {
-    const Signals* signals = context.signals_from(rank);
-    found &= wait_for(context, {hepOperationCombine, hepPhaseRows, rank, epoch},
-                      &signals->outputs_ready, epoch);
-    const uint64_t offset = ptx::ld_relaxed_sys(&signals->outputs_offset);
-    peers[rank] = {offset == kNotInWindow ? nullptr : at<char>(context.windows[rank], offset),
-                   static_cast<uint32_t>(ptx::ld_relaxed_sys(&signals->num_outputs))};
+    if (rank != context.rank) {
+      found &= find_outputs(args, epoch, rank, &outputs[rank]);
+      continue;
+    }
+    const OutputRange range = outputs_for(args, rank);
+    outputs[rank] = {
+        static_cast<const char*>(args.call.y) + range.first * context.shape().partial_row_bytes,
+        static_cast<uint32_t>(range.count), true};
   }
   if (!__all_sync(kFullWarp, found)) return false;
   __syncwarp();  // a vote does not order memory
@@ -157,23 +184,25 @@ __device__ void load_chunk(const CombineArgs& args, int source, int chunk,
     loader.signal(at<uint64_t>(window, context.window_layout.chunk_ready_at(chunk, context.rank)));
 }
 
-// Chunks are visited in ascending order, each GPU beginning with another source.
+// Chunks are visited in ascending order, each GPU beginning with another source. Where rows arrive as
+// they are, this rank's own need not be sent.
 template <bool kExpertMajor>
 __device__ void load_contributions(const CombineArgs& args, uint64_t epoch, int pipeline,
                                    ContributionLoader& loader) {
   const KernelContext& context = args.context;
   const int ranks = context.num_ranks();
+  const int sources = sends_rows_as_they_are<kExpertMajor>(args) ? ranks - 1 : ranks;
   const uint32_t* source_tokens = at<uint32_t>(args.routing, context.routing_layout.source_tokens);
-  if (!wait_for_slots(args, epoch)) return;
+  if (sources == 0 || !wait_for_slots(args, epoch)) return;
 
   uint32_t most_tokens = 0;
   for (int source = 0; source < ranks; ++source)
     most_tokens = max(most_tokens, source_tokens[source]);
-  const int num_tasks = ceil_div(most_tokens, kChunkTokens) * ranks;
+  const int num_tasks = ceil_div(most_tokens, kChunkTokens) * sources;
   for (int task = pipeline * args.reduce_blocks + blockIdx.x; task < num_tasks;
        task += kPipelines * args.reduce_blocks) {
-    const int chunk = task / ranks;
-    const int source = (context.rank + 1 + task % ranks) % ranks;
+    const int chunk = task / sources;
+    const int source = (context.rank + 1 + task % sources) % ranks;
     if (chunk < ceil_div(source_tokens[source], kChunkTokens))
       load_chunk<kExpertMajor>(args, source, chunk, loader);
   }
@@ -227,13 +256,13 @@ __device__ TokenParts look_up(const CombineArgs& args, int token) {
   return parts;
 }
 
-// Waits until every rank that sends partial sums has sent those of a chunk. `peers` NULL: all send.
+// Waits until every rank that sends partial sums has sent those of a chunk. `outputs` NULL: all send.
 __device__ bool wait_for_partials(const CombineArgs& args, uint64_t epoch, int chunk,
-                                  const PeerOutputs* peers) {
+                                  const Outputs* outputs) {
   const KernelContext& context = args.context;
   bool here = true;
   for (int rank = lane_index(); rank < context.num_ranks(); rank += kWarpSize) {
-    if (peers != nullptr && peers[rank].rows != nullptr) continue;
+    if (outputs != nullptr && outputs[rank].in_place) continue;
     here &= wait_for(
         context, {hepOperationCombine, hepPhasePartials, rank, epoch},
         at<uint64_t>(context.own_window(), context.window_layout.chunk_ready_at(chunk, rank)),
@@ -246,27 +275,26 @@ __device__ bool wait_for_partials(const CombineArgs& args, uint64_t epoch, int c
   return true;
 }
 
-// The lane's part: a row of a peer's outputs, NULL if it was dropped there, or a partial sum.
+// The lane's part: an output in place, NULL if it was dropped there, or a partial sum.
 __device__ const char* part_at(const CombineArgs& args, const TokenParts& parts,
-                               const PeerOutputs* peers) {
+                               const Outputs* outputs) {
   const KernelContext& context = args.context;
-  if (peers != nullptr && lane_index() < parts.count) {
-    const PeerOutputs& peer = peers[parts.sent.rank];
-    if (peer.rows != nullptr && parts.sent.index >= peer.num_rows) return nullptr;
-    if (peer.rows != nullptr)
-      return peer.rows + int64_t{parts.sent.index} * context.shape().partial_row_bytes;
+  if (outputs != nullptr && lane_index() < parts.count && outputs[parts.sent.rank].in_place) {
+    const Outputs& from = outputs[parts.sent.rank];
+    if (parts.sent.index >= from.num_rows) return nullptr;
+    return from.rows + int64_t{parts.sent.index} * context.shape().partial_row_bytes;
   }
   return at<char>(context.own_window(),
                   context.window_layout.partial_at(parts.token, lane_index()));
 }
 
 template <bool kExpertMajor>
-__device__ void load_parts(const CombineArgs& args, uint64_t epoch, PeerOutputs* peers,
+__device__ void load_parts(const CombineArgs& args, uint64_t epoch, Outputs* outputs,
                            ContributionLoader& loader) {
   const int row_bytes = args.context.shape().partial_row_bytes;
   if (!sends_rows_as_they_are<kExpertMajor>(args))
-    peers = nullptr;
-  else if (!find_outputs(args, epoch, peers))
+    outputs = nullptr;
+  else if (!find_all_outputs(args, epoch, outputs))
     return;
   TokenTasks tasks(args);
   int ready_chunk = -1;
@@ -275,10 +303,10 @@ __device__ void load_parts(const CombineArgs& args, uint64_t epoch, PeerOutputs*
     const TokenParts current = next;
     next = look_up(args, tasks.next());
     const int chunk = current.token / kChunkTokens;
-    if (chunk != ready_chunk && !wait_for_partials(args, epoch, chunk, peers)) return;
+    if (chunk != ready_chunk && !wait_for_partials(args, epoch, chunk, outputs)) return;
     ready_chunk = chunk;
     load_sum(loader, row_bytes, __ballot_sync(kFullWarp, lane_index() < current.count),
-             part_at(args, current, peers), 1.0f,
+             part_at(args, current, outputs), 1.0f,
              static_cast<char*>(args.call.out) + static_cast<int64_t>(current.token) * row_bytes);
   }
 }
@@ -337,7 +365,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       load_contributions<kExpertMajor>(args, epoch, pipeline, loader);
     // The peers may wait for the last signal, and this rank, in the second half, for the peers.
     if (lane_index() == 0) loader.flush();
-    load_parts<kExpertMajor>(args, epoch, memory.peers, loader);
+    load_parts<kExpertMajor>(args, epoch, memory.outputs, loader);
     if (lane_index() == 0) loader.end();
   } else {
     reduce(memory, role - 1, epoch);

@@ -47,10 +47,11 @@ enum : uint16_t {
   kEnd = 8
 };
 
-// Where a peer's expert outputs for this rank lie.
-struct PeerOutputs {
-  const char* rows;  // NULL: the peer sends partial sums
+// Where the expert outputs of a rank for this one lie.
+struct Outputs {
+  const char* rows;
   uint32_t num_rows;
+  bool in_place;  // they are read there; otherwise the rank sends partial sums
 };
 
 __host__ __device__ constexpr int stage_bytes(int row_bytes) {
@@ -65,13 +66,13 @@ __host__ __device__ constexpr int stage_bytes(int row_bytes) {
 //   reducing         barriers and items of the reducers' ring
 //   forwarding       barriers and items of the forwarder's
 //   signal_arrivals  [kSignalSlots] reducer warps that have come to a signal
-//   peers            [kMaxRanks]
+//   outputs          [kMaxRanks]
 struct PipelineMemory {
   Ring<Contribution> reducing, forwarding;
   int store_stages;
   char* outgoing;
   uint32_t* signal_arrivals;
-  PeerOutputs* peers;
+  Outputs* outputs;
 
   __device__ PipelineMemory(char* memory, int load_stages, int num_store_stages, int stage_bytes)
       : reducing(memory, memory + row_bytes(load_stages, num_store_stages, stage_bytes),
@@ -80,7 +81,7 @@ struct PipelineMemory {
         store_stages(num_store_stages),
         outgoing(memory + load_stages * stage_bytes),
         signal_arrivals(reinterpret_cast<uint32_t*>(forwarding.end())),
-        peers(reinterpret_cast<PeerOutputs*>(signal_arrivals + kSignalSlots)) {}
+        outputs(reinterpret_cast<Outputs*>(signal_arrivals + kSignalSlots)) {}
 
   __host__ __device__ static constexpr int row_bytes(int load_stages, int store_stages,
                                                      int stage_bytes) {
@@ -92,7 +93,7 @@ struct PipelineMemory {
     const int size = row_bytes(load_stages, store_stages, stage_bytes) +
                      Ring<Contribution>::control_bytes(load_stages) +
                      Ring<Contribution>::control_bytes(load_stages + store_stages) +
-                     kSignalSlots * sizeof(uint32_t) + kMaxRanks * sizeof(PeerOutputs);
+                     kSignalSlots * sizeof(uint32_t) + kMaxRanks * sizeof(Outputs);
     return align_up(size, kStageAlignment);
   }
 

@@ -41,14 +41,15 @@ __global__ void __launch_bounds__(kMaxThreads)
 
   const SendMemory sending(shared, context.shape(), blockDim.x / kWarpSize);
   const TokenRange range = tokens_of_warp(args);
-  count_tokens<Index>(args, range, sending.counters + warp_index() * num_counters(context.shape()));
+  const int first_expert = count_tokens<Index>(
+      args, range, sending.counters + warp_index() * num_counters(context.shape()));
   __syncthreads();
   sum_over_warps(args, sending);
   if (!wait_for_blocks(args, epoch)) return;
   if (blockIdx.x == 0 && threadIdx.x == 0) context.state->routing_epoch = epoch;
   sum_over_blocks(args, sending);
   send_headers(args, sending, epoch);
-  send_records<Index>(args, range, sending, epoch);
+  send_records<Index>(args, range, first_expert, sending, epoch);
   signal_records(args, epoch);
 
   if (!wait_for_records(args, epoch)) return;

@@ -124,23 +124,8 @@ __device__ inline void place_sources(const RouteArgs& args, const ReceiveMemory&
   }
 }
 
-// Loads a thread has under way at once.
-constexpr int kLoadsAtOnce = 4;
-
-// use(i, load(i)) for i = first, first + stride, ... below count.
-template <typename Load, typename Use>
-__device__ void for_each_loaded(uint32_t first, uint32_t stride, uint32_t count, Load load,
-                                Use use) {
-  for (uint32_t base = first; base < count; base += kLoadsAtOnce * stride) {
-    decltype(load(0)) loaded[kLoadsAtOnce];
-#pragma unroll
-    for (int j = 0; j < kLoadsAtOnce; ++j)
-      if (base + j * stride < count) loaded[j] = load(base + j * stride);
-#pragma unroll
-    for (int j = 0; j < kLoadsAtOnce; ++j)
-      if (base + j * stride < count) use(base + j * stride, loaded[j]);
-  }
-}
+// Records of which a thread has the loads under way at once.
+constexpr int kRecordsAtOnce = 4;
 
 // Records of one source become absolute; lanes of all parts take every parts * 32nd.
 __device__ inline void receive_rows(const RouteArgs& args, const ReceiveMemory& memory, int source,
@@ -164,17 +149,20 @@ __device__ inline void receive_rows(const RouteArgs& args, const ReceiveMemory& 
     return Loaded{__ldcg(incoming + i),
                   i == 0 ? -1 : static_cast<int>(__ldcg(&incoming[i - 1].x)) / kChunkTokens};
   };
-  for_each_loaded(first, parts * kWarpSize, num_rows, load, [&](uint32_t i, Loaded& loaded) {
-    Row& row = reinterpret_cast<Row&>(loaded.raw);
-    row.first += memory.selection_base[source];
-    rows[i] = loaded.raw;
+  for_each_loaded<kRecordsAtOnce>(first, parts * kWarpSize, num_rows, load,
+                                  [&](uint32_t i, Loaded& loaded) {
+                                    Row& row = reinterpret_cast<Row&>(loaded.raw);
+                                    row.first += memory.selection_base[source];
+                                    rows[i] = loaded.raw;
 
-    // The first row of a chunk is where it begins, and where empty chunks before it begin, too.
-    const int chunk = row.token / kChunkTokens;
-    for (int c = loaded.previous_chunk + 1; c <= chunk; ++c) chunk_rows[c] = row_base + i;
-    if (i == num_rows - 1)
-      for (int c = chunk + 1; c <= num_chunks; ++c) chunk_rows[c] = row_base + num_rows;
-  });
+                                    // The first row of a chunk is where it begins, and where empty chunks before it begin, too.
+                                    const int chunk = row.token / kChunkTokens;
+                                    for (int c = loaded.previous_chunk + 1; c <= chunk; ++c)
+                                      chunk_rows[c] = row_base + i;
+                                    if (i == num_rows - 1)
+                                      for (int c = chunk + 1; c <= num_chunks; ++c)
+                                        chunk_rows[c] = row_base + num_rows;
+                                  });
   if (num_rows == 0)
     for (int c = first; c <= num_chunks; c += parts * kWarpSize) chunk_rows[c] = row_base;
 }
@@ -187,7 +175,7 @@ __device__ inline void receive_selections(const RouteArgs& args, const ReceiveMe
   const uint2* incoming =
       at<uint2>(context.own_window(), context.window_layout.selections_at(epoch, source));
   uint2* selections = at<uint2>(args.routing, context.routing_layout.selections) + base;
-  for_each_loaded(
+  for_each_loaded<kRecordsAtOnce>(
       part * kWarpSize + lane_index(), parts * kWarpSize, count,
       [&](uint32_t i) { return __ldcg(incoming + i); },
       [&](uint32_t i, uint2& raw) {

@@ -74,56 +74,63 @@ __device__ void report_bad_index(const RouteArgs& args, int64_t selection) {
   record->bad_index_ready = 1;
 }
 
-// A warp handles as many tokens at once as it has lanes for their selections, one each.
-struct Lanes {
-  int tokens;         // at once
-  int token, k;       // of this lane; lanes that are left over have a token past the others
-  uint32_t of_token;  // the lanes of this lane's token
+// Which rank hosts an expert: a division by a number that is known only at run time, at the price of a
+// product. (expert + 0.5) / EL is at least 0.5 / EL away from an integer, its rounding error at most
+// 2^-22 * E / EL.
+struct RankOfExpert {
+  float inverse;
 
-  __device__ explicit Lanes(int top_k)
-      : tokens(kWarpSize / top_k), token(lane_index() / top_k), k(lane_index() % top_k) {
-    const uint32_t one_token = top_k == kWarpSize ? kFullWarp : (1u << top_k) - 1;
-    of_token = one_token << (token * top_k);
-  }
-
-  // The expert that the lane's selection has chosen, of the tokens from `first` on.
-  template <typename Index>
-  __device__ int expert(const RouteArgs& args, int first, int end) const {
-    if (token >= tokens || first + token >= end) return kNone;
-    return expert_at<Index>(args, static_cast<int64_t>(first + token) * args.top_k + k);
+  __device__ explicit RankOfExpert(const Shape& shape)
+      : inverse(1.0f / static_cast<float>(shape.num_local_experts())) {}
+  __device__ int operator()(int expert) const {
+    static_assert(kMaxExperts <= 1 << 20);
+    return static_cast<int>((static_cast<float>(expert) + 0.5f) * inverse);
   }
 };
 
-// Counts the warp's tokens.
+// The expert that the lane's selection has chosen, of the tokens from `first` on.
 template <typename Index>
-__device__ void count_tokens(const RouteArgs& args, TokenRange range, uint32_t* memory) {
+__device__ int expert_of_lane(const RouteArgs& args, const SelectionLanes& lanes, int first,
+                              int end) {
+  const int token = first + lanes.group;
+  if (lanes.group >= lanes.groups || token >= end) return kNone;
+  return expert_at<Index>(args, static_cast<int64_t>(token) * args.top_k + lanes.index);
+}
+
+// Counts the warp's tokens. Returns the expert of the lane's first selection, which send_records()
+// begins with.
+template <typename Index>
+__device__ int count_tokens(const RouteArgs& args, TokenRange range, uint32_t* memory) {
   const Shape& shape = args.context.shape();
-  const Lanes lanes(args.top_k);
+  const SelectionLanes lanes(args.top_k);
+  const RankOfExpert rank_of(shape);
   const Counters counters(memory, shape);
   for (int i = lane_index(); i < num_counters(shape); i += kWarpSize) memory[i] = 0;
   __syncwarp();
 
-  int next_expert = lanes.expert<Index>(args, range.begin, range.end);
-  for (int first = range.begin; first < range.end; first += lanes.tokens) {
+  const int first_expert = expert_of_lane<Index>(args, lanes, range.begin, range.end);
+  int next_expert = first_expert;
+  for (int first = range.begin; first < range.end; first += lanes.groups) {
     const int expert = next_expert;
-    next_expert = lanes.expert<Index>(args, first + lanes.tokens, range.end);
-    const int rank = expert >= 0 ? expert / shape.num_local_experts() : kNone;
+    next_expert = expert_of_lane<Index>(args, lanes, first + lanes.groups, range.end);
+    const int rank = expert >= 0 ? rank_of(expert) : kNone;
     const uint32_t same_rank = __match_any_sync(kFullWarp, rank);
     // The first of a token's selections that goes to a rank stands for the row.
     const uint32_t rows = __ballot_sync(
-        kFullWarp, rank != kNone && (same_rank & lanes.of_token & lanes_below()) == 0);
+        kFullWarp, rank != kNone && (same_rank & lanes.of_group & lanes_below()) == 0);
     if (rank != kNone) {
       atomicAdd(&counters.by_expert[expert], 1u);
       if ((same_rank & lanes_below()) == 0) {
         counters.rows[rank] += __popc(same_rank & rows);
         counters.selections[rank] += __popc(same_rank);
       }
-    } else if (lanes.token < lanes.tokens && first + lanes.token < range.end) {
+    } else if (lanes.group < lanes.groups && first + lanes.group < range.end) {
       report_bad_index<Index>(args,
-                              static_cast<int64_t>(first + lanes.token) * args.top_k + lanes.k);
+                              static_cast<int64_t>(first + lanes.group) * args.top_k + lanes.index);
     }
     __syncwarp();
   }
+  return first_expert;
 }
 
 // Makes the counters of each warp start where those of the block's warps before it end, and writes
@@ -141,23 +148,32 @@ __device__ inline void sum_over_warps(const RouteArgs& args, const SendMemory& m
   }
 }
 
+// Counters of which a warp has the loads under way at once.
+constexpr int kCountersAtOnce = 2;
+
 // Adds what the blocks before this one have counted, and finds the totals; lane by block.
 __device__ inline void sum_over_blocks(const RouteArgs& args, const SendMemory& memory) {
   const int entries = num_counters(args.context.shape());
   const int warps = blockDim.x / kWarpSize;
-  for (int i = warp_index(); i < entries; i += warps) {
-    uint32_t before = 0, total = 0;
+  struct Sums {
+    uint32_t before, total;
+  };
+  const auto load = [&](int i) {
+    Sums sums{0, 0};
     for (int block = lane_index(); block < gridDim.x; block += kWarpSize) {
       const uint32_t count =
           __ldcg(args.context.block_counts + static_cast<size_t>(block) * entries + i);
-      if (block < blockIdx.x) before += count;
-      total += count;
+      if (block < blockIdx.x) sums.before += count;
+      sums.total += count;
     }
-    before = warp_sum(before);
-    total = warp_sum(total);
+    return sums;
+  };
+  for_each_loaded<kCountersAtOnce>(warp_index(), warps, entries, load, [&](int i, Sums& sums) {
+    const uint32_t before = warp_sum(sums.before);
+    const uint32_t total = warp_sum(sums.total);
     if (lane_index() < warps) memory.counters[lane_index() * entries + i] += before;
     if (lane_index() == 0) memory.totals[i] = total;
-  }
+  });
   __syncthreads();
 }
 
@@ -184,7 +200,7 @@ __device__ inline void send_headers(const RouteArgs& args, const SendMemory& mem
 
 // Gives a selection its index among those of its expert, in (token, k) order, then sorts each token's
 // by (expert, k); those without an expert come last. By all lanes; returns the lane's after sorting.
-__device__ inline Selection sort_selections(const Lanes& lanes, int top_k, int expert,
+__device__ inline Selection sort_selections(const SelectionLanes& lanes, int top_k, int expert,
                                             const Counters& next, Selection* sorted) {
   const uint32_t same = __match_any_sync(kFullWarp, expert);
   const int before = __popc(same & lanes_below());
@@ -195,12 +211,12 @@ __device__ inline Selection sort_selections(const Lanes& lanes, int top_k, int e
   const uint32_t key = static_cast<uint32_t>(expert);  // kNone is the largest
   int smaller = 0;
   for (int k = 0; k < top_k; ++k) {
-    const uint32_t other = __shfl_sync(kFullWarp, key, lanes.token * top_k + k);
-    smaller += other < key || (other == key && k < lanes.k);
+    const uint32_t other = __shfl_sync(kFullWarp, key, lanes.group * top_k + k);
+    smaller += other < key || (other == key && k < lanes.index);
   }
-  if (lanes.token < lanes.tokens)
-    sorted[lanes.token * top_k + smaller] = {index, static_cast<uint16_t>(expert),
-                                             static_cast<uint16_t>(lanes.k)};
+  if (lanes.group < lanes.groups)
+    sorted[lanes.group * top_k + smaller] = {index, static_cast<uint16_t>(expert),
+                                             static_cast<uint16_t>(lanes.index)};
   __syncwarp();
   const Selection mine = sorted[lane_index()];
   __syncwarp();
@@ -212,30 +228,30 @@ static_assert(kMaxExperts <= kNoExpert);
 
 // Writes the records of sorted tokens, from `first` on, into the windows of their destinations. Lanes
 // with the same destination write neighbouring records.
-__device__ inline void send_tokens(const RouteArgs& args, const Lanes& lanes, int first, int end,
-                                   Selection selection, uint64_t epoch, const Counters& next) {
+__device__ inline void send_tokens(const RouteArgs& args, const SelectionLanes& lanes, int first,
+                                   int end, Selection selection, RankOfExpert rank_of,
+                                   uint64_t epoch, const Counters& next) {
   const KernelContext& context = args.context;
-  const int local_experts = context.shape().num_local_experts();
-  const bool valid = lanes.token < lanes.tokens && selection.expert != kNoExpert;
-  const int rank = valid ? selection.expert / local_experts : kNone;
+  const bool valid = lanes.group < lanes.groups && selection.expert != kNoExpert;
+  const int rank = valid ? rank_of(selection.expert) : kNone;
   const uint32_t same_rank = __match_any_sync(kFullWarp, rank);
   const uint32_t rows =
-      __ballot_sync(kFullWarp, valid && (same_rank & lanes.of_token & lanes_below()) == 0);
-  const int token = first + lanes.token;
+      __ballot_sync(kFullWarp, valid && (same_rank & lanes.of_group & lanes_below()) == 0);
+  const int token = first + lanes.group;
 
   if (valid) {
     void* window = context.windows[rank];
     const uint32_t index = next.selections[rank] + __popc(same_rank & lanes_below());
-    selection.expert -= rank * local_experts;
+    selection.expert -= rank * context.shape().num_local_experts();
     Selection* selections =
         at<Selection>(window, context.window_layout.selections_at(epoch, context.rank));
     reinterpret_cast<uint2*>(selections)[index] = reinterpret_cast<const uint2&>(selection);
     if (rows >> lane_index() & 1) {
       const uint32_t row_index = next.rows[rank] + __popc(same_rank & rows & lanes_below());
-      const uint32_t ordinal = __popc(rows & lanes.of_token & lanes_below());
+      const uint32_t ordinal = __popc(rows & lanes.of_group & lanes_below());
       const Row row{static_cast<uint32_t>(token),
                     index,
-                    static_cast<uint16_t>(__popc(same_rank & lanes.of_token)),
+                    static_cast<uint16_t>(__popc(same_rank & lanes.of_group)),
                     static_cast<uint16_t>(ordinal),
                     static_cast<uint16_t>(context.rank),
                     0};
@@ -252,25 +268,26 @@ __device__ inline void send_tokens(const RouteArgs& args, const Lanes& lanes, in
     next.rows[rank] += __popc(same_rank & rows);
     next.selections[rank] += __popc(same_rank);
   }
-  if (lanes.token < lanes.tokens && lanes.k == 0 && token < end)
+  if (lanes.group < lanes.groups && lanes.index == 0 && token < end)
     at<uint8_t>(args.routing, context.routing_layout.partial_counts)[token] =
-        __popc(rows & lanes.of_token);
+        __popc(rows & lanes.of_group);
   __syncwarp();
 }
 
 template <typename Index>
-__device__ void send_records(const RouteArgs& args, TokenRange range, const SendMemory& memory,
-                             uint64_t epoch) {
-  const Lanes lanes(args.top_k);
+__device__ void send_records(const RouteArgs& args, TokenRange range, int first_expert,
+                             const SendMemory& memory, uint64_t epoch) {
+  const SelectionLanes lanes(args.top_k);
+  const RankOfExpert rank_of(args.context.shape());
   const Counters next(memory.counters + warp_index() * num_counters(args.context.shape()),
                       args.context.shape());
   Selection* sorted = memory.sorted + warp_index() * kWarpSize;
-  int next_expert = lanes.expert<Index>(args, range.begin, range.end);
-  for (int first = range.begin; first < range.end; first += lanes.tokens) {
+  int next_expert = first_expert;
+  for (int first = range.begin; first < range.end; first += lanes.groups) {
     const int expert = next_expert;
-    next_expert = lanes.expert<Index>(args, first + lanes.tokens, range.end);
+    next_expert = expert_of_lane<Index>(args, lanes, first + lanes.groups, range.end);
     const Selection mine = sort_selections(lanes, args.top_k, expert, next, sorted);
-    send_tokens(args, lanes, first, range.end, mine, epoch, next);
+    send_tokens(args, lanes, first, range.end, mine, rank_of, epoch, next);
   }
 }
 
