@@ -14,6 +14,7 @@ void set_current(int device);
 
 void* allocate(size_t bytes);  // on the current device
 void release(void* pointer, size_t bytes);
+void free_unused();                                   // what was released on the current device
 void copy(void* to, const void* from, size_t bytes);  // synchronous
 void fill(void* to, unsigned char byte, size_t bytes);
 

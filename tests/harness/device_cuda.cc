@@ -151,6 +151,15 @@ void release(void* pointer, size_t bytes) {
   pool().blocks[{attributes.device, block_bytes(bytes)}].push_back(pointer);
 }
 
+void free_unused() {
+  std::lock_guard<std::mutex> lock(pool().mutex);
+  for (auto& [place, blocks] : pool().blocks) {
+    if (place.first != current()) continue;
+    for (void* const block : blocks) check(cudaFree(block), "cudaFree");
+    blocks.clear();
+  }
+}
+
 void copy(void* to, const void* from, size_t bytes) {
   copy_on(copy_stream(), to, from, bytes);
   synchronize(copy_stream());

@@ -16,6 +16,7 @@ void set_current(int) { refuse(); }
 
 void* allocate(size_t) { refuse(); }
 void release(void*, size_t) {}
+void free_unused() {}
 void copy(void*, const void*, size_t) { refuse(); }
 void fill(void*, unsigned char, size_t) { refuse(); }
 

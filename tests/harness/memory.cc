@@ -79,6 +79,10 @@ void Buffer::download(void* to, size_t bytes, size_t offset) const {
 
 void Buffer::fill(unsigned char byte) { harness::fill(backend_, data_, byte, bytes_); }
 
+void free_unused_memory(hepBackend_t backend) {
+  if (backend == hepBackendCuda) device::free_unused();
+}
+
 GuardedBuffer::GuardedBuffer(hepBackend_t backend, size_t bytes)
     : backend_(backend), bytes_(bytes), buffer_(backend, bytes == 0 ? 0 : bytes + 2 * kGuardBytes) {
   buffer_.fill(kCanary);

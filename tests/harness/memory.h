@@ -49,6 +49,10 @@ class Buffer {
   void* data_ = nullptr;
 };
 
+// Frees what was given back on the current device, for a program whose next buffers have other sizes.
+// No kernel of any rank may be running.
+void free_unused_memory(hepBackend_t backend);
+
 // A buffer between two canaries.
 class GuardedBuffer {
  public:
