@@ -4,12 +4,11 @@
 #include <algorithm>
 #include <cstring>
 
+#include "parallel.h"
 #include "require.h"
 
 namespace perf {
 namespace {
-
-constexpr int64_t kStagingBytes = int64_t{16} << 20;
 
 template <typename T>
 int64_t count_different(const T* a, const T* b, int64_t count) {
@@ -21,18 +20,8 @@ int64_t count_different(const T* a, const T* b, int64_t count) {
 
 }  // namespace
 
-Checker::Checker(const Job& job, int rank) : job_(job), rank_(rank) {
-  if (job.backend == hepBackendCuda) {
-    pinned_ = std::make_unique<PinnedMemory>(kStagingBytes);
-    staging_ = pinned_->data();
-  } else {
-    plain_.resize(kStagingBytes);
-    staging_ = plain_.data();
-  }
-}
-
 int64_t Checker::routing(hepRouting_t routing, hepStream_t stream) const {
-  const reference::Arrivals& expected = job_.routing.at(rank_);
+  const reference::Arrivals& expected = job_.routing().at(rank_);
   std::vector<int32_t> tokens_per_expert(expected.tokens_per_expert.size(), -1);
   hepRoutingCounts_t counts = HEP_ROUTING_COUNTS_INITIALIZER;
   counts.tokens_per_expert = tokens_per_expert.data();
@@ -53,33 +42,35 @@ int64_t Checker::routing(hepRouting_t routing, hepStream_t stream) const {
 template <typename T, typename Expected>
 int64_t Checker::compare(const T* rows, int64_t count, int64_t columns, Expected expected) {
   const int64_t row_bytes = columns * sizeof(T);
-  const int64_t rows_at_once = kStagingBytes / row_bytes;
+  const int64_t rows_at_once = Session::kStagingBytes / row_bytes;
+  char* const staging = session_.staging();
   int64_t wrong = 0;
   for (int64_t first = 0; first < count; first += rows_at_once) {
     const int64_t taken = std::min(rows_at_once, count - first);
-    harness::download(job_.backend, staging_, rows + first * columns, taken * row_bytes);
+    harness::download(job_.backend, staging, rows + first * columns, taken * row_bytes);
     for (int64_t i = 0; i < taken; ++i) {
-      const T* const actual = reinterpret_cast<const T*>(staging_ + i * row_bytes);
+      const T* const actual = reinterpret_cast<const T*>(staging + i * row_bytes);
       wrong += count_different<T>(actual, expected(first + i), columns);
     }
   }
   return wrong;
 }
 
-int64_t Checker::dispatch(hepLayout_t layout, int call, const DispatchResult& result) {
-  const reference::Arrivals& arrivals = job_.routing.at(rank_);
+int64_t Checker::dispatch(hepLayout_t layout, int64_t first_token, const DispatchResult& result) {
+  const reference::Arrivals& arrivals = job_.routing().at(rank_);
   const int64_t rows = arrivals.num_rows(layout);
-  const int64_t first_token = token_slots(job_).first_row(call);
-  const std::vector<uint16_t> padding(job_.options.hidden, 0);
-  int64_t wrong = compare(result.rows, rows, job_.options.hidden, [&](int64_t place) {
+  std::vector<int32_t> starts;
+  for (int64_t place = 0; place < rows; ++place) {
     const reference::Row row = reference::row_at(arrivals, layout, place);
-    if (row.source < 0) return padding.data();
-    return job_.workload.row(Matrix::kTokens, row.source, first_token + row.token);
-  });
+    starts.push_back(row.source < 0
+                         ? kZeroRow
+                         : row_start(Matrix::kTokens, row.source, first_token + row.token));
+  }
+  int64_t wrong = session_.rows.count_wrong(result.rows, starts, job_.shape.hidden);
 
   // The small arrays: in the flat layout a value for each selection, otherwise one a row.
   const bool flat = layout == hepLayoutFlat;
-  const int columns = flat ? job_.options.top_k : 1;
+  const int columns = flat ? job_.shape.top_k : 1;
   const auto for_selections = [&](int64_t place, const auto& set) {
     const reference::Row row = reference::row_at(arrivals, layout, place);
     for (int i = 0; i < row.count; ++i) {
@@ -91,7 +82,7 @@ int64_t Checker::dispatch(hepLayout_t layout, int call, const DispatchResult& re
     wrong += compare(result.row_weights, rows, columns, [&](int64_t place) {
       std::fill(weights.begin(), weights.end(), 0.0f);
       for_selections(place, [&](int column, const reference::Selection& selection) {
-        weights[column] = reference::weight_of(job_.weight_pointers, job_.options.top_k, selection);
+        weights[column] = reference::weight_of(job_.weight_pointers, job_.shape.top_k, selection);
       });
       return weights.data();
     });
@@ -109,34 +100,60 @@ int64_t Checker::dispatch(hepLayout_t layout, int call, const DispatchResult& re
   return wrong;
 }
 
-int64_t Checker::combine(hepLayout_t layout, int call, const uint16_t* out) {
-  const std::vector<uint16_t>& expected = expected_combine(layout, call);
-  return compare(out, job_.options.tokens, job_.options.hidden,
-                 [&](int64_t token) { return &expected[token * job_.options.hidden]; });
+int64_t Checker::all_tokens(const uint16_t* rows) {
+  std::vector<int32_t> starts;
+  for (int rank = 0; rank < job_.num_ranks; ++rank) {
+    for (int token = 0; token < job_.shape.tokens; ++token) {
+      starts.push_back(row_start(Matrix::kTokens, rank, token));
+    }
+  }
+  return session_.rows.count_wrong(rows, starts, job_.shape.hidden);
 }
 
-const std::vector<uint16_t>& Checker::expected_combine(hepLayout_t layout, int call) {
+int64_t Checker::combine(hepLayout_t layout, int call, const uint16_t* out) {
   std::vector<uint16_t>& expected = expected_combine_[layout];
-  if (!expected.empty()) return expected;
-  std::vector<int64_t> first_row;
-  for (int rank = 0; rank < job_.num_ranks; ++rank) {
-    first_row.push_back(expert_slots(job_, layout, rank).first_row(call));
+  if (expected.empty()) {
+    std::vector<int64_t> first_row;
+    for (int rank = 0; rank < job_.num_ranks; ++rank) {
+      first_row.push_back(expert_slots(job_, layout, rank).first_row(call));
+    }
+    expected = expected_combine(layout, [&](int rank, int64_t place) {
+      return job_.row(Matrix::kExpertOutputs, rank, first_row[rank] + place);
+    });
   }
-  const auto row = [&](int rank, int64_t place) {
-    return job_.workload.row(Matrix::kExpertOutputs, rank, first_row[rank] + place);
-  };
+  return compare_combined(expected, out);
+}
+
+int64_t Checker::layer(hepLayout_t layout, int64_t first_token, const uint16_t* out) {
+  std::vector<uint16_t>& expected = expected_layer_[layout];
+  if (expected.empty()) {
+    expected = expected_combine(layout, [&](int rank, int64_t place) {
+      const reference::Row row = reference::row_at(job_.routing().at(rank), layout, place);
+      return job_.row(Matrix::kTokens, row.source, first_token + row.token);
+    });
+  }
+  return compare_combined(expected, out);
+}
+
+int64_t Checker::compare_combined(const std::vector<uint16_t>& expected, const uint16_t* out) {
+  const int64_t hidden = job_.shape.hidden;
+  return compare(out, job_.shape.tokens, hidden,
+                 [&](int64_t token) { return &expected[token * hidden]; });
+}
+
+std::vector<uint16_t> Checker::expected_combine(hepLayout_t layout, const RowOf& row) const {
   const bool weighted = job_.weight_mode(layout) == hepWeightsDispatched;
   const auto weight = [&](int rank, int64_t place) {
     if (!weighted) return 1.0f;
-    return reference::dispatched_weight(job_.weight_pointers, job_.options.top_k,
-                                        reference::row_at(job_.routing.at(rank), layout, place));
+    return reference::dispatched_weight(job_.weight_pointers, job_.shape.top_k,
+                                        reference::row_at(job_.routing().at(rank), layout, place));
   };
-  const int hidden = job_.options.hidden;
-  expected.resize(static_cast<size_t>(job_.options.tokens) * hidden);
-  for (int64_t token = 0; token < job_.options.tokens; ++token) {
-    reference::combine_token(job_.routing, layout, rank_, token, hidden, row, weight,
+  const int64_t hidden = job_.shape.hidden;
+  std::vector<uint16_t> expected(job_.shape.tokens * hidden);
+  parallel_for(job_.shape.tokens, job_.num_ranks, [&](int64_t token) {
+    reference::combine_token(job_.routing(), layout, rank_, token, hidden, row, weight,
                              &expected[token * hidden]);
-  }
+  });
   return expected;
 }
 

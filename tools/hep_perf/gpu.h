@@ -6,6 +6,7 @@
 #include <hybridep.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -33,6 +34,21 @@ class Gate {
   struct State;
   std::shared_ptr<State> state_;
 };
+
+// Rows that are stretches of a table of values; all pointers are memory of the current device.
+struct GpuRows {
+  const uint16_t* values;
+  const int32_t* starts;  // [count] in the values; -1: a row of zeros
+  int64_t count;
+  int hidden;
+};
+// Both wait until the stream is done.
+void fill_rows(const GpuRows& expected, uint16_t* rows, hepStream_t stream);
+int64_t count_wrong_rows(const GpuRows& expected, const uint16_t* rows, unsigned long long* counter,
+                         hepStream_t stream);
+
+// An empty kernel with 2 KiB of arguments, by a bare launch: what enqueuing a kernel costs at least.
+void launch_empty_kernel(hepStream_t stream);
 
 // Host memory that a GPU reads and writes at full speed.
 class PinnedMemory {

@@ -8,6 +8,7 @@
 
 #include "cuda_check.h"
 #include "gpu.h"
+#include "row_kernels.h"
 
 namespace perf {
 namespace {
@@ -64,6 +65,26 @@ void Gate::open() {
   std::lock_guard<std::mutex> lock(state_->mutex);
   state_->is_open = true;
   state_->changed.notify_all();
+}
+
+void fill_rows(const GpuRows& expected, uint16_t* rows, hepStream_t stream) {
+  check(launch_fill_rows(expected, rows, stream), "fill rows");
+  check(cudaStreamSynchronize(stream), "fill rows");
+}
+
+int64_t count_wrong_rows(const GpuRows& expected, const uint16_t* rows, unsigned long long* counter,
+                         hepStream_t stream) {
+  unsigned long long count = 0;
+  check(cudaMemsetAsync(counter, 0, sizeof *counter, stream), "cudaMemsetAsync");
+  check(launch_count_wrong_rows(expected, rows, counter, stream), "count wrong rows");
+  check(cudaMemcpyAsync(&count, counter, sizeof count, cudaMemcpyDeviceToHost, stream),
+        "cudaMemcpyAsync");
+  check(cudaStreamSynchronize(stream), "count wrong rows");
+  return static_cast<int64_t>(count);
+}
+
+void launch_empty_kernel(hepStream_t stream) {
+  check(launch_empty(stream), "launch of an empty kernel");
 }
 
 PinnedMemory::PinnedMemory(size_t bytes) {

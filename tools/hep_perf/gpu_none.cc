@@ -6,15 +6,26 @@
 #include "gpu.h"
 
 namespace perf {
+namespace {
+
+[[noreturn]] void refuse() { throw std::runtime_error("built without CUDA"); }
+
+}  // namespace
 
 struct Gate::State {};
 
 GpuInfo gpu_info() { return GpuInfo(); }
 
-Gate::Gate(hepStream_t) { throw std::runtime_error("built without CUDA"); }
+Gate::Gate(hepStream_t) { refuse(); }
 void Gate::open() {}
 
-PinnedMemory::PinnedMemory(size_t) { throw std::runtime_error("built without CUDA"); }
+void fill_rows(const GpuRows&, uint16_t*, hepStream_t) { refuse(); }
+int64_t count_wrong_rows(const GpuRows&, const uint16_t*, unsigned long long*, hepStream_t) {
+  refuse();
+}
+void launch_empty_kernel(hepStream_t) { refuse(); }
+
+PinnedMemory::PinnedMemory(size_t) { refuse(); }
 PinnedMemory::~PinnedMemory() = default;
 
 Ceilings measure_ceilings(int, const std::vector<int>&) {

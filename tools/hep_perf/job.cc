@@ -10,13 +10,14 @@ constexpr int64_t kCacheBytes = int64_t{128} << 20;  // more than twice the L2 c
 constexpr int kMaxSlots = 256;
 constexpr int64_t kOverlapStride = 16;
 
-reference::Routing make_routing(const Options& options, const Workload& workload, int num_ranks) {
+reference::Routing make_routing(const Options& options, const Shape& shape,
+                                const Workload& workload, int set, int num_ranks) {
   std::vector<reference::Batch> batches;
   for (int rank = 0; rank < num_ranks; ++rank) {
-    const std::vector<int32_t>& indices = workload.indices(0, rank);
-    batches.push_back({options.tokens, {indices.begin(), indices.end()}});
+    const std::vector<int32_t>& indices = workload.indices(set, rank);
+    batches.push_back({shape.tokens, {indices.begin(), indices.end()}});
   }
-  return reference::Routing(options.experts, options.top_k, options.alignment, batches);
+  return reference::Routing(options.experts, shape.top_k, options.alignment, batches);
 }
 
 // How many slots of so many rows exceed the cache.
@@ -31,14 +32,23 @@ Slots input_slots(const Job& job, int64_t rows) {
   return {rows, count == 1 ? kOverlapStride : rows, std::max(2, count)};
 }
 
+// What the largest case takes.
 int64_t heap_bytes(const Job& job) {
-  const auto& memories = job.options.memories;
+  const Options& options = job.options;
+  const auto& memories = options.memories;
   if (std::find(memories.begin(), memories.end(), Memory::kHeap) == memories.end()) return 0;
   constexpr int64_t kSlack = int64_t{1} << 20;
-  int64_t rows = token_slots(job).total_rows();
-  for (const hepLayout_t layout : job.options.layouts) {
+  const bool layers =
+      options.measures(Operation::kLayer) || options.measures(Operation::kLayerGraph);
+  int64_t rows = options.measures(Operation::kDispatch) ? token_slots(job).total_rows() : 0;
+  for (const hepLayout_t layout : options.layouts) {
     for (int rank = 0; rank < job.num_ranks; ++rank) {
-      rows = std::max(rows, expert_slots(job, layout, rank).total_rows());
+      if (options.measures(Operation::kCombine)) {
+        rows = std::max(rows, expert_slots(job, layout, rank).total_rows());
+      }
+      if (layers) {
+        rows = std::max(rows, batch_slots(job).total_rows() + batch_capacity(job, layout, rank));
+      }
     }
   }
   return rows * job.row_bytes() + kSlack;
@@ -46,41 +56,47 @@ int64_t heap_bytes(const Job& job) {
 
 }  // namespace
 
-Job::Job(const Options& given, hepBackend_t backend, int num_ranks)
+Job::Job(const Options& given, const Shape& shape, const std::vector<uint16_t>& values,
+         hepBackend_t backend, int num_ranks)
     : options(given),
+      shape(shape),
+      values(values),
       backend(backend),
       num_ranks(num_ranks),
-      workload(given, num_ranks),
-      routing(make_routing(given, workload, num_ranks)) {
+      workload(shape, given.experts, given.seed, num_ranks) {
+  for (int set = 0; set < 2; ++set) {
+    routings.push_back(make_routing(options, shape, workload, set, num_ranks));
+  }
   for (int rank = 0; rank < num_ranks; ++rank) weights.push_back(workload.weights(rank));
   for (const auto& mine : weights) {
     weight_pointers.push_back(options.weights ? mine.data() : nullptr);
   }
 }
 
-hepConfig_t Job::config(int sms) const {
+hepConfig_t Job::config(int sms, const Tuning& tuning) const {
   hepConfig_t config = HEP_CONFIG_INITIALIZER;
   config.backend = backend;
-  config.max_tokens = options.tokens;
-  config.hidden = options.hidden;
+  config.max_tokens = shape.tokens;
+  config.hidden = shape.hidden;
   config.num_experts = options.experts;
-  config.max_top_k = options.top_k;
+  config.max_top_k = shape.top_k;
   config.timeout_ms = options.timeout_ms;
   config.sm_budget = sms;
   config.heap_bytes = heap_bytes(*this);
+  tuning.apply(&config);
   return config;
 }
 
 double Job::mean_rows() const {
   size_t rows = 0;
-  for (int rank = 0; rank < num_ranks; ++rank) rows += routing.at(rank).rows.size();
+  for (int rank = 0; rank < num_ranks; ++rank) rows += routing().at(rank).rows.size();
   return static_cast<double>(rows) / num_ranks;
 }
 
 double Job::mean_remote_rows() const {
   int64_t rows = 0;
   for (int rank = 0; rank < num_ranks; ++rank) {
-    const auto& all = routing.at(rank).rows;
+    const auto& all = routing().at(rank).rows;
     rows += std::count_if(all.begin(), all.end(),
                           [=](const reference::FlatRow& row) { return row.source != rank; });
   }
@@ -91,10 +107,10 @@ hepWeightMode_t Job::weight_mode(hepLayout_t layout) const {
   return options.weights && layout != hepLayoutFlat ? hepWeightsDispatched : hepWeightsNone;
 }
 
-Slots token_slots(const Job& job) { return input_slots(job, job.options.tokens); }
+Slots token_slots(const Job& job) { return input_slots(job, job.shape.tokens); }
 
 Slots expert_slots(const Job& job, hepLayout_t layout, int rank) {
-  return input_slots(job, job.routing.at(rank).num_rows(layout));
+  return input_slots(job, job.routing().at(rank).num_rows(layout));
 }
 
 Slots output_slots(const Job& job, int64_t rows, const Slots& inputs) {
@@ -102,6 +118,13 @@ Slots output_slots(const Job& job, int64_t rows, const Slots& inputs) {
   // An output slot must meet another input slot each time it is used.
   if (count % inputs.count == 0) ++count;
   return {rows, rows, count};
+}
+
+Slots batch_slots(const Job& job) { return {job.shape.tokens, job.shape.tokens, 2}; }
+
+int64_t batch_capacity(const Job& job, hepLayout_t layout, int rank) {
+  return std::max(job.routings[0].at(rank).num_rows(layout),
+                  job.routings[1].at(rank).num_rows(layout));
 }
 
 }  // namespace perf

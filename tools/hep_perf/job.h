@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What all ranks of a process share, read-only: the options, everybody's inputs, and what the
+// What all ranks of a process share, read-only: one shape's inputs of everybody, and what the
 // reference says must arrive where.
 #pragma once
 
@@ -18,10 +18,12 @@ constexpr int64_t kElementBytes = 2;  // BF16
 constexpr const char* kTypeName = "bf16";
 
 struct Job {
-  Job(const Options& options, hepBackend_t backend, int num_ranks);
+  // `values`, from make_values(), is kept by reference.
+  Job(const Options& options, const Shape& shape, const std::vector<uint16_t>& values,
+      hepBackend_t backend, int num_ranks);
 
-  int64_t row_bytes() const { return options.hidden * kElementBytes; }
-  hepConfig_t config(int sms) const;
+  int64_t row_bytes() const { return shape.hidden * kElementBytes; }
+  hepConfig_t config(int sms, const Tuning& tuning) const;
 
   // Flat rows that a rank receives, mean of the ranks: all, and those of other ranks.
   double mean_rows() const;
@@ -29,13 +31,22 @@ struct Job {
 
   hepWeightMode_t weight_mode(hepLayout_t layout) const;
 
+  // [hidden] of a row of a rank's matrix.
+  const uint16_t* row(Matrix matrix, int rank, int64_t row) const {
+    return &values[row_start(matrix, rank, row)];
+  }
+
+  const reference::Routing& routing() const { return routings[0]; }
+
   Options options;
+  Shape shape;
+  const std::vector<uint16_t>& values;
   hepBackend_t backend;
   int num_ranks;
   Workload workload;
-  std::vector<std::vector<float>> weights;  // [rank][T][K]
-  reference::Weights weight_pointers;       // the same, for the reference
-  reference::Routing routing;
+  std::vector<std::vector<float>> weights;   // [rank][T][K]
+  reference::Weights weight_pointers;        // the same, for the reference
+  std::vector<reference::Routing> routings;  // of both sets of indices
 };
 
 // Consecutive calls use consecutive slots of a buffer, so that on a GPU they do not find the last
@@ -53,5 +64,9 @@ struct Slots {
 Slots token_slots(const Job& job);                                 // x
 Slots expert_slots(const Job& job, hepLayout_t layout, int rank);  // y
 Slots output_slots(const Job& job, int64_t rows, const Slots& inputs);
+
+// Of a layer: x of two batches, and room for what either brings to a rank.
+Slots batch_slots(const Job& job);
+int64_t batch_capacity(const Job& job, hepLayout_t layout, int rank);
 
 }  // namespace perf

@@ -4,11 +4,11 @@
 
 #include <getopt.h>
 
-#include <cerrno>
-#include <climits>
-#include <cstdlib>
+#include <algorithm>
 #include <functional>
 #include <sstream>
+
+#include "parse.h"
 
 namespace perf {
 namespace {
@@ -23,22 +23,9 @@ struct Option {
   Setter set;
 };
 
-bool parse_number(const char* text, int64_t low, int64_t high, int64_t* value) {
-  char* end = nullptr;
-  errno = 0;
-  const long long number = std::strtoll(text, &end, 10);
-  if (errno != 0 || end == text || *end != '\0' || number < low || number > high) return false;
-  *value = number;
-  return true;
-}
-
 Setter number(int Options::*field, int low) {
-  return [=](Options* options, const char* text) {
-    int64_t value;
-    if (!parse_number(text, low, INT_MAX, &value)) return false;
-    options->*field = static_cast<int>(value);
-    return true;
-  };
+  return
+      [=](Options* options, const char* text) { return parse_int(text, low, &(options->*field)); };
 }
 
 Setter text(std::string Options::*field) {
@@ -55,14 +42,13 @@ Setter flag(bool Options::*field, bool value) {
   };
 }
 
-template <typename T>
-struct Name {
-  const char* name;
-  T value;
-};
-
 constexpr Name<hepBackend_t> kBackends[] = {
     {"auto", hepBackendAuto}, {"cuda", hepBackendCuda}, {"host", hepBackendHost}};
+constexpr Name<Operation> kOperations[] = {{"routing", Operation::kRouting},
+                                           {"dispatch", Operation::kDispatch},
+                                           {"combine", Operation::kCombine},
+                                           {"layer", Operation::kLayer},
+                                           {"layer-graph", Operation::kLayerGraph}};
 constexpr Name<hepLayout_t> kLayouts[] = {{"flat", hepLayoutFlat},
                                           {"expert-major", hepLayoutExpertMajor}};
 constexpr Name<Memory> kMemories[] = {{"heap", Memory::kHeap}, {"any", Memory::kAny}};
@@ -72,59 +58,34 @@ constexpr Name<Distribution> kRoutings[] = {{"uniform", Distribution::kUniform},
                                             {"zipf", Distribution::kZipf}};
 
 template <typename T, size_t N>
-bool find_value(const Name<T> (&names)[N], const std::string& name, T* value) {
-  for (const Name<T>& candidate : names) {
-    if (name != candidate.name) continue;
-    *value = candidate.value;
-    return true;
-  }
-  return false;
-}
-
-template <typename T, size_t N>
-const char* find_name(const Name<T> (&names)[N], T value) {
-  for (const Name<T>& candidate : names) {
-    if (value == candidate.value) return candidate.name;
-  }
-  return "?";
-}
-
-template <typename T, size_t N>
 Setter choice(T Options::*field, const Name<T> (&names)[N]) {
   return [=, &names](Options* options, const char* name) {
     return find_value(names, name, &(options->*field));
   };
 }
 
-template <typename T>
-Setter list(std::vector<T> Options::*field, std::function<bool(const std::string&, T*)> parse) {
-  return [=](Options* options, const char* text) {
-    std::vector<T> values;
-    std::istringstream stream(text);
-    for (std::string item; std::getline(stream, item, ',');) {
-      T value;
-      if (!parse(item, &value)) return false;
-      values.push_back(value);
-    }
-    options->*field = values;
-    return !values.empty();
+template <typename T, size_t N>
+Setter choices(std::vector<T> Options::*field, const Name<T> (&names)[N]) {
+  return [=, &names](Options* options, const char* text) {
+    return parse_list<T>(text, &(options->*field), [&](const std::string& name, T* value) {
+      return find_value(names, name, value);
+    });
   };
 }
 
-template <typename T, size_t N>
-Setter choices(std::vector<T> Options::*field, const Name<T> (&names)[N]) {
-  return list<T>(field, [&names](const std::string& name, T* value) {
-    return find_value(names, name, value);
-  });
+Setter numbers(std::vector<int> Options::*field) {
+  return [=](Options* options, const char* text) {
+    return parse_list<int>(text, &(options->*field), [](const std::string& item, int* value) {
+      return parse_int(item.c_str(), 1, value);
+    });
+  };
 }
 
-Setter numbers(std::vector<int> Options::*field) {
-  return list<int>(field, [](const std::string& text, int* value) {
-    int64_t number;
-    if (!parse_number(text.c_str(), 1, INT_MAX, &number)) return false;
-    *value = static_cast<int>(number);
-    return true;
-  });
+bool add_vary(Options* options, const char* text) {
+  Vary vary;
+  if (!parse_vary(text, &vary)) return false;
+  options->vary.push_back(vary);
+  return true;
 }
 
 bool set_seed(Options* options, const char* text) {
@@ -147,13 +108,19 @@ const std::vector<Option>& table() {
        number(&Options::ranks, 1)},
       {'b', "backend", "NAME", "auto, cuda or host (default: auto)",
        choice(&Options::backend, kBackends)},
-      {'t', "tokens", "N", "tokens a rank (default: 4096; host: 256)", number(&Options::tokens, 1)},
-      {'H', "hidden", "N", "elements of a row (default: 7168; host: 1024)",
-       number(&Options::hidden, 1)},
-      {'k', "top-k", "N", "experts a token selects (default: 8; host: 4)",
-       number(&Options::top_k, 1)},
+      {'t', "tokens", "LIST", "tokens a rank (default: 4096; host: 256)",
+       numbers(&Options::tokens)},
+      {'H', "hidden", "LIST", "elements of a row (default: 7168; host: 1024)",
+       numbers(&Options::hidden)},
+      {'k', "top-k", "LIST", "experts a token selects (default: 8; host: 4)",
+       numbers(&Options::top_k)},
+      {'d', "routing", "LIST", "uniform, hot-rank, hot-expert, zipf (default: uniform)",
+       choices(&Options::routings, kRoutings)},
       {'e', "experts", "N", "experts in all (default: 8 a rank; host: 4 a rank)",
        number(&Options::experts, 1)},
+      {'o', "operations", "LIST",
+       "routing, dispatch, combine, layer, layer-graph (default: all; host: without the last)",
+       choices(&Options::operations, kOperations)},
       {'l', "layouts", "LIST", "flat, expert-major (default: both)",
        choices(&Options::layouts, kLayouts)},
       {'s', "sms", "LIST",
@@ -164,14 +131,16 @@ const std::vector<Option>& table() {
        "any)",
        choices(&Options::memories, kMemories)},
       {'i', "in-place", nullptr, "the same as --memory heap", set_in_place},
-      {'n', "iterations", "N", "timed calls a case (default: 50; host: 20)",
+      {'v', "vary", "FIELD=LIST",
+       "try each value of a tuning field of hepConfig_t, such as dispatch_stages=4,8, besides the "
+       "library's choice; fields of several --vary are crossed",
+       add_vary},
+      {'n', "iterations", "N", "timed calls a case (default: 30; host: 20)",
        number(&Options::iterations, 1)},
-      {'w', "warmup", "N", "untimed calls before them (default: 10; host: 3)",
+      {'w', "warmup", "N", "untimed calls before them (default: 5; host: 3)",
        number(&Options::warmup, 0)},
       {'a', "alignment", "N", "rows to which an expert's block is aligned (default: 1)",
        number(&Options::alignment, 1)},
-      {'d', "routing", "NAME", "uniform, hot-rank, hot-expert or zipf (default: uniform)",
-       choice(&Options::routing, kRoutings)},
       {'S', "seed", "N", "seed of routing, rows and weights (default: 1)", set_seed},
       {'T', "timeout-ms", "N", "bound of every wait (default: the library's)",
        number(&Options::timeout_ms, 1)},
@@ -180,10 +149,16 @@ const std::vector<Option>& table() {
       {'C', "commit", "TEXT", "what was built, for the JSON file", text(&Options::commit)},
       {'W', "no-weights", nullptr, "dispatch rows alone; combine is a plain sum",
        flag(&Options::weights, false)},
+      {'B', "baselines", nullptr,
+       "time NCCL as well: an all-to-all of the rows that the flat layout moves, and an all-gather "
+       "of all tokens (cuda; $HEP_NCCL_LIBRARY or libnccl.so.2)",
+       flag(&Options::baselines, true)},
       {'c', "no-check", nullptr, "do not compare results with the reference",
        flag(&Options::check, false)},
       {'x', "no-ceilings", nullptr, "do not measure what the links give",
        flag(&Options::ceilings, false)},
+      {'K', "no-kernel-time", nullptr, "do not trace kernels, which needs CUPTI (libcupti.so)",
+       flag(&Options::kernel_time, false)},
       {'h', "help", nullptr, "print this text", flag(&Options::help, true)},
   };
   return options;
@@ -196,16 +171,24 @@ Routings, all with distinct experts in a token:
   hot-expert  every token selects expert 0
   zipf        the p-th most wanted expert is wanted in proportion to 1 / p
 
-A case is one API call on a cached routing, between CUDA events on its stream (host: by the clock).
-Dispatch carries weights; combine is a plain sum in the flat layout and multiplies by the dispatched
-weights in the expert-major layout.
+Lists of tokens, hidden, top-k and routing are crossed; each combination is measured with each SM
+budget. A case is one API call on a cached routing, between CUDA events on its stream (host: by the
+clock). Dispatch carries weights; combine is a plain sum in the flat layout and multiplies by the
+dispatched weights in the expert-major layout. A layer is a routing update, a dispatch and a combine
+of what it gave, alternating between two batches; layer-graph is the same as a captured CUDA graph.
   median, min  microseconds; the time of an iteration is that of its slowest rank
+  kernel us    the kernels alone, without copies and launch gaps (CUPTI, in a pass of its own);
+               median, an iteration counting as long as on its slowest rank
+  host us      what the host takes to enqueue it, median of all ranks; the header tells what a bare
+               launch of an empty kernel with 2 KiB of arguments takes
   alg GB/s     bytes of the flat rows that a rank receives, its own included (mean of the ranks),
                over the median; in both layouts and both directions, so that figures compare
   NVLink GB/s  the same without the rank's own rows: what crosses NVLink (host: between ranks)
   ceiling      NVLink GB/s of the faster of TMA load from and TMA store to peers with the SM budget
                of the case, all GPUs at once, measured in the same run
   wrong        values of all ranks that differ from the reference; must be 0
+With --vary, the last lines name the best values for each case and how far the default is from them;
+values that the library refuses are named and left out.
 The exit status is 0 if every call succeeded and no value is wrong.
 )";
 
@@ -249,39 +232,72 @@ bool resolve_defaults(hepBackend_t backend, int num_ranks, Options* options, std
   const auto fill = [](int* field, int value) {
     if (*field == 0) *field = value;
   };
-  fill(&options->tokens, cuda ? 4096 : 256);
-  fill(&options->hidden, cuda ? 7168 : 1024);
-  fill(&options->top_k, cuda ? 8 : 4);
+  const auto fill_list = [](std::vector<int>* list, int value) {
+    if (list->empty()) *list = {value};
+  };
+  fill_list(&options->tokens, cuda ? 4096 : 256);
+  fill_list(&options->hidden, cuda ? 7168 : 1024);
+  fill_list(&options->top_k, cuda ? 8 : 4);
   fill(&options->experts, num_ranks * (cuda ? 8 : 4));
-  fill(&options->iterations, cuda ? 50 : 20);
+  fill(&options->iterations, cuda ? 30 : 20);
   if (options->warmup < 0) options->warmup = cuda ? 10 : 3;
   if (options->sms.empty()) options->sms = cuda ? std::vector<int>{8, 16, 24} : std::vector<int>{0};
   if (options->memories.empty()) {
     options->memories =
         cuda ? std::vector<Memory>{Memory::kHeap, Memory::kAny} : std::vector<Memory>{Memory::kAny};
   }
-  if (options->top_k > options->experts) {
-    *error = "--top-k " + std::to_string(options->top_k) + " is more than --experts " +
+  if (options->operations.empty()) {
+    options->operations = {Operation::kRouting, Operation::kDispatch, Operation::kCombine,
+                           Operation::kLayer};
+    if (cuda) options->operations.push_back(Operation::kLayerGraph);
+  }
+  if (!cuda && options->measures(Operation::kLayerGraph)) {
+    *error = "--operations layer-graph needs the cuda backend";
+    return false;
+  }
+  const int most = *std::max_element(options->top_k.begin(), options->top_k.end());
+  if (most > options->experts) {
+    *error = "--top-k " + std::to_string(most) + " is more than --experts " +
              std::to_string(options->experts) + ": a token selects distinct experts";
     return false;
   }
   return true;
 }
 
+bool Options::measures(Operation operation) const {
+  return std::find(operations.begin(), operations.end(), operation) != operations.end();
+}
+
+std::vector<Shape> shapes(const Options& options) {
+  std::vector<Shape> all;
+  for (const int hidden : options.hidden) {
+    for (const int tokens : options.tokens) {
+      for (const int top_k : options.top_k) {
+        for (const Distribution routing : options.routings) {
+          all.push_back({tokens, hidden, top_k, routing});
+        }
+      }
+    }
+  }
+  return all;
+}
+
 std::string help_text() {
   std::ostringstream text;
-  text << "hep_perf: times dispatch and combine, and compares their results with a reference\n"
+  text << "hep_perf: times routing, dispatch and combine, and compares their results with a "
+          "reference\n"
           "Usage: [mpirun -np N] hep_perf [options]\n\n";
   for (const Option& entry : table()) {
     std::string names = std::string("  -") + entry.short_name + ", --" + entry.long_name;
     if (entry.argument) names += std::string(" ") + entry.argument;
-    names.resize(names.size() < 24 ? 24 : names.size() + 1, ' ');
+    names.resize(names.size() < 26 ? 26 : names.size() + 1, ' ');
     text << names << entry.help << '\n';
   }
   text << kDefinitions;
   return text.str();
 }
 
+const char* operation_name(Operation operation) { return find_name(kOperations, operation); }
 const char* layout_name(hepLayout_t layout) { return find_name(kLayouts, layout); }
 const char* memory_name(Memory memory) { return find_name(kMemories, memory); }
 const char* routing_name(Distribution routing) { return find_name(kRoutings, routing); }

@@ -8,34 +8,46 @@
 #include <string>
 #include <vector>
 
+#include "tuning.h"
+
 namespace perf {
 
 enum class Memory { kHeap, kAny };
 enum class Distribution { kUniform, kHotRank, kHotExpert, kZipf };
 
+// One piece of work; the lists of the command line are crossed to these.
+struct Shape {
+  int tokens, hidden, top_k;
+  Distribution routing;
+};
+
 // Zero and empty mean: the backend's default, until resolve_defaults has been called.
 struct Options {
   int ranks = 0;
   hepBackend_t backend = hepBackendAuto;
-  int tokens = 0;
-  int hidden = 0;
-  int top_k = 0;
+  std::vector<int> tokens, hidden, top_k;
+  std::vector<Distribution> routings = {Distribution::kUniform};
   int experts = 0;
+  std::vector<Operation> operations;
   std::vector<hepLayout_t> layouts = {hepLayoutFlat, hepLayoutExpertMajor};
   std::vector<int> sms;
   std::vector<Memory> memories;
+  std::vector<Vary> vary;
   int iterations = 0;
   int warmup = -1;
   int alignment = 1;
-  Distribution routing = Distribution::kUniform;
   uint64_t seed = 1;
   int timeout_ms = 0;
   std::string json;
   std::string commit;
   bool weights = true;
+  bool baselines = false;
   bool check = true;
   bool ceilings = true;
+  bool kernel_time = true;
   bool help = false;
+
+  bool measures(Operation operation) const;
 };
 
 // Reads the command line. On failure `*error` says which argument is wrong.
@@ -44,8 +56,12 @@ bool parse_options(int argc, char** argv, Options* options, std::string* error);
 // Fills in what was not given. False, with `*error`, if the job makes no sense.
 bool resolve_defaults(hepBackend_t backend, int num_ranks, Options* options, std::string* error);
 
+// Of resolved options.
+std::vector<Shape> shapes(const Options& options);
+
 std::string help_text();
 
+const char* operation_name(Operation operation);
 const char* layout_name(hepLayout_t layout);
 const char* memory_name(Memory memory);
 const char* routing_name(Distribution routing);

@@ -13,22 +13,49 @@
 
 namespace perf {
 
-// One case.
-struct Row {
-  std::string operation, layout, memory, weights;  // "-" where it does not apply
-  int sm_budget;
-  int sms;  // that the operation occupies; 0 on the host
+// What was measured, and the result.
+struct Case {
+  std::string operation, layout = "-", memory = "-", weights = "-";  // "-" where it does not apply
+  Tuning tuning;
+  int sm_budget = 0;
+  int sms = 0;             // that the operation occupies; 0: on the host, or not known
+  bool moves_rows = true;  // has bandwidths
   Timing timing;
-  bool moves_rows;  // has bandwidths
-  int64_t wrong;    // -1: not checked
+  int64_t wrong = -1;  // -1: not checked
+
+  std::string text() const;
+};
+
+// A case and its job.
+struct Row : Case {
+  Shape shape;
+  double rows, remote_rows;  // flat rows that a rank receives, mean of the ranks
+
+  bool same_case(const Row& other) const;  // but for the tuning
+};
+
+// What does not change from case to case.
+struct Setting {
+  Options options;
+  hepBackend_t backend = hepBackendHost;
+  int num_ranks = 0, num_processes = 0;
+  GpuInfo gpus;
+  Ceilings ceilings;
+  std::string kernel_time;      // why it is not measured, or empty
+  std::string nccl;             // version, or why the baselines are not measured; empty: not asked
+  double launch_us = 0;         // of an empty kernel, on the host; 0: not measured
+  double launch_us_at_end = 0;  // the same after all cases, kernels having been traced
 };
 
 class Report {
  public:
-  Report(const Job& job, int num_processes, const GpuInfo& gpus, const Ceilings& ceilings);
+  explicit Report(const Setting& setting) : setting_(setting) {}
 
   void print_header() const;
-  void add(const Row& row);
+  void begin(const Job& job);  // the job of the cases to come
+  void add(const Case& result);
+  void note(const std::string& text);
+  void finish(double launch_us_at_end);  // prints what sums up
 
   // Shows on standard error what is being done, if somebody watches; an empty text clears it.
   void progress(const std::string& text) const;
@@ -37,15 +64,18 @@ class Report {
   std::string json() const;
 
  private:
-  // GB/s of so many flat rows a rank in the median time.
-  double bandwidth(double rows, const Row& row) const;
+  void print_best() const;
+  double ceiling(const Row& row) const { return setting_.ceilings.best(row.sm_budget); }
 
-  const Job& job_;
-  int num_processes_;
-  GpuInfo gpus_;
-  Ceilings ceilings_;
-  double mean_rows_, mean_remote_rows_;
+  Setting setting_;
+  Row next_{};  // the job's part of the rows to come
   std::vector<Row> rows_;
+  std::vector<std::string> notes_;
 };
+
+// GB/s of so many flat rows a rank in the median time.
+inline double bandwidth(double rows, const Row& row) {
+  return rows * row.shape.hidden * kElementBytes / row.timing.median_us * 1e-3;
+}
 
 }  // namespace perf

@@ -5,11 +5,14 @@
 #include <cmath>
 #include <cstring>
 
+#include "parallel.h"
+
 namespace perf {
 namespace {
 
 // Rows begin at one of this many places: a power of two, so that an odd step visits them all.
 constexpr uint64_t kRowStarts = uint64_t{1} << 22;
+constexpr uint64_t kMaxHidden = 32768;  // 64 KiB, the longest row that the library takes
 
 // A counter-based generator (the finalizer of SplitMix64).
 uint64_t hash(uint64_t value) {
@@ -32,11 +35,11 @@ uint16_t to_bf16(float value) {
 // Draws one expert by a distribution; k is the selection's index in its token.
 class Drawer {
  public:
-  Drawer(const Options& options, int num_ranks)
-      : routing_(options.routing),
-        experts_(options.experts),
+  Drawer(Distribution routing, int experts, int num_ranks)
+      : routing_(routing),
+        experts_(experts),
         num_ranks_(num_ranks),
-        per_rank_(options.experts / num_ranks) {
+        per_rank_(experts / num_ranks) {
     if (routing_ != Distribution::kZipf) return;
     double sum = 0;
     for (int p = 0; p < experts_; ++p) cumulative_.push_back(sum += 1.0 / (p + 1));
@@ -70,24 +73,36 @@ class Drawer {
 
 }  // namespace
 
-Workload::Workload(const Options& options, int num_ranks)
-    : options_(options), num_ranks_(num_ranks) {
-  values_.resize(kRowStarts + options.hidden);
-  for (size_t i = 0; i < values_.size(); ++i) {
-    values_[i] = to_bf16(static_cast<float>(2 * unit(hash(options.seed, i)) - 1));
-  }
-  for (int set = 0; set < 2; ++set) {
-    for (int rank = 0; rank < num_ranks; ++rank) indices_[set].push_back(make_indices(set, rank));
-  }
+std::vector<uint16_t> make_values(uint64_t seed) {
+  std::vector<uint16_t> values(kRowStarts + kMaxHidden);
+  parallel_for(values.size(), 1, [&](int64_t i) {
+    values[i] = to_bf16(static_cast<float>(2 * unit(hash(seed, i)) - 1));
+  });
+  return values;
+}
+
+int32_t row_start(Matrix matrix, int rank, int64_t row) {
+  constexpr uint64_t kStep = 2654435761u;  // odd: rows of one matrix begin at different places
+  const uint64_t origin = hash(static_cast<uint64_t>(matrix) + 77, rank);
+  return static_cast<int32_t>((origin + static_cast<uint64_t>(row) * kStep) % kRowStarts);
+}
+
+Workload::Workload(const Shape& shape, int experts, uint64_t seed, int num_ranks)
+    : shape_(shape), experts_(experts), seed_(seed), num_ranks_(num_ranks) {
+  for (auto& set : indices_) set.resize(num_ranks);
+  parallel_for(2 * num_ranks, 1, [&](int64_t i) {
+    const int set = static_cast<int>(i % 2), rank = static_cast<int>(i / 2);
+    indices_[set][rank] = make_indices(set, rank);
+  });
 }
 
 std::vector<int32_t> Workload::make_indices(int set, int rank) const {
   constexpr int kAttempts = 1000;  // a token that wants nearly all experts takes the next free one
-  const Drawer drawer(options_, num_ranks_);
-  const int top_k = options_.top_k;
-  uint64_t state = hash(hash(options_.seed, 1 + set), rank);
-  std::vector<int32_t> indices(static_cast<size_t>(options_.tokens) * top_k);
-  for (int token = 0; token < options_.tokens; ++token) {
+  const Drawer drawer(shape_.routing, experts_, num_ranks_);
+  const int top_k = shape_.top_k;
+  uint64_t state = hash(hash(seed_, 1 + set), rank);
+  std::vector<int32_t> indices(static_cast<size_t>(shape_.tokens) * top_k);
+  for (int token = 0; token < shape_.tokens; ++token) {
     int32_t* mine = &indices[static_cast<size_t>(token) * top_k];
     for (int k = 0; k < top_k; ++k) {
       const auto taken = [&](int expert) { return std::find(mine, mine + k, expert) != mine + k; };
@@ -95,7 +110,7 @@ std::vector<int32_t> Workload::make_indices(int set, int rank) const {
       for (int i = 0; i < kAttempts && taken(expert); ++i) {
         expert = drawer.draw(k, state = hash(state));
       }
-      while (taken(expert)) expert = (expert + 1) % options_.experts;
+      while (taken(expert)) expert = (expert + 1) % experts_;
       mine[k] = expert;
     }
   }
@@ -103,16 +118,10 @@ std::vector<int32_t> Workload::make_indices(int set, int rank) const {
 }
 
 std::vector<float> Workload::weights(int rank) const {
-  std::vector<float> weights(static_cast<size_t>(options_.tokens) * options_.top_k);
-  const uint64_t key = hash(options_.seed, 1000 + rank);
+  std::vector<float> weights(static_cast<size_t>(shape_.tokens) * shape_.top_k);
+  const uint64_t key = hash(seed_, 1000 + rank);
   for (size_t i = 0; i < weights.size(); ++i) weights[i] = static_cast<float>(unit(hash(key, i)));
   return weights;
-}
-
-const uint16_t* Workload::row(Matrix matrix, int rank, int64_t row) const {
-  constexpr uint64_t kStep = 2654435761u;  // odd: rows of one matrix begin at different places
-  const uint64_t origin = hash(static_cast<uint64_t>(matrix) + 77, rank);
-  return &values_[(origin + static_cast<uint64_t>(row) * kStep) % kRowStarts];
 }
 
 }  // namespace perf

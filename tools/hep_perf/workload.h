@@ -14,9 +14,15 @@ namespace perf {
 // What a row belongs to; rows of different matrices have different contents.
 enum class Matrix { kTokens, kExpertOutputs };
 
+// BF16 values of which every row of every job is a stretch, begun elsewhere.
+std::vector<uint16_t> make_values(uint64_t seed);
+
+// Where in the values a row of a rank's matrix begins.
+int32_t row_start(Matrix matrix, int rank, int64_t row);
+
 class Workload {
  public:
-  Workload(const Options& options, int num_ranks);
+  Workload(const Shape& shape, int experts, uint64_t seed, int num_ranks);
 
   // [tokens][top_k] expert ids of a rank. Set 0 is the one that dispatch and combine use; set 1
   // differs and only alternates with it in routing updates.
@@ -25,15 +31,13 @@ class Workload {
   // [tokens][top_k], between 0 and 1.
   std::vector<float> weights(int rank) const;
 
-  // [hidden] BF16 of a row of a rank's matrix. Valid as long as the workload.
-  const uint16_t* row(Matrix matrix, int rank, int64_t row) const;
-
  private:
   std::vector<int32_t> make_indices(int set, int rank) const;
 
-  Options options_;
+  Shape shape_;
+  int experts_;
+  uint64_t seed_;
   int num_ranks_;
-  std::vector<uint16_t> values_;  // every row is a stretch of these, begun elsewhere
   std::vector<std::vector<int32_t>> indices_[2];
 };
 

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whole layers: a routing update, a dispatch, and a combine of what it gave.
+#include <algorithm>
+
+#include "bench_parts.h"
+
+namespace perf {
+
+// Two batches with indices and tokens of their own, in turn; batch 0 comes last.
+struct Bench::Layer {
+  Layer(const Job& job, const Handles& handles, hepLayout_t layout, Memory memory, int rank,
+        Session& session)
+      : job(job),
+        handles(handles),
+        layout(layout),
+        memory(memory),
+        stream(session.stream),
+        capacity(batch_capacity(job, layout, rank)),
+        x(job, handles.comm, memory, batch_slots(job).total_rows()),
+        rows(job, handles.comm, memory, capacity),
+        weights(job, rank, layout, capacity),
+        out(poisoned(job.backend, job.shape.tokens * job.row_bytes())),
+        indices{uploaded(job.backend, job.workload.indices(0, rank)),
+                uploaded(job.backend, job.workload.indices(1, rank))} {
+    constexpr unsigned char kPoison = 0x5a;
+    harness::fill(job.backend, rows.data(), kPoison, capacity * job.row_bytes());
+    dispatch.layout = layout;
+    dispatch.rows = rows.data();
+    dispatch.capacity = capacity;
+    weights.fill(&dispatch);
+    combine.layout = layout;
+    combine.weight_mode = job.weight_mode(layout);
+    combine.y = rows.data();
+    combine.capacity = capacity;
+    combine.out = out.data();
+  }
+
+  int64_t first_token(int batch) const { return batch_slots(job).first_row(batch); }
+
+  void enqueue(int batch) {
+    require(hepRoutingUpdate(handles.routing, indices[batch].data(), job.shape.tokens,
+                             job.shape.top_k, hepIndexInt32, stream.get()),
+            "hepRoutingUpdate");
+    dispatch.x = x.data() + first_token(batch) * job.shape.hidden;
+    require(hepDispatch(handles.routing, &dispatch, stream.get()), "hepDispatch");
+    require(hepCombine(handles.routing, &combine, stream.get()), "hepCombine");
+  }
+
+  const Job& job;
+  const Handles& handles;
+  const hepLayout_t layout;
+  const Memory memory;
+  harness::Stream& stream;
+  const int64_t capacity;
+  const Rows x, rows;
+  const Weights weights;
+  const harness::Buffer out;
+  const harness::Buffer indices[2];
+  hepDispatchArgs_t dispatch = HEP_DISPATCH_ARGS_INITIALIZER;
+  hepCombineArgs_t combine = HEP_COMBINE_ARGS_INITIALIZER;
+};
+
+void Bench::run_layers(const Handles& handles, hepLayout_t layout, Memory memory) {
+  Layer layer(job_, handles, layout, memory, rank_, session_);
+  session_.rows.fill(layer.x.data(), token_starts(batch_slots(job_).total_rows()),
+                     job_.shape.hidden);
+  for (const Operation operation : {Operation::kLayer, Operation::kLayerGraph}) {
+    if (job_.options.measures(operation)) run_layer(handles, layer, operation);
+  }
+}
+
+void Bench::run_layer(const Handles& handles, Layer& layer, Operation operation) {
+  const bool captured = operation == Operation::kLayerGraph;
+  harness::Graph graphs[2];
+  if (captured) {
+    meet();  // making a graph may wait for the device, so no rank may wait for this one there
+    for (int batch = 0; batch < 2; ++batch) {
+      graphs[batch].begin(session_.stream);
+      layer.enqueue(batch);
+      graphs[batch].end(session_.stream);
+    }
+    meet();
+  }
+  Passes passes = passes_;
+  passes.kernel_time = passes.kernel_time && !captured;  // the same kernels
+  const int last = num_calls(passes, job_.backend) - 1;
+  const auto call = [&](int index) {
+    const int batch = (last - index) % 2;
+    if (captured) {
+      graphs[batch].launch(session_.stream);
+    } else {
+      layer.enqueue(batch);
+    }
+  };
+  const hepLimits_t& limits = handles.limits;
+  Case description =
+      describe(handles, operation,
+               std::max({limits.routing_blocks, limits.dispatch_blocks, limits.combine_blocks}),
+               layer.layout, layer.memory, weights_name(job_.weight_mode(layer.layout)));
+  description.moves_rows = false;  // not once, but twice
+  run_case(handles.comm, passes, description, call, [&] {
+    return checker_.routing(handles.routing, session_.stream.get()) +
+           checker_.dispatch(
+               layer.layout, layer.first_token(0),
+               {layer.rows.data(), layer.dispatch.row_weights, layer.dispatch.row_experts}) +
+           checker_.layer(layer.layout, layer.first_token(0), layer.out.as<uint16_t>());
+  });
+}
+
+}  // namespace perf

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// Routing update, dispatch and combine, each alone.
+#include "bench_parts.h"
+
+namespace perf {
+
+// What is timed next needs a routing, so it is updated even where nobody asked for its time.
+void Bench::run_routing(const Handles& handles) {
+  const harness::Buffer indices[] = {uploaded(job_.backend, job_.workload.indices(0, rank_)),
+                                     uploaded(job_.backend, job_.workload.indices(1, rank_))};
+  // The sets alternate so that every update has something to do; the last one is set 0.
+  const auto call = [&](int index) {
+    require(
+        hepRoutingUpdate(handles.routing, indices[(last_call() - index) % 2].data(),
+                         job_.shape.tokens, job_.shape.top_k, hepIndexInt32, session_.stream.get()),
+        "hepRoutingUpdate");
+  };
+  if (job_.options.measures(Operation::kRouting) && handles.tuning.concerns(Operation::kRouting)) {
+    Case description = describe(handles, Operation::kRouting, handles.limits.routing_blocks);
+    description.moves_rows = false;
+    run_case(handles.comm, passes_, description, call,
+             [&] { return checker_.routing(handles.routing, session_.stream.get()); });
+  } else {
+    meet();  // every rank has prepared
+    call(last_call());
+    session_.stream.synchronize();
+  }
+}
+
+void Bench::run_dispatch(const Handles& handles, hepLayout_t layout, Memory memory) {
+  const int64_t num_rows = job_.routing().at(rank_).num_rows(layout);
+  const Slots token = token_slots(job_);
+  const Slots output = output_slots(job_, num_rows, token);
+  const Rows x(job_, handles.comm, memory, token.total_rows());
+  session_.rows.fill(x.data(), token_starts(token.total_rows()), job_.shape.hidden);
+  const harness::Buffer rows = poisoned(job_.backend, output.total_rows() * job_.row_bytes());
+  const Weights weights(job_, rank_, layout, num_rows);
+
+  hepDispatchArgs_t args = HEP_DISPATCH_ARGS_INITIALIZER;
+  args.layout = layout;
+  args.capacity = num_rows;
+  weights.fill(&args);
+  const auto rows_of_call = [&](int index) {
+    return num_rows == 0 ? nullptr
+                         : rows.as<uint16_t>() + output.first_row(index) * job_.shape.hidden;
+  };
+  const auto call = [&](int index) {
+    args.x = x.data() + token.first_row(index) * job_.shape.hidden;
+    args.rows = rows_of_call(index);
+    require(hepDispatch(handles.routing, &args, session_.stream.get()), "hepDispatch");
+  };
+  const Case description = describe(handles, Operation::kDispatch, handles.limits.dispatch_blocks,
+                                    layout, memory, job_.options.weights ? "carried" : "none");
+  run_case(handles.comm, passes_, description, call, [&] {
+    return checker_.dispatch(layout, token.first_row(last_call()),
+                             {rows_of_call(last_call()), args.row_weights, args.row_experts});
+  });
+}
+
+// Where no dispatch is measured, one must still carry the weights that combine multiplies by.
+void Bench::carry_weights(const Handles& handles, hepLayout_t layout) {
+  const int64_t num_rows = job_.routing().at(rank_).num_rows(layout);
+  const Rows x(job_, handles.comm, Memory::kAny, job_.shape.tokens);
+  const Rows rows(job_, handles.comm, Memory::kAny, num_rows);
+  const Weights weights(job_, rank_, layout, num_rows);
+  hepDispatchArgs_t args = HEP_DISPATCH_ARGS_INITIALIZER;
+  args.layout = layout;
+  args.x = x.data();
+  args.rows = rows.data();
+  args.capacity = num_rows;
+  weights.fill(&args);
+  meet();  // every rank has prepared
+  require(hepDispatch(handles.routing, &args, session_.stream.get()), "hepDispatch");
+  session_.stream.synchronize();
+}
+
+void Bench::run_combine(const Handles& handles, hepLayout_t layout, Memory memory) {
+  const Slots expert = expert_slots(job_, layout, rank_);
+  const Slots output = output_slots(job_, job_.shape.tokens, expert);
+  const Rows y(job_, handles.comm, memory, expert.total_rows());
+  std::vector<int32_t> starts;
+  for (int64_t row = 0; row < expert.total_rows(); ++row) {
+    starts.push_back(row_start(Matrix::kExpertOutputs, rank_, row));
+  }
+  session_.rows.fill(y.data(), starts, job_.shape.hidden);
+  const harness::Buffer out = poisoned(job_.backend, output.total_rows() * job_.row_bytes());
+
+  hepCombineArgs_t args = HEP_COMBINE_ARGS_INITIALIZER;
+  args.layout = layout;
+  args.weight_mode = job_.weight_mode(layout);
+  args.capacity = expert.rows;
+  const auto out_of_call = [&](int index) {
+    return out.as<uint16_t>() + output.first_row(index) * job_.shape.hidden;
+  };
+  const auto call = [&](int index) {
+    args.y = expert.rows == 0 ? nullptr : y.data() + expert.first_row(index) * job_.shape.hidden;
+    args.out = out_of_call(index);
+    require(hepCombine(handles.routing, &args, session_.stream.get()), "hepCombine");
+  };
+  const Case description = describe(handles, Operation::kCombine, handles.limits.combine_blocks,
+                                    layout, memory, weights_name(job_.weight_mode(layout)));
+  run_case(handles.comm, passes_, description, call,
+           [&] { return checker_.combine(layout, last_call(), out_of_call(last_call())); });
+}
+
+}  // namespace perf

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the cases of a Bench are made of.
+#pragma once
+
+#include "bench.h"
+#include "require.h"
+
+namespace perf {
+
+inline const char* weights_name(hepWeightMode_t mode) {
+  return mode == hepWeightsNone ? "none" : "dispatched";
+}
+
+inline harness::Buffer poisoned(hepBackend_t backend, int64_t bytes) {
+  constexpr unsigned char kPoison = 0xa5;
+  harness::Buffer buffer(backend, bytes);
+  buffer.fill(kPoison);
+  return buffer;
+}
+
+template <typename T>
+harness::Buffer uploaded(hepBackend_t backend, const std::vector<T>& values) {
+  harness::Buffer buffer(backend, values.size() * sizeof(T));
+  buffer.upload(values.data(), buffer.bytes());
+  return buffer;
+}
+
+struct Bench::Handles {
+  Handles() = default;
+  Handles(const Handles&) = delete;
+  Handles& operator=(const Handles&) = delete;
+  ~Handles() {
+    hepRoutingDestroy(routing);
+    hepCommDestroy(comm);
+  }
+  hepComm_t comm = nullptr;
+  hepRouting_t routing = nullptr;
+  int sm_budget = 0;
+  Tuning tuning;
+  hepLimits_t limits = HEP_LIMITS_INITIALIZER;
+};
+
+// In memory of the library's heap or in other memory.
+class Bench::Rows {
+ public:
+  Rows(const Job& job, hepComm_t comm, Memory memory, int64_t rows) : comm_(comm) {
+    const int64_t bytes = rows * job.row_bytes();
+    if (bytes == 0) return;
+    if (memory == Memory::kHeap) {
+      require(hepMemAlloc(comm, bytes, &heap_), "hepMemAlloc");
+    } else {
+      buffer_ = harness::Buffer(job.backend, bytes);
+    }
+  }
+  ~Rows() { hepMemFree(comm_, heap_); }
+  Rows(const Rows&) = delete;
+  Rows& operator=(const Rows&) = delete;
+
+  // NULL if there are none.
+  uint16_t* data() const {
+    return heap_ != nullptr ? static_cast<uint16_t*>(heap_) : buffer_.as<uint16_t>();
+  }
+
+ private:
+  hepComm_t comm_;
+  void* heap_ = nullptr;
+  harness::Buffer buffer_;
+};
+
+struct Bench::Weights {
+  Weights(const Job& job, int rank, hepLayout_t layout, int64_t rows) {
+    if (!job.options.weights) return;
+    const bool flat = layout == hepLayoutFlat;
+    const int64_t columns = flat ? job.shape.top_k : 1;
+    in = uploaded(job.backend, job.weights[rank]);
+    of_rows = poisoned(job.backend, rows * columns * sizeof(float));
+    if (flat) experts = poisoned(job.backend, rows * columns * sizeof(int32_t));
+  }
+  // Asks a dispatch for them.
+  void fill(hepDispatchArgs_t* args) const {
+    args->weights = in.as<float>();
+    args->row_weights = of_rows.as<float>();
+    args->row_experts = experts.as<int32_t>();
+  }
+  harness::Buffer in, of_rows, experts;
+};
+
+}  // namespace perf

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// The JSON file of a report.
+#include "json.h"
+#include "machine.h"
+#include "report.h"
+
+namespace perf {
+namespace {
+
+void write_machine(const Setting& setting, JsonWriter* json) {
+  json->open("machine", '{');
+  json->member("gpu", setting.gpus.name);
+  json->member("gpus", setting.gpus.count);
+  json->member("driver", setting.gpus.driver);
+  json->member("cuda", setting.gpus.cuda);
+  json->member("cpu", cpu_name());
+  json->member("nccl", setting.nccl);
+  json->member("launch_us", setting.launch_us);
+  json->member("launch_us_at_end", setting.launch_us_at_end);
+  json->close('}');
+}
+
+void write_config(const Setting& setting, JsonWriter* json) {
+  const Options& options = setting.options;
+  json->open("config", '{');
+  json->member("backend", backend_name(setting.backend));
+  json->member("ranks", setting.num_ranks);
+  json->member("processes", setting.num_processes);
+  json->member("type", kTypeName);
+  json->member("experts", options.experts);
+  json->member("alignment", options.alignment);
+  json->member("seed", options.seed);
+  json->member("iterations", options.iterations);
+  json->member("warmup", options.warmup);
+  json->close('}');
+}
+
+void write_definitions(JsonWriter* json) {
+  json->open("definitions", '{');
+  json->member("median_us",
+               "time of one API call on a cached routing, an iteration counting as long as its "
+               "slowest rank; min_us likewise");
+  json->member("mean_rank_us", "median, an iteration counting as long as the mean of its ranks");
+  json->member("kernel_us",
+               "of the kernels of a call alone, median, an iteration counting as long as on its "
+               "slowest rank; absent if not measured");
+  json->member("host_us",
+               "to enqueue a call, on the host, median of all ranks; absent if not measured");
+  json->member("launch_us",
+               "to enqueue an empty kernel with 2 KiB of arguments, on the host; launch_us_at_end "
+               "the same after all cases; 0: not measured");
+  json->member("flat_rows_per_rank",
+               "that a rank receives, its own included, mean of the ranks; remote: without them");
+  json->member("alg_gbps",
+               "bytes of flat_rows_per_rank over the median; in both layouts and both "
+               "directions");
+  json->member("link_gbps", "the same without the rank's own rows: what crosses NVLink");
+  json->member("ceiling_gbps",
+               "the faster of TMA load from and TMA store to peers with sm_budget SMs");
+  json->member("tuning", "what differs from the library's own choice");
+  json->member("wrong", "values of all ranks that differ from the reference; -1: not checked");
+  json->close('}');
+}
+
+void write_ceilings(const Ceilings& ceilings, JsonWriter* json) {
+  json->open("ceilings", '{');
+  json->member("gpus", ceilings.gpus);
+  json->member("skipped", ceilings.skipped);
+  json->open("rows", '[');
+  for (const Ceiling& ceiling : ceilings.all) {
+    json->open('{');
+    json->member("name", ceiling_name(ceiling.kind));
+    json->member("sms", ceiling.sms);
+    json->member("gbps", ceiling.gbps);
+    json->close('}');
+  }
+  json->close(']');
+  json->close('}');
+}
+
+void write_row(const Row& row, double ceiling, JsonWriter* json) {
+  json->open('{');
+  json->member("operation", row.operation);
+  json->member("layout", row.layout);
+  json->member("memory", row.memory);
+  json->member("weights", row.weights);
+  json->member("tokens", row.shape.tokens);
+  json->member("hidden", row.shape.hidden);
+  json->member("top_k", row.shape.top_k);
+  json->member("routing", routing_name(row.shape.routing));
+  json->member("sm_budget", row.sm_budget);
+  json->member("sms", row.sms);
+  json->open("tuning", '{');
+  for (const auto& [field, value] : row.tuning.values()) json->member(field->name, value);
+  json->close('}');
+  json->member("median_us", row.timing.median_us);
+  json->member("min_us", row.timing.min_us);
+  json->member("mean_rank_us", row.timing.mean_rank_us);
+  if (row.timing.kernel_us > 0) json->member("kernel_us", row.timing.kernel_us);
+  if (row.timing.host_us > 0) json->member("host_us", row.timing.host_us);
+  json->member("flat_rows_per_rank", row.rows);
+  json->member("remote_flat_rows_per_rank", row.remote_rows);
+  if (row.moves_rows) {
+    json->member("alg_gbps", bandwidth(row.rows, row));
+    json->member("link_gbps", bandwidth(row.remote_rows, row));
+    if (ceiling > 0) json->member("ceiling_gbps", ceiling);
+  }
+  json->member("wrong", row.wrong);
+  json->close('}');
+}
+
+}  // namespace
+
+std::string Report::json() const {
+  JsonWriter json;
+  json.open('{');
+  write_machine(setting_, &json);
+  json.member("date", utc_time());
+  json.member("version", version_text());
+  json.member("commit", setting_.options.commit);
+  write_config(setting_, &json);
+  write_definitions(&json);
+  write_ceilings(setting_.ceilings, &json);
+  json.open("rows", '[');
+  for (const Row& row : rows_) write_row(row, ceiling(row), &json);
+  json.close(']');
+  json.open("notes", '[');
+  for (const std::string& note : notes_) json.value(note);
+  json.close(']');
+  json.close('}');
+  return json.text() + "\n";
+}
+
+}  // namespace perf

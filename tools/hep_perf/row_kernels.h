@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kernels that prepare and check cases, and the empty one that launches are held against.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "gpu.h"
+
+namespace perf {
+
+cudaError_t launch_fill_rows(const GpuRows& expected, uint16_t* rows, cudaStream_t stream);
+
+// Adds to *wrong how many values differ.
+cudaError_t launch_count_wrong_rows(const GpuRows& expected, const uint16_t* rows,
+                                    unsigned long long* wrong, cudaStream_t stream);
+
+cudaError_t launch_empty(cudaStream_t stream);
+
+}  // namespace perf
