@@ -7,11 +7,18 @@ usage: results_table.py FILE
 import json
 import sys
 
-COLUMNS = "operation", "layout", "memory", "weights", "SMs", "us", "alg GB/s", "NVLink GB/s", "ceiling"
+COLUMNS = ("operation", "layout", "memory", "SMs", "us", "kernel us", "alg GB/s", "NVLink GB/s",
+           "ceiling", "host us")
 
 
-def number(row, key):
-    return f"{row[key]:.0f}" if key in row else "-"
+def number(row, key, digits=0):
+    return f"{row[key]:.{digits}f}" if key in row else "-"
+
+
+def shape(row):
+    if "tokens" not in row:
+        return ""
+    return f"{row['tokens']} x {row['hidden']}, top-{row['top_k']}, {row['routing']}"
 
 
 def main(path):
@@ -21,13 +28,16 @@ def main(path):
     if any(row["wrong"] != 0 for row in results["rows"]):
         sys.exit(f"{path}: {wrong} wrong values, or rows that were not checked")
 
-    print("| " + " | ".join(COLUMNS) + " |")
-    print("|" + "---|" * len(COLUMNS))
-    for row in results["rows"]:
-        cells = [row["operation"], row["layout"], row["memory"], row["weights"], str(row["sms"]),
-                 number(row, "median_us"), number(row, "alg_gbps"), number(row, "link_gbps"),
-                 number(row, "ceiling_gbps")]
-        print("| " + " | ".join(cells) + " |")
+    rows = [row for row in results["rows"] if not row.get("tuning")]  # the library's own choice
+    several = len({shape(row) for row in rows}) > 1
+    columns = COLUMNS + (("work",) if several else ())
+    print("| " + " | ".join(columns) + " |")
+    print("|" + "---|" * len(columns))
+    for row in rows:
+        cells = [row["operation"], row["layout"], row["memory"], str(row["sms"] or "-"),
+                 number(row, "median_us"), number(row, "kernel_us"), number(row, "alg_gbps"),
+                 number(row, "link_gbps"), number(row, "ceiling_gbps"), number(row, "host_us", 1)]
+        print("| " + " | ".join(cells + [shape(row)] * several) + " |")
 
 
 if __name__ == "__main__":
