@@ -219,8 +219,8 @@ typedef struct {
   int32_t dispatch_stages;      /**< rows in flight in a dispatch block, which must fit there */
   int32_t dispatch_blocks;      /**< blocks of the dispatch kernel */
   int32_t combine_load_stages;  /**< most rows in flight towards a reducer; as many as fit */
-  int32_t combine_store_stages; /**< rows in flight from a reducer, 1 to 4; where nothing is
-                                     reduced, they add to the load stages */
+  int32_t combine_store_stages; /**< rows in flight from shared memory to a peer, 1 to 4, where
+                                     nothing is reduced; reducers store from registers */
   int32_t combine_blocks;       /**< blocks of the combine kernel, both halves together */
 
   hepLogCallback_t log; /**< receives the process's log messages, until this communicator or a later
@@ -428,9 +428,9 @@ typedef enum {
   hepPhaseRecords = 2, /**< routing: waiting for a peer's records */
   hepPhaseRows = 3,    /**< dispatch: waiting for a peer's rows to be published */
   hepPhaseWeights = 4, /**< dispatch: waiting for a peer's weights to be published */
-  hepPhaseReaders = 5, /**< dispatch: waiting for a peer to have read this rank's rows */
+  hepPhaseReaders = 5, /**< waiting for a peer to have read this rank's rows */
   hepPhaseSlots = 6,   /**< combine: waiting for a peer's slots to be free again */
-  hepPhasePartials = 7 /**< combine: waiting for a peer's partial sums */
+  hepPhasePartials = 7 /**< combine: waiting for a peer's partial sums or outputs */
 } hepPhase_t;
 
 #define HEP_FAILURE_MAGIC 0x48455046u

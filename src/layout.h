@@ -60,7 +60,8 @@ struct Shape {
 // What one peer tells this rank: slot [peer] of this rank's window, written by that peer alone.
 // Each word is the epoch, counted from 1, of the latest operation of which it is true.
 struct Signals {
-  uint64_t records_ready;   // routing: the peer's records for this rank lie in this window
+  uint64_t records_ready;   // routing: the peer's records for this rank lie in this window (cuda:
+                            // counts the blocks that have written theirs, over all updates)
   uint64_t rows_ready;      // dispatch: the peer's rows are published, at rows_offset of its window
   uint64_t rows_offset;     // written before rows_ready
   uint64_t has_weights;     // written before rows_ready: 1 if weights will be published

@@ -51,7 +51,7 @@ constexpr Setting kSettings[] = {
     {"HEP_COMBINE_LOAD_STAGES", FIELD(combine_load_stages), kInteger, 2, kMaxStages, 0, nullptr,
      "most rows in flight towards a reducer of combine; as many as fit"},
     {"HEP_COMBINE_STORE_STAGES", FIELD(combine_store_stages), kInteger, 1, kMaxStoreStages, 0,
-     nullptr, "rows in flight from a reducer of combine"},
+     nullptr, "rows in flight to a peer where combine reduces nothing"},
     {"HEP_COMBINE_BLOCKS", FIELD(combine_blocks), kInteger, 2, kMaxSmBudget, 0, nullptr,
      "blocks of the combine kernel, both halves together, within the SM budget"},
     {"HEP_LOG", NO_FIELD, kChoice, 0, 4, hepLogWarning, kLogLevels,

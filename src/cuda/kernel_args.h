@@ -22,7 +22,6 @@ struct DeviceState {
 
   // Blocks that have come to a point within an operation, over all operations.
   uint64_t routing_counted;    // routing: have counted their tokens
-  uint64_t routing_sent;       // routing: have sent their records
   uint64_t weights_published;  // dispatch: have published their share of the weights
 
   uint64_t combine_tasks;  // combine: tasks of the second half that have been dealt out
@@ -88,8 +87,8 @@ struct CombineArgs {
   KernelContext context;
   void* routing;
   int32_t num_tokens;
-  int32_t reduce_blocks;    // the grid's first blocks, which reduce before they add
-  uint64_t outputs_offset;  // of y in this rank's window, for peers to read; or kNotInWindow
+  int32_t first_half_pipelines;  // the first ones of the grid; all do the second half
+  uint64_t outputs_offset;       // of y in this rank's window, for peers to read; or kNotInWindow
   int32_t load_stages, store_stages;
   hepCombineArgs_t call;
 };

@@ -256,10 +256,10 @@ const Rule kRules[] = {
      kInvalid,
      {"dispatch_stages", "2 to 32"}},
     {"dispatch stages that do not fit in shared memory",
-     [](hepConfig_t* c) { c->dispatch_stages = 15; },
+     [](hepConfig_t* c) { c->dispatch_stages = 16; },
      4,
      kInvalid,
-     {"dispatch_stages", "15", "14336"}},
+     {"dispatch_stages", "16", "14336"}},
     {"33 load stages",
      [](hepConfig_t* c) { c->combine_load_stages = 33; },
      4,
@@ -454,9 +454,29 @@ TEST_F(ConfigPlan, StaysWithinTheBudget) {
     EXPECT_GE(plan.dispatch_blocks, 1);
     EXPECT_LE(plan.dispatch_blocks, budget);
     EXPECT_LE(plan.combine_blocks, budget);
-    for (const int layout : {hepLayoutFlat, hepLayoutExpertMajor}) {
-      EXPECT_GE(plan.combine_reduce_blocks[layout], 1);
-      EXPECT_LT(plan.combine_reduce_blocks[layout], plan.combine_blocks);
+    for (const int pipelines : {plan.combine_forwarders, plan.combine_reducers[hepLayoutFlat],
+                                plan.combine_reducers[hepLayoutExpertMajor]}) {
+      EXPECT_GE(pipelines, 1);
+      EXPECT_LE(pipelines, kCombinePipelines * plan.combine_blocks);
+    }
+  }
+}
+
+TEST_F(ConfigPlan, GivesEveryDestinationOfCombineEquallyManyPipelines) {
+  for (int budget = 2; budget <= 64; ++budget) {
+    for (const int ranks : {2, 3, 4, 8}) {
+      hepConfig_t config = valid_config();
+      config.num_experts = 24;
+      config.sm_budget = budget;
+      const Plan plan = make_plan(resolved_config(config, ranks), ranks);
+      const auto expect_equal = [&](int pipelines, int destinations) {
+        if (pipelines > destinations) {
+          EXPECT_EQ(pipelines % destinations, 0) << budget;
+        }
+      };
+      expect_equal(plan.combine_forwarders, ranks - 1);  // a rank's own rows stay where they are
+      expect_equal(plan.combine_reducers[hepLayoutFlat], ranks);
+      expect_equal(plan.combine_reducers[hepLayoutExpertMajor], ranks);
     }
   }
 }
@@ -474,7 +494,7 @@ TEST_F(ConfigPlan, FollowsTheTuningFields) {
   EXPECT_EQ(plan.routing_threads, 128);
   EXPECT_EQ(plan.routing_blocks, 3);
   EXPECT_EQ(plan.dispatch_blocks, 5);
-  EXPECT_EQ(plan.dispatch_stages, 7);
+  for (const int stages : plan.dispatch_stages) EXPECT_EQ(stages, 7);
   EXPECT_EQ(plan.combine_blocks, 9);
   EXPECT_EQ(plan.combine_load_stages, 11);
   EXPECT_EQ(plan.combine_store_stages, 3);
@@ -486,8 +506,10 @@ TEST_F(ConfigPlan, DispatchStagesFitInSharedMemory) {
     hepConfig_t config = valid_config();
     config.hidden = hidden;
     const Plan plan = make_plan(resolved_config(config), kRanks);
-    EXPECT_GE(plan.dispatch_stages, 2) << hidden;
-    EXPECT_LT(int64_t{plan.dispatch_stages} * hidden * 2, kSharedBytes) << hidden;
+    for (const int stages : plan.dispatch_stages) {
+      EXPECT_GE(stages, 2) << hidden;
+      EXPECT_LT(int64_t{stages} * hidden * 2, kSharedBytes) << hidden;
+    }
   }
 }
 

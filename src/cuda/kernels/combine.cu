@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Combine: reduce, push, add. Some blocks begin by summing this rank's rows of each token and pushing
-// the partial sum into a slot of the token's rank; all blocks, these too when they are done, add up the
-// slots of this rank's tokens. Both halves sum rows that lie at addresses, so both are the same
-// pipeline: a loader warp that knows which rows, and reducer warps that know nothing but the ring.
+// Combine: reduce, push, add. Some pipelines begin by summing this rank's rows of each token and pushing
+// the partial sum into a slot of the token's rank; all, these too when they are done, add up the slots
+// of this rank's tokens. Both halves sum rows that lie at addresses, so both are the same: a loader warp
+// that knows which rows, and reducer warps that know nothing but the ring.
 //
 // A block has two independent pipelines: while one waits, the other computes.
 //
 // Where no row is added to another, in flat without weights, the first half needs no reducers: a
 // forwarder sends the rows as they are. Those that the second half can read where they lie, because
 // they are this rank's own or in a window, are loaded from there, in place of partial sums.
+#include <algorithm>
+
 #include "cuda/kernels/forward.cuh"
 #include "cuda/kernels/launch.h"
 #include "cuda/kernels/reduce.cuh"
@@ -64,8 +66,8 @@ __device__ void publish_outputs(const CombineArgs& args, uint64_t epoch) {
 __device__ bool find_outputs(const CombineArgs& args, uint64_t epoch, int rank, Outputs* outputs) {
   const KernelContext& context = args.context;
   const Signals* signals = context.signals_from(rank);
-  if (!wait_for(context, {hepOperationCombine, hepPhaseRows, rank, epoch}, &signals->outputs_ready,
-                epoch))
+  if (!wait_for(context, {hepOperationCombine, hepPhasePartials, rank, epoch},
+                &signals->outputs_ready, epoch))
     return false;
   const uint64_t offset = ptx::ld_relaxed_sys(&signals->outputs_offset);
   *outputs = {at<char>(context.windows[rank], offset),
@@ -199,8 +201,7 @@ __device__ void load_contributions(const CombineArgs& args, uint64_t epoch, int 
   for (int source = 0; source < ranks; ++source)
     most_tokens = max(most_tokens, source_tokens[source]);
   const int num_tasks = ceil_div(most_tokens, kChunkTokens) * sources;
-  for (int task = pipeline * args.reduce_blocks + blockIdx.x; task < num_tasks;
-       task += kPipelines * args.reduce_blocks) {
+  for (int task = pipeline; task < num_tasks; task += args.first_half_pipelines) {
     const int chunk = task / sources;
     const int source = (context.rank + 1 + task % sources) % ranks;
     if (chunk < ceil_div(source_tokens[source], kChunkTokens))
@@ -333,42 +334,43 @@ __global__ void __launch_bounds__(kThreads, 1)
     combine_kernel(const __grid_constant__ CombineArgs args) {
   extern __shared__ __align__(kStageAlignment) char shared[];
   const KernelContext& context = args.context;
-  if (__syncthreads_or(has_failed(context))) return;
   const uint64_t epoch = context.state->combine.epoch + 1;
+  if (__syncthreads_or(has_failed(context))) return;
 
-  const int pipeline = warp_index() / kWarpsPerPipeline;
+  const int pipeline_of_block = warp_index() / kWarpsPerPipeline;
+  const int pipeline = blockIdx.x * kPipelines + pipeline_of_block;
   const int role = warp_index() % kWarpsPerPipeline;
   const int bytes = stage_bytes(context.shape().partial_row_bytes);
   const PipelineMemory memory(
-      shared + pipeline * PipelineMemory::bytes(args.load_stages, args.store_stages, bytes),
-      args.load_stages, args.store_stages, bytes);
-  if (role == 0) memory.initialize();
+      shared + pipeline_of_block * PipelineMemory::bytes(args.load_stages, bytes), args.load_stages,
+      bytes);
+  if (role == 0 && lane_index() == 0) memory.initialize();
   // A NaN that arrives as it is becomes canonical when it is added up.
   const bool as_they_are = sends_rows_as_they_are<kExpertMajor>(args);
   if (as_they_are && blockIdx.x == 0) publish_outputs(args, epoch);
   __syncthreads();
 
-  const bool in_first_half = blockIdx.x < args.reduce_blocks;
+  const bool in_first_half = pipeline < args.first_half_pipelines;
   if (in_first_half && as_they_are) {
     if (role == 0) {
       ContributionLoader loader{{memory.forwarding, {}}};
       load_contributions<kExpertMajor>(args, epoch, pipeline, loader);
       if (lane_index() == 0) loader.end();
     } else if (role == 1) {
-      forward(memory.forwarding, epoch);
+      forward(memory.forwarding, args.store_stages, epoch);
     }
-    ptx::barrier_sync(1 + pipeline, kPipelineThreads);
+    ptx::barrier_sync(1 + pipeline_of_block, kPipelineThreads);
   }
   if (role == 0) {
     ContributionLoader loader{{memory.reducing, {}}};
     if (in_first_half && !as_they_are)
       load_contributions<kExpertMajor>(args, epoch, pipeline, loader);
-    // The peers may wait for the last signal, and this rank, in the second half, for the peers.
-    if (lane_index() == 0) loader.flush();
     load_parts<kExpertMajor>(args, epoch, memory.outputs, loader);
     if (lane_index() == 0) loader.end();
-  } else {
-    reduce(memory, role - 1, epoch);
+  } else if (role <= kReducerWarps) {
+    reduce(memory, role - 1);
+  } else if (lane_index() == 0) {
+    give_signals(memory.signals, epoch);
   }
   if (arrive_is_last(&context.state->combine.arrivals) && !has_failed(context)) finish(args, epoch);
 }
@@ -380,17 +382,25 @@ cudaError_t prepare_combine_kernels() {
   return result == cudaSuccess ? prepare(combine_kernel<true>) : result;
 }
 
+int first_half_pipelines(const CombineArgs& args, const Plan& plan) {
+  if (args.outputs_offset != kNotInWindow) return 0;
+  const hepCombineArgs_t& call = args.call;
+  return call.layout == hepLayoutFlat && call.weight_mode == hepWeightsNone
+             ? plan.combine_forwarders
+             : plan.combine_reducers[call.layout];
+}
+
 cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stream) {
   const int bytes = stage_bytes(args.context.shape().partial_row_bytes);
-  args.store_stages =
-      plan.combine_store_stages > 0 ? plan.combine_store_stages : kDefaultStoreStages;
   args.load_stages = plan.combine_load_stages > 0 ? plan.combine_load_stages : kMaxLoadStages;
-  args.reduce_blocks =
-      args.outputs_offset == kNotInWindow ? plan.combine_reduce_blocks[args.call.layout] : 0;
+  args.first_half_pipelines = first_half_pipelines(args, plan);
   const auto shared_bytes = [&] {
-    return kPipelines * PipelineMemory::bytes(args.load_stages, args.store_stages, bytes);
+    return kPipelines * PipelineMemory::bytes(args.load_stages, bytes);
   };
   while (shared_bytes() > kMaxDynamicSharedBytes) --args.load_stages;
+  args.store_stages =
+      std::min(plan.combine_store_stages > 0 ? plan.combine_store_stages : kDefaultStoreStages,
+               args.load_stages - 1);
   const bool expert_major = args.call.layout == hepLayoutExpertMajor;
   return launch(expert_major ? combine_kernel<true> : combine_kernel<false>, plan.combine_blocks,
                 kThreads, shared_bytes(), stream, args);

@@ -3,15 +3,16 @@
 // warps add them up, or a forwarder passes them on as they are.
 #pragma once
 
+#include "config.h"
 #include "cuda/kernels/pipeline.cuh"
 #include "cuda/kernels/warp.cuh"
 #include "layout.h"
 
 namespace hep {
 
-constexpr int kPipelines = 2;
+constexpr int kPipelines = kCombinePipelines;
 constexpr int kReducerWarps = 7;
-constexpr int kWarpsPerPipeline = 1 + kReducerWarps;
+constexpr int kWarpsPerPipeline = 1 + kReducerWarps + 1;  // a loader, and one that signals
 constexpr int kPipelineThreads = kWarpsPerPipeline * kWarpSize;
 constexpr int kThreads = kPipelines * kPipelineThreads;
 
@@ -21,15 +22,10 @@ constexpr int kVectorsPerLane = 4;
 constexpr int kSliceBytes = kVectorsPerLane * kWarpSize * sizeof(uint4);
 constexpr int kSegmentBytes = kReducerWarps * kSliceBytes;
 
-// Rows that a warp may have on their way out; each has a buffer of a slice.
-constexpr int kMaxStoreStages = 4;
-constexpr int kDefaultStoreStages = 2;
 constexpr int kMaxLoadStages = 32;
 
-// Signals whose rows are still on their way out, over all reducer warps of a pipeline: they are at
-// most a ring apart.
-constexpr int kSignalSlots = 64;
-static_assert(kSignalSlots > kMaxLoadStages + 1);
+// Signals of a pipeline that are not given yet.
+constexpr int kSignalSlots = 4;
 
 // What is done with a stage.
 struct Contribution {
@@ -42,9 +38,14 @@ static_assert(sizeof(Contribution) == 16 && kSegmentBytes <= UINT16_MAX);
 enum : uint16_t {
   kLast = 1,     // ends a sum
   kNothing = 2,  // the stage holds no row: +0 is added
-  kSignal = 4,   // no row: the target becomes the epoch once everything up to here is written;
-                 // NULL: signals wait no longer for what comes after them
+  kSignal = 4,   // no row: the target becomes the epoch once everything up to here is written
   kEnd = 8
+};
+
+// A signal whose sums are stored.
+struct Signal {
+  uint64_t* address;  // NULL: there are no more
+  uint64_t reserved;
 };
 
 // Where the expert outputs of a rank for this one lie.
@@ -58,52 +59,37 @@ __host__ __device__ constexpr int stage_bytes(int row_bytes) {
   return align_up(row_bytes < kSegmentBytes ? row_bytes : kSegmentBytes, kStageAlignment);
 }
 
-// One pipeline's share of shared memory. While a forwarder runs, its ring has the reducers' buffers
-// for further stages; an outgoing row has at least a stage's size.
+// One pipeline's share of shared memory. Reducers and forwarder have the same stages, one after the
+// other.
 //
 //   stages           [load_stages][stage_bytes]
-//   outgoing         [kReducerWarps][store_stages][kSliceBytes]
 //   reducing         barriers and items of the reducers' ring
 //   forwarding       barriers and items of the forwarder's
-//   signal_arrivals  [kSignalSlots] reducer warps that have come to a signal
+//   signals          barriers and items of signals; all reducer warps together produce one
 //   outputs          [kMaxRanks]
 struct PipelineMemory {
   Ring<Contribution> reducing, forwarding;
-  int store_stages;
-  char* outgoing;
-  uint32_t* signal_arrivals;
+  Ring<Signal> signals;
   Outputs* outputs;
 
-  __device__ PipelineMemory(char* memory, int load_stages, int num_store_stages, int stage_bytes)
-      : reducing(memory, memory + row_bytes(load_stages, num_store_stages, stage_bytes),
-                 load_stages, stage_bytes),
-        forwarding(memory, reducing.end(), load_stages + num_store_stages, stage_bytes),
-        store_stages(num_store_stages),
-        outgoing(memory + load_stages * stage_bytes),
-        signal_arrivals(reinterpret_cast<uint32_t*>(forwarding.end())),
-        outputs(reinterpret_cast<Outputs*>(signal_arrivals + kSignalSlots)) {}
+  __device__ PipelineMemory(char* memory, int load_stages, int stage_bytes)
+      : reducing(memory, memory + load_stages * stage_bytes, load_stages, stage_bytes),
+        forwarding(memory, reducing.end(), load_stages, stage_bytes),
+        signals(nullptr, forwarding.end(), kSignalSlots, 0),
+        outputs(reinterpret_cast<Outputs*>(signals.end())) {}
 
-  __host__ __device__ static constexpr int row_bytes(int load_stages, int store_stages,
-                                                     int stage_bytes) {
-    return load_stages * stage_bytes + kReducerWarps * store_stages * kSliceBytes;
-  }
-
-  __host__ __device__ static constexpr int bytes(int load_stages, int store_stages,
-                                                 int stage_bytes) {
-    const int size = row_bytes(load_stages, store_stages, stage_bytes) +
-                     Ring<Contribution>::control_bytes(load_stages) +
-                     Ring<Contribution>::control_bytes(load_stages + store_stages) +
-                     kSignalSlots * sizeof(uint32_t) + kMaxRanks * sizeof(Outputs);
+  __host__ __device__ static constexpr int bytes(int load_stages, int stage_bytes) {
+    const int size = load_stages * stage_bytes +
+                     2 * Ring<Contribution>::control_bytes(load_stages) +
+                     Ring<Signal>::control_bytes(kSignalSlots) + kMaxRanks * sizeof(Outputs);
     return align_up(size, kStageAlignment);
   }
 
-  // By one warp, before a barrier of the block.
+  // By one thread, before a barrier of the block.
   __device__ void initialize() const {
-    if (lane_index() == 0) {
-      reducing.initialize(kReducerWarps);
-      forwarding.initialize(1);
-    }
-    for (int i = lane_index(); i < kSignalSlots; i += kWarpSize) signal_arrivals[i] = 0;
+    reducing.initialize(kReducerWarps);
+    forwarding.initialize(1);
+    signals.initialize(1, kReducerWarps);
   }
 };
 
@@ -121,7 +107,6 @@ struct ContributionLoader {
   }
 
   __device__ void signal(uint64_t* address) { load(nullptr, {address, 0.0f, 0, kSignal}); }
-  __device__ void flush() { signal(nullptr); }
   __device__ void end() { load(nullptr, {nullptr, 0.0f, 0, kEnd}); }
 };
 

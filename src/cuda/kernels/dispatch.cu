@@ -21,7 +21,7 @@ constexpr int kExtrasThreads = kExtrasWarps * kWarpSize;
 constexpr int kExtrasBarrier = 1;
 
 // Rows that a block takes at a time, consecutive rows of one source.
-constexpr int kRowsPerGroup = 16;
+constexpr int kRowsPerGroup = 4;
 static_assert(kRowsPerGroup <= kWarpSize);
 
 // Stores that a storer has in flight before it hands the oldest one's stage back.
@@ -45,17 +45,16 @@ __device__ __host__ constexpr int stage_bytes(bool expert_major, int row_bytes, 
   return align_up(row_bytes + selection_bytes(expert_major, top_k), kStageAlignment);
 }
 
-// Groups of rows in the order in which they are visited: sources alternate, each GPU begins at
-// another, and the order is shuffled from turn to turn, so that no source is everybody's target and
-// every block meets all sources. (Groups of 4 rows, whose sources take turns in each block's ring, were
-// slower: 313 instead of 355 GB/s with 8 SMs.)
+// Groups of rows in the order in which they are visited: the rows in a block's ring come from all
+// sources in turn, and at any time all blocks of all GPUs read from all sources alike. So no source is
+// everybody's target, and no block waits for a slow one while others pile up behind it.
 struct GroupOrder {
   int rank, num_ranks;
 
   __device__ int turn(int group) const { return group / num_ranks; }
   __device__ int source(int group) const {
-    const uint32_t shuffle = static_cast<uint32_t>(turn(group)) * 2654435761u >> 16;
-    return (rank + 1 + group % num_ranks + shuffle % num_ranks) % num_ranks;
+    const int step = turn(group) * num_ranks / gridDim.x;
+    return (rank + 1 + group % num_ranks + step) % num_ranks;
   }
 };
 
@@ -90,31 +89,27 @@ __device__ void publish_weights(const DispatchArgs& args, uint64_t epoch) {
 
 // ------------------------------------------------------------------------------------ moving rows
 
-// Waits for each source's rows when they are first needed.
+// Where the rows of each source lie; waits for them when they are first needed.
 struct SourceGate {
   const DispatchArgs& args;
   uint64_t epoch;
-  uint64_t open[2];
-  static_assert(kMaxRanks <= 128);
+  const char** published;  // [R] in shared memory, NULL at first
 
-  // By all lanes of a warp; *rows receives where the source's rows lie.
-  __device__ bool pass(int source, const char** rows) {
+  // By all lanes of a warp; NULL after a failure.
+  __device__ const char* rows_of(int source) const {
+    if (published[source] != nullptr) return published[source];
     const KernelContext& context = args.context;
     const Signals* signals = context.signals_from(source);
-    uint64_t& word = open[source / 64];
-    const uint64_t bit = uint64_t{1} << (source % 64);
-    if ((word & bit) == 0) {
-      bool ready = true;
-      if (lane_index() == 0)
-        ready = wait_for(context, {hepOperationDispatch, hepPhaseRows, source, epoch},
-                         &signals->rows_ready, epoch);
-      if (!__shfl_sync(kFullWarp, ready, 0)) return false;
-      // The copy engine reads what the source wrote by other means.
-      ptx::fence_proxy_async();
-      word |= bit;
+    const char* rows = nullptr;
+    if (lane_index() == 0 && wait_for(context, {hepOperationDispatch, hepPhaseRows, source, epoch},
+                                      &signals->rows_ready, epoch)) {
+      rows = at<char>(context.windows[source], ptx::ld_relaxed_sys(&signals->rows_offset));
+      published[source] = rows;
     }
-    *rows = at<char>(context.windows[source], ptx::ld_relaxed_sys(&signals->rows_offset));
-    return true;
+    __syncwarp();
+    // The copy engine reads what the source wrote by other means.
+    ptx::fence_proxy_async();
+    return published[source];
   }
 };
 
@@ -167,10 +162,10 @@ __device__ RowGroup find_group(const DispatchArgs& args, const GroupOrder& order
 // would leave stages empty (at 8 SMs, a tenth of the throughput).
 template <bool kExpertMajor>
 __device__ void load_rows(const DispatchArgs& args, uint64_t epoch, const uint32_t* source_rows,
-                          const Ring<RowItem>& ring) {
+                          const char** published, const Ring<RowItem>& ring) {
   const KernelContext& context = args.context;
   const GroupOrder order{context.rank, context.num_ranks()};
-  SourceGate gate{args, epoch, {0, 0}};
+  const SourceGate gate{args, epoch, published};
   Producer<RowItem> producer{ring, {}};
 
   uint32_t longest = 0;
@@ -186,13 +181,13 @@ __device__ void load_rows(const DispatchArgs& args, uint64_t epoch, const uint32
     if (group + gridDim.x < num_groups)
       next = find_group(args, order, source_rows, group + gridDim.x);
     if (current.begin >= current.end) continue;
-    const char* published;
-    if (!gate.pass(current.source, &published)) break;
+    const char* rows = gate.rows_of(current.source);
+    if (rows == nullptr) break;
     for (uint32_t index = current.begin; index < current.end; ++index) {
       const Row row = current.row(index);
       // A dropped flat row needs no load; in expert-major any of its places may be in range.
       if (!kExpertMajor && index >= args.call.capacity) continue;
-      if (lane_index() == 0) load_row<kExpertMajor>(args, row, index, published, producer);
+      if (lane_index() == 0) load_row<kExpertMajor>(args, row, index, rows, producer);
     }
   }
   if (lane_index() == 0) producer.acquire({kEnd, 0, 0, 0}, 0);
@@ -413,14 +408,16 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ __align__(kStageAlignment) char shared[];
   __shared__ uint8_t has_weights[kMaxRanks];
   __shared__ uint32_t source_rows[kMaxRanks + 1];
+  __shared__ const char* published[kMaxRanks];
   __shared__ FlatExtra extra_entries[kExtrasThreads];
   __shared__ bool extras_failed;
   const KernelContext& context = args.context;
-  if (__syncthreads_or(has_failed(context))) return;
   const uint64_t epoch = current_epoch(args);
+  if (__syncthreads_or(has_failed(context))) return;
   const int bytes = stage_bytes(kExpertMajor, context.shape().row_bytes, args.top_k);
   const Ring<RowItem> ring(shared, shared + args.stages * bytes, args.stages, bytes);
   if (threadIdx.x == 0) ring.initialize(1);
+  for (int i = threadIdx.x; i < context.num_ranks(); i += blockDim.x) published[i] = nullptr;
   for (int i = threadIdx.x; i <= context.num_ranks(); i += blockDim.x)
     source_rows[i] = at<uint32_t>(args.routing, context.routing_layout.source_rows)[i];
   if (blockIdx.x == 0) signal_rows(args, epoch);
@@ -428,7 +425,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
 
   switch (warp_index()) {
-    case kLoaderWarp: load_rows<kExpertMajor>(args, epoch, source_rows, ring); break;
+    case kLoaderWarp: load_rows<kExpertMajor>(args, epoch, source_rows, published, ring); break;
     case kStorerWarp:
       if (ring.depth > 2 * kStoresInFlight)
         store_rows<kExpertMajor, kStoresInFlight>(args, ring);
@@ -442,8 +439,6 @@ __global__ void __launch_bounds__(kThreads, 1)
     finish<kExpertMajor>(args, epoch);
 }
 
-constexpr int kMaxStages = 32;
-
 }  // namespace
 
 cudaError_t prepare_dispatch_kernels() {
@@ -454,7 +449,7 @@ cudaError_t prepare_dispatch_kernels() {
 cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream) {
   const bool expert_major = args.call.layout == hepLayoutExpertMajor;
   const int bytes = stage_bytes(expert_major, args.context.shape().row_bytes, args.top_k);
-  args.stages = std::min(plan.dispatch_stages, kMaxStages);
+  args.stages = plan.dispatch_stages[args.call.layout];
   const auto shared_bytes = [&] {
     return args.stages * bytes + Ring<RowItem>::control_bytes(args.stages);
   };

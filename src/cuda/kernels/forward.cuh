@@ -7,9 +7,9 @@
 
 namespace hep {
 
-// Rows that a forwarder has in flight before it hands the oldest one's stage back, if the ring is at
-// least twice as deep; otherwise one. (At 14 KiB and more a row it is 7 or 8 deep.)
-constexpr int kCopiesInFlight = 3;
+// Most rows that a forwarder has in flight before it hands the oldest one's stage back.
+constexpr int kMaxStoreStages = 4;
+constexpr int kDefaultStoreStages = 3;
 
 // A signal is given when this many later rows have been sent, or nothing more is to send.
 constexpr int kCopiesBeforeSignal = 2;
@@ -58,11 +58,15 @@ __device__ void forward_rows(const Ring<Contribution>& ring, uint64_t epoch) {
   ptx::bulk_wait<0>();
 }
 
-__device__ inline void forward(const Ring<Contribution>& ring, uint64_t epoch) {
-  if (ring.depth >= 2 * kCopiesInFlight)
-    forward_rows<kCopiesInFlight>(ring, epoch);
-  else
-    forward_rows<1>(ring, epoch);
+// The ring is deeper than `store_stages`.
+__device__ inline void forward(const Ring<Contribution>& ring, int store_stages, uint64_t epoch) {
+  static_assert(kMaxStoreStages == 4);
+  switch (store_stages) {
+    case 1: return forward_rows<1>(ring, epoch);
+    case 2: return forward_rows<2>(ring, epoch);
+    case 3: return forward_rows<3>(ring, epoch);
+    default: return forward_rows<4>(ring, epoch);
+  }
 }
 
 }  // namespace hep

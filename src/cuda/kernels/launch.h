@@ -23,7 +23,7 @@ cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stre
 // What a block may use: all that compute capabilities 9.0 and 10.0 offer, less what the kernels
 // declare by themselves. A device that offers less is refused.
 constexpr int kMaxSharedBytes = 227 * 1024;
-constexpr int kMaxDynamicSharedBytes = kMaxSharedBytes - 2560;
+constexpr int kMaxDynamicSharedBytes = kMaxSharedBytes - 3072;
 
 template <typename Args>
 cudaError_t prepare(void (*kernel)(Args)) {

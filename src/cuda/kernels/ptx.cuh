@@ -37,6 +37,10 @@ __device__ inline uint64_t atomic_add_acq_rel_gpu(uint64_t* address, uint64_t va
   return before;
 }
 
+__device__ inline void atomic_add_release_sys(uint64_t* address, uint64_t value) {
+  asm volatile("red.release.sys.global.add.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
+}
+
 __device__ inline uint64_t atomic_add_relaxed_gpu(uint64_t* address, uint64_t value) {
   uint64_t before;
   asm volatile("atom.add.relaxed.gpu.global.u64 %0, [%1], %2;"

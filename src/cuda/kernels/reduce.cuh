@@ -1,100 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The reducers of combine: each warp owns a slice of the row, adds the rows in registers as they land,
-// with no barrier among warps, and sends its slice of the sum.
+// with no barrier among warps, and stores its slice of the sum straight from there, also to a peer:
+// through shared memory and the copy engine it would take a quarter of the bandwidth of both.
 #pragma once
 
 #include "cuda/kernels/bfloat16.cuh"
 #include "cuda/kernels/contribution.cuh"
 
 namespace hep {
-
-// A signal is given when this many later sums have been sent, or nothing more is to send.
-constexpr int kStoresBeforeSignal = 2;
-
-// A reducer warp's own bookkeeping of its stores: which buffer is next, and which signal waits for
-// them. A signal is given after later sums have been sent, so that the warp seldom waits for the wire.
-// Stores and waits are those of lane 0.
-struct Outgoing {
-  const PipelineMemory& memory;
-  uint64_t epoch;
-  char* buffers;
-  int next_buffer = 0;
-  uint64_t* pending = nullptr;
-  int stores_since = 0;
-  bool stored = false;   // anything since the last signal
-  uint32_t signals = 0;  // that this warp has come to
-
-  __device__ Outgoing(const PipelineMemory& pipeline, uint64_t combine_epoch, int reducer)
-      : memory(pipeline),
-        epoch(combine_epoch),
-        buffers(pipeline.outgoing + reducer * pipeline.store_stages * kSliceBytes) {}
-
-  // All lanes: a buffer that no store reads any more.
-  __device__ uint4* buffer() {
-    if (lane_index() == 0) wait_read(memory.store_stages - 1);
-    __syncwarp();
-    return reinterpret_cast<uint4*>(buffers + next_buffer * kSliceBytes);
-  }
-
-  // All lanes: sends what they have written to the buffer.
-  __device__ void send_buffer(char* destination, uint32_t bytes) {
-    ptx::fence_proxy_async_shared();
-    __syncwarp();
-    if (lane_index() == 0) send(destination, buffers + next_buffer * kSliceBytes, bytes);
-    if (++next_buffer == memory.store_stages) next_buffer = 0;
-  }
-
-  // Lane 0: all sums so far belong to what this signal tells.
-  __device__ void signal(uint64_t* address) {
-    flush();
-    if (address == nullptr) return;
-    if (stored)
-      pending = address;
-    else
-      give(address);
-    stored = false;
-    stores_since = 0;
-  }
-
-  // Lane 0.
-  __device__ void flush() {
-    if (pending == nullptr) return;
-    ptx::bulk_wait<0>();
-    give(pending);
-    pending = nullptr;
-    stored = false;
-  }
-
- private:
-  __device__ void send(char* destination, const char* source, uint32_t bytes) {
-    ptx::bulk_store(destination, source, bytes);
-    ptx::bulk_commit();
-    stored = true;
-    if (pending != nullptr && ++stores_since == kStoresBeforeSignal) {
-      ptx::bulk_wait<kStoresBeforeSignal>();
-      give(pending);
-      pending = nullptr;
-    }
-  }
-
-  __device__ static void wait_read(int newer_stores) {
-    static_assert(kMaxStoreStages == 4);
-    switch (newer_stores) {
-      case 0: return ptx::bulk_wait_read<0>();
-      case 1: return ptx::bulk_wait_read<1>();
-      case 2: return ptx::bulk_wait_read<2>();
-      default: return ptx::bulk_wait_read<3>();
-    }
-  }
-
-  // The last warp to come to a signal gives it.
-  __device__ void give(uint64_t* address) {
-    uint32_t* arrivals = &memory.signal_arrivals[signals++ % kSignalSlots];
-    if (ptx::atomic_add_acq_rel_cta(arrivals, 1) + 1 < kReducerWarps) return;
-    *arrivals = 0;
-    ptx::st_release_sys(address, epoch);
-  }
-};
 
 // A reducer warp's place in the ring.
 struct Incoming {
@@ -132,9 +45,8 @@ __device__ void for_each_vector(uint32_t vectors, Body body) {
 // From the first contribution, which has arrived, to the last: one loop for a sum, so that the sums
 // stay in their registers.
 template <bool kWhole>
-__device__ void reduce_sum(Incoming& incoming, Contribution item, Outgoing& outgoing,
-                           uint32_t slice, uint32_t bytes) {
-  const uint32_t vectors = bytes / sizeof(uint4);
+__device__ void reduce_sum(Incoming& incoming, Contribution item, uint32_t slice,
+                           uint32_t vectors) {
   Bfloat16x8 sum[kVectorsPerLane];
   const uint4* row = incoming.row(slice);
   if (item.flags & kNothing)
@@ -155,34 +67,60 @@ __device__ void reduce_sum(Incoming& incoming, Contribution item, Outgoing& outg
     incoming.release();
   }
 
-  if (bytes == 0) return;
-  uint4* buffer = outgoing.buffer();
+  uint4* target = reinterpret_cast<uint4*>(static_cast<char*>(item.target) + slice);
   for_each_vector<kWhole>(vectors,
-                          [&](int i, uint32_t vector) { buffer[vector] = sum[i].round(); });
-  outgoing.send_buffer(static_cast<char*>(item.target) + slice, bytes);
+                          [&](int i, uint32_t vector) { target[vector] = sum[i].round(); });
 }
 
-__device__ inline void reduce(const PipelineMemory& memory, int reducer, uint64_t epoch) {
+// A reducer warp's side of the signals.
+struct SignalProducer {
+  const Ring<Signal>& ring;
+  int reducer;
+  Cursor cursor;
+
+  // By lane 0, once what the warp has stored is ordered before: the warp has come to the signal.
+  __device__ void arrive(uint64_t* address) const {
+    wait_phase(&ring.empty[cursor.stage], cursor.parity ^ 1);
+    if (reducer == 0) ring.items[cursor.stage].address = address;
+    ptx::mbarrier_arrive(&ring.full[cursor.stage]);
+  }
+
+  __device__ void advance() { cursor.advance(ring.depth); }
+};
+
+__device__ inline void reduce(const PipelineMemory& memory, int reducer) {
+  constexpr uint32_t kWholeSlice = kVectorsPerLane * kWarpSize;
   const uint32_t slice = reducer * kSliceBytes;
-  Outgoing outgoing(memory, epoch, reducer);
   Incoming incoming{memory.reducing, {}};
+  SignalProducer signals{memory.signals, reducer, {}};
   while (true) {
     const Contribution item = incoming.wait();
     if (item.flags & kEnd) break;
     if (item.flags & kSignal) {
       incoming.release();
-      if (lane_index() == 0) outgoing.signal(static_cast<uint64_t*>(item.target));
+      if (lane_index() == 0) signals.arrive(static_cast<uint64_t*>(item.target));
+      signals.advance();
       continue;
     }
     const uint32_t bytes = item.bytes > slice ? min(item.bytes - slice, kSliceBytes) : 0;
-    if (bytes == kSliceBytes)
-      reduce_sum<true>(incoming, item, outgoing, slice, bytes);
+    const uint32_t vectors = bytes / sizeof(uint4);
+    if (vectors == kWholeSlice)
+      reduce_sum<true>(incoming, item, slice, vectors);
     else
-      reduce_sum<false>(incoming, item, outgoing, slice, bytes);
+      reduce_sum<false>(incoming, item, slice, vectors);
   }
-  if (lane_index() == 0) {
-    outgoing.flush();
-    ptx::bulk_wait<0>();
+  if (lane_index() == 0) signals.arrive(nullptr);
+}
+
+// Gives each signal when all reducer warps have come to it. One thread that does nothing else: giving
+// one means to wait until a peer has what the reducers wrote, more than a microsecond.
+__device__ inline void give_signals(const Ring<Signal>& signals, uint64_t epoch) {
+  for (Cursor cursor;; cursor.advance(signals.depth)) {
+    wait_phase(&signals.full[cursor.stage], cursor.parity);
+    uint64_t* address = signals.items[cursor.stage].address;
+    if (address == nullptr) break;
+    ptx::st_release_sys(address, epoch);
+    ptx::mbarrier_arrive(&signals.empty[cursor.stage]);
   }
 }
 

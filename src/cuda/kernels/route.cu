@@ -36,13 +36,15 @@ __global__ void __launch_bounds__(kMaxThreads)
     route_kernel(const __grid_constant__ RouteArgs args) {
   extern __shared__ uint4 shared[];
   const KernelContext& context = args.context;
-  if (__syncthreads_or(has_failed(context))) return;
-  const uint64_t epoch = context.state->routing_epoch + 1;
-
   const SendMemory sending(shared, context.shape(), blockDim.x / kWarpSize);
   const TokenRange range = tokens_of_warp(args);
-  const int first_expert = count_tokens<Index>(
-      args, range, sending.counters + warp_index() * num_counters(context.shape()));
+  const int first_expert =
+      expert_of_lane<Index>(args, SelectionLanes(args.top_k), range.begin, range.end);
+  const uint64_t epoch = context.state->routing_epoch + 1;
+  if (__syncthreads_or(has_failed(context))) return;
+
+  count_tokens<Index>(args, range, first_expert,
+                      sending.counters + warp_index() * num_counters(context.shape()));
   __syncthreads();
   sum_over_warps(args, sending);
   if (!wait_for_blocks(args, epoch)) return;
@@ -50,7 +52,7 @@ __global__ void __launch_bounds__(kMaxThreads)
   sum_over_blocks(args, sending);
   send_headers(args, sending, epoch);
   send_records<Index>(args, range, first_expert, sending, epoch);
-  signal_records(args, epoch);
+  signal_records(args);
 
   if (!wait_for_records(args, epoch)) return;
   const ReceiveMemory receiving(shared, context.shape());

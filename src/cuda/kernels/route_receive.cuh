@@ -25,11 +25,12 @@ struct ReceiveMemory {
   }
 };
 
+// All ranks have as many blocks.
 __device__ inline bool wait_for_records(const RouteArgs& args, uint64_t epoch) {
   bool here = true;
   for (int rank = threadIdx.x; rank < args.context.num_ranks(); rank += blockDim.x)
     here &= wait_for(args.context, {hepOperationRouting, hepPhaseRecords, rank, epoch},
-                     &args.context.signals_from(rank)->records_ready, epoch);
+                     &args.context.signals_from(rank)->records_ready, epoch * gridDim.x);
   return __syncthreads_and(here);
 }
 

@@ -97,10 +97,10 @@ __device__ int expert_of_lane(const RouteArgs& args, const SelectionLanes& lanes
   return expert_at<Index>(args, static_cast<int64_t>(token) * args.top_k + lanes.index);
 }
 
-// Counts the warp's tokens. Returns the expert of the lane's first selection, which send_records()
-// begins with.
+// Counts the warp's tokens. `first_expert` is that of the lane's first selection.
 template <typename Index>
-__device__ int count_tokens(const RouteArgs& args, TokenRange range, uint32_t* memory) {
+__device__ void count_tokens(const RouteArgs& args, TokenRange range, int first_expert,
+                             uint32_t* memory) {
   const Shape& shape = args.context.shape();
   const SelectionLanes lanes(args.top_k);
   const RankOfExpert rank_of(shape);
@@ -108,7 +108,6 @@ __device__ int count_tokens(const RouteArgs& args, TokenRange range, uint32_t* m
   for (int i = lane_index(); i < num_counters(shape); i += kWarpSize) memory[i] = 0;
   __syncwarp();
 
-  const int first_expert = expert_of_lane<Index>(args, lanes, range.begin, range.end);
   int next_expert = first_expert;
   for (int first = range.begin; first < range.end; first += lanes.groups) {
     const int expert = next_expert;
@@ -130,7 +129,6 @@ __device__ int count_tokens(const RouteArgs& args, TokenRange range, uint32_t* m
     }
     __syncwarp();
   }
-  return first_expert;
 }
 
 // Makes the counters of each warp start where those of the block's warps before it end, and writes
@@ -208,12 +206,12 @@ __device__ inline Selection sort_selections(const SelectionLanes& lanes, int top
   __syncwarp();
   if (expert != kNone && before == 0) next.by_expert[expert] += __popc(same);
 
-  const uint32_t key = static_cast<uint32_t>(expert);  // kNone is the largest
+  const uint32_t key = static_cast<uint32_t>(expert) * kMaxTopK + lanes.index;  // kNone comes last
+  static_assert(kMaxExperts < 0xffffffffu / kMaxTopK);
   int smaller = 0;
-  for (int k = 0; k < top_k; ++k) {
-    const uint32_t other = __shfl_sync(kFullWarp, key, lanes.group * top_k + k);
-    smaller += other < key || (other == key && k < lanes.index);
-  }
+#pragma unroll 8
+  for (int k = 0; k < top_k; ++k)
+    smaller += __shfl_sync(kFullWarp, key, lanes.group * top_k + k) < key;
   if (lanes.group < lanes.groups)
     sorted[lanes.group * top_k + smaller] = {index, static_cast<uint16_t>(expert),
                                              static_cast<uint16_t>(lanes.index)};
@@ -291,11 +289,12 @@ __device__ void send_records(const RouteArgs& args, TokenRange range, int first_
   }
 }
 
-// Tells the peers that the records are there, once all blocks have written theirs.
-__device__ inline void signal_records(const RouteArgs& args, uint64_t epoch) {
-  if (!arrive_is_last(&args.context.state->routing_sent)) return;
+// Tells the peers that this block's records are there. Each block does so by itself: to find out which
+// one is the last would take longer.
+__device__ inline void signal_records(const RouteArgs& args) {
+  __syncthreads();
   for (int rank = threadIdx.x; rank < args.context.num_ranks(); rank += blockDim.x)
-    ptx::st_release_sys(&args.context.signals_to(rank)->records_ready, epoch);
+    ptx::atomic_add_release_sys(&args.context.signals_to(rank)->records_ready, 1);
 }
 
 }  // namespace hep
