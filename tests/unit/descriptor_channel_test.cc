@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// The passing of descriptors among processes that have no right to take part.
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "memory_fixture.h"
+
+namespace hep {
+namespace {
+
+sockaddr_un socket_name(const std::string& text, socklen_t* length) {
+  sockaddr_un name{};
+  name.sun_family = AF_UNIX;
+  text.copy(name.sun_path + 1, sizeof name.sun_path - 1);
+  *length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + text.size());
+  return name;
+}
+
+Descriptor connect_to(const DescriptorAddress& address) {
+  Descriptor socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  socklen_t length;
+  const sockaddr_un name = socket_name(address.socket_name, &length);
+  EXPECT_EQ(::connect(socket.get(), reinterpret_cast<const sockaddr*>(&name), length), 0);
+  return socket;
+}
+
+void send_packet(const Descriptor& socket, std::string packet, int descriptor) {
+  iovec part{packet.data(), packet.size()};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  if (descriptor >= 0) {
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    *header = {};
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    std::memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
+  }
+  EXPECT_EQ(::sendmsg(socket.get(), &message, 0), static_cast<ssize_t>(packet.size()));
+}
+
+// What rank 1 says to rank 0, caught by a socket that poses as rank 0's.
+std::string catch_greeting(DescriptorChannel& rank1, DescriptorAddress rank0) {
+  std::strcpy(rank0.socket_name, ("eavesdropper-" + std::to_string(::getpid())).c_str());
+  const Descriptor listener(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  socklen_t length;
+  const sockaddr_un name = socket_name(rank0.socket_name, &length);
+  EXPECT_EQ(::bind(listener.get(), reinterpret_cast<const sockaddr*>(&name), length), 0);
+  EXPECT_EQ(::listen(listener.get(), 8), 0);
+  const Status status = rank1.exchange(
+      1, {0}, {rank0, rank1.address()}, [](int, int) {}, Deadline::after_ms(50));
+  EXPECT_EQ(status.result(), hepErrorTimeout);
+  const Descriptor connection(::accept(listener.get(), nullptr, nullptr));
+  char packet[256];
+  const ssize_t received = ::recv(connection.get(), packet, sizeof packet, 0);
+  EXPECT_GT(received, 0);
+  return std::string(packet, std::max<ssize_t>(received, 0));
+}
+
+TEST(DescriptorChannel, IgnoresStrangers) {
+  const Descriptor offered[3] = {Descriptor(::memfd_create("a", MFD_CLOEXEC)),
+                                 Descriptor(::memfd_create("b", MFD_CLOEXEC)),
+                                 Descriptor(::memfd_create("stranger", MFD_CLOEXEC))};
+  std::unique_ptr<DescriptorChannel> channels[2];
+  for (int r = 0; r < 2; ++r)
+    ASSERT_TRUE(DescriptorChannel::open(offered[r].get(), &channels[r]).ok());
+  const std::vector<DescriptorAddress> addresses{channels[0]->address(), channels[1]->address()};
+  const std::string greeting = catch_greeting(*channels[1], addresses[0]);
+  const std::string token(reinterpret_cast<const char*>(&addresses[0].token), sizeof(uint64_t));
+  const size_t token_at = greeting.find(token);
+  ASSERT_NE(token_at, std::string::npos) << "a greeting carries the receiver's token";
+  std::string forged = greeting;
+  forged[token_at] ^= 1;
+  const long files = open_files();
+
+  std::vector<Descriptor> strangers;
+  const auto stranger = [&](const std::string& packet, int descriptor) {
+    strangers.push_back(connect_to(addresses[0]));
+    if (!packet.empty()) send_packet(strangers.back(), packet, descriptor);
+  };
+  stranger(forged, offered[2].get());
+  stranger("GET / HTTP/1.1\r\n\r\n", -1);
+  stranger(std::string(4096, '\xff'), offered[2].get());
+  stranger(greeting.substr(0, greeting.size() - 1), offered[2].get());
+  stranger(greeting + "x", offered[2].get());
+  for (int i = 0; i < 50; ++i) stranger("", -1);  // silent
+  connect_to(addresses[0]);                       // gone at once
+
+  run_threads(0, 2, [&](int rank) {
+    int calls = 0;
+    const auto receive = [&](int peer, int descriptor) {
+      ++calls;
+      EXPECT_EQ(peer, 1 - rank);
+      struct stat got, expected;
+      ASSERT_EQ(::fstat(descriptor, &got), 0);
+      ASSERT_EQ(::fstat(offered[peer].get(), &expected), 0);
+      EXPECT_EQ(got.st_ino, expected.st_ino);
+    };
+    const Status status = channels[rank]->exchange(rank, {1 - rank}, addresses, receive,
+                                                   Deadline::after_ms(kPatienceMs));
+    EXPECT_TRUE(status.ok()) << status.message();
+    EXPECT_EQ(calls, 1);
+  });
+  strangers.clear();
+  EXPECT_EQ(open_files(), files);
+}
+
+}  // namespace
+}  // namespace hep
