@@ -24,7 +24,11 @@ namespace {
 // Connections that have not proved themselves; past it, the oldest makes room for the newest.
 constexpr int kMaxStrangers = 2 * kMaxRanks;
 
-// After an accept that failed, for want of descriptors for example.
+// Accepted in one turn. Small against kMaxStrangers, so that a rank amid a flood of strangers has
+// several turns to prove itself in before it is the oldest.
+constexpr int kAcceptBatch = 16;
+
+// After an accept that failed, for want of descriptors for example, and nobody could make room.
 constexpr int kAcceptPauseMs = 50;
 
 Frame make_failure_frame(const Status& failure) {
@@ -104,7 +108,7 @@ class Hub {
   int milliseconds_to_wait() const;
   void wait_and_serve();
   void accept_strangers();
-  void evict_oldest_stranger();
+  bool evict_oldest_stranger();
   void serve(Peer& peer);
   void admit(Peer& peer, const wire::Join& join);
   Status take_seat(Peer& peer, const wire::Join& join);
@@ -156,7 +160,7 @@ int Hub::milliseconds_to_wait() const {
     if (peer->contribution) consider(peer->contribution->deadline);
     anybody |= peer->state != Peer::State::kStranger;
   }
-  if (!anybody && !seats_.empty()) consider(linger_);
+  if (!seats_.empty() && (listener_.valid() || !anybody)) consider(linger_);
   if (!accept_again_.expired()) consider(accept_again_);
   return least;
 }
@@ -178,15 +182,14 @@ void Hub::wait_and_serve() {
 }
 
 void Hub::accept_strangers() {
-  for (int i = 0; i < kMaxStrangers; ++i) {
+  for (int i = 0; i < kAcceptBatch; ++i) {
     sockaddr_storage storage{};
     socklen_t length = sizeof storage;
     Descriptor socket(::accept4(listener_.get(), reinterpret_cast<sockaddr*>(&storage), &length,
                                 SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (!socket.valid()) {
       if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED) return;
-      evict_oldest_stranger();
-      accept_again_ = Deadline::after_ms(kAcceptPauseMs);
+      if (!evict_oldest_stranger()) accept_again_ = Deadline::after_ms(kAcceptPauseMs);
       return;
     }
     wire::set_socket_options(socket.get());
@@ -202,12 +205,14 @@ void Hub::accept_strangers() {
   }
 }
 
-void Hub::evict_oldest_stranger() {
+// False if there is none.
+bool Hub::evict_oldest_stranger() {
   for (const auto& peer : peers_) {
     if (peer->state != Peer::State::kStranger || peer->connection.closed()) continue;
     peer->connection.close();
-    return;
+    return true;
   }
+  return false;
 }
 
 void Hub::serve(Peer& peer) {
@@ -319,6 +324,9 @@ void Hub::relay() {
 }
 
 void Hub::expire() {
+  // Whoever may still come is past every deadline that is known. A member that hangs must not keep
+  // the port open.
+  if (!seats_.empty() && linger_.expired()) close_listener();
   for (const auto& peer : peers_) {
     if (peer->state != Peer::State::kMember) {
       if (peer->deadline.expired()) peer->connection.close();

@@ -139,9 +139,9 @@ Status prove(int socket, const SipKey& secret, int rank, int num_ranks, uint32_t
 Status reach_hub(const Rendezvous& rendezvous, int rank, int num_ranks, Deadline deadline,
                  Descriptor* out) {
   const bool same_host = rendezvous.host == host_fingerprint(rendezvous.secret);
-  std::string reasons;
+  std::string reasons;  // of the latest round that the deadline did not cut short
   do {
-    reasons.clear();
+    std::string round;
     for (const in6_addr& address : rendezvous.addresses) {
       if (is_loopback(address) && !same_host) continue;
       Descriptor socket;
@@ -154,9 +154,10 @@ Status reach_hub(const Rendezvous& rendezvous, int rank, int num_ranks, Deadline
         *out = std::move(socket);
         return Status();
       }
-      reasons += (reasons.empty() ? "" : "; ") + address_text(address, rendezvous.port) + ": " +
-                 attempt.message();
+      round += (round.empty() ? "" : "; ") + address_text(address, rendezvous.port) + ": " +
+               attempt.message();
     }
+    if (reasons.empty() || !deadline.expired()) reasons = std::move(round);
     if (reasons.empty())
       return error(hepErrorSystem,
                    "rank %d: the unique id was made on another machine and offers only loopback "
@@ -245,6 +246,10 @@ Status Bootstrap::exchange(const void* send, void* receive, size_t bytes, const 
   wire::FrameHeader answer;
   if (io == Io::kDone) io = receive_all(socket, &answer, sizeof answer, patience);
   if (io == Io::kDone) {
+    if (answer.magic != wire::kMagic || answer.version != wire::kVersion)
+      return error(hepErrorInternal,
+                   "rank %d: phase '%s': the rendezvous answered with something else than a frame",
+                   rank_, phase);
     if (answer.type == wire::FrameType::kFailure) return read_error(answer.length, phase, patience);
     if (answer.type != wire::FrameType::kResult || answer.length != bytes * num_ranks_)
       return error(hepErrorInternal,

@@ -186,6 +186,8 @@ class Stranger {
     return header.type;
   }
 
+  void end_output() { EXPECT_EQ(::shutdown(socket_.get(), SHUT_WR), 0); }
+
   bool is_refused() {
     char byte;
     return !receive(&byte, 1);
