@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "status.h"
 
+#include <sys/resource.h>
+
 #include <cerrno>
 #include <cstdarg>
 #include <cstdio>
@@ -39,7 +41,15 @@ Status system_error(const char* format, ...) {
   va_start(arguments, format);
   std::string text = format_text(format, arguments);
   va_end(arguments);
-  return Status(hepErrorSystem, text + ": " + std::system_category().message(code));
+  return Status(hepErrorSystem, text + ": " + system_text(code));
+}
+
+std::string system_text(int code) {
+  std::string text = std::system_category().message(code);
+  rlimit limit{};
+  if (code == EMFILE && ::getrlimit(RLIMIT_NOFILE, &limit) == 0)
+    text += " (RLIMIT_NOFILE is " + std::to_string(limit.rlim_cur) + ")";
+  return text;
 }
 
 hepResult_t report(const Status& status) {

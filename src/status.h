@@ -30,6 +30,9 @@ Status error(hepResult_t result, const char* format, ...) __attribute__((format(
 // The same, ending with the text of errno: "...: Connection refused".
 Status system_error(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
+// The text of an error number of the system. For a limit that was reached it says which, and its value.
+std::string system_text(int code);
+
 // Remembers a failed status as the calling thread's last error; returns its result.
 hepResult_t report(const Status& status);
 

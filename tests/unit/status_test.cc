@@ -3,6 +3,7 @@
 #include "status.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <cerrno>
 #include <string>
@@ -50,6 +51,14 @@ TEST(Status, TryReturnsTheFirstErrorAndGoesOnOtherwise) {
   EXPECT_FALSE(reached_end);
   EXPECT_TRUE(try_both(false, false, &reached_end).ok());
   EXPECT_TRUE(reached_end);
+}
+
+TEST(SystemText, NamesTheLimitThatWasReached) {
+  rlimit limit{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &limit), 0);
+  EXPECT_NE(system_text(EMFILE).find("RLIMIT_NOFILE is " + std::to_string(limit.rlim_cur)),
+            std::string::npos);
+  EXPECT_EQ(system_text(ENOENT), "No such file or directory");
 }
 
 TEST(LastError, IsTheLatestFailureAndSurvivesSuccess) {
