@@ -31,6 +31,7 @@ namespace hep {
 namespace {
 
 constexpr int kBacklog = 256;           // more than ranks, so that no sender has to wait
+constexpr int kAcceptBatch = 64;        // before the deadline is looked at again
 constexpr int kRetryMs = 2;             // before a delivery that the kernel put off is tried again
 constexpr size_t kMaxConnections = 32;  // that have not spoken yet
 constexpr uint64_t kGreetingMagic = 0x4845504445534331u;
@@ -55,11 +56,29 @@ Descriptor open_socket() {
   return Descriptor(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
 }
 
+// What the kernel says of the other end, whatever that claims.
+bool get_credentials(int socket, ucred* credentials) {
+  socklen_t length = sizeof *credentials;
+  return ::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, credentials, &length) == 0;
+}
+
 bool is_same_user(int socket) {
   ucred credentials{};
-  socklen_t length = sizeof credentials;
-  return ::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &length) == 0 &&
-         credentials.uid == ::geteuid();
+  return get_credentials(socket, &credentials) && credentials.uid == ::geteuid();
+}
+
+// Whether the other end is the process of an address, as far as its id means something here.
+bool is_process_of(int socket, const DescriptorAddress& address) {
+  ucred credentials{};
+  if (!get_credentials(socket, &credentials) || credentials.uid != ::geteuid()) return false;
+  return address.process_namespace != process_namespace() || credentials.pid == address.process_id;
+}
+
+// Whether a descriptor stands for the file that an address offers.
+bool is_file_of(int descriptor, const DescriptorAddress& address) {
+  struct stat file;
+  return ::fstat(descriptor, &file) == 0 && file.st_dev == address.file_device &&
+         file.st_ino == address.file_inode;
 }
 
 ssize_t send_descriptor(int socket, const Greeting& greeting, int descriptor) {
@@ -100,10 +119,11 @@ ssize_t receive_descriptor(int socket, Greeting* greeting, Descriptor* descripto
   return length;
 }
 
-// Errors of a delivery that time can mend: a full queue, or too much open or under way.
+// Errors of a delivery that time can mend: a full queue, too much open or under way, or a receiver
+// that took the connection for a silent stranger's.
 bool is_passing(int code) {
   return code == EAGAIN || code == EINTR || code == ETOOMANYREFS || code == EMFILE ||
-         code == ENFILE || code == ENOBUFS || code == ENOMEM;
+         code == ENFILE || code == ENOBUFS || code == ENOMEM || code == EPIPE || code == ECONNRESET;
 }
 
 // One call of DescriptorChannel::exchange. Sends and receives take turns: descriptors that are under
@@ -132,7 +152,7 @@ class Exchange {
       if (to_send_.empty() && to_receive_.empty()) return failure_;
       if (deadline.expired()) break;
       HEP_TRY(wait(deadline));
-      HEP_TRY(accept_all());
+      HEP_TRY(accept_some());
       read_all();
     }
     if (!failure_.ok()) return failure_;
@@ -141,7 +161,7 @@ class Exchange {
                    list(to_receive_).c_str());
     return error(hepErrorTimeout,
                  "rank %d: its file descriptor could not be sent in time to rank %s: %s", rank_,
-                 list(to_send_).c_str(), std::strerror(send_error_));
+                 list(to_send_).c_str(), system_text(send_error_).c_str());
   }
 
  private:
@@ -187,7 +207,7 @@ class Exchange {
     const Greeting greeting{kGreetingMagic, address.token, static_cast<uint64_t>(rank_)};
     if (socket.valid() &&
         ::connect(socket.get(), reinterpret_cast<sockaddr*>(&name), length) == 0) {
-      if (!is_same_user(socket.get()))
+      if (!is_process_of(socket.get(), address))
         errno = EPERM;
       else if (send_descriptor(socket.get(), greeting, own_.descriptor) == sizeof greeting)
         return Delivery::kDone;
@@ -202,8 +222,9 @@ class Exchange {
     if (!taken.ok())
       fail(error(taken.result(),
                  "rank %d cannot get the file descriptor of rank %d: its Unix socket fails (%s), "
-                 "and %s",
-                 rank_, peer, std::strerror(send_error_), taken.message().c_str()));
+                 "and %s; ranks in containers need a common network namespace, or a common process "
+                 "namespace and the right to trace each other",
+                 rank_, peer, system_text(send_error_).c_str(), taken.message().c_str()));
     finish(peer, descriptor.get());
   }
 
@@ -218,12 +239,17 @@ class Exchange {
     return Status();
   }
 
-  Status accept_all() {
-    while (true) {
+  // Strangers of this user may come faster than they can be sent away.
+  Status accept_some() {
+    for (int i = 0; i < kAcceptBatch; ++i) {
       Descriptor connection(::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
       if (!connection.valid()) {
         if (errno == EAGAIN) return Status();
         if (errno == EINTR || errno == ECONNABORTED) continue;
+        if (errno == EMFILE && !connections_.empty()) {
+          connections_.pop_front();
+          continue;
+        }
         return system_error("rank %d cannot accept connections of its peers", rank_);
       }
       if (!is_same_user(connection.get())) continue;
@@ -232,6 +258,7 @@ class Exchange {
       connections_.push_back(std::move(connection));
       read_all();
     }
+    return Status();
   }
 
   // Reads what has come and keeps the connections that are still silent.
@@ -252,10 +279,12 @@ class Exchange {
         greeting.token != own_.token || !expects(greeting.rank))
       return true;
     const int peer = static_cast<int>(greeting.rank);
+    if (!is_process_of(connection, addresses_[peer])) return true;
     if (!descriptor.valid())
-      fail(error(hepErrorSystem,
-                 "rank %d lost the file descriptor of rank %d: too many files are open", rank_,
-                 peer));
+      fail(error(hepErrorSystem, "rank %d lost the file descriptor of rank %d: %s", rank_, peer,
+                 system_text(EMFILE).c_str()));
+    else if (!is_file_of(descriptor.get(), addresses_[peer]))
+      return true;
     finish(peer, descriptor.get());
     return true;
   }
@@ -327,9 +356,7 @@ Status take_descriptor(const DescriptorAddress& address, Descriptor* out) {
     return system_error("pidfd_getfd of descriptor %d of process %d fails", address.descriptor,
                         address.process_id);
   // By now the number may stand for something else.
-  struct stat file;
-  if (::fstat(copy.get(), &file) != 0 || file.st_dev != address.file_device ||
-      file.st_ino != address.file_inode)
+  if (!is_file_of(copy.get(), address))
     return error(hepErrorPeerLost, "process %d has closed it", address.process_id);
   *out = std::move(copy);
   return Status();

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Passes file descriptors between the processes of one host: every process sends its own to all
-// others over Unix sockets with names that only the kernel holds. Where sockets do not reach (another
-// network namespace), the descriptor is taken out of the other process by its number.
+// others over Unix sockets with names that only the kernel holds, and that vanish with their sockets.
+// Where sockets do not reach (another network namespace), the descriptor is taken out of the other
+// process by its number.
+//
+// Every process on the machine can find such a socket and connect. What comes from it counts only if
+// the kernel confirms the sender's user and process, the message has the receiver's token, and the
+// descriptor is the file that the sender announced; all of that is exchanged over the bootstrap.
 #pragma once
 
 #include <cstdint>

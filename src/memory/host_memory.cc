@@ -44,6 +44,9 @@ class HostAllocation : public Allocation {
   Status allocate(size_t bytes) {
     descriptor_ = Descriptor(::memfd_create("hybridep", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (!descriptor_.valid()) return system_error("memfd_create fails");
+    // It has no name, but /proc shows it as a link that can be opened.
+    if (::fchmod(descriptor_.get(), S_IRUSR | S_IWUSR) != 0)
+      return system_error("cannot make host memory private");
     if (::ftruncate(descriptor_.get(), static_cast<off_t>(bytes)) != 0 ||
         ::fcntl(descriptor_.get(), F_ADD_SEALS, kSeals) != 0)
       return system_error("cannot reserve %zu bytes of host memory", bytes);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The passing of descriptors among processes that have no right to take part.
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -10,6 +12,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -35,6 +38,15 @@ Descriptor connect_to(const DescriptorAddress& address) {
   return socket;
 }
 
+Descriptor listen_as(const DescriptorAddress& address) {
+  Descriptor listener(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  socklen_t length;
+  const sockaddr_un name = socket_name(address.socket_name, &length);
+  EXPECT_EQ(::bind(listener.get(), reinterpret_cast<const sockaddr*>(&name), length), 0);
+  EXPECT_EQ(::listen(listener.get(), 8), 0);
+  return listener;
+}
+
 void send_packet(const Descriptor& socket, std::string packet, int descriptor) {
   iovec part{packet.data(), packet.size()};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
@@ -57,11 +69,7 @@ void send_packet(const Descriptor& socket, std::string packet, int descriptor) {
 // What rank 1 says to rank 0, caught by a socket that poses as rank 0's.
 std::string catch_greeting(DescriptorChannel& rank1, DescriptorAddress rank0) {
   std::strcpy(rank0.socket_name, ("eavesdropper-" + std::to_string(::getpid())).c_str());
-  const Descriptor listener(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-  socklen_t length;
-  const sockaddr_un name = socket_name(rank0.socket_name, &length);
-  EXPECT_EQ(::bind(listener.get(), reinterpret_cast<const sockaddr*>(&name), length), 0);
-  EXPECT_EQ(::listen(listener.get(), 8), 0);
+  const Descriptor listener = listen_as(rank0);
   const Status status = rank1.exchange(
       1, {0}, {rank0, rank1.address()}, [](int, int) {}, Deadline::after_ms(50));
   EXPECT_EQ(status.result(), hepErrorTimeout);
@@ -118,6 +126,137 @@ TEST(DescriptorChannel, IgnoresStrangers) {
   });
   strangers.clear();
   EXPECT_EQ(open_files(), files);
+}
+
+// Two ranks of this process that have exchanged their addresses, and a file that neither offers.
+class TwoChannels : public testing::Test {
+ protected:
+  void SetUp() override {
+    for (int r = 0; r < 2; ++r) {
+      files_[r] = Descriptor(::memfd_create("offered", MFD_CLOEXEC));
+      ASSERT_TRUE(DescriptorChannel::open(files_[r].get(), &channels_[r]).ok());
+      addresses_.push_back(channels_[r]->address());
+    }
+    other_file_ = Descriptor(::memfd_create("other", MFD_CLOEXEC));
+  }
+
+  // Each rank receives what the other one offers, and nothing else.
+  void expect_exchange() {
+    run_threads(0, 2, [&](int rank) {
+      int calls = 0;
+      const auto receive = [&](int peer, int descriptor) {
+        ++calls;
+        EXPECT_EQ(peer, 1 - rank);
+        EXPECT_TRUE(is_same_file(descriptor, files_[peer].get()));
+      };
+      const Status status = channels_[rank]->exchange(rank, {1 - rank}, addresses_, receive,
+                                                      Deadline::after_ms(kPatienceMs));
+      EXPECT_TRUE(status.ok()) << status.message();
+      EXPECT_EQ(calls, 1);
+    });
+  }
+
+  static bool is_same_file(int a, int b) {
+    struct stat one, other;
+    return ::fstat(a, &one) == 0 && ::fstat(b, &other) == 0 && one.st_dev == other.st_dev &&
+           one.st_ino == other.st_ino;
+  }
+
+  Descriptor files_[2], other_file_;
+  std::unique_ptr<DescriptorChannel> channels_[2];
+  std::vector<DescriptorAddress> addresses_;
+};
+
+TEST_F(TwoChannels, IgnoreAnotherProcessOfTheUserThatKnowsTheToken) {
+  const std::string greeting = catch_greeting(*channels_[1], addresses_[0]);
+  Descriptor connection;
+  const pid_t child = fork_child([&] {
+    connection = connect_to(addresses_[0]);
+    send_packet(connection, greeting, other_file_.get());
+    connection.reset();
+  });
+  ASSERT_EQ(exit_code(child), 0);
+  expect_exchange();
+}
+
+TEST_F(TwoChannels, IgnoreAFileThatWasNotAnnounced) {
+  const std::string greeting = catch_greeting(*channels_[1], addresses_[0]);
+  const Descriptor connection = connect_to(addresses_[0]);
+  send_packet(connection, greeting, other_file_.get());
+  expect_exchange();
+}
+
+TEST_F(TwoChannels, GiveNothingToAnotherProcessThatListensInTheirPlace) {
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  const Descriptor read_end(ends[0]), write_end(ends[1]);
+  std::strcpy(addresses_[0].socket_name, ("impostor-" + std::to_string(::getpid())).c_str());
+  const pid_t child = fork_child([&] {
+    const Descriptor listener = listen_as(addresses_[0]);
+    ASSERT_EQ(::write(write_end.get(), "!", 1), 1);
+    const Descriptor connection(::accept(listener.get(), nullptr, nullptr));
+    char packet[256];
+    EXPECT_EQ(::recv(connection.get(), packet, sizeof packet, 0), 0);
+  });
+  char ready;
+  ASSERT_EQ(::read(read_end.get(), &ready, 1), 1);
+  // Whether the other way to pass descriptors works here does not matter.
+  const Status status = channels_[1]->exchange(
+      1, {0}, addresses_, [](int, int) {}, Deadline::after_ms(100));
+  EXPECT_TRUE(status.ok() || status.result() == hepErrorSystem) << status.message();
+  EXPECT_EQ(exit_code(child), 0);
+}
+
+TEST_F(TwoChannels, AreNotHeldUpByAFloodOfConnections) {
+  const pid_t child = fork_child([&] {
+    std::deque<Descriptor> connections;
+    for (;;) {
+      connections.push_back(connect_to(addresses_[0]));
+      if (connections.size() > 100) connections.pop_front();
+    }
+  });
+  ::poll(nullptr, 0, 50);
+  expect_exchange();
+  ::kill(child, SIGKILL);
+  exit_code(child);
+}
+
+TEST_F(TwoChannels, EndAtTheirDeadlineInAFloodOfConnections) {
+  const pid_t child = fork_child([&] {
+    for (;;) connect_to(addresses_[0]);
+  });
+  const Status status = channels_[0]->exchange(
+      0, {1}, addresses_, [](int, int) {}, Deadline::after_ms(200));
+  expect_error(status, hepErrorTimeout, "rank 1");
+  ::kill(child, SIGKILL);
+  exit_code(child);
+}
+
+TEST(DescriptorChannels, LeaveNoNameBehindWhenTheirProcessIsKilled) {
+  const auto exists = [](const DescriptorAddress& address) {
+    const Descriptor socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+    socklen_t length;
+    const sockaddr_un name = socket_name(address.socket_name, &length);
+    return ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&name), length) == 0;
+  };
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  const Descriptor read_end(ends[0]), write_end(ends[1]);
+  const pid_t child = fork_child([&] {
+    const Descriptor file(::memfd_create("offered", MFD_CLOEXEC));
+    std::unique_ptr<DescriptorChannel> channel;
+    ASSERT_TRUE(DescriptorChannel::open(file.get(), &channel).ok());
+    const DescriptorAddress address = channel->address();
+    ASSERT_EQ(::write(write_end.get(), &address, sizeof address),
+              static_cast<ssize_t>(sizeof address));
+    ::pause();
+  });
+  DescriptorAddress address;
+  ASSERT_EQ(::read(read_end.get(), &address, sizeof address), static_cast<ssize_t>(sizeof address));
+  EXPECT_TRUE(exists(address));
+  ::kill(child, SIGKILL);
+  exit_code(child);
+  EXPECT_FALSE(exists(address));
 }
 
 }  // namespace

@@ -3,14 +3,18 @@
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "memory_fixture.h"
 
@@ -97,6 +101,79 @@ TEST(HostWindows, LeaveNothingBehindWithoutConnecting) {
   EXPECT_EQ(window_mappings(), 0);
 }
 
+TEST(HostWindows, ArePrivateToTheirUser) {
+  std::unique_ptr<Window> window;
+  ASSERT_TRUE(Window::create(MemoryKind::host_descriptor, -1, kBytes, &window).ok());
+  int found = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    char target[256] = "";
+    if (::readlink(entry.path().c_str(), target, sizeof target - 1) < 0) continue;
+    if (std::strncmp(target, "/memfd:hybridep", 15) != 0) continue;
+    struct stat file;
+    ASSERT_EQ(::stat(entry.path().c_str(), &file), 0);
+    EXPECT_EQ(file.st_mode & 0777, 0600u);
+    ++found;
+  }
+  EXPECT_EQ(found, 1);
+}
+
+long library_files_in_shared_memory() {
+  const std::filesystem::directory_iterator files("/dev/shm");
+  return std::count_if(begin(files), end(files), [](const auto& file) {
+    return file.path().filename().string().find("hybridep") != std::string::npos;
+  });
+}
+
+TEST(HostWindows, LeaveNothingBehindWhenTheirProcessIsKilled) {
+  World world(2);
+  const pid_t child = fork_child([&] {
+    const auto window = connect_window(world, 1, keep);
+    ::pause();
+  });
+  {
+    const auto window = connect_window(world, 0, keep);
+    ASSERT_TRUE(window);
+    EXPECT_EQ(window_mappings(), 2);
+    EXPECT_EQ(library_files_in_shared_memory(), 0);
+    ::kill(child, SIGKILL);
+    EXPECT_EQ(exit_code(child), -SIGKILL);
+    std::memset(window->address(1), 1, kBytes);  // still there for those who have it mapped
+  }
+  EXPECT_EQ(window_mappings(), 0);
+  EXPECT_EQ(library_files_in_shared_memory(), 0);
+}
+
+TEST(HostWindows, DoNotNeedRoomInTheFileSystemOfSharedMemory) {
+  constexpr int kRefused = 77;
+  const pid_t child = fork_child([] {
+    // A file system of one page in the place of /dev/shm, for this process alone.
+    if (::unshare(CLONE_NEWNS) != 0 ||
+        ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+        ::mount("none", "/dev/shm", "tmpfs", 0, "size=4096") != 0)
+      ::_exit(kRefused);
+    World world(3);
+    run_threads(0, 3, [&](int rank) { exchange_words(world, rank, pretend_other_process); });
+  });
+  const int code = exit_code(child);
+  if (code == kRefused) GTEST_SKIP() << "the kernel refuses new mount namespaces";
+  EXPECT_EQ(code, 0);
+}
+
+TEST(HostWindows, NameTheLimitOfDescriptorsThatIsTooLow) {
+  const pid_t child = fork_child([] {
+    const rlimit limit{4, 4};
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &limit), 0);
+    std::vector<Descriptor> all;
+    do {
+      all.emplace_back(::dup(0));
+    } while (all.back().valid());
+    std::unique_ptr<Window> window;
+    expect_error(Window::create(MemoryKind::host_descriptor, -1, kBytes, &window), hepErrorSystem,
+                 "RLIMIT_NOFILE is 4");
+  });
+  EXPECT_EQ(exit_code(child), 0);
+}
+
 // ------------------------------------------------------------------------------------ failures
 
 class TwoWindows : public testing::Test {
@@ -150,6 +227,16 @@ TEST_F(TwoWindows, ReportAPeerThatClosedItsDescriptor) {
   for (WindowHandle& handle : handles_) pretend_other_process(handle);
   windows_[1].reset();
   EXPECT_FALSE(connect(0, 2000).ok());
+}
+
+TEST_F(TwoWindows, SayWhatIsMissingWhereNeitherSocketsNorProcessIdsReach) {
+  for (WindowHandle& handle : handles_) {
+    lose_sockets(handle);
+    handle.descriptor.process_namespace ^= 1;
+  }
+  const Status status = connect(0);
+  expect_error(status, hepErrorSystem, "descriptor of rank 1");
+  expect_error(status, hepErrorSystem, "need a common network namespace");
 }
 
 TEST(Windows, OfNoBytesAreRefused) {
