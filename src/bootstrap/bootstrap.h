@@ -40,11 +40,13 @@ class Bootstrap {
   Status all_gather(const void* send, void* receive, size_t bytes, const char* phase,
                     Deadline deadline);
 
+  // Over a connection to a hub that has let this rank in.
+  Bootstrap(Descriptor socket, int rank, int num_ranks);
+
   // Leaves. Never waits. Ranks that wait for this one, now or later, get hepErrorPeerLost.
   ~Bootstrap();
 
  private:
-  Bootstrap(Descriptor socket, int rank, int num_ranks);
   Status exchange(const void* send, void* receive, size_t bytes, const char* phase,
                   Deadline deadline);
   Status read_error(size_t length, const char* phase, Deadline deadline);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "bootstrap.h"
+#include "handshake.h"
 #include "identity.h"
 #include "ranks.h"
 #include "unique_id.h"
@@ -27,68 +28,8 @@ constexpr int kConnectMs = 2000;
 // Between two rounds over the addresses.
 constexpr int kRetryMs = 50;
 
-enum class Io { kDone, kClosed, kExpired };
-
-const char* io_text(Io io) { return io == Io::kClosed ? "connection closed" : "no answer"; }
-
 Deadline earlier(Deadline deadline, int milliseconds) {
   return Deadline::after_ms(std::min(deadline.remaining_ms(), milliseconds));
-}
-
-// Whether an event, errors included, came before the deadline.
-bool wait_for(int socket, short events, Deadline deadline) {
-  pollfd entry{socket, events, 0};
-  for (;;) {
-    const int ready = ::poll(&entry, 1, deadline.remaining_ms());
-    if (ready > 0) return true;
-    if (deadline.expired() || (ready < 0 && errno != EINTR)) return false;
-  }
-}
-
-// Moves `size` bytes with send or recv, whichever `transfer` is.
-template <typename Byte, typename Transfer>
-Io transfer_all(int socket, short events, Byte* data, size_t size, Deadline deadline,
-                Transfer transfer) {
-  while (size > 0) {
-    const ssize_t moved = transfer(data, size);
-    if (moved > 0) {
-      data += moved;
-      size -= moved;
-    } else if (moved == 0 || (errno != EAGAIN && errno != EINTR)) {
-      return Io::kClosed;
-    } else if (errno == EAGAIN && !wait_for(socket, events, deadline)) {
-      return Io::kExpired;
-    }
-  }
-  return Io::kDone;
-}
-
-Io send_all(int socket, const void* data, size_t size, Deadline deadline) {
-  return transfer_all(socket, POLLOUT, static_cast<const char*>(data), size, deadline,
-                      [socket](const char* from, size_t bytes) {
-                        return ::send(socket, from, bytes, MSG_NOSIGNAL);
-                      });
-}
-
-Io receive_all(int socket, void* data, size_t size, Deadline deadline) {
-  return transfer_all(socket, POLLIN, static_cast<char*>(data), size, deadline,
-                      [socket](char* to, size_t bytes) { return ::recv(socket, to, bytes, 0); });
-}
-
-// Receives a frame of one type and size, from a side that is not trusted yet.
-Status receive_frame(int socket, wire::FrameType type, void* payload, size_t size,
-                     Deadline deadline) {
-  wire::FrameHeader header;
-  Io io = receive_all(socket, &header, sizeof header, deadline);
-  if (io != Io::kDone) return error(hepErrorSystem, "%s", io_text(io));
-  if (header.magic != wire::kMagic || header.type != type || header.length != size)
-    return error(hepErrorSystem, "another service answers there");
-  if (header.version != wire::kVersion)
-    return error(hepErrorSystem, "it speaks version %d of the protocol, not %d", header.version,
-                 wire::kVersion);
-  io = receive_all(socket, payload, size, deadline);
-  if (io != Io::kDone) return error(hepErrorSystem, "%s", io_text(io));
-  return Status();
 }
 
 Status connect_to(const SocketAddress& address, Deadline deadline, Descriptor* out) {
@@ -97,7 +38,7 @@ Status connect_to(const SocketAddress& address, Deadline deadline, Descriptor* o
   wire::set_socket_options(socket.get());
   if (::connect(socket.get(), address.get(), address.length) != 0) {
     if (errno != EINPROGRESS) return system_error("no connection");
-    if (!wait_for(socket.get(), POLLOUT, deadline)) return error(hepErrorSystem, "no answer");
+    if (!wait_for_event(socket.get(), POLLOUT, deadline)) return error(hepErrorSystem, "no answer");
     int failure = 0;
     socklen_t length = sizeof failure;
     ::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &failure, &length);
@@ -105,33 +46,6 @@ Status connect_to(const SocketAddress& address, Deadline deadline, Descriptor* o
     if (failure != 0) return system_error("no connection");
   }
   *out = std::move(socket);
-  return Status();
-}
-
-// Each side shows the other that it has the secret, and does not show the secret.
-Status prove(int socket, const SipKey& secret, int rank, int num_ranks, uint32_t remaining_ms,
-             Deadline deadline) {
-  using wire::FrameType;
-  wire::Challenge challenge;
-  HEP_TRY(receive_frame(socket, FrameType::kChallenge, &challenge, sizeof challenge, deadline));
-
-  struct {
-    wire::FrameHeader header;
-    wire::Join join;
-  } __attribute__((packed)) frame;
-  wire::Join join{{}, rank, num_ranks, remaining_ms, 0, 0};
-  HEP_TRY(random_bytes(join.nonce.data(), join.nonce.size()));
-  join.proof = wire::make_proof(secret, wire::Side::kRank, challenge.nonce, join);
-  frame.header = wire::make_header(FrameType::kJoin, sizeof join);
-  frame.join = join;
-  const Io io = send_all(socket, &frame, sizeof frame, deadline);
-  if (io != Io::kDone) return error(hepErrorSystem, "%s", io_text(io));
-
-  wire::Welcome welcome;
-  HEP_TRY(receive_frame(socket, FrameType::kWelcome, &welcome, sizeof welcome, deadline));
-  const uint64_t expected = wire::make_proof(secret, wire::Side::kHub, challenge.nonce, join);
-  if (!wire::equal_proofs(welcome.proof, expected))
-    return error(hepErrorSystem, "it does not know the secret of this id");
   return Status();
 }
 
@@ -212,7 +126,7 @@ Status Bootstrap::join(const hepUniqueId_t& id, int rank, int num_ranks, Deadlin
 
   Descriptor socket;
   HEP_TRY(reach_hub(rendezvous, rank, num_ranks, deadline, &socket));
-  std::unique_ptr<Bootstrap> bootstrap(new Bootstrap(std::move(socket), rank, num_ranks));
+  auto bootstrap = std::make_unique<Bootstrap>(std::move(socket), rank, num_ranks);
   HEP_TRY(bootstrap->all_gather(nullptr, nullptr, 0, "join", deadline));
   *out = std::move(bootstrap);
   return Status();
