@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// The structs of the API, filled with anything, of any size that their memory has.
+#include <hybridep.h>
+
+#include <vector>
+
+#include "input.h"
+
+namespace {
+
+using fuzz::require;
+
+constexpr size_t kHeaderBytes = 16;
+
+// In memory of just its size, so that the address sanitizer sees what is read or written past it.
+class Struct {
+ public:
+  // `magic` is put in its place, unless the input wants its own.
+  Struct(fuzz::Input& input, uint32_t magic) {
+    const bool good_magic = input.byte() % 8 != 0;
+    const size_t length = 2 * input.byte();
+    bytes_.resize(std::max(length, kHeaderBytes));
+    input.take(bytes_.data(), length);
+    if (good_magic) std::memcpy(bytes_.data() + sizeof(size_t), &magic, sizeof magic);
+    size_t size;
+    std::memcpy(&size, bytes_.data(), sizeof size);
+    // A size that lies about the memory is the caller's fault; one that no struct can have is not.
+    if (size > bytes_.size() && size <= 4096) size = bytes_.size();
+    std::memcpy(bytes_.data(), &size, sizeof size);
+  }
+
+  template <typename T>
+  T* as() {
+    return reinterpret_cast<T*>(bytes_.data());
+  }
+
+ private:
+  std::vector<char> bytes_;
+};
+
+// One rank on the host backend whose routing has no tokens: no call has a row to read or write, so
+// that pointers may be anything.
+struct Job {
+  hepComm_t comm = nullptr;
+  hepRouting_t routing = nullptr;
+
+  Job() {
+    hepUniqueId_t id;
+    hepConfig_t config = HEP_CONFIG_INITIALIZER;
+    config.backend = hepBackendHost;
+    config.max_tokens = 4;
+    config.hidden = 8;
+    config.num_experts = 2;
+    require(hepGetUniqueId(&id) == hepSuccess &&
+                hepCommInitRank(&comm, 1, &id, 0, &config) == hepSuccess &&
+                hepRoutingCreate(&routing, comm, nullptr) == hepSuccess &&
+                hepRoutingUpdate(routing, nullptr, 0, 1, hepIndexInt32, nullptr) == hepSuccess,
+            "a job of one rank starts");
+  }
+  ~Job() {
+    hepRoutingDestroy(routing);
+    hepCommDestroy(comm);
+  }
+};
+
+void check_config(fuzz::Input& input) {
+  const int num_ranks = static_cast<int8_t>(input.byte());
+  Struct config(input, HEP_CONFIG_MAGIC);
+  Struct workspace(input, HEP_WORKSPACE_MAGIC);
+  const hepResult_t checked = hepConfigCheck(config.as<hepConfig_t>(), num_ranks);
+  const hepResult_t sized =
+      hepWorkspaceSize(config.as<hepConfig_t>(), num_ranks, workspace.as<hepWorkspace_t>());
+  require(
+      checked == hepSuccess || checked == hepErrorInvalidArgument || checked == hepErrorUnsupported,
+      "a config is legal, illegal or not served");
+  require(checked == hepSuccess || sized != hepSuccess, "an illegal config has no size");
+}
+
+void create_routing(const Job& job, fuzz::Input& input) {
+  Struct config(input, HEP_ROUTING_CONFIG_MAGIC);
+  hepRouting_t routing = nullptr;
+  if (hepRoutingCreate(&routing, job.comm, config.as<hepRoutingConfig_t>()) == hepSuccess)
+    require(hepRoutingDestroy(routing) == hepSuccess, "what was created can be destroyed");
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  static const Job job;
+  fuzz::Input input(data, size);
+  switch (input.byte() % 5) {
+    case 0: check_config(input); break;
+    case 1: {
+      Struct args(input, HEP_DISPATCH_ARGS_MAGIC);
+      hepDispatch(job.routing, args.as<hepDispatchArgs_t>(), nullptr);
+      break;
+    }
+    case 2: {
+      Struct args(input, HEP_COMBINE_ARGS_MAGIC);
+      hepCombine(job.routing, args.as<hepCombineArgs_t>(), nullptr);
+      break;
+    }
+    case 3: create_routing(job, input); break;
+    default: {
+      Struct view(input, HEP_ROUTING_VIEW_MAGIC);
+      hepRoutingGetView(job.routing, view.as<hepRoutingView_t>());
+    }
+  }
+  hepDispatchArgs_t args = HEP_DISPATCH_ARGS_INITIALIZER;
+  args.layout = hepLayoutFlat;
+  require(hepDispatch(job.routing, &args, nullptr) == hepSuccess,
+          "a call that was refused leaves the communicator as it was");
+  return 0;
+}
