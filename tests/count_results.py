@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Counts what a run of `meson test` in a build directory did: every case of every GoogleTest
+"""Counts what runs of `meson test` in build directories did: every case of every GoogleTest
 program, and every other test as one. Ends with `N passed, N failed, N skipped`; fails if anything
 failed or nothing passed."""
 
@@ -38,14 +38,14 @@ def count_test(result, report):
 
 
 def main():
-    build = pathlib.Path(sys.argv[1])
     totals = {"passed": 0, "failed": 0, "skipped": 0}
-    for line in (build / "meson-logs" / "testlog.json").read_text().splitlines():
-        test = json.loads(line)
-        name = test["name"].split(" / ")[-1]
-        counts = count_test(test["result"], build / (name + ".xml"))
-        for outcome, count in counts.items():
-            totals[outcome] += count
+    for build in map(pathlib.Path, sys.argv[1:]):
+        for line in (build / "meson-logs" / "testlog.json").read_text().splitlines():
+            test = json.loads(line)
+            name = test["name"].split(" / ")[-1]
+            counts = count_test(test["result"], build / (name + ".xml"))
+            for outcome, count in counts.items():
+                totals[outcome] += count
     print("{passed} passed, {failed} failed, {skipped} skipped".format(**totals))
     return 1 if totals["failed"] > 0 or totals["passed"] == 0 else 0
 
