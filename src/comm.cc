@@ -241,7 +241,7 @@ Status create_all_comms(int num_ranks, const int* devices, const hepConfig_t* co
   bool bind;
   HEP_TRY(check_devices(num_ranks, devices, resolved.backend, &bind));
   hepUniqueId_t id;
-  HEP_TRY(create_unique_id(&id));
+  HEP_TRY(create_unique_id(&id, Reach::kMachine));
 
   std::vector<std::unique_ptr<hepComm>> created(num_ranks);
   const auto create = [&](int r) -> Status {

@@ -57,9 +57,12 @@ class Bootstrap {
   Status failure_;  // the first one
 };
 
+// From where a hub can be reached.
+enum class Reach { kNetwork, kMachine };
+
 // Opens a hub in this process and writes its id, which serves one communicator. The hub ends by
 // itself: when all its ranks have left, or when nobody came for HEP_RENDEZVOUS_TIMEOUT_MS.
-Status create_unique_id(hepUniqueId_t* id);
+Status create_unique_id(hepUniqueId_t* id, Reach reach = Reach::kNetwork);
 
 // Makes an id known to all ranks over one call of a caller's all-gather. Collective: `all_gather` is
 // called on every rank that knows how many there are, whatever has gone wrong before on this or

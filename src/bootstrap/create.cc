@@ -54,13 +54,13 @@ Status start_hub(Descriptor listener, const SipKey& secret, int timeout_ms) {
 
 }  // namespace
 
-Status create_unique_id(hepUniqueId_t* id) {
+Status create_unique_id(hepUniqueId_t* id, Reach reach) {
   int64_t timeout_ms = 0;
   HEP_TRY(setting_number("HEP_RENDEZVOUS_TIMEOUT_MS", &timeout_ms));
   Rendezvous rendezvous;
   HEP_TRY(random_bytes(rendezvous.secret.data(), rendezvous.secret.size()));
   Descriptor listener;
-  HEP_TRY(open_listener(&listener, &rendezvous.port, &rendezvous.addresses));
+  HEP_TRY(open_listener(reach, &listener, &rendezvous.port, &rendezvous.addresses));
   rendezvous.host = host_fingerprint(rendezvous.secret);
   const hepUniqueId_t written = write_unique_id(rendezvous);
   HEP_TRY(start_hub(std::move(listener), rendezvous.secret, static_cast<int>(timeout_ms)));

@@ -91,7 +91,13 @@ void add_interface_addresses(bool with_v6, std::vector<in6_addr>* addresses) {
 
 }  // namespace
 
-Status open_listener(Descriptor* listener, uint16_t* port, std::vector<in6_addr>* addresses) {
+Status open_listener(Reach reach, Descriptor* listener, uint16_t* port,
+                     std::vector<in6_addr>* addresses) {
+  if (reach == Reach::kMachine) {
+    *addresses = {v4_mapped({htonl(INADDR_LOOPBACK)})};
+    HEP_TRY(listen_at(socket_address(addresses->front(), 0), listener));
+    return port_of(*listener, port);
+  }
   const std::string wanted = setting_text("HEP_RENDEZVOUS_ADDRESS");
   if (!wanted.empty()) {
     in6_addr address;

@@ -7,13 +7,16 @@
 #include <cstdint>
 #include <vector>
 
+#include "bootstrap.h"
 #include "descriptor.h"
 #include "status.h"
 
 namespace hep {
 
-// Listens on a port that the system chooses, on all interfaces or on HEP_RENDEZVOUS_ADDRESS alone.
+// Listens on a port that the system chooses: for the network on all interfaces, or on
+// HEP_RENDEZVOUS_ADDRESS alone; for this machine on loopback alone, whatever is set.
 // `addresses`: loopback first, then those of the interfaces that are up, IPv4 before IPv6.
-Status open_listener(Descriptor* listener, uint16_t* port, std::vector<in6_addr>* addresses);
+Status open_listener(Reach reach, Descriptor* listener, uint16_t* port,
+                     std::vector<in6_addr>* addresses);
 
 }  // namespace hep

@@ -11,6 +11,21 @@
 namespace hep {
 namespace {
 
+TEST_F(BootstrapTest, ARendezvousForThisMachineListensOnLoopbackAlone) {
+  const Rendezvous network = contents_of(new_id());
+  ::setenv("HEP_RENDEZVOUS_ADDRESS", "192.0.2.1", 1);  // is for those on the network
+  hepUniqueId_t id;
+  ASSERT_TRUE(create_unique_id(&id, Reach::kMachine).ok());
+  const Rendezvous machine = contents_of(id);
+  ASSERT_EQ(machine.addresses.size(), 1u);
+  EXPECT_TRUE(is_loopback(machine.addresses[0]));
+  for (const in6_addr& address : network.addresses)
+    EXPECT_EQ(Stranger({{address}, machine.port, 0, {}}).connected(), is_loopback(address))
+        << address_text(address, machine.port);
+  run_job(id, 2);
+  EXPECT_TRUE(join(write_unique_id(network), 0, 1, later()).ok());
+}
+
 TEST_F(BootstrapTest, ACallbackCarriesTheIdOfRankZeroToAllInOneCall) {
   constexpr int kRanks = 4;
   ThreadGather group(kRanks);
