@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Prints what this build is, what it can use here, its settings, and what a communicator costs.
 #include <hybridep.h>
+#include <sys/resource.h>
 
 #include <cerrno>
 #include <cinttypes>
@@ -10,7 +11,9 @@
 #include <cstring>
 #include <string>
 
+#include "backend.h"
 #include "layout.h"
+#include "memory/window.h"
 #include "params.h"
 
 #if defined(HEP_HAVE_CUDA)
@@ -19,8 +22,12 @@
 
 namespace {
 
+// For a process with as many ranks as a communicator may have.
+constexpr rlim_t kEnoughFiles = 1024;
+
 constexpr const char* kUsage =
-    "usage: hep_info                          version, backends, devices, limits\n"
+    "usage: hep_info                          version, backends, devices, memory that can be\n"
+    "                                         shared here, limits\n"
     "       hep_info --settings [--markdown]  the environment variables, as text or as a table\n"
     "       hep_info [--ranks N] [--tokens N] [--hidden N] [--experts N] [--top-k N] [--heap N]\n"
     "                                         memory that a communicator of this shape takes\n"
@@ -123,12 +130,39 @@ void print_devices() {}
 constexpr const char* kBackends = "host (built without CUDA)";
 #endif
 
+// What the ranks of this machine need of it to share memory.
+void print_sharing() {
+  const struct {
+    hepBackend_t backend;
+    hep::MemoryKind kind;
+  } kinds[] = {
+    {hepBackendHost, hep::MemoryKind::host_descriptor},
+#if defined(HEP_HAVE_CUDA)
+    {hepBackendCuda, hep::MemoryKind::cuda_descriptor},
+    {hepBackendCuda, hep::MemoryKind::cuda_ipc},
+    {hepBackendCuda, hep::MemoryKind::cuda_fabric},
+#endif
+  };
+  for (const auto& [backend, kind] : kinds) {
+    int device = -1;
+    if (backend == hepBackendCuda && !hep::find_cuda_device(&device).ok()) continue;
+    const bool works = hep::probe_memory_kinds(backend, device) & hep::memory_kind_bit(kind);
+    std::printf("memory       %s %s\n", hep::memory_kind_name(kind),
+                works ? "works" : "does not work (HEP_LOG=debug tells why)");
+  }
+  rlimit files{};
+  if (::getrlimit(RLIMIT_NOFILE, &files) == 0)
+    std::printf("open files   %" PRIu64 " at most%s\n", static_cast<uint64_t>(files.rlim_cur),
+                files.rlim_cur < kEnoughFiles ? " (low: raise it with ulimit -n)" : "");
+}
+
 void print_summary() {
   int version = 0;
   hepGetVersion(&version);
   std::printf("version      %d.%d.%d\n", version / 10000, version / 100 % 100, version % 100);
   std::printf("backends     %s\n", kBackends);
   print_devices();
+  print_sharing();
   std::printf("ranks        1 to %d\n", hep::kMaxRanks);
   std::printf("experts      to %d, a multiple of the ranks\n", hep::kMaxExperts);
   std::printf("tokens       to %d a rank and batch\n", hep::kMaxTokens);
