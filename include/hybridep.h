@@ -135,7 +135,8 @@ typedef enum {
   hepErrorTimeout = 9,         /**< a wait for a peer expired */
   hepErrorAborted = 10,        /**< the communicator was aborted */
   hepErrorPeerLost = 11,       /**< a peer's process is gone */
-  hepErrorInternal = 12        /**< a bug in this library; please report it */
+  hepErrorInternal = 12,       /**< a bug in this library; please report it */
+  hepErrorOverflow = 13        /**< rows did not fit in the capacity of a dispatch */
 } hepResult_t;
 
 /** The name of a result, for example "hepErrorTimeout". Never NULL; static storage. Thread-safe. */
@@ -164,11 +165,11 @@ typedef enum {
 typedef enum {
   hepTypeDefault = 0, /**< the communicator's type, or hepTypeBfloat16 in its config */
   hepTypeBfloat16 = 1,
-  hepTypeFloat16 = 2,    /**< not served yet */
-  hepTypeFloat32 = 3,    /**< not served yet */
-  hepTypeFloat8E4M3 = 4, /**< not served yet */
-  hepTypeFloat8E5M2 = 5, /**< not served yet */
-  hepTypeBytes = 6       /**< opaque; not served yet */
+  hepTypeFloat16 = 2,
+  hepTypeFloat32 = 3,
+  hepTypeFloat8E4M3 = 4, /**< without infinities; the largest number is 448 */
+  hepTypeFloat8E5M2 = 5,
+  hepTypeBytes = 6 /**< opaque elements of one byte */
 } hepDataType_t;
 
 /** Levels of log messages; a message is delivered if its level is at most HEP_LOG. */
@@ -196,13 +197,14 @@ typedef struct {
   uint32_t version;
 
   /* The shape of the work. */
-  int32_t backend;     /**< hepBackend_t */
-  int32_t type;        /**< hepDataType_t of the rows; 0: hepTypeBfloat16 */
-  int32_t max_tokens;  /**< most tokens a rank dispatches in one batch, 1 to 65536 */
-  int32_t hidden;      /**< H; a row (H * element size) is a multiple of 16 bytes, to 64 KiB */
+  int32_t backend;    /**< hepBackend_t */
+  int32_t type;       /**< hepDataType_t of the rows; 0: hepTypeBfloat16 */
+  int32_t max_tokens; /**< most tokens a rank dispatches in one batch, 1 to 65536 */
+  int32_t hidden; /**< H, in elements; a row (H * element size) is a multiple of 16 bytes in each
+                            type, and of 64 KiB at most in `type` */
   int32_t num_experts; /**< E, a multiple of the number of ranks, to 4096 */
   int32_t max_top_k;   /**< most selections a token may have, 1 to 32; 0: 8 */
-  int32_t scale_bytes; /**< bytes of scales that travel beside a row; not served yet */
+  int32_t scale_bytes; /**< bytes of scales that can travel beside a row, to 16384; 0: none */
   int32_t low_latency_tokens; /**< most tokens of a low-latency batch; not served yet */
   int64_t heap_bytes;         /**< memory for `hepMemAlloc`; 0: none */
 
@@ -226,6 +228,14 @@ typedef struct {
   hepLogCallback_t log; /**< receives the process's log messages, until this communicator or a later
                              one with a callback ends; NULL: they go to standard error */
   void* log_context;
+
+  /* Types other than `type`. A dispatch may carry any type whose rows have at most the `row_bytes` of
+     hepLimits_t: the larger of a row in `type` and one in `combine_type`, unless that is over 64 KiB. */
+  int32_t combine_type; /**< hepDataType_t of combine: BF16, FP16 or FP32; 0: `type` if it is one of
+                             them, otherwise hepTypeBfloat16 */
+  int32_t
+      partial_type; /**< hepDataType_t of partial sums: hepTypeFloat32 makes room for such, which
+                             are twice as many bytes; 0: hepTypeBfloat16 */
 } hepConfig_t;
 
 #define HEP_CONFIG_INITIALIZER HEP_INITIALIZER(hepConfig_t, HEP_CONFIG_MAGIC)
@@ -244,13 +254,13 @@ typedef struct {
   size_t size;
   uint32_t magic;
   uint32_t version;
-  uint64_t total_bytes; /**< the sum of the next five: the communicator's window */
-  uint64_t token_bytes; /**< published rows and weights: max_tokens rows */
-  uint64_t
-      partial_bytes;     /**< partial sums on their way back: max_tokens * min(max_top_k, R) rows */
-  uint64_t record_bytes; /**< routing records, arriving from every rank */
-  uint64_t signal_bytes; /**< signals between ranks */
-  uint64_t heap_bytes;   /**< memory for `hepMemAlloc` */
+  uint64_t total_bytes;   /**< the sum of the next five: the communicator's window */
+  uint64_t token_bytes;   /**< published rows, scales and weights: max_tokens rows */
+  uint64_t partial_bytes; /**< on their way back: partial sums, max_tokens * min(max_top_k, R) rows,
+                               and gradients of the weights */
+  uint64_t record_bytes;  /**< routing records, arriving from every rank */
+  uint64_t signal_bytes;  /**< signals between ranks */
+  uint64_t heap_bytes;    /**< memory for `hepMemAlloc` */
   uint64_t routing_bytes; /**< in addition, for as many routings as were alive at once */
   uint64_t scratch_bytes; /**< in addition, once: counters and scratch of the kernels */
 } hepWorkspace_t;
@@ -377,13 +387,14 @@ typedef struct {
   int32_t max_top_k;         /**< selections a token */
   int32_t num_experts;       /**< E */
   int32_t num_local_experts; /**< EL */
-  int64_t row_bytes;         /**< bytes of a row */
-  int64_t max_flat_rows;     /**< R * max_tokens */
-  int64_t max_expert_rows;   /**< R * max_tokens * max_top_k, before alignment */
-  int32_t routing_blocks;    /**< SMs that `hepRoutingUpdate` occupies; 0 on the host backend */
-  int32_t dispatch_blocks;   /**< SMs that `hepDispatch` occupies; 0 on the host backend */
-  int32_t combine_blocks;    /**< SMs that `hepCombine` occupies; 0 on the host backend */
-  int32_t timeout_ms;        /**< bound of every wait on a peer */
+  int64_t row_bytes;         /**< most bytes of a dispatched row */
+  int64_t max_flat_rows;   /**< R * max_tokens; also the most rows of an expert unless tokens select
+                                  an expert twice */
+  int64_t max_expert_rows; /**< R * max_tokens * max_top_k, before alignment */
+  int32_t routing_blocks;  /**< SMs that `hepRoutingUpdate` occupies; 0 on the host backend */
+  int32_t dispatch_blocks; /**< SMs that `hepDispatch` occupies; 0 on the host backend */
+  int32_t combine_blocks;  /**< SMs that `hepCombine` occupies; 0 on the host backend */
+  int32_t timeout_ms;      /**< bound of every wait on a peer */
 } hepLimits_t;
 
 #define HEP_LIMITS_INITIALIZER HEP_INITIALIZER(hepLimits_t, HEP_LIMITS_MAGIC)
@@ -407,9 +418,11 @@ HEP_API hepResult_t hepMemFree(hepComm_t comm, void* pointer);
 
 /**
  * Tells whether anything has gone wrong on the device: hepSuccess, hepErrorTimeout,
- * hepErrorAborted, hepErrorMismatch if ranks updated a routing with different top_k, or
- * hepErrorInvalidArgument for an expert id outside [-1, E), which counted as -1 and leaves the
- * communicator usable. A failure stays, and takes the place of a bad id. `hepGetLastError` then explains it.
+ * hepErrorAborted, hepErrorMismatch if ranks updated a routing with different top_k. Then, with the
+ * communicator usable: hepErrorInvalidArgument for an expert id outside [-1, E), which counted as -1, or
+ * a token whose map selects more than top_k experts; hepErrorOverflow for a dispatch with
+ * hepOverflowError whose rows did not fit. Each is the first of its kind on this rank and stays; of
+ * several kinds the first in this list is told. `hepGetLastError` then explains it.
  * Does not wait for the device. From any thread at any time.
  * Errors of the call itself: hepErrorInvalidArgument, with `*error` untouched.
  */
@@ -496,7 +509,13 @@ HEP_API hepResult_t hepRoutingCreate(hepRouting_t* routing, hepComm_t comm,
  */
 HEP_API hepResult_t hepRoutingDestroy(hepRouting_t routing);
 
-typedef enum { hepIndexInt32 = 0, hepIndexInt64 = 1 } hepIndexType_t;
+typedef enum {
+  hepIndexInt32 = 0,
+  hepIndexInt64 = 1,
+  hepIndexMap =
+      2 /**< not ids but a byte map [num_tokens][E]: an expert is selected where its byte is
+                       not 0; the k of a selection is its rank among the token's, by ascending expert */
+} hepIndexType_t;
 
 /**
  * Digests the router's choice for a batch and exchanges it with all ranks. Collective.
@@ -504,11 +523,13 @@ typedef enum { hepIndexInt32 = 0, hepIndexInt64 = 1 } hepIndexType_t;
  * indices      [num_tokens][top_k] expert ids in device memory, aligned to their size; -1: no
  *              selection. The same expert twice in a token makes two expert rows and one flat row.
  *              An id outside [-1, E) counts as -1 and is reported by `hepCommGetAsyncError`.
+ *              Or a byte map, by `index_type`: a token may select fewer than top_k experts; those past
+ *              the first top_k count as not selected and are reported likewise.
  *              Read in stream order. NULL is legal if num_tokens is 0.
  * num_tokens   T, 0 to max_tokens; may differ from rank to rank
  * top_k        K, 1 to max_top_k; the same on all ranks, or the communicator fails with an
  *              asynchronous hepErrorMismatch
- * index_type   the type of the ids
+ * index_type   the type of the ids, or hepIndexMap; may differ from rank to rank
  * stream       NULL on the host backend
  *
  * Until its next update the routing serves any number of dispatches and combines, in any order.
@@ -520,8 +541,9 @@ HEP_API hepResult_t hepRoutingUpdate(hepRouting_t routing, const void* indices, 
 
 /** How many rows the latest dispatch of a routing had, on the device. */
 typedef struct {
-  int64_t needed;   /**< rows that the layout needs, padding rows of expert-major included */
-  int64_t written;  /**< rows that were written: min(needed, capacity) */
+  int64_t needed; /**< the capacity that takes all rows: rows that the layout needs, padding rows of
+                         expert-major included; of expert-padded, rows of the fullest expert */
+  int64_t written;  /**< min(needed, capacity) */
   int64_t overflow; /**< 1 if needed > capacity, otherwise 0 */
 } hepRowCounters_t;
 
@@ -574,13 +596,33 @@ typedef enum {
   hepLayoutFlat = 0,        /**< [flat rows][H]; for combine, the caller has summed the results of a
                                  row's local experts into one row */
   hepLayoutExpertMajor = 1, /**< [expert rows, each expert's block aligned][H] */
-  hepLayoutExpertPadded = 2 /**< [EL][max rows an expert][H]; not served yet */
+  hepLayoutExpertPadded = 2 /**< [EL][capacity][H]: `capacity` rows an expert, in the order of
+                                 expert-major, of which the first ones are in use */
 } hepLayout_t;
 
 typedef enum {
   hepOverflowDrop = 0, /**< rows past the capacity are not written; the row counters tell */
-  hepOverflowError = 1 /**< in addition an asynchronous error; not served yet */
+  hepOverflowError = 1 /**< in addition `hepCommGetAsyncError` tells of the first on this rank, as
+                            hepErrorOverflow; the communicator stays usable */
 } hepOverflow_t;
+
+/**
+ * How a dispatch quantises x from BF16 to hepTypeFloat8E4M3 on its way to the peers, who receive the
+ * quantised rows and their scales. Every block of 128 consecutive elements of a row (the last may be
+ * shorter) has a scale. With amax the largest |x| of the block's finite elements, in FP32 and rounded to
+ * nearest even,
+ *
+ *   scale = amax / 448, or 1 if amax is 0;
+ *           with hepQuantizeUe8m0 then rounded up to a power of two, 2^-127 at least
+ *   q     = x / scale, rounded to E4M3 to nearest even
+ *
+ * where |q| is 448 at most (infinities too), the sign of zero stays and NaN becomes 0x7f.
+ */
+typedef enum {
+  hepQuantizeNone = 0,
+  hepQuantizeFloat32 = 1, /**< scales in FP32: 4 bytes a block */
+  hepQuantizeUe8m0 = 2    /**< scales as their exponent of two, biased by 127: a byte a block */
+} hepQuantization_t;
 
 #define HEP_DISPATCH_ARGS_MAGIC 0x48455044u
 
@@ -592,8 +634,10 @@ typedef enum {
  *
  * Rows whose place is not below `capacity` are dropped; nothing is written at or past it. In the
  * expert-major layout the padding rows at the end of each expert's block, as far as they lie below the
- * capacity, are zero, with weight 0, source -1 and token -1. What lies past the last row that the
- * layout needs is left untouched.
+ * capacity, are zero, with scales and weight 0, source -1 and token -1. What lies past the last row that
+ * the layout needs is left untouched, and so is in the expert-padded layout what lies past an expert's
+ * last row: grouped GEMMs that are masked by `expert_rows` do not read it. The expert-padded layout
+ * holds EL * capacity rows: for [capacity] below read [EL][capacity] there.
  */
 typedef struct {
   size_t size;
@@ -601,11 +645,14 @@ typedef struct {
   uint32_t version;
   int32_t layout;   /**< hepLayout_t */
   int32_t overflow; /**< hepOverflow_t */
-  int32_t type;     /**< hepDataType_t of x and rows; 0: the communicator's */
-  int32_t reserved; /**< zero */
+  int32_t type;     /**< hepDataType_t of x and rows, the same on all ranks, of rows that fit (see
+                         hepConfig_t); 0: the communicator's */
+  int32_t quantize; /**< hepQuantization_t, the same on all ranks: x is BF16 and `type` must be
+                         hepTypeFloat8E4M3 */
 
   /* Inputs. */
-  const void* x;        /**< [T][H]; memory from `hepMemAlloc` is read in place; NULL if T is 0 */
+  const void* x; /**< [T][H]; memory from `hepMemAlloc` is read in place, unless it is quantised;
+                             NULL if T is 0 */
   const float* weights; /**< [T][K], or NULL: every weight is 1; ranks with tokens give them all or
                              none */
 
@@ -613,7 +660,7 @@ typedef struct {
   void* rows;       /**< [capacity][H] */
   int64_t capacity; /**< rows that `rows` and the arrays below hold; 0 only if `rows` is NULL: this
                          rank then takes no rows */
-  float* row_weights;   /**< optional; expert-major: [capacity]; flat: [capacity][K], the weights of
+  float* row_weights; /**< optional; expert layouts: [capacity]; flat: [capacity][K], the weights of
                               the selections of this rank's experts, 0 elsewhere */
   int32_t* row_experts; /**< optional, flat only: [capacity][K] local expert ids, -1 elsewhere */
   int32_t* row_sources; /**< optional: [capacity] source rank of each row */
@@ -623,18 +670,32 @@ typedef struct {
                               there, -1 for padding and for dropped rows */
   int64_t gather_capacity; /**< entries that `gather` holds; those past it are not written */
 
-  /* Not served yet: NULL or 0. */
-  const void* scales; /**< [T][scale_bytes] */
-  void* row_scales;   /**< [capacity][scale_bytes], or column-major */
-  int64_t row_scales_stride;
+  /* Scales, of the communicator's scale_bytes a row, forwarded bit for bit. */
+  const void*
+      scales; /**< [T][scale_bytes], or NULL; ranks with tokens give them all or none; NULL if
+                           x is quantised: then they are computed, followed by zeros to scale_bytes */
+  void*
+      row_scales; /**< optional, where tokens come with scales. Row-major: [capacity][scale_bytes].
+                           Column-major: with C = scale_bytes / scale_element_bytes columns, element
+                           (row r, column c) is number c * row_scales_stride + r; expert-padded:
+                           [EL][C][row_scales_stride], by the rows of each expert */
+  int64_t row_scales_stride;   /**< 0: row-major; otherwise elements between the columns, at least
+                                    capacity, in bytes a multiple of 16 */
+  int32_t scale_element_bytes; /**< of column-major scales: 1, 2 or 4, a divisor of scale_bytes, to
+                                    which row_scales is aligned; otherwise 0 */
+  int32_t reserved;            /**< zero */
+
+  int32_t*
+      expert_rows; /**< optional, expert-padded only: [EL] rows that were written of each expert:
+                             min(tokens_per_expert, capacity) */
 } hepDispatchArgs_t;
 
 #define HEP_DISPATCH_ARGS_INITIALIZER HEP_INITIALIZER(hepDispatchArgs_t, HEP_DISPATCH_ARGS_MAGIC)
 
 /**
  * Brings every token to the ranks of its selected experts. Collective: all ranks call it on the
- * routing of the same update, with the same layout. When it is done, in stream order, `x` and all
- * other arguments may be reused. The struct is read during the call only.
+ * routing of the same update, with the same layout, type and quantisation. When it is done, in stream
+ * order, `x` and all other arguments may be reused. The struct is read during the call only.
  *
  * `weights` are kept in the routing for a later combine in weight mode hepWeightsDispatched.
  * Errors: hepErrorInvalidArgument, hepErrorUnsupported, hepErrorCuda; hepErrorInvalidUsage before the
@@ -665,27 +726,35 @@ typedef struct {
   uint32_t version;
   int32_t layout;      /**< hepLayout_t of y */
   int32_t weight_mode; /**< hepWeightMode_t; the same on all ranks */
-  int32_t type;        /**< hepDataType_t of y and out; 0: the communicator's */
+  int32_t type; /**< hepDataType_t of y and out, the same on all ranks: BF16, FP16 or FP32; 0:
+                            the communicator's combine_type */
   int32_t
-      partial_type; /**< hepDataType_t of partial sums; 0: hepTypeBfloat16; others not served yet */
+      partial_type; /**< hepDataType_t of partial sums, the same on all ranks: hepTypeBfloat16, or
+                             hepTypeFloat32 if the communicator has that; 0: the communicator's */
 
-  const void* y;    /**< [capacity][H] expert outputs, at the places that dispatch gave */
-  int64_t capacity; /**< rows that y holds; further ones count as dropped; 0 only if y is NULL */
+  const void* y; /**< [capacity][H] expert outputs, at the places that dispatch gave; expert-padded:
+                         [EL][capacity][H] */
+  int64_t capacity; /**< rows that y holds, of expert-padded rows an expert; further ones count as
+                         dropped; 0 only if y is NULL */
   const float*
-      row_weights; /**< [capacity], for hepWeightsRow, one a row in either layout; otherwise
-                                 NULL */
+      row_weights; /**< [capacity], expert-padded [EL][capacity], for hepWeightsRow, one a row
+                                 in each layout; otherwise NULL */
   void* out;       /**< [T][H] in the tokens' order; NULL if T is 0 */
 
-  /* Not served yet: NULL. */
-  const float* row_gradients; /**< [capacity] */
-  float* gradients;           /**< [T][K] */
+  /* Gradients of the weights, in a backward pass: both, but on ranks without rows or without tokens,
+     or none. */
+  const float* row_gradients; /**< flat: [capacity][K], read where the row has selections of this
+                                   rank's experts; expert layouts: [capacity], expert-padded
+                                   [EL][capacity] */
+  float* gradients; /**< [T][K] the tokens' gradients: those of the selections' rows, bit for
+                                   bit, 0 where nothing was selected or the row is dropped */
 } hepCombineArgs_t;
 
 #define HEP_COMBINE_ARGS_INITIALIZER HEP_INITIALIZER(hepCombineArgs_t, HEP_COMBINE_ARGS_MAGIC)
 
 /**
  * Brings the experts' results back and sums them. Collective: all ranks call it on the routing of
- * the same update, with the same layout and weight mode. When it is done, in stream order, all
+ * the same update, with the same layout, weight mode and types. When it is done, in stream order, all
  * arguments may be reused. The struct is read during the call only.
  *
  * Numbers. The contributions of one rank to a token are taken in ascending (expert, k) order. The
@@ -693,8 +762,8 @@ typedef struct {
  * and the products are exact); dropped rows are left out, and a rank whose rows were all dropped
  * gives +0. Each sum is rounded once, to nearest even, to the partial type. The ranks' partial sums
  * are added in FP32 in ascending rank order, beginning with the first, and rounded once to the type
- * of `out`. A token without a selection gives +0. A NaN in the result is the type's canonical one
- * (0x7fff in BF16).
+ * of `out`; sums past the largest number become infinite. A token without a selection gives +0. A NaN
+ * in the result is the type's canonical one (0x7fff in BF16 and FP16, 0x7fffffff in FP32).
  * Errors: as `hepDispatch`; hepErrorInvalidUsage for hepWeightsDispatched when no dispatch with
  * weights followed the routing's latest update (on a rank without tokens: no dispatch at all; ranks
  * of which one was refused agree anew).

@@ -82,11 +82,22 @@ hepLimits_t limits_of(const hepComm& comm) {
 Status async_error(const hepComm& comm) {
   HEP_TRY(comm.check());
   const Backend::BadIndex bad = comm.backend->bad_index();
+  if (bad.found && bad.k < 0)
+    return error(hepErrorInvalidArgument,
+                 "rank %d: the map of token %" PRId64 " selects %" PRId64
+                 " experts, which is more than top_k; those past the first top_k do not count",
+                 comm.rank, bad.token, bad.value);
   if (bad.found)
     return error(hepErrorInvalidArgument,
                  "rank %d: token %" PRId64 ", selection %" PRId64 " has expert id %" PRId64
                  ", must be -1 to %d; it counts as -1",
                  comm.rank, bad.token, bad.k, bad.value, comm.config.num_experts - 1);
+  const Backend::Overflow overflow = comm.backend->overflow();
+  if (overflow.found)
+    return error(hepErrorOverflow,
+                 "rank %d: dispatch %" PRIu64 " needed a capacity of %" PRId64 ", but had %" PRId64
+                 "; the rows past it were dropped",
+                 comm.rank, overflow.number, overflow.needed, overflow.capacity);
   return Status();
 }
 
@@ -110,6 +121,7 @@ const char* hepGetErrorString(hepResult_t result) {
     case hepErrorAborted: return "hepErrorAborted";
     case hepErrorPeerLost: return "hepErrorPeerLost";
     case hepErrorInternal: return "hepErrorInternal";
+    case hepErrorOverflow: return "hepErrorOverflow";
   }
   return "unknown result";
 }

@@ -61,12 +61,21 @@ class Backend {
   // The first wait that failed, with result hepSuccess if none did. From any thread.
   virtual hepFailure_t failure() const = 0;
 
-  // The first expert id that was out of range. From any thread.
+  // The first expert id that was out of range; with k of -1, the first token whose map selects more
+  // experts than top_k, and how many. From any thread.
   struct BadIndex {
     bool found;
     int64_t token, k, value;
   };
   virtual BadIndex bad_index() const = 0;
+
+  // The first dispatch with hepOverflowError whose rows did not fit. From any thread.
+  struct Overflow {
+    bool found;
+    uint64_t number;  // of the dispatch
+    int64_t needed, capacity;
+  };
+  virtual Overflow overflow() const = 0;
 };
 
 Status create_host_backend(const BackendContext& context, std::unique_ptr<Backend>* backend);

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "data_type.h"
 #include "params.h"
 #include "ranks.h"
 
@@ -51,18 +52,6 @@ Status read_header(const void* theirs, uint32_t magic, const char* name, StructH
   return Status();
 }
 
-const char* type_name(int32_t type) {
-  switch (type) {
-    case hepTypeBfloat16: return "hepTypeBfloat16";
-    case hepTypeFloat16: return "hepTypeFloat16";
-    case hepTypeFloat32: return "hepTypeFloat32";
-    case hepTypeFloat8E4M3: return "hepTypeFloat8E4M3";
-    case hepTypeFloat8E5M2: return "hepTypeFloat8E5M2";
-    case hepTypeBytes: return "hepTypeBytes";
-    default: return nullptr;
-  }
-}
-
 Status check_interval(const char* field, int64_t value, int64_t min, int64_t max) {
   if (value >= min && value <= max) return Status();
   return error(hepErrorInvalidArgument,
@@ -76,28 +65,30 @@ Status check_unserved(const char* field, int32_t value) {
                value);
 }
 
-Status check_type(int32_t type) {
-  if (!type_name(type))
-    return error(hepErrorInvalidArgument, "config field type is %d, which is no hepDataType_t",
-                 type);
-  if (type != hepTypeBfloat16)
-    return error(hepErrorUnsupported,
-                 "config field type is %d (%s), but this version serves only hepTypeBfloat16", type,
-                 type_name(type));
-  return Status();
-}
-
 Status check_row(const hepConfig_t& config) {
   const int64_t bytes = int64_t{config.hidden} * element_bytes(config.type);
-  if (bytes > 0 && bytes <= kMaxRowBytes && bytes % kRowGranularity == 0) return Status();
-  return error(hepErrorInvalidArgument,
-               "config field hidden is %d, which makes rows of %" PRId64
-               " bytes, but a row must be a multiple of %" PRId64 " bytes, to %" PRId64,
-               config.hidden, bytes, kRowGranularity, kMaxRowBytes);
+  if (bytes <= 0 || bytes > kMaxRowBytes || bytes % kRowGranularity != 0)
+    return error(hepErrorInvalidArgument,
+                 "config field hidden is %d, which makes rows of %" PRId64
+                 " bytes, but a row must be a multiple of %" PRId64 " bytes, to %" PRId64,
+                 config.hidden, bytes, kRowGranularity, kMaxRowBytes);
+  HEP_TRY(check_row_granularity("config field combine_type", config.hidden, config.combine_type));
+  return check_row_granularity("config field partial_type", config.hidden, config.partial_type);
+}
+
+// Of the rows that a dispatch may carry: those of `type`, and those of combine, which a dispatch
+// carries in a backward pass, as far as they keep to the limit.
+int32_t most_row_bytes(const hepConfig_t& config) {
+  const int64_t row_bytes = int64_t{config.hidden} * element_bytes(config.type);
+  const int64_t combine_row_bytes = int64_t{config.hidden} * element_bytes(config.combine_type);
+  const bool larger = combine_row_bytes > row_bytes && combine_row_bytes <= kMaxRowBytes;
+  return static_cast<int32_t>(larger ? combine_row_bytes : row_bytes);
 }
 
 Status check_shape(const hepConfig_t& config, int num_ranks) {
-  HEP_TRY(check_type(config.type));
+  HEP_TRY(check_type("config field type", config.type));
+  HEP_TRY(check_summable("config field combine_type", config.combine_type));
+  HEP_TRY(check_partial_type("config field partial_type", config.partial_type));
   HEP_TRY(check_row(config));
   HEP_TRY(check_interval("max_tokens", config.max_tokens, 1, kMaxTokens));
   HEP_TRY(check_interval("num_experts", config.num_experts, 1, kMaxExperts));
@@ -107,7 +98,7 @@ Status check_shape(const hepConfig_t& config, int num_ranks) {
                  config.num_experts, num_ranks);
   HEP_TRY(check_interval("max_top_k", config.max_top_k, 1, kMaxTopK));
   HEP_TRY(check_interval("heap_bytes", config.heap_bytes, 0, kMaxHeapBytes));
-  HEP_TRY(check_unserved("scale_bytes", config.scale_bytes));
+  HEP_TRY(check_interval("scale_bytes", config.scale_bytes, 0, kMaxScaleBytes));
   return check_unserved("low_latency_tokens", config.low_latency_tokens);
 }
 
@@ -141,7 +132,7 @@ Status check_tuning(const hepConfig_t& config) {
   HEP_TRY(check_blocks("routing_blocks", config.routing_blocks, config.sm_budget));
   HEP_TRY(check_blocks("dispatch_blocks", config.dispatch_blocks, config.sm_budget));
   HEP_TRY(check_blocks("combine_blocks", config.combine_blocks, config.sm_budget));
-  const int64_t row_bytes = int64_t{config.hidden} * element_bytes(config.type);
+  const int64_t row_bytes = most_row_bytes(config);
   if (config.dispatch_stages * row_bytes > kStageBytes)
     return error(hepErrorInvalidArgument,
                  "config field dispatch_stages is %d, but that many rows of %" PRId64
@@ -155,6 +146,8 @@ void set_defaults(hepConfig_t* config, int num_ranks) {
     if (*field == 0) *field = value;
   };
   set(&config->type, hepTypeBfloat16);
+  set(&config->combine_type, is_summable(config->type) ? config->type : hepTypeBfloat16);
+  set(&config->partial_type, hepTypeBfloat16);
   set(&config->max_top_k, kDefaultTopK);
   set(&config->timeout_ms, kDefaultTimeoutMs);
   set(&config->sm_budget, kDefaultSmBudget);
@@ -235,8 +228,10 @@ Shape make_shape(const hepConfig_t& config, int num_ranks) {
   shape.num_experts = config.num_experts;
   shape.max_tokens = config.max_tokens;
   shape.max_top_k = config.max_top_k;
-  shape.row_bytes = config.hidden * element_bytes(config.type);
-  shape.partial_row_bytes = config.hidden * element_bytes(hepTypeBfloat16);
+  shape.hidden = config.hidden;
+  shape.row_bytes = most_row_bytes(config);
+  shape.partial_row_bytes = config.hidden * element_bytes(config.partial_type);
+  shape.scale_bytes = config.scale_bytes;
   shape.heap_bytes = config.heap_bytes;
   return shape;
 }
@@ -279,18 +274,6 @@ hepWorkspace_t make_workspace(const hepConfig_t& config, int num_ranks) {
   return workspace;
 }
 
-int element_bytes(int32_t type) {
-  switch (type) {
-    case hepTypeFloat32: return 4;
-    case hepTypeBfloat16:
-    case hepTypeFloat16: return 2;
-    case hepTypeFloat8E4M3:
-    case hepTypeFloat8E5M2:
-    case hepTypeBytes: return 1;
-    default: return 0;
-  }
-}
-
 std::string config_difference(const hepConfig_t& a, const hepConfig_t& b) {
   const struct {
     const char* name;
@@ -317,6 +300,8 @@ std::string config_difference(const hepConfig_t& a, const hepConfig_t& b) {
       FIELD(combine_load_stages),
       FIELD(combine_store_stages),
       FIELD(combine_blocks),
+      FIELD(combine_type),
+      FIELD(partial_type),
 #undef FIELD
   };
   for (const auto& field : fields)

@@ -48,9 +48,6 @@ Shape make_shape(const hepConfig_t& config, int num_ranks);
 Plan make_plan(const hepConfig_t& config, int num_ranks);
 hepWorkspace_t make_workspace(const hepConfig_t& config, int num_ranks);
 
-// Bytes of one element; 0 for a type that has none.
-int element_bytes(int32_t type);
-
 // Says in which field two resolved configs differ, for example "hidden (7168 and 4096)"; empty if
 // they agree.
 std::string config_difference(const hepConfig_t& a, const hepConfig_t& b);

@@ -20,6 +20,7 @@ constexpr int kMaxTokens = 65536;
 constexpr int kMaxTopK = 32;
 constexpr int kMaxExperts = 4096;
 constexpr int64_t kMaxRowBytes = 64 * 1024;
+constexpr int kMaxScaleBytes = 16 * 1024;
 constexpr int64_t kRowGranularity = 16;  // what the copy engine of an SM moves at least
 
 // Combine signals progress by chunks of this many consecutive tokens of a source rank.
@@ -42,11 +43,17 @@ struct Shape {
   int32_t num_experts;
   int32_t max_tokens;
   int32_t max_top_k;
-  int32_t row_bytes;          // of a dispatched row
-  int32_t partial_row_bytes;  // of a partial sum
+  int32_t hidden;             // elements of a row
+  int32_t row_bytes;          // most of a dispatched row
+  int32_t partial_row_bytes;  // most of a partial sum
+  int32_t scale_bytes;        // scales beside a dispatched row
   int64_t heap_bytes;
 
   HEP_HOST_DEVICE constexpr int num_local_experts() const { return num_experts / num_ranks; }
+  // From one token's scales to the next's in the window, where the copy engine can move them.
+  HEP_HOST_DEVICE constexpr uint64_t scale_stride() const {
+    return align_up(scale_bytes, kRowGranularity);
+  }
   HEP_HOST_DEVICE constexpr int max_chunks() const { return ceil_div(max_tokens, kChunkTokens); }
 
   // Most ranks that one token can select: the slots for partial sums that it needs.
@@ -126,11 +133,14 @@ static_assert(sizeof(RecordHeader) == 16);
 //   records        [2][R]            header, counts, rows, selections of each source; update n
 //                                    uses parity n & 1, so a fast peer can be one update ahead
 //   rows           [max_tokens]      published rows of this rank, unless they lie in the heap
+//   scales         [max_tokens][scale_stride]  published scales
 //   weights        [max_tokens][K]   published weights
 //   partials       [max_tokens][max_partials]  slots for partial sums of this rank's tokens
+//   gradients      [max_tokens][K]   gradients of the weights of this rank's tokens, each written by
+//                                    the rank that has the selection; zero between combines
 //   heap
 struct WindowLayout {
-  uint64_t chunk_ready, records, rows, weights, partials, heap, total;
+  uint64_t chunk_ready, records, rows, scales, weights, partials, gradients, heap, total;
 
   // Inside the records of one source.
   uint64_t record_rows, record_selections, record_stride;
@@ -152,10 +162,12 @@ struct WindowLayout {
     w.records =
         align_up(w.chunk_ready + shape.max_chunks() * ranks * sizeof(uint64_t), kSectionAlignment);
     w.rows = w.records + 2 * ranks * w.record_stride;
-    w.weights = align_up(w.rows + tokens * shape.row_bytes, kSectionAlignment);
+    w.scales = align_up(w.rows + tokens * shape.row_bytes, kSectionAlignment);
+    w.weights = align_up(w.scales + tokens * shape.scale_stride(), kSectionAlignment);
     w.partials = align_up(w.weights + tokens * top_k * sizeof(float), kSectionAlignment);
-    w.heap = align_up(w.partials + tokens * shape.max_partials() * shape.partial_row_bytes,
-                      kSectionAlignment);
+    w.gradients = align_up(w.partials + tokens * shape.max_partials() * shape.partial_row_bytes,
+                           kSectionAlignment);
+    w.heap = align_up(w.gradients + tokens * top_k * sizeof(float), kSectionAlignment);
     w.total = w.heap + align_up(shape.heap_bytes, kSectionAlignment);
     return w;
   }
@@ -178,6 +190,12 @@ struct WindowLayout {
   }
   HEP_HOST_DEVICE constexpr uint64_t weights_at(int64_t token, int top_k) const {
     return weights + static_cast<uint64_t>(token) * top_k * sizeof(float);
+  }
+  HEP_HOST_DEVICE constexpr uint64_t scales_at(int64_t token) const {
+    return scales + static_cast<uint64_t>(token) * shape.scale_stride();
+  }
+  HEP_HOST_DEVICE constexpr uint64_t gradients_at(int64_t token, int top_k) const {
+    return gradients + static_cast<uint64_t>(token) * top_k * sizeof(float);
   }
   HEP_HOST_DEVICE constexpr uint64_t partial_at(int64_t token, int ordinal) const {
     return partials + (static_cast<uint64_t>(token) * shape.max_partials() + ordinal) *
@@ -237,6 +255,28 @@ struct RoutingLayout {
     return r;
   }
 };
+
+// ------------------------------------------------------------------------------------- outputs
+
+constexpr int64_t kDropped = -1;
+
+// Where a selection's row lies in an expert layout; kDropped if it is past the capacity.
+HEP_HOST_DEVICE constexpr int64_t row_of_selection(int32_t layout, int64_t capacity,
+                                                   const int32_t* expert_offsets,
+                                                   const Selection& selection) {
+  if (layout == hepLayoutExpertMajor)
+    return selection.place < capacity ? selection.place : kDropped;
+  const int64_t index = int64_t{selection.place} - expert_offsets[selection.expert];
+  return index < capacity ? selection.expert * capacity + index : kDropped;
+}
+
+// The number of the element in which column-major scales hold a column of a row: [columns][stride],
+// expert-padded [EL][columns][stride].
+HEP_HOST_DEVICE constexpr int64_t scale_element(int32_t layout, int64_t capacity, int columns,
+                                                int64_t stride, int64_t row, int column) {
+  if (layout != hepLayoutExpertPadded) return column * stride + row;
+  return (row / capacity * columns + column) * stride + row % capacity;
+}
 
 // Typed access to memory that is described by offsets.
 template <typename T>

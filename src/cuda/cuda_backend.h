@@ -26,6 +26,7 @@ class CudaBackend : public Backend {
   void abort() override;
   hepFailure_t failure() const override;
   BadIndex bad_index() const override;
+  Overflow overflow() const override { return {}; }
 
   const BackendContext& context() const { return context_; }
   const KernelContext& kernel_context() const { return kernel_context_; }

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cuda/kernels/launch.h"
+#include "data_type.h"
 
 namespace hep {
 namespace {
@@ -23,6 +24,32 @@ Status check_device_pointer(const void* pointer, const char* name, int device) {
   return Status();
 }
 
+Status refuse(bool asked, const char* what) {
+  if (!asked) return Status();
+  return error(hepErrorUnsupported, "%s is not served yet on the cuda backend", what);
+}
+
+// What the kernels do not do yet.
+Status check_served(const Shape& shape, const hepDispatchArgs_t& args) {
+  const int row_bytes = shape.hidden * element_bytes(hepTypeBfloat16);
+  HEP_TRY(refuse(args.type != hepTypeBfloat16, "a dispatch of a type other than hepTypeBfloat16"));
+  HEP_TRY(refuse(shape.row_bytes != row_bytes, "a communicator with rows of several sizes"));
+  HEP_TRY(refuse(args.scales != nullptr || args.row_scales != nullptr, "a dispatch with scales"));
+  HEP_TRY(refuse(args.quantize != hepQuantizeNone, "quantisation"));
+  HEP_TRY(refuse(args.layout == hepLayoutExpertPadded, "layout hepLayoutExpertPadded"));
+  return refuse(args.overflow != hepOverflowDrop, "overflow hepOverflowError");
+}
+
+Status check_served(const Shape& shape, const hepCombineArgs_t& args) {
+  const int row_bytes = shape.hidden * element_bytes(hepTypeBfloat16);
+  HEP_TRY(refuse(args.type != hepTypeBfloat16, "a combine of a type other than hepTypeBfloat16"));
+  HEP_TRY(refuse(args.partial_type != hepTypeBfloat16 || shape.partial_row_bytes != row_bytes,
+                 "room for FP32 partial sums"));
+  HEP_TRY(refuse(args.layout == hepLayoutExpertPadded, "layout hepLayoutExpertPadded"));
+  return refuse(args.row_gradients != nullptr || args.gradients != nullptr,
+                "a combine with gradients");
+}
+
 }  // namespace
 
 CudaRouting::~CudaRouting() {
@@ -33,6 +60,7 @@ Status CudaRouting::start() { return backend_.take_routing_memory(&memory_); }
 
 Status CudaRouting::update(const void* indices, int num_tokens, int top_k,
                            hepIndexType_t index_type, hepStream_t stream) {
+  HEP_TRY(refuse(index_type == hepIndexMap, "a routing map"));
   const int device = backend_.context().device;
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
@@ -74,6 +102,7 @@ Status CudaRouting::find_outputs(const hepCombineArgs_t& call, uint64_t* outputs
 }
 
 Status CudaRouting::dispatch(const hepDispatchArgs_t& call, hepStream_t stream) {
+  HEP_TRY(check_served(backend_.context().shape, call));
   const int device = backend_.context().device;
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
@@ -98,6 +127,7 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, hepStream_t stream) 
 }
 
 Status CudaRouting::combine(const hepCombineArgs_t& call, hepStream_t stream) {
+  HEP_TRY(check_served(backend_.context().shape, call));
   const int device = backend_.context().device;
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());

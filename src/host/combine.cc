@@ -4,65 +4,115 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <vector>
 
-#include "host/bfloat16.h"
+#include "data_type.h"
 #include "host/host_routing.h"
+#include "host/number.h"
 #include "host/signal.h"
 
 namespace hep {
 namespace {
 
-// The rows that are to be added, in their order, each with its factor.
-class Terms {
+// Adds rows, each with its factor, in their order.
+class Sum {
  public:
-  void add(const void* row, float weight) {
-    terms_[count_++] = {static_cast<const Bfloat16*>(row), weight};
-  }
+  explicit Sum(int columns) : sum_(columns), row_(columns) {}
 
-  // s = w * y for the first, s = fma(w, y, s) for each further one, rounded once; no term gives +0.
-  void sum(int columns, Bfloat16* result) const {
-    for (int h = 0; h < columns; ++h) {
-      float sum = count_ == 0 ? 0.0f : terms_[0].weight * to_float(terms_[0].row[h]);
-      for (int i = 1; i < count_; ++i)
-        sum = std::fmaf(terms_[i].weight, to_float(terms_[i].row[h]), sum);
-      result[h] = to_bfloat16(sum);
+  void clear() { count_ = 0; }
+
+  // s = w * y for the first, s = fma(w, y, s) for each further one.
+  void add(const NumberType& type, const void* row, float weight) {
+    const int columns = static_cast<int>(sum_.size());
+    type.load(row, columns, row_.data());
+    if (count_++ == 0) {
+      for (int h = 0; h < columns; ++h) sum_[h] = weight * row_[h];
+    } else {
+      for (int h = 0; h < columns; ++h) sum_[h] = std::fmaf(weight, row_[h], sum_[h]);
     }
   }
 
+  // Rounds once. No row gives +0.
+  void store(const NumberType& type, void* to) {
+    if (count_ == 0) std::fill(sum_.begin(), sum_.end(), 0.0f);
+    type.store(sum_.data(), static_cast<int>(sum_.size()), to);
+  }
+
  private:
-  struct Term {
-    const Bfloat16* row;
-    float weight;
-  };
-  std::array<Term, kMaxTopK> terms_;  // a token has at most as many selections, and so ranks
+  std::vector<float> sum_, row_;
   int count_ = 0;
 };
 
-// Sums this rank's contributions to one token after the other.
-class Reducer {
+// One combine of this rank.
+class Combiner {
  public:
-  Reducer(const Operation& operation, const hepCombineArgs_t& args, const RoutingState& state)
-      : args_(args),
+  Combiner(const Operation& operation, const hepCombineArgs_t& args, const RoutingState& state)
+      : operation_(operation),
+        args_(args),
         state_(state),
-        columns_(operation.shape().partial_row_bytes / static_cast<int>(sizeof(Bfloat16))) {}
+        type_(number_type(args.type)),
+        partial_type_(number_type(args.partial_type)),
+        row_bytes_(int64_t{operation.shape().hidden} * element_bytes(args.type)),
+        sum_(operation.shape().hidden) {}
 
-  void reduce(int64_t flat_row, Bfloat16* partial) const {
+  // Sums this rank's contributions to a token.
+  void reduce(int64_t flat_row, void* partial) {
     const Row& row = state_.rows[flat_row];
-    Terms terms;
+    sum_.clear();
     if (args_.layout == hepLayoutFlat) {
-      if (flat_row < args_.capacity) terms.add(row_at(flat_row), flat_weight(flat_row));
+      if (flat_row < args_.capacity) add_row(flat_row, flat_weight(flat_row));
     } else {
       for (uint32_t j = row.first; j < row.first + row.count; ++j) {
-        const int64_t place = state_.selections[j].place;
-        if (place < args_.capacity) terms.add(row_at(place), expert_weight(j));
+        const int64_t place = expert_row(j);
+        if (place != kDropped) add_row(place, expert_weight(j, place));
       }
     }
-    terms.sum(columns_, partial);
+    sum_.store(partial_type_, partial);
+  }
+
+  // Sends the gradients of the weights of a token's selections here; those of dropped rows stay zero.
+  void send_gradients(int64_t flat_row, void* window) const {
+    if (args_.row_gradients == nullptr) return;
+    const Row& row = state_.rows[flat_row];
+    auto* gradients = at<float>(window, operation_.layout().gradients_at(row.token, state_.top_k));
+    for (uint32_t j = row.first; j < row.first + row.count; ++j) {
+      const int k = state_.selections[j].k;
+      if (args_.layout == hepLayoutFlat) {
+        if (flat_row < args_.capacity)
+          gradients[k] = args_.row_gradients[flat_row * state_.top_k + k];
+      } else if (const int64_t place = expert_row(j); place != kDropped) {
+        gradients[k] = args_.row_gradients[place];
+      }
+    }
+  }
+
+  // Takes what the ranks have sent for one of this rank's tokens, and leaves zeros.
+  void take_gradients(int64_t token) const {
+    if (args_.gradients == nullptr) return;
+    auto* sent =
+        at<float>(operation_.own_window(), operation_.layout().gradients_at(token, state_.top_k));
+    std::copy_n(sent, state_.top_k, args_.gradients + token * state_.top_k);
+    std::fill_n(sent, state_.top_k, 0.0f);
+  }
+
+  // Adds up the ranks' sums for one of this rank's tokens; slots are in ascending rank order.
+  void add_partials(int token) {
+    const WindowLayout& layout = operation_.layout();
+    sum_.clear();
+    for (int ordinal = 0; ordinal < state_.partial_counts[token]; ++ordinal)
+      sum_.add(partial_type_, at<char>(operation_.own_window(), layout.partial_at(token, ordinal)),
+               1.0f);
+    sum_.store(type_, at<char>(args_.out, token * row_bytes_));
   }
 
  private:
-  const void* row_at(int64_t place) const {
-    return static_cast<const Bfloat16*>(args_.y) + place * columns_;
+  int64_t expert_row(uint32_t selection) const {
+    return row_of_selection(args_.layout, args_.capacity, state_.expert_offsets,
+                            state_.selections[selection]);
+  }
+
+  void add_row(int64_t place, float weight) {
+    sum_.add(type_, at<char>(args_.y, place * row_bytes_), weight);
   }
 
   float flat_weight(int64_t flat_row) const {
@@ -74,20 +124,24 @@ class Reducer {
     return sum;
   }
 
-  float expert_weight(uint32_t selection) const {
+  float expert_weight(uint32_t selection, int64_t place) const {
     if (args_.weight_mode == hepWeightsNone) return 1.0f;
     if (args_.weight_mode == hepWeightsDispatched) return state_.weights[selection];
-    return args_.row_weights[state_.selections[selection].place];
+    return args_.row_weights[place];
   }
 
+  const Operation& operation_;
   const hepCombineArgs_t& args_;
   const RoutingState& state_;
-  const int columns_;
+  const NumberType& type_;
+  const NumberType& partial_type_;
+  const int64_t row_bytes_;
+  Sum sum_;
 };
 
 // Sends this rank's sums for the tokens of one source, chunk by chunk. A chunk is signalled even if
 // it has no rows here: the source waits for every rank.
-Status reduce_source(const Operation& operation, int source, const Reducer& reducer,
+Status reduce_source(const Operation& operation, int source, Combiner& combiner,
                      const RoutingState& state) {
   HEP_TRY(operation.wait(hepPhaseSlots, source, operation.from(source).slots_free,
                          operation.epoch() - 1));
@@ -98,7 +152,8 @@ Status reduce_source(const Operation& operation, int source, const Reducer& redu
   for (int chunk = 0; chunk < num_chunks; ++chunk) {
     for (uint32_t i = chunk_rows[chunk]; i < chunk_rows[chunk + 1]; ++i) {
       const Row& row = state.rows[i];
-      reducer.reduce(i, at<Bfloat16>(window, layout.partial_at(row.token, row.ordinal)));
+      combiner.reduce(i, at<char>(window, layout.partial_at(row.token, row.ordinal)));
+      combiner.send_gradients(i, window);
     }
     store_release(at<uint64_t>(window, layout.chunk_ready_at(chunk, operation.rank())),
                   operation.epoch());
@@ -106,18 +161,7 @@ Status reduce_source(const Operation& operation, int source, const Reducer& redu
   return {};
 }
 
-// Adds up the ranks' sums for one token; slots are in ascending rank order.
-void add_partials(const Operation& operation, int token, int count, void* out) {
-  const WindowLayout& layout = operation.layout();
-  const int row_bytes = operation.shape().partial_row_bytes;
-  Terms partials;
-  for (int ordinal = 0; ordinal < count; ++ordinal)
-    partials.add(at<Bfloat16>(operation.own_window(), layout.partial_at(token, ordinal)), 1.0f);
-  partials.sum(row_bytes / static_cast<int>(sizeof(Bfloat16)),
-               at<Bfloat16>(out, static_cast<uint64_t>(token) * row_bytes));
-}
-
-Status add_own_tokens(const Operation& operation, void* out, const RoutingState& state) {
+Status add_own_tokens(const Operation& operation, Combiner& combiner, const RoutingState& state) {
   const WindowLayout& layout = operation.layout();
   for (int chunk = 0; chunk < ceil_div(state.num_tokens, kChunkTokens); ++chunk) {
     for (int peer = 0; peer < operation.num_ranks(); ++peer) {
@@ -125,8 +169,10 @@ Status add_own_tokens(const Operation& operation, void* out, const RoutingState&
       HEP_TRY(operation.wait(hepPhasePartials, peer, ready, operation.epoch()));
     }
     const int end = std::min(state.num_tokens, (chunk + 1) * kChunkTokens);
-    for (int token = chunk * kChunkTokens; token < end; ++token)
-      add_partials(operation, token, state.partial_counts[token], out);
+    for (int token = chunk * kChunkTokens; token < end; ++token) {
+      combiner.add_partials(token);
+      combiner.take_gradients(token);
+    }
   }
   return {};
 }
@@ -135,10 +181,10 @@ Status add_own_tokens(const Operation& operation, void* out, const RoutingState&
 
 Status run_combine(const Operation& operation, const hepCombineArgs_t& args,
                    const RoutingState& state) {
-  const Reducer reducer(operation, args, state);
+  Combiner combiner(operation, args, state);
   for (int source = 0; source < operation.num_ranks(); ++source)
-    HEP_TRY(reduce_source(operation, source, reducer, state));
-  HEP_TRY(add_own_tokens(operation, args.out, state));
+    HEP_TRY(reduce_source(operation, source, combiner, state));
+  HEP_TRY(add_own_tokens(operation, combiner, state));
   for (int peer = 0; peer < operation.num_ranks(); ++peer)
     store_release(&operation.to(peer).slots_free, operation.epoch());
   return {};

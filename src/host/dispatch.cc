@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Dispatch: every rank publishes its tokens and weights in its window, and copies the rows that it
-// is to receive from the peers' windows straight to their places.
+// Dispatch: every rank publishes its tokens, and copies the rows that it is to receive from the peers'
+// windows straight to their places.
 #include <algorithm>
 #include <cstring>
 
+#include "data_type.h"
 #include "host/host_routing.h"
 #include "host/signal.h"
 
@@ -13,43 +14,95 @@ namespace {
 // What a source has published.
 struct Source {
   int rank;
+  const char* window;
   const char* rows;
   const float* weights;  // [T][K]; NULL: every weight is 1
+};
+
+// Writes single rows of a dispatch's outputs.
+class Outputs {
+ public:
+  Outputs(const Operation& operation, const hepDispatchArgs_t& args)
+      : args_(args),
+        row_bytes_(int64_t{operation.shape().hidden} * element_bytes(args.type)),
+        scale_bytes_(operation.shape().scale_bytes) {}
+
+  // NULL stands for zeros.
+  void write(int64_t place, const void* row, const char* scales, int32_t source, int32_t token) {
+    char* to = static_cast<char*>(args_.rows) + place * row_bytes_;
+    if (row == nullptr)
+      std::memset(to, 0, row_bytes_);
+    else
+      std::memcpy(to, row, row_bytes_);
+    if (args_.row_scales != nullptr) write_scales(place, scales);
+    if (args_.row_sources != nullptr) args_.row_sources[place] = source;
+    if (args_.row_tokens != nullptr) args_.row_tokens[place] = token;
+  }
+
+  void write_weight(int64_t place, float weight) {
+    if (args_.row_weights != nullptr) args_.row_weights[place] = weight;
+  }
+
+  int64_t row_bytes() const { return row_bytes_; }
+
+ private:
+  void write_scales(int64_t place, const char* scales) {
+    const bool row_major = args_.row_scales_stride == 0;
+    const int bytes = row_major ? scale_bytes_ : args_.scale_element_bytes;
+    const int columns = scale_bytes_ / bytes;
+    for (int column = 0; column < columns; ++column) {
+      const int64_t element = row_major ? place
+                                        : scale_element(args_.layout, args_.capacity, columns,
+                                                        args_.row_scales_stride, place, column);
+      char* to = static_cast<char*>(args_.row_scales) + element * bytes;
+      if (scales == nullptr)
+        std::memset(to, 0, bytes);
+      else
+        std::memcpy(to, scales + column * bytes, bytes);
+    }
+  }
+
+  const hepDispatchArgs_t& args_;
+  const int64_t row_bytes_;
+  const int scale_bytes_;
 };
 
 // Puts a dispatch's rows, and what belongs to them, to their places.
 class Receiver {
  public:
   Receiver(const Operation& operation, const hepDispatchArgs_t& args, RoutingState& state)
-      : args_(args),
+      : layout_(operation.layout()),
+        args_(args),
         state_(state),
+        outputs_(operation, args),
         num_experts_(operation.shape().num_local_experts()),
-        row_bytes_(operation.shape().row_bytes),
         top_k_(state.top_k) {}
 
   void count_rows() {
     hepRowCounters_t& counters = state_.totals->row_counters;
-    counters.needed =
-        args_.layout == hepLayoutFlat ? state_.totals->num_flat_rows : num_padded_rows();
+    counters.needed = needed_rows();
     counters.written = std::min(counters.needed, args_.capacity);
     counters.overflow = counters.needed > args_.capacity;
+    if (args_.expert_rows == nullptr) return;
+    for (int e = 0; e < num_experts_; ++e)
+      args_.expert_rows[e] =
+          static_cast<int32_t>(std::min<int64_t>(state_.tokens_per_expert[e], args_.capacity));
   }
 
   void write_padding() {
-    if (args_.layout == hepLayoutFlat) return;
+    if (args_.layout != hepLayoutExpertMajor) return;
     for (int e = 0; e < num_experts_; ++e) {
       const int64_t begin = state_.expert_offsets[e] + state_.tokens_per_expert[e];
       const int64_t end = std::min<int64_t>(state_.expert_offsets[e + 1], args_.capacity);
       for (int64_t place = begin; place < end; ++place) {
-        std::memset(row_at(place), 0, row_bytes_);
-        if (args_.row_weights != nullptr) args_.row_weights[place] = 0;
-        write_origin(place, -1, -1);
+        outputs_.write(place, nullptr, nullptr, -1, -1);
+        outputs_.write_weight(place, 0);
       }
     }
   }
 
   void write_gather() {
-    if (args_.layout != hepLayoutFlat || args_.gather == nullptr) return;
+    if (args_.gather == nullptr) return;
     std::fill_n(args_.gather, std::min(num_padded_rows(), args_.gather_capacity), -1);
     for (int64_t i = 0; i < std::min(state_.totals->num_flat_rows, args_.capacity); ++i) {
       const Row& row = state_.rows[i];
@@ -74,10 +127,16 @@ class Receiver {
  private:
   int64_t num_padded_rows() const { return state_.expert_offsets[num_experts_]; }
 
-  char* row_at(int64_t place) const { return static_cast<char*>(args_.rows) + place * row_bytes_; }
+  int64_t needed_rows() const {
+    if (args_.layout == hepLayoutFlat) return state_.totals->num_flat_rows;
+    if (args_.layout == hepLayoutExpertMajor) return num_padded_rows();
+    return *std::max_element(state_.tokens_per_expert, state_.tokens_per_expert + num_experts_);
+  }
 
-  const char* token_of(const Row& row, const Source& source) const {
-    return source.rows + row.token * row_bytes_;
+  void take_row(int64_t place, const Row& row, const Source& source) {
+    outputs_.write(place, source.rows + row.token * outputs_.row_bytes(),
+                   source.window + layout_.scales_at(row.token), row.source,
+                   static_cast<int32_t>(row.token));
   }
 
   float weight_of(const Row& row, const Selection& selection, const Source& source) const {
@@ -91,16 +150,10 @@ class Receiver {
       state_.weights[j] = weight_of(row, state_.selections[j], source);
   }
 
-  void write_origin(int64_t place, int32_t source, int32_t token) {
-    if (args_.row_sources != nullptr) args_.row_sources[place] = source;
-    if (args_.row_tokens != nullptr) args_.row_tokens[place] = token;
-  }
-
   void take_flat_row(int64_t place, const Source& source) {
     if (place >= args_.capacity) return;
     const Row& row = state_.rows[place];
-    std::memcpy(row_at(place), token_of(row, source), row_bytes_);
-    write_origin(place, row.source, static_cast<int32_t>(row.token));
+    take_row(place, row, source);
 
     float* weights = args_.row_weights == nullptr ? nullptr : args_.row_weights + place * top_k_;
     int32_t* experts = args_.row_experts == nullptr ? nullptr : args_.row_experts + place * top_k_;
@@ -116,53 +169,28 @@ class Receiver {
   void take_expert_rows(const Row& row, const Source& source) {
     for (uint32_t j = row.first; j < row.first + row.count; ++j) {
       const Selection& selection = state_.selections[j];
-      if (selection.place >= args_.capacity) continue;
-      std::memcpy(row_at(selection.place), token_of(row, source), row_bytes_);
-      write_origin(selection.place, row.source, static_cast<int32_t>(row.token));
-      if (args_.row_weights != nullptr)
-        args_.row_weights[selection.place] = weight_of(row, selection, source);
+      const int64_t place =
+          row_of_selection(args_.layout, args_.capacity, state_.expert_offsets, selection);
+      if (place == kDropped) continue;
+      take_row(place, row, source);
+      outputs_.write_weight(place, weight_of(row, selection, source));
     }
   }
 
+  const WindowLayout& layout_;
   const hepDispatchArgs_t& args_;
   RoutingState& state_;
+  Outputs outputs_;
   const int num_experts_;
-  const int64_t row_bytes_;
   const int64_t top_k_;
 };
-
-// The sections may be overwritten: the dispatch before waited until all peers had read them.
-void publish(const Operation& operation, const hepDispatchArgs_t& args, bool x_in_heap,
-             const RoutingState& state) {
-  char* window = static_cast<char*>(operation.own_window());
-  const WindowLayout& layout = operation.layout();
-  const uint64_t row_bytes = operation.shape().row_bytes;
-  uint64_t rows_offset = layout.rows;
-  if (x_in_heap)
-    rows_offset = static_cast<const char*>(args.x) - window;
-  else if (state.num_tokens > 0)
-    std::memcpy(window + layout.rows, args.x, state.num_tokens * row_bytes);
-
-  for (int peer = 0; peer < operation.num_ranks(); ++peer) {
-    Signals& to = operation.to(peer);
-    to.rows_offset = rows_offset;
-    to.has_weights = args.weights != nullptr;
-    store_release(&to.rows_ready, operation.epoch());
-  }
-
-  if (args.weights == nullptr) return;
-  std::copy_n(args.weights, static_cast<int64_t>(state.num_tokens) * state.top_k,
-              at<float>(window, layout.weights_at(0, state.top_k)));
-  for (int peer = 0; peer < operation.num_ranks(); ++peer)
-    store_release(&operation.to(peer).weights_ready, operation.epoch());
-}
 
 // Waits for what a source publishes.
 Status find_source(const Operation& operation, int rank, int top_k, Source* source) {
   const Signals& from = operation.from(rank);
   HEP_TRY(operation.wait(hepPhaseRows, rank, from.rows_ready, operation.epoch()));
-  const void* window = operation.window(rank);
-  *source = {rank, at<char>(window, from.rows_offset), nullptr};
+  const char* window = static_cast<const char*>(operation.window(rank));
+  *source = {rank, window, window + from.rows_offset, nullptr};
   if (from.has_weights == 0) return {};
   HEP_TRY(operation.wait(hepPhaseWeights, rank, from.weights_ready, operation.epoch()));
   source->weights = at<float>(window, operation.layout().weights_at(0, top_k));

@@ -29,6 +29,11 @@ Backend::BadIndex HostBackend::bad_index() const {
   return bad_index_;
 }
 
+Backend::Overflow HostBackend::overflow() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return overflow_;
+}
+
 Status HostBackend::check_stream(hepStream_t stream) const {
   if (stream == nullptr) return {};
   return error(hepErrorInvalidArgument,
@@ -43,6 +48,11 @@ Operation HostBackend::start(hepOperation_t kind) {
 void HostBackend::note_bad_index(int64_t token, int64_t k, int64_t value) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (!bad_index_.found) bad_index_ = {true, token, k, value};
+}
+
+void HostBackend::note_overflow(uint64_t number, int64_t needed, int64_t capacity) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!overflow_.found) overflow_ = {true, number, needed, capacity};
 }
 
 Status create_host_backend(const BackendContext& context, std::unique_ptr<Backend>* backend) try {

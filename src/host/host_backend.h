@@ -24,6 +24,7 @@ class HostBackend final : public Backend {
   void abort() override { waiter_.abort(); }
   hepFailure_t failure() const override { return waiter_.failure(); }
   BadIndex bad_index() const override;
+  Overflow overflow() const override;
 
   const BackendContext& context() const { return context_; }
 
@@ -36,8 +37,9 @@ class HostBackend final : public Backend {
   // Starts the next operation of a kind; check_alive comes before it.
   Operation start(hepOperation_t kind);
 
-  // Keeps the first.
+  // Keep the first.
   void note_bad_index(int64_t token, int64_t k, int64_t value);
+  void note_overflow(uint64_t number, int64_t needed, int64_t capacity);
 
  private:
   const BackendContext context_;
@@ -45,6 +47,7 @@ class HostBackend final : public Backend {
   uint64_t epochs_[hepOperationCombine + 1] = {};  // latest operation of each kind
   mutable std::mutex mutex_;
   BadIndex bad_index_{};  // guarded by mutex_
+  Overflow overflow_{};   // guarded by mutex_
 };
 
 }  // namespace hep

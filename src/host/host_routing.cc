@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "data_type.h"
 #include "host/host_backend.h"
 
 namespace hep {
@@ -37,10 +38,17 @@ Status HostRouting::update(const void* indices, int num_tokens, int top_k,
 Status HostRouting::dispatch(const hepDispatchArgs_t& args, hepStream_t stream) {
   HEP_TRY(backend_.check_stream(stream));
   bool in_heap = false;
-  HEP_TRY(find_rows_in_heap(backend_.context(), "x", args.x, state_.num_tokens,
-                            backend_.context().shape.row_bytes, &in_heap));
+  if (args.quantize == hepQuantizeNone)
+    HEP_TRY(find_rows_in_heap(backend_.context(), "x", args.x, state_.num_tokens,
+                              backend_.context().shape.hidden * element_bytes(args.type),
+                              &in_heap));
   HEP_TRY(backend_.check_alive());
-  return run_dispatch(backend_.start(hepOperationDispatch), args, in_heap, state_);
+  const Operation operation = backend_.start(hepOperationDispatch);
+  HEP_TRY(run_dispatch(operation, args, in_heap, state_));
+  const hepRowCounters_t& counters = state_.totals->row_counters;
+  if (counters.overflow != 0 && args.overflow == hepOverflowError)
+    backend_.note_overflow(operation.epoch(), counters.needed, args.capacity);
+  return {};
 }
 
 Status HostRouting::combine(const hepCombineArgs_t& args, hepStream_t stream) {

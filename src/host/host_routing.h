@@ -43,12 +43,6 @@ struct TopK {
   hepIndexType_t type;
   int num_tokens;
   int top_k;
-
-  int64_t expert(int token, int k) const {
-    const int64_t index = static_cast<int64_t>(token) * top_k + k;
-    return type == hepIndexInt64 ? static_cast<const int64_t*>(indices)[index]
-                                 : static_cast<const int32_t*>(indices)[index];
-  }
 };
 
 // The operations, one file each.
@@ -56,6 +50,8 @@ Status run_update(const Operation& operation, const TopK& choice, HostBackend& b
                   RoutingState& state);
 Status run_dispatch(const Operation& operation, const hepDispatchArgs_t& args, bool x_in_heap,
                     RoutingState& state);
+void publish(const Operation& operation, const hepDispatchArgs_t& args, bool x_in_heap,
+             const RoutingState& state);  // the first half of a dispatch
 Status run_combine(const Operation& operation, const hepCombineArgs_t& args,
                    const RoutingState& state);
 

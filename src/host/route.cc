@@ -59,13 +59,17 @@ class RecordWriter {
   Selection* selections_ = nullptr;
 };
 
-// Reads one token's choices, in ascending (expert, k) order, which is also by rank; returns how
-// many there are.
-int read_choices(const TopK& choice, int token, int num_experts, HostBackend& backend,
-                 TokenChoices* choices) {
+int64_t read_index(const TopK& choice, int token, int k) {
+  const int64_t index = static_cast<int64_t>(token) * choice.top_k + k;
+  return choice.type == hepIndexInt64 ? static_cast<const int64_t*>(choice.indices)[index]
+                                      : static_cast<const int32_t*>(choice.indices)[index];
+}
+
+int read_ids(const TopK& choice, int token, int num_experts, HostBackend& backend,
+             TokenChoices* choices) {
   int count = 0;
   for (int k = 0; k < choice.top_k; ++k) {
-    const int64_t expert = choice.expert(token, k);
+    const int64_t expert = read_index(choice, token, k);
     if (expert < -1 || expert >= num_experts) backend.note_bad_index(token, k, expert);
     if (expert < 0 || expert >= num_experts) continue;
     (*choices)[count++] = {static_cast<int>(expert), k};
@@ -74,6 +78,28 @@ int read_choices(const TopK& choice, int token, int num_experts, HostBackend& ba
     return a.expert != b.expert ? a.expert < b.expert : a.k < b.k;
   });
   return count;
+}
+
+int read_map(const TopK& choice, int token, int num_experts, HostBackend& backend,
+             TokenChoices* choices) {
+  const auto* selected =
+      static_cast<const uint8_t*>(choice.indices) + static_cast<int64_t>(token) * num_experts;
+  int count = 0;
+  for (int expert = 0; expert < num_experts; ++expert) {
+    if (selected[expert] == 0) continue;
+    if (count < choice.top_k) (*choices)[count] = {expert, count};
+    ++count;
+  }
+  if (count > choice.top_k) backend.note_bad_index(token, -1, count);
+  return std::min(count, choice.top_k);
+}
+
+// Reads one token's choices, in ascending (expert, k) order, which is also by rank; returns how
+// many there are.
+int read_choices(const TopK& choice, int token, int num_experts, HostBackend& backend,
+                 TokenChoices* choices) {
+  return choice.type == hepIndexMap ? read_map(choice, token, num_experts, backend, choices)
+                                    : read_ids(choice, token, num_experts, backend, choices);
 }
 
 void send_records(const Operation& operation, const TopK& choice, HostBackend& backend,

@@ -22,8 +22,9 @@ struct Spoilt {
 using SpoiltDispatch = Spoilt<hepDispatchArgs_t>;
 using SpoiltCombine = Spoilt<hepCombineArgs_t>;
 
-void expect_dispatch_refused(const std::vector<SpoiltDispatch>& table) {
-  with_batch([&](Batch& batch) {
+void expect_dispatch_refused(const std::vector<SpoiltDispatch>& table,
+                             const hepConfig_t& config = small_config()) {
+  with_batch(config, [&](Batch& batch) {
     for (const SpoiltDispatch& entry : table) {
       hepDispatchArgs_t args = batch.dispatch;
       entry.spoil(batch, args);
@@ -46,32 +47,100 @@ void expect_combine_refused(const std::vector<SpoiltCombine>& table) {
 
 constexpr hepResult_t kInvalid = hepErrorInvalidArgument;
 
-TEST(BadInput, DispatchRefusesWhatIsNotServedYet) {
+TEST(BadInput, DispatchRefusesTypesWithoutRoom) {
   using Args = hepDispatchArgs_t;
   expect_dispatch_refused({
-      {"expert-padded",
-       [](Batch&, Args& a) { a.layout = hepLayoutExpertPadded; },
-       hepErrorUnsupported,
-       {"layout"}},
-      {"overflow error",
-       [](Batch&, Args& a) { a.overflow = hepOverflowError; },
-       hepErrorUnsupported,
-       {"overflow"}},
-      {"FP16", [](Batch&, Args& a) { a.type = hepTypeFloat16; }, hepErrorUnsupported, {"type"}},
+      {"FP32 in a communicator of BF16",
+       [](Batch&, Args& a) { a.type = hepTypeFloat32; },
+       kInvalid,
+       {"type", "hepTypeFloat32", "256", "128"}},
       {"reserved", [](Batch&, Args& a) { a.reserved = 1; }, hepErrorUnsupported, {"reserved"}},
+  });
+}
+
+TEST(BadInput, DispatchRefusesScalesThatTheConfigDoesNotKnow) {
+  using Args = hepDispatchArgs_t;
+  expect_dispatch_refused({
       {"scales",
        [](Batch& b, Args& a) { a.scales = b.numbers.data(); },
-       hepErrorUnsupported,
-       {"scales"}},
+       kInvalid,
+       {"scales", "scale_bytes"}},
       {"row scales",
        [](Batch& b, Args& a) { a.row_scales = b.numbers.data(); },
-       hepErrorUnsupported,
-       {"row_scales"}},
-      {"row scales' stride",
-       [](Batch&, Args& a) { a.row_scales_stride = 4; },
-       hepErrorUnsupported,
-       {"row_scales_stride"}},
+       kInvalid,
+       {"row_scales", "scale_bytes"}},
+      {"an element without a stride",
+       [](Batch&, Args& a) { a.scale_element_bytes = 4; },
+       kInvalid,
+       {"scale_element_bytes", "row_scales_stride"}},
+      {"quantisation of a type that is not E4M3",
+       [](Batch&, Args& a) { a.quantize = hepQuantizeFloat32; },
+       kInvalid,
+       {"quantize", "hepTypeFloat8E4M3"}},
+      {"quantisation without room for its scales",
+       [](Batch&, Args& a) {
+         a.quantize = hepQuantizeUe8m0;
+         a.type = hepTypeFloat8E4M3;
+       },
+       kInvalid,
+       {"quantize", "scale_bytes"}},
   });
+}
+
+TEST(BadInput, DispatchRefusesScalesThatDoNotFitTheirForm) {
+  hepConfig_t config = small_config();
+  config.scale_bytes = 12;
+  using Args = hepDispatchArgs_t;
+  expect_dispatch_refused(
+      {
+          {"row scales without scales",
+           [](Batch& b, Args& a) { a.row_scales = b.rows.data(); },
+           kInvalid,
+           {"row_scales", "scales"}},
+          {"quantisation of scales",
+           [](Batch& b, Args& a) {
+             a.quantize = hepQuantizeFloat32;
+             a.type = hepTypeFloat8E4M3;
+             a.scales = b.numbers.data();
+           },
+           kInvalid,
+           {"scales", "quantize"}},
+          {"no element",
+           [](Batch&, Args& a) { a.row_scales_stride = 64; },
+           kInvalid,
+           {"scale_element_bytes", "0"}},
+          {"element that does not divide the scales",
+           [](Batch&, Args& a) {
+             a.row_scales_stride = 64;
+             a.scale_element_bytes = 8;
+           },
+           kInvalid,
+           {"scale_element_bytes", "8"}},
+          {"stride below capacity",
+           [](Batch&, Args& a) {
+             a.row_scales_stride = 60;
+             a.scale_element_bytes = 4;
+           },
+           kInvalid,
+           {"row_scales_stride", "60", "64"}},
+          {"stride of 68 bytes",
+           [](Batch&, Args& a) {
+             a.row_scales_stride = 68;
+             a.scale_element_bytes = 1;
+           },
+           kInvalid,
+           {"row_scales_stride", "68", "16"}},
+          {"misaligned",
+           [](Batch& b, Args& a) {
+             a.scales = b.numbers.data();
+             a.row_scales = misaligned<void>(b.rows, 2);
+             a.row_scales_stride = 64;
+             a.scale_element_bytes = 4;
+           },
+           kInvalid,
+           {"row_scales", "4"}},
+      },
+      config);
 }
 
 TEST(BadInput, DispatchRefusesValuesOutsideTheirEnumerations) {
@@ -80,6 +149,7 @@ TEST(BadInput, DispatchRefusesValuesOutsideTheirEnumerations) {
       {"layout", [](Batch&, Args& a) { a.layout = 77; }, kInvalid, {"layout", "77"}},
       {"overflow", [](Batch&, Args& a) { a.overflow = -3; }, kInvalid, {"overflow", "-3"}},
       {"type", [](Batch&, Args& a) { a.type = 99; }, kInvalid, {"type", "99"}},
+      {"quantize", [](Batch&, Args& a) { a.quantize = 5; }, kInvalid, {"quantize", "5"}},
   });
 }
 
@@ -107,6 +177,10 @@ TEST(BadInput, DispatchRefusesBadMatrices) {
 TEST(BadInput, DispatchRefusesExtrasOfAnotherLayout) {
   using Args = hepDispatchArgs_t;
   expect_dispatch_refused({
+      {"expert_rows",
+       [](Batch& b, Args& a) { a.expert_rows = b.numbers.as<int32_t>(); },
+       kInvalid,
+       {"expert_rows"}},
       {"row_experts",
        [](Batch& b, Args& a) {
          a.layout = hepLayoutExpertMajor;
@@ -142,26 +216,43 @@ TEST(BadInput, DispatchRefusesAGatherListWithoutCapacity) {
   });
 }
 
-TEST(BadInput, CombineRefusesWhatIsNotServedYet) {
+TEST(BadInput, CombineRefusesTypesThatItCannotAdd) {
   using Args = hepCombineArgs_t;
   expect_combine_refused({
-      {"expert-padded",
-       [](Batch&, Args& a) { a.layout = hepLayoutExpertPadded; },
-       hepErrorUnsupported,
-       {"layout"}},
-      {"FP32", [](Batch&, Args& a) { a.type = hepTypeFloat32; }, hepErrorUnsupported, {"type"}},
-      {"FP32 partials",
+      {"FP8",
+       [](Batch&, Args& a) { a.type = hepTypeFloat8E5M2; },
+       kInvalid,
+       {"type", "hepTypeFloat8E5M2"}},
+      {"bytes", [](Batch&, Args& a) { a.type = hepTypeBytes; }, kInvalid, {"type"}},
+      {"FP16 partial sums",
+       [](Batch&, Args& a) { a.partial_type = hepTypeFloat16; },
+       kInvalid,
+       {"partial_type", "hepTypeFloat16"}},
+      {"FP32 partial sums without room",
        [](Batch&, Args& a) { a.partial_type = hepTypeFloat32; },
-       hepErrorUnsupported,
-       {"partial_type"}},
-      {"gradients",
+       kInvalid,
+       {"partial_type", "config"}},
+  });
+}
+
+TEST(BadInput, CombineWantsGradientsAndTheirRowsTogether) {
+  using Args = hepCombineArgs_t;
+  expect_combine_refused({
+      {"gradients alone",
        [](Batch& b, Args& a) { a.gradients = b.numbers.as<float>(); },
-       hepErrorUnsupported,
-       {"gradients"}},
-      {"row gradients",
+       kInvalid,
+       {"gradients", "row_gradients"}},
+      {"row gradients alone",
        [](Batch& b, Args& a) { a.row_gradients = b.numbers.as<float>(); },
-       hepErrorUnsupported,
-       {"row_gradients"}},
+       kInvalid,
+       {"row_gradients", "gradients"}},
+      {"gradients misaligned",
+       [](Batch& b, Args& a) {
+         a.row_gradients = b.numbers.as<float>();
+         a.gradients = misaligned<float>(b.numbers, 2);
+       },
+       kInvalid,
+       {"gradients", "4"}},
   });
 }
 

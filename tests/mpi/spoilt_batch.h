@@ -48,8 +48,7 @@ T* misaligned(const harness::Buffer& buffer, int by) {
 }
 
 // Runs the body with an updated batch, and sees that the communicator works afterwards.
-inline void with_batch(const std::function<void(Batch&)>& body) {
-  const hepConfig_t config = small_config();
+inline void with_batch(const hepConfig_t& config, const std::function<void(Batch&)>& body) {
   run_ranks(config, [&](Rank& self) {
     Batch batch(self, config);
     ASSERT_HEP(batch.update());
@@ -57,4 +56,8 @@ inline void with_batch(const std::function<void(Batch&)>& body) {
     self.barrier();
     expect_working(self, config);
   });
+}
+
+inline void with_batch(const std::function<void(Batch&)>& body) {
+  with_batch(small_config(), body);
 }

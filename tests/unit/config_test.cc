@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "data_type.h"
 #include "params.h"
 
 namespace hep {
@@ -275,21 +276,41 @@ const Rule kRules[] = {
      4,
      kInvalid,
      {"combine_store_stages"}},
-    {"FP16",
-     [](hepConfig_t* c) { c->type = hepTypeFloat16; },
+    {"combine of FP8",
+     [](hepConfig_t* c) { c->combine_type = hepTypeFloat8E4M3; },
      4,
-     hepErrorUnsupported,
-     {"hepTypeFloat16"}},
-    {"FP8",
-     [](hepConfig_t* c) { c->type = hepTypeFloat8E4M3; },
+     kInvalid,
+     {"combine_type", "hepTypeFloat8E4M3"}},
+    {"combine of no type",
+     [](hepConfig_t* c) { c->combine_type = 9; },
      4,
-     hepErrorUnsupported,
-     {"hepTypeFloat8E4M3"}},
-    {"scales",
-     [](hepConfig_t* c) { c->scale_bytes = 224; },
+     kInvalid,
+     {"combine_type", "9"}},
+    {"partial sums in FP16",
+     [](hepConfig_t* c) { c->partial_type = hepTypeFloat16; },
      4,
-     hepErrorUnsupported,
-     {"scale_bytes", "224"}},
+     kInvalid,
+     {"partial_type", "hepTypeFloat16"}},
+    {"FP32 rows whose BF16 partial sums have 8 bytes",
+     [](hepConfig_t* c) { c->type = hepTypeFloat32, c->hidden = 4; },
+     4,
+     kInvalid,
+     {"partial_type", "8 bytes", "multiple of 16"}},
+    {"FP8 row of 8 bytes",
+     [](hepConfig_t* c) { c->type = hepTypeFloat8E5M2, c->hidden = 8; },
+     4,
+     kInvalid,
+     {"hidden", "8", "multiple of 16"}},
+    {"negative scales",
+     [](hepConfig_t* c) { c->scale_bytes = -1; },
+     4,
+     kInvalid,
+     {"scale_bytes", "-1"}},
+    {"too many scales",
+     [](hepConfig_t* c) { c->scale_bytes = 16385; },
+     4,
+     kInvalid,
+     {"scale_bytes", "16385", "16384"}},
     {"low latency",
      [](hepConfig_t* c) { c->low_latency_tokens = 128; },
      4,
@@ -352,6 +373,23 @@ TEST_F(Config, ZeroMeansTheDocumentedDefault) {
   EXPECT_EQ(resolved.lanes, 1);
   EXPECT_EQ(resolved.domain_size, kRanks);
   EXPECT_EQ(resolved.heap_bytes, 0);
+  EXPECT_EQ(resolved.combine_type, hepTypeBfloat16);
+  EXPECT_EQ(resolved.partial_type, hepTypeBfloat16);
+}
+
+TEST_F(Config, CombineTakesTheDispatchTypeIfItCanBeAdded) {
+  const struct {
+    int32_t type, combine_type;
+  } table[] = {{hepTypeFloat16, hepTypeFloat16},
+               {hepTypeFloat32, hepTypeFloat32},
+               {hepTypeFloat8E4M3, hepTypeBfloat16},
+               {hepTypeFloat8E5M2, hepTypeBfloat16},
+               {hepTypeBytes, hepTypeBfloat16}};
+  for (const auto& entry : table) {
+    hepConfig_t config = valid_config();
+    config.type = entry.type;
+    EXPECT_EQ(resolved_config(config).combine_type, entry.combine_type) << entry.type;
+  }
 }
 
 TEST_F(Config, TheEnvironmentOverridesTheCallersFields) {
@@ -424,12 +462,15 @@ TEST_F(Config, EveryOtherFieldThatDiffersIsNamedWithBothValues) {
                           FIELD(dispatch_blocks),
                           FIELD(combine_load_stages),
                           FIELD(combine_store_stages),
-                          FIELD(combine_blocks)};
+                          FIELD(combine_blocks),
+                          FIELD(combine_type),
+                          FIELD(partial_type)};
 #undef FIELD
   // Every int32_t of the struct stands above: none can be forgotten in a comparison.
-  EXPECT_EQ(std::size(fields) * sizeof(int32_t),
-            offsetof(hepConfig_t, combine_blocks) + sizeof(int32_t) -
-                offsetof(hepConfig_t, backend) - sizeof(int64_t));
+  const size_t before_log = offsetof(hepConfig_t, combine_blocks) + sizeof(int32_t) -
+                            offsetof(hepConfig_t, backend) - sizeof(int64_t);
+  const size_t after_log = sizeof(hepConfig_t) - offsetof(hepConfig_t, log_context) - sizeof(void*);
+  EXPECT_EQ(std::size(fields) * sizeof(int32_t), before_log + after_log);
   for (const Field& field : fields) {
     hepConfig_t a{}, b{};
     const int32_t one = 11, two = 22;
@@ -534,7 +575,7 @@ TEST_F(ConfigWorkspace, EachItemHoldsWhatItsDocumentationSays) {
   EXPECT_GE(workspace.token_bytes, tokens * row + tokens * 8 * 4);
   EXPECT_LE(workspace.token_bytes, tokens * row + tokens * 8 * 4 + rounding);
   EXPECT_GE(workspace.partial_bytes, tokens * 4 * row);  // min(K, R) is 4
-  EXPECT_LE(workspace.partial_bytes, tokens * 4 * row + rounding);
+  EXPECT_LE(workspace.partial_bytes, tokens * 4 * row + tokens * 8 * 4 + rounding);
   EXPECT_GE(workspace.heap_bytes, 1000u);
   EXPECT_LE(workspace.heap_bytes, 1000u + rounding);
   EXPECT_GT(workspace.record_bytes, 0u);
@@ -542,6 +583,45 @@ TEST_F(ConfigWorkspace, EachItemHoldsWhatItsDocumentationSays) {
   EXPECT_GT(workspace.scratch_bytes, 0u);
   // Rows, selections and weights of all that may arrive.
   EXPECT_GE(workspace.routing_bytes, kRanks * tokens * (16 + 8 * 8 + 8 * 4));
+}
+
+TEST_F(ConfigWorkspace, HoldsTheLargestRowsAndSumsThatTheTypesCanHave) {
+  const uint64_t tokens = 4096, hidden = 7168, partials = 4, gradients = tokens * 8 * 4;
+  const uint64_t weights = tokens * 8 * 4, rounding = 3 * 256;
+  const struct {
+    const char* what;
+    int32_t type, combine_type, partial_type, scale_bytes;
+    uint64_t row, scales, partial_row;
+  } table[] = {
+      {"BF16", 0, 0, 0, 0, hidden * 2, 0, hidden * 2},
+      {"FP8, BF16 backward", hepTypeFloat8E4M3, 0, 0, 224, hidden * 2, 224, hidden * 2},
+      {"FP32 sums", 0, 0, hepTypeFloat32, 0, hidden * 2, 0, hidden * 4},
+      {"FP32", hepTypeFloat32, 0, 0, 3, hidden * 4, 16, hidden * 2},
+      {"FP8, FP32 backward", hepTypeFloat8E5M2, hepTypeFloat32, hepTypeFloat32, 0, hidden * 4, 0,
+       hidden * 4},
+  };
+  for (const auto& entry : table) {
+    SCOPED_TRACE(entry.what);
+    hepConfig_t config = valid_config();
+    config.type = entry.type;
+    config.combine_type = entry.combine_type;
+    config.partial_type = entry.partial_type;
+    config.scale_bytes = entry.scale_bytes;
+    const hepWorkspace_t workspace = make_workspace(resolved_config(config), kRanks);
+    const uint64_t token_bytes = tokens * (entry.row + entry.scales) + weights;
+    EXPECT_GE(workspace.token_bytes, token_bytes);
+    EXPECT_LE(workspace.token_bytes, token_bytes + rounding);
+    EXPECT_GE(workspace.partial_bytes, tokens * partials * entry.partial_row + gradients);
+    EXPECT_LE(workspace.partial_bytes,
+              tokens * partials * entry.partial_row + gradients + rounding);
+  }
+}
+
+TEST_F(ConfigWorkspace, MakesNoRoomForRowsOfMoreThan64KiB) {
+  hepConfig_t config = valid_config();
+  config.type = hepTypeFloat8E4M3;
+  config.hidden = 65536;  // BF16 rows would have 128 KiB
+  EXPECT_EQ(make_shape(resolved_config(config), kRanks).row_bytes, 65536);
 }
 
 TEST_F(ConfigWorkspace, IsKnownForTheLargestConfig) {

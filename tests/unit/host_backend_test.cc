@@ -452,7 +452,7 @@ TEST(Bfloat16, RoundsToNearestEven) {
   EXPECT_EQ(to_bfloat16(std::numeric_limits<float>::max()), 0x7f80);
   EXPECT_EQ(to_bfloat16(-std::numeric_limits<float>::infinity()), 0xff80);
   EXPECT_EQ(to_bfloat16(-std::numeric_limits<float>::quiet_NaN()), 0x7fff);
-  EXPECT_EQ(to_float(0xc040), -3.0f);
+  EXPECT_EQ(from_bfloat16(0xc040), -3.0f);
 }
 
 // Chunks, epochs and slots at work: many ranks, changing numbers of tokens, ranks running ahead.

@@ -20,7 +20,7 @@
 #include <vector>
 
 #include "backend.h"
-#include "host/bfloat16.h"
+#include "host/number.h"
 #include "layout.h"
 #include "status.h"
 
@@ -133,8 +133,15 @@ class Ranks {
 
  private:
   static Shape shape_of(const Options& options) {
-    return {options.num_ranks, options.num_experts, options.max_tokens, options.max_top_k,
-            kHidden * 2,       kHidden * 2,         options.heap_bytes};
+    Shape shape{};
+    shape.num_ranks = options.num_ranks;
+    shape.num_experts = options.num_experts;
+    shape.max_tokens = options.max_tokens;
+    shape.max_top_k = options.max_top_k;
+    shape.hidden = kHidden;
+    shape.row_bytes = shape.partial_row_bytes = kHidden * 2;
+    shape.heap_bytes = options.heap_bytes;
+    return shape;
   }
 
   WindowLayout layout_;
@@ -146,6 +153,7 @@ class Ranks {
 inline hepDispatchArgs_t dispatch_args(hepLayout_t layout, const Matrix& x, Matrix& rows) {
   hepDispatchArgs_t args{};
   args.layout = layout;
+  args.type = hepTypeBfloat16;
   args.x = x.data();
   args.rows = rows.data();
   args.capacity = static_cast<int64_t>(rows.size()) / kHidden;
@@ -157,6 +165,7 @@ inline hepCombineArgs_t combine_args(hepLayout_t layout, hepWeightMode_t mode, c
   hepCombineArgs_t args{};
   args.layout = layout;
   args.weight_mode = mode;
+  args.type = args.partial_type = hepTypeBfloat16;
   args.y = y.data();
   args.capacity = static_cast<int64_t>(y.size()) / kHidden;
   args.out = out.data();

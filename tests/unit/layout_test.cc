@@ -12,7 +12,7 @@ namespace hep {
 namespace {
 
 Shape shape_of(int ranks, int local_experts, int tokens, int top_k, int row_bytes,
-               int64_t heap_bytes) {
+               int64_t heap_bytes, int scale_bytes = 0) {
   Shape shape{};
   shape.num_ranks = ranks;
   shape.num_experts = ranks * local_experts;
@@ -20,6 +20,7 @@ Shape shape_of(int ranks, int local_experts, int tokens, int top_k, int row_byte
   shape.max_top_k = top_k;
   shape.row_bytes = row_bytes;
   shape.partial_row_bytes = row_bytes;
+  shape.scale_bytes = scale_bytes;
   shape.heap_bytes = heap_bytes;
   return shape;
 }
@@ -50,6 +51,7 @@ class Layout : public ::testing::TestWithParam<Shape> {
   uint64_t top_k() const { return GetParam().max_top_k; }
   uint64_t local_experts() const { return GetParam().num_experts / GetParam().num_ranks; }
   uint64_t row_bytes() const { return GetParam().row_bytes; }
+  uint64_t scale_stride() const { return (GetParam().scale_bytes + 15) / 16 * 16; }
   uint64_t partials() const { return top_k() < ranks() ? top_k() : ranks(); }
   uint64_t chunks() const { return (tokens() + 31) / 32; }
 };
@@ -61,8 +63,10 @@ TEST_P(Layout, WindowSectionsAreInOrderAlignedAndApart) {
                     {"chunk_ready", window.chunk_ready, chunks() * ranks() * 8},
                     {"records", window.records, 2 * ranks() * source_records},
                     {"rows", window.rows, tokens() * row_bytes()},
+                    {"scales", window.scales, tokens() * scale_stride()},
                     {"weights", window.weights, tokens() * top_k() * 4},
                     {"partials", window.partials, tokens() * partials() * row_bytes()},
+                    {"gradients", window.gradients, tokens() * top_k() * 4},
                     {"heap", window.heap, static_cast<uint64_t>(GetParam().heap_bytes)}},
                    window.total);
 }
@@ -74,10 +78,12 @@ TEST_P(Layout, LastElementOfEachWindowSectionEndsBeforeTheNext) {
   EXPECT_LE(window.signals_at(last_rank) + 128, window.chunk_ready);
   EXPECT_LE(window.chunk_ready_at(static_cast<int>(chunks()) - 1, last_rank) + 8, window.records);
   EXPECT_LE(window.header_at(1, last_rank) + window.record_stride, window.rows);
+  EXPECT_LE(window.scales_at(last_token) + scale_stride(), window.weights);
   EXPECT_LE(window.weights_at(last_token, static_cast<int>(top_k())) + top_k() * 4,
             window.partials);
   EXPECT_LE(window.partial_at(last_token, static_cast<int>(partials()) - 1) + row_bytes(),
-            window.heap);
+            window.gradients);
+  EXPECT_LE(window.gradients_at(last_token, static_cast<int>(top_k())) + top_k() * 4, window.heap);
 }
 
 TEST_P(Layout, RecordsOfASourceHoldHeaderCountsRowsAndSelections) {
@@ -112,6 +118,7 @@ TEST_P(Layout, RowsThatTheCopyEngineMovesAreAlignedTo16Bytes) {
   EXPECT_EQ(row_bytes() % 16, 0u);
   for (int ordinal = 0; ordinal < static_cast<int>(partials()); ++ordinal)
     EXPECT_EQ(window.partial_at(1, ordinal) % 16, 0u);
+  EXPECT_EQ(window.scales_at(1) % 16, 0u);
 }
 
 TEST_P(Layout, RoutingSectionsAreInOrderAlignedAndApart) {
@@ -139,8 +146,8 @@ INSTANTIATE_TEST_SUITE_P(
                       shape_of(72, 56, 65536, 32, 65536, 1000),  // the largest
                       shape_of(72, 1, 1, 1, 16, 0),              // many ranks, all else smallest
                       shape_of(4, 8, 4096, 8, 14336, 64 << 20),  // a usual one
-                      shape_of(8, 32, 33, 3, 48, 17),            // nothing a power of two
-                      shape_of(5, 7, 1, 32, 16, 256), shape_of(2, 3, 31, 2, 112, 255)));
+                      shape_of(8, 32, 33, 3, 48, 17, 5),         // nothing a power of two
+                      shape_of(5, 7, 1, 32, 16, 256), shape_of(2, 3, 31, 2, 112, 255, 224)));
 
 // Memory per rank: T rows, T * min(K, R) partial rows, and records of a few bytes per token of each
 // rank. Nothing else may grow with the number of tokens or ranks.
@@ -149,10 +156,10 @@ TEST(LayoutMemory, GrowsWithRanksOnlyByRecordsAndSignals) {
   for (int ranks : {8, 16, 32, 64, 72}) {
     const Shape shape = shape_of(ranks, 8, tokens, top_k, row, 0);
     const WindowLayout window = WindowLayout::make(shape);
-    const uint64_t rows_and_partials = tokens * row + tokens * top_k * 4 + tokens * top_k * row;
+    const uint64_t rows_and_partials = tokens * row + 2 * tokens * top_k * 4 + tokens * top_k * row;
     const uint64_t records = 2 * ranks * tokens * (16 + 8 * top_k);  // two updates
     const uint64_t signals = ranks * (128 + tokens / 32 * 8);
-    const uint64_t headers_and_rounding = 2 * ranks * 512 + 8 * 256;
+    const uint64_t headers_and_rounding = 2 * ranks * 512 + 10 * 256;
     EXPECT_GE(window.total, rows_and_partials + records + signals);
     EXPECT_LE(window.total, rows_and_partials + records + signals + headers_and_rounding);
   }

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "arguments.h"
+
+#include <cinttypes>
+
+#include "data_type.h"
+#include "quantization.h"
+
+namespace hep {
+namespace {
+
+// How 16-byte copies want their rows, and the columns of scales.
+constexpr int kRowAlignment = 16;
+
+Status check_alignment(const void* pointer, int alignment, const char* name) {
+  if (reinterpret_cast<uintptr_t>(pointer) % alignment == 0) return Status();
+  return error(hepErrorInvalidArgument, "%s is %p, must be aligned to %d bytes", name, pointer,
+               alignment);
+}
+
+Status check_array(const void* pointer, const char* name) {
+  return check_alignment(pointer, sizeof(int32_t), name);
+}
+
+// A matrix that may be absent only if it has no rows.
+Status check_rows(const void* pointer, int64_t num_rows, const char* name, const char* count_name) {
+  if (pointer == nullptr && num_rows > 0)
+    return error(hepErrorInvalidArgument, "%s is NULL, but %s is %" PRId64, name, count_name,
+                 num_rows);
+  return check_alignment(pointer, kRowAlignment, name);
+}
+
+Status check_capacity(const void* rows, int64_t capacity, const char* name) {
+  if (capacity < 0)
+    return error(hepErrorInvalidArgument, "capacity is %" PRId64 ", must not be negative",
+                 capacity);
+  if (capacity == 0 && rows != nullptr)
+    return error(hepErrorInvalidArgument,
+                 "capacity is 0, but %s is not NULL: a rank that takes no rows gives NULL", name);
+  return check_rows(rows, capacity, name, "capacity");
+}
+
+Status check_layout(int32_t layout) {
+  if (layout >= hepLayoutFlat && layout <= hepLayoutExpertPadded) return Status();
+  return error(hepErrorInvalidArgument, "layout is %d, must be a hepLayout_t", layout);
+}
+
+// An output that exists in one layout alone.
+Status check_belongs(const void* pointer, const char* name, int32_t layout, hepLayout_t its_layout,
+                     const char* layout_name) {
+  if (pointer == nullptr || layout == its_layout) return check_array(pointer, name);
+  return error(hepErrorInvalidArgument, "%s is given, but belongs to layout %s only", name,
+               layout_name);
+}
+
+// ------------------------------------------------------------------------------------ dispatch
+
+Status check_dispatch_type(const hepConfig_t& config, int32_t row_bytes, int32_t type) {
+  HEP_TRY(check_type("type", type));
+  HEP_TRY(check_row_granularity("type", config.hidden, type));
+  const int64_t bytes = int64_t{config.hidden} * element_bytes(type);
+  if (bytes <= row_bytes) return Status();
+  return error(hepErrorInvalidArgument,
+               "type is %d (%s), which makes rows of %" PRId64
+               " bytes, but the communicator's types make room for %d",
+               type, type_name(type), bytes, row_bytes);
+}
+
+Status check_quantization(const hepConfig_t& config, const hepDispatchArgs_t& args) {
+  if (args.quantize < hepQuantizeNone || args.quantize > hepQuantizeUe8m0)
+    return error(hepErrorInvalidArgument, "quantize is %d, must be a hepQuantization_t",
+                 args.quantize);
+  if (args.quantize == hepQuantizeNone) return Status();
+  if (args.type != hepTypeFloat8E4M3)
+    return error(hepErrorInvalidArgument,
+                 "quantize is %d, but type is %d (%s), must be hepTypeFloat8E4M3", args.quantize,
+                 args.type, type_name(args.type));
+  if (args.scales != nullptr)
+    return error(hepErrorInvalidArgument, "scales is given, but quantize %d computes them",
+                 args.quantize);
+  const int bytes = quantization_scale_bytes(config.hidden, args.quantize);
+  if (bytes <= config.scale_bytes) return Status();
+  return error(hepErrorInvalidArgument,
+               "quantize %d makes %d bytes of scales a row of %d elements, but the config's "
+               "scale_bytes is %d",
+               args.quantize, bytes, config.hidden, config.scale_bytes);
+}
+
+Status check_column_major(const hepConfig_t& config, const hepDispatchArgs_t& args) {
+  const int bytes = args.scale_element_bytes;
+  if (bytes != 1 && bytes != 2 && bytes != 4)
+    return error(hepErrorInvalidArgument,
+                 "scale_element_bytes is %d, must be 1, 2 or 4 for column-major scales", bytes);
+  if (config.scale_bytes % bytes != 0)
+    return error(hepErrorInvalidArgument,
+                 "scale_element_bytes is %d, must divide the config's scale_bytes, %d", bytes,
+                 config.scale_bytes);
+  if (args.row_scales_stride < args.capacity)
+    return error(hepErrorInvalidArgument,
+                 "row_scales_stride is %" PRId64 ", must be at least capacity, %" PRId64,
+                 args.row_scales_stride, args.capacity);
+  if (args.row_scales_stride % (kRowAlignment / bytes) != 0)
+    return error(hepErrorInvalidArgument,
+                 "row_scales_stride is %" PRId64
+                 " elements of %d bytes, must be a multiple of %d "
+                 "bytes",
+                 args.row_scales_stride, bytes, kRowAlignment);
+  return check_alignment(args.row_scales, bytes, "row_scales");
+}
+
+Status check_scales(const hepRouting& routing, const hepDispatchArgs_t& args) {
+  const hepConfig_t& config = routing.comm->config;
+  const bool any = args.scales != nullptr || args.row_scales != nullptr;
+  if (any && config.scale_bytes == 0)
+    return error(hepErrorInvalidArgument, "%s is given, but the config's scale_bytes is 0",
+                 args.scales != nullptr ? "scales" : "row_scales");
+  if (args.row_scales != nullptr && args.scales == nullptr && args.quantize == hepQuantizeNone &&
+      routing.num_tokens > 0)
+    return error(hepErrorInvalidArgument,
+                 "row_scales is given, but scales is NULL: ranks with tokens give scales all or "
+                 "none");
+  if (args.row_scales_stride != 0) return check_column_major(config, args);
+  if (args.scale_element_bytes != 0)
+    return error(hepErrorInvalidArgument,
+                 "scale_element_bytes is %d, but belongs to column-major scales only, and "
+                 "row_scales_stride is 0",
+                 args.scale_element_bytes);
+  return Status();
+}
+
+Status check_gather(const hepDispatchArgs_t& args) {
+  HEP_TRY(check_belongs(args.gather, "gather", args.layout, hepLayoutFlat, "hepLayoutFlat"));
+  if (args.gather_capacity < 0)
+    return error(hepErrorInvalidArgument, "gather_capacity is %" PRId64 ", must not be negative",
+                 args.gather_capacity);
+  if ((args.gather != nullptr) != (args.gather_capacity > 0))
+    return error(hepErrorInvalidArgument,
+                 "gather is %p and gather_capacity %" PRId64 ": give both or none",
+                 static_cast<void*>(args.gather), args.gather_capacity);
+  return Status();
+}
+
+// ------------------------------------------------------------------------------------- combine
+
+Status check_combine_types(const hepConfig_t& config, const hepCombineArgs_t& args) {
+  HEP_TRY(check_summable("type", args.type));
+  HEP_TRY(check_row_granularity("type", config.hidden, args.type));
+  HEP_TRY(check_partial_type("partial_type", args.partial_type));
+  HEP_TRY(check_row_granularity("partial_type", config.hidden, args.partial_type));
+  if (element_bytes(args.partial_type) <= element_bytes(config.partial_type)) return Status();
+  return error(hepErrorInvalidArgument,
+               "partial_type is %d (%s), but the config's partial_type, %d (%s), makes no room for "
+               "it",
+               args.partial_type, type_name(args.partial_type), config.partial_type,
+               type_name(config.partial_type));
+}
+
+Status check_weight_mode(const hepRouting& routing, const hepCombineArgs_t& args) {
+  if (args.weight_mode < hepWeightsNone || args.weight_mode > hepWeightsRow)
+    return error(hepErrorInvalidArgument, "weight_mode is %d, must be a hepWeightMode_t",
+                 args.weight_mode);
+  if (args.weight_mode == hepWeightsDispatched && !routing.has_weights)
+    return error(hepErrorInvalidUsage,
+                 "weight mode hepWeightsDispatched, but no dispatch with weights followed the "
+                 "routing's latest update");
+  if (args.weight_mode == hepWeightsRow && args.row_weights == nullptr && args.capacity > 0)
+    return error(hepErrorInvalidArgument, "weight mode hepWeightsRow, but row_weights is NULL");
+  if (args.weight_mode != hepWeightsRow && args.row_weights != nullptr)
+    return error(hepErrorInvalidArgument,
+                 "row_weights is given, but belongs to weight mode hepWeightsRow only");
+  return check_array(args.row_weights, "row_weights");
+}
+
+Status check_gradients(const hepRouting& routing, const hepCombineArgs_t& args) {
+  HEP_TRY(check_array(args.row_gradients, "row_gradients"));
+  HEP_TRY(check_array(args.gradients, "gradients"));
+  if (args.row_gradients != nullptr && args.gradients == nullptr && routing.num_tokens > 0)
+    return error(hepErrorInvalidArgument, "row_gradients is given, but gradients is NULL");
+  if (args.gradients != nullptr && args.row_gradients == nullptr && args.capacity > 0)
+    return error(hepErrorInvalidArgument, "gradients is given, but row_gradients is NULL");
+  return Status();
+}
+
+}  // namespace
+
+Status check_update(const hepConfig_t& config, const void* indices, int64_t num_tokens, int top_k,
+                    hepIndexType_t index_type) {
+  if (num_tokens < 0 || num_tokens > config.max_tokens)
+    return error(hepErrorInvalidArgument,
+                 "num_tokens is %" PRId64 ", must be 0 to the config's max_tokens, %d", num_tokens,
+                 config.max_tokens);
+  if (top_k < 1 || top_k > config.max_top_k)
+    return error(hepErrorInvalidArgument, "top_k is %d, must be 1 to the config's max_top_k, %d",
+                 top_k, config.max_top_k);
+  if (index_type != hepIndexInt32 && index_type != hepIndexInt64 && index_type != hepIndexMap)
+    return error(hepErrorInvalidArgument, "index_type is %d, must be a hepIndexType_t", index_type);
+  if (indices == nullptr && num_tokens > 0)
+    return error(hepErrorInvalidArgument, "indices is NULL, but num_tokens is %" PRId64,
+                 num_tokens);
+  return check_alignment(indices,
+                         index_type == hepIndexMap     ? 1
+                         : index_type == hepIndexInt64 ? 8
+                                                       : 4,
+                         "indices");
+}
+
+Status resolve_dispatch(const hepRouting& routing, hepDispatchArgs_t* args) {
+  const hepConfig_t& config = routing.comm->config;
+  if (args->type == hepTypeDefault) args->type = config.type;
+  HEP_TRY(check_layout(args->layout));
+  HEP_TRY(check_dispatch_type(config, make_shape(config, routing.comm->num_ranks).row_bytes,
+                              args->type));
+  if (args->overflow != hepOverflowDrop && args->overflow != hepOverflowError)
+    return error(hepErrorInvalidArgument, "overflow is %d, must be a hepOverflow_t",
+                 args->overflow);
+  if (args->reserved != 0)
+    return error(hepErrorUnsupported, "reserved is %d, must be 0", args->reserved);
+
+  HEP_TRY(check_rows(args->x, routing.num_tokens, "x", "num_tokens"));
+  HEP_TRY(check_capacity(args->rows, args->capacity, "rows"));
+  HEP_TRY(check_quantization(config, *args));
+  HEP_TRY(check_scales(routing, *args));
+  HEP_TRY(check_array(args->weights, "weights"));
+  HEP_TRY(check_array(args->row_weights, "row_weights"));
+  HEP_TRY(check_array(args->row_sources, "row_sources"));
+  HEP_TRY(check_array(args->row_tokens, "row_tokens"));
+  HEP_TRY(check_belongs(args->row_experts, "row_experts", args->layout, hepLayoutFlat,
+                        "hepLayoutFlat"));
+  HEP_TRY(check_belongs(args->expert_rows, "expert_rows", args->layout, hepLayoutExpertPadded,
+                        "hepLayoutExpertPadded"));
+  return check_gather(*args);
+}
+
+Status resolve_combine(const hepRouting& routing, hepCombineArgs_t* args) {
+  const hepConfig_t& config = routing.comm->config;
+  if (args->type == hepTypeDefault) args->type = config.combine_type;
+  if (args->partial_type == hepTypeDefault) args->partial_type = config.partial_type;
+  HEP_TRY(check_layout(args->layout));
+  HEP_TRY(check_combine_types(config, *args));
+  HEP_TRY(check_capacity(args->y, args->capacity, "y"));
+  HEP_TRY(check_rows(args->out, routing.num_tokens, "out", "num_tokens"));
+  HEP_TRY(check_weight_mode(routing, *args));
+  return check_gradients(routing, *args);
+}
+
+}  // namespace hep

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// The first half of dispatch: every rank publishes its tokens, with their scales and weights, in its
+// window.
+#include <algorithm>
+#include <cstring>
+
+#include "data_type.h"
+#include "host/host_routing.h"
+#include "host/quantize.h"
+#include "host/signal.h"
+
+namespace hep {
+namespace {
+
+void quantize_rows(const Operation& operation, const hepDispatchArgs_t& args, int num_tokens) {
+  const int hidden = operation.shape().hidden;
+  const WindowLayout& layout = operation.layout();
+  for (int64_t token = 0; token < num_tokens; ++token)
+    quantize_row(static_cast<const uint16_t*>(args.x) + token * hidden, hidden, args.quantize,
+                 at<uint8_t>(operation.own_window(), layout.rows + token * hidden),
+                 at<char>(operation.own_window(), layout.scales_at(token)),
+                 operation.shape().scale_bytes);
+}
+
+void copy_scales(const Operation& operation, const void* scales, int num_tokens) {
+  const int64_t bytes = operation.shape().scale_bytes;
+  for (int64_t token = 0; token < num_tokens; ++token)
+    std::memcpy(at<char>(operation.own_window(), operation.layout().scales_at(token)),
+                at<char>(scales, token * bytes), bytes);
+}
+
+// Returns where the rows lie in the window.
+uint64_t publish_rows(const Operation& operation, const hepDispatchArgs_t& args, bool x_in_heap,
+                      int num_tokens) {
+  char* window = static_cast<char*>(operation.own_window());
+  if (args.scales != nullptr) copy_scales(operation, args.scales, num_tokens);
+  if (x_in_heap) return static_cast<const char*>(args.x) - window;
+  const uint64_t rows = operation.layout().rows;
+  const uint64_t row_bytes = uint64_t(operation.shape().hidden) * element_bytes(args.type);
+  if (args.quantize != hepQuantizeNone)
+    quantize_rows(operation, args, num_tokens);
+  else if (num_tokens > 0)
+    std::memcpy(window + rows, args.x, num_tokens * row_bytes);
+  return rows;
+}
+
+}  // namespace
+
+// The sections may be overwritten: the dispatch before waited until all peers had read them.
+void publish(const Operation& operation, const hepDispatchArgs_t& args, bool x_in_heap,
+             const RoutingState& state) {
+  const uint64_t rows_offset = publish_rows(operation, args, x_in_heap, state.num_tokens);
+  for (int peer = 0; peer < operation.num_ranks(); ++peer) {
+    Signals& to = operation.to(peer);
+    to.rows_offset = rows_offset;
+    to.has_weights = args.weights != nullptr;
+    store_release(&to.rows_ready, operation.epoch());
+  }
+
+  if (args.weights == nullptr) return;
+  std::copy_n(args.weights, static_cast<int64_t>(state.num_tokens) * state.top_k,
+              at<float>(operation.own_window(), operation.layout().weights_at(0, state.top_k)));
+  for (int peer = 0; peer < operation.num_ranks(); ++peer)
+    store_release(&operation.to(peer).weights_ready, operation.epoch());
+}
+
+}  // namespace hep
