@@ -8,29 +8,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <utility>
 #include <vector>
 
+#include "reference_numbers.h"
+
 namespace reference {
-
-inline float from_bfloat16(uint16_t value) {
-  const uint32_t bits = static_cast<uint32_t>(value) << 16;
-  float result;
-  std::memcpy(&result, &bits, sizeof(result));
-  return result;
-}
-
-// To nearest even; every NaN becomes 0x7fff.
-inline uint16_t to_bfloat16(float value) {
-  if (value != value) return 0x7fff;
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  const uint32_t below = bits & 0xffff;
-  uint32_t upper = bits >> 16;
-  if (below > 0x8000 || (below == 0x8000 && (upper & 1) != 0)) ++upper;
-  return static_cast<uint16_t>(upper);
-}
 
 // What one rank gives to an update: [num_tokens][top_k] ids; those outside [0, E) select nothing.
 struct Batch {
@@ -59,8 +42,28 @@ struct Arrivals {
   std::vector<int32_t> tokens_per_expert, expert_offsets;
   std::vector<std::vector<int32_t>> row_of_token;  // [source][token] flat row; -1: none
 
+  int num_experts() const { return static_cast<int>(tokens_per_expert.size()); }
+
+  // The capacity that takes all rows of a layout.
   int64_t num_rows(hepLayout_t layout) const {
-    return layout == hepLayoutFlat ? rows.size() : places.size();
+    if (layout == hepLayoutFlat) return static_cast<int64_t>(rows.size());
+    if (layout == hepLayoutExpertMajor) return static_cast<int64_t>(places.size());
+    return *std::max_element(tokens_per_expert.begin(), tokens_per_expert.end());
+  }
+
+  // How many rows an output of that capacity holds.
+  int64_t output_rows(hepLayout_t layout, int64_t capacity) const {
+    return layout == hepLayoutExpertPadded ? num_experts() * capacity : capacity;
+  }
+
+  // The output row of a selection; -1 if it is dropped.
+  int64_t row_of(hepLayout_t layout, int64_t capacity, const Selection& selection) const {
+    if (layout == hepLayoutExpertPadded) {
+      const int64_t index = selection.place - expert_offsets[selection.expert];
+      return index < capacity ? selection.expert * capacity + index : -1;
+    }
+    const int64_t row = layout == hepLayoutFlat ? selection.flat_row : selection.place;
+    return row < capacity ? row : -1;
   }
 };
 
@@ -134,21 +137,37 @@ class Routing {
   std::vector<Arrivals> arrivals_;
 };
 
-// One row of a dispatch's output: the token it carries, or padding.
+// One row of a dispatch's output: what is written there.
 struct Row {
+  enum Kind { kUntouched, kPadding, kToken };
+  Kind kind = kUntouched;
   int32_t source = -1, token = -1;
   const Selection* selections = nullptr;
   int count = 0;
 };
 
-inline Row row_at(const Arrivals& arrivals, hepLayout_t layout, int64_t place) {
+inline Row row_at(const Arrivals& arrivals, hepLayout_t layout, int64_t capacity, int64_t row) {
+  if (row >= arrivals.output_rows(layout, capacity)) return {};
+  int64_t place = row;
   if (layout == hepLayoutFlat) {
-    const FlatRow& row = arrivals.rows[place];
-    return {row.source, row.token, &arrivals.selections[row.first], row.count};
+    if (row >= arrivals.num_rows(layout)) return {};
+    const FlatRow& flat = arrivals.rows[row];
+    return {Row::kToken, flat.source, flat.token, &arrivals.selections[flat.first], flat.count};
   }
-  if (arrivals.places[place] < 0) return {};
+  if (layout == hepLayoutExpertPadded) {
+    const int64_t expert = row / capacity, index = row % capacity;
+    if (index >= arrivals.tokens_per_expert[expert]) return {};
+    place = arrivals.expert_offsets[expert] + index;
+  }
+  if (place >= static_cast<int64_t>(arrivals.places.size())) return {};
+  if (arrivals.places[place] < 0) return {Row::kPadding, -1, -1, nullptr, 0};
   const Selection& selection = arrivals.selections[arrivals.places[place]];
-  return {selection.source, selection.token, &selection, 1};
+  return {Row::kToken, selection.source, selection.token, &selection, 1};
+}
+
+// The same where all rows fit.
+inline Row row_at(const Arrivals& arrivals, hepLayout_t layout, int64_t row) {
+  return row_at(arrivals, layout, arrivals.num_rows(layout), row);
 }
 
 inline hepRowCounters_t row_counters(const Arrivals& arrivals, hepLayout_t layout,
@@ -183,26 +202,26 @@ inline float dispatched_weight(const Weights& weights, int top_k, const Row& row
 }
 
 // sum = w * y, or sum = fma(w, y, sum), column by column.
-inline __attribute__((always_inline)) void accumulate_columns(float* sum, const uint16_t* y,
+inline __attribute__((always_inline)) void accumulate_columns(float* sum, const float* y,
                                                               float weight, bool first,
                                                               int hidden) {
   if (first) {
-    for (int h = 0; h < hidden; ++h) sum[h] = weight * from_bfloat16(y[h]);
+    for (int h = 0; h < hidden; ++h) sum[h] = weight * y[h];
   } else {
-    for (int h = 0; h < hidden; ++h) sum[h] = std::fma(weight, from_bfloat16(y[h]), sum[h]);
+    for (int h = 0; h < hidden; ++h) sum[h] = std::fma(weight, y[h], sum[h]);
   }
 }
 
 #if defined(__x86_64__)
 // The same with the processor's own instruction, which is many times faster than a call.
-__attribute__((target("fma"))) inline void accumulate_by_instruction(float* sum, const uint16_t* y,
+__attribute__((target("fma"))) inline void accumulate_by_instruction(float* sum, const float* y,
                                                                      float weight, bool first,
                                                                      int hidden) {
   accumulate_columns(sum, y, weight, first, hidden);
 }
 #endif
 
-inline void accumulate(float* sum, const uint16_t* y, float weight, bool first, int hidden) {
+inline void accumulate(float* sum, const float* y, float weight, bool first, int hidden) {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("fma")) {
     accumulate_by_instruction(sum, y, weight, first, hidden);
@@ -212,11 +231,19 @@ inline void accumulate(float* sum, const uint16_t* y, float weight, bool first, 
   accumulate_columns(sum, y, weight, first, hidden);
 }
 
-// One row of a combine's result. `row(rank, place)` returns y's row, or NULL if it was dropped;
-// `weight(rank, place)` its weight.
+// What a combine is called with, as far as sums depend on it.
+struct Combine {
+  hepLayout_t layout;
+  int32_t type, partial_type;
+  int hidden;
+  std::vector<int64_t> capacity;  // by rank
+};
+
+// One row of a combine's result. `row(rank, r)` returns y's row r in FP32, `weight(rank, r)` its weight.
 template <typename RowOf, typename WeightOf>
-void combine_token(const Routing& routing, hepLayout_t layout, int source, int64_t token,
-                   int hidden, RowOf row, WeightOf weight, uint16_t* result) {
+void combine_token(const Routing& routing, const Combine& combine, int source, int64_t token,
+                   RowOf row, WeightOf weight, void* result) {
+  const int hidden = combine.hidden;
   std::vector<float> total(hidden, 0.0f), sum(hidden);
   bool first_rank = true;
   for (int rank = 0; rank < routing.num_ranks(); ++rank) {
@@ -224,24 +251,60 @@ void combine_token(const Routing& routing, hepLayout_t layout, int source, int64
     const int32_t flat_row = arrivals.row_of_token[source][token];
     if (flat_row < 0) continue;
     const FlatRow& flat = arrivals.rows[flat_row];
-    const int contributions = layout == hepLayoutFlat ? 1 : flat.count;
+    const int contributions = combine.layout == hepLayoutFlat ? 1 : flat.count;
     std::fill(sum.begin(), sum.end(), 0.0f);
     bool first = true;
     for (int i = 0; i < contributions; ++i) {
-      const int64_t place =
-          layout == hepLayoutFlat ? flat_row : arrivals.selections[flat.first + i].place;
-      const uint16_t* const y = row(rank, place);
-      if (y == nullptr) continue;
-      accumulate(sum.data(), y, weight(rank, place), first, hidden);
+      const int64_t r = arrivals.row_of(combine.layout, combine.capacity[rank],
+                                        arrivals.selections[flat.first + i]);
+      if (r < 0) continue;
+      accumulate(sum.data(), row(rank, r), weight(rank, r), first, hidden);
       first = false;
     }
     for (int h = 0; h < hidden; ++h) {
-      const float partial = from_bfloat16(to_bfloat16(sum[h]));
+      const float partial = rounded(combine.partial_type, sum[h]);
       total[h] = first_rank ? partial : total[h] + partial;
     }
     first_rank = false;
   }
-  for (int h = 0; h < hidden; ++h) result[h] = to_bfloat16(total[h]);
+  store_row(combine.type, total.data(), hidden, result);
+}
+
+// The same in BF16 throughout where all rows fit; `row(rank, r)` returns BF16.
+template <typename RowOf, typename WeightOf>
+void combine_token(const Routing& routing, hepLayout_t layout, int source, int64_t token,
+                   int hidden, RowOf row, WeightOf weight, uint16_t* result) {
+  Combine combine{layout, hepTypeBfloat16, hepTypeBfloat16, hidden, {}};
+  for (int rank = 0; rank < routing.num_ranks(); ++rank)
+    combine.capacity.push_back(routing.at(rank).num_rows(layout));
+  std::vector<float> values(hidden);
+  const auto loaded = [&](int rank, int64_t r) {
+    load_row(hepTypeBfloat16, row(rank, r), hidden, values.data());
+    return values.data();
+  };
+  combine_token(routing, combine, source, token, loaded, weight, result);
+}
+
+// The gradients that come back for one token: [K]. `gradient(rank, index)` is an element of a rank's
+// row_gradients.
+template <typename GradientOf>
+std::vector<float> token_gradients(const Routing& routing, hepLayout_t layout,
+                                   const std::vector<int64_t>& capacity, int source, int64_t token,
+                                   GradientOf gradient) {
+  std::vector<float> result(routing.top_k(), 0.0f);
+  for (int rank = 0; rank < routing.num_ranks(); ++rank) {
+    const Arrivals& arrivals = routing.at(rank);
+    const int32_t flat_row = arrivals.row_of_token[source][token];
+    if (flat_row < 0) continue;
+    const FlatRow& flat = arrivals.rows[flat_row];
+    for (int i = 0; i < flat.count; ++i) {
+      const Selection& s = arrivals.selections[flat.first + i];
+      const int64_t row = arrivals.row_of(layout, capacity[rank], s);
+      if (row < 0) continue;
+      result[s.k] = gradient(rank, layout == hepLayoutFlat ? row * routing.top_k() + s.k : row);
+    }
+  }
+  return result;
 }
 
 }  // namespace reference

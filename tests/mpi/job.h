@@ -5,6 +5,7 @@
 
 #include <hybridep.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -17,15 +18,19 @@
 constexpr unsigned char kPoison = 0xcb;  // fills outputs beforehand
 constexpr int64_t kRowsAtOnce = 256;     // that pass through host memory
 
-// Rows of BF16 numbers that every rank can make up for every other.
+// Rows that every rank can make up for every other: numbers of a moderate size in the types that combine
+// adds, any bytes in the others.
 struct Payload {
   uint64_t seed = 0;
   bool special = false;  // zeros of both signs, infinities, NaN and denormals among them
 
-  void row(int rank, int64_t index, int hidden, uint16_t* out) const;
+  void row(int rank, int64_t index, int32_t type, int hidden, void* out) const;
 };
 
-// A weight for each row of y.
+// Any bytes that every rank can make up for every other.
+void make_bytes(uint64_t seed, int rank, int64_t index, int count, unsigned char* out);
+
+// A weight, or a gradient, for each row of y.
 struct RowWeights {
   uint64_t seed = 0;
   float at(int rank, int64_t place) const;
@@ -36,6 +41,7 @@ struct Update {
   hepIndexType_t index_type;
   bool query;  // asks for the counts at once
   std::shared_ptr<const reference::Routing> expected;
+  std::vector<std::vector<unsigned char>> maps;  // by rank, for hepIndexMap
 };
 
 struct Dispatch {
@@ -45,10 +51,24 @@ struct Dispatch {
   bool has_weights;
   std::vector<std::vector<float>> weights;  // [source], [T][K]
   bool extras;                              // asks for every optional output of the layout
+  hepDataType_t type;                       // of rows; 0: the communicator's
+  hepQuantization_t quantize;               // x is BF16
+  bool has_scales;                          // forwards scales
+  uint64_t scales_seed;
+  int scale_element_bytes;  // of column-major scales; 0: row-major
+  hepOverflow_t overflow;
 
   // By rank.
   std::vector<char> x_in_heap;
   std::vector<int64_t> capacity, gather_capacity;  // gather_capacity 0: no gather
+
+  bool delivers_scales() const { return has_scales || quantize != hepQuantizeNone; }
+
+  // Elements between the columns of column-major scales: as few as are legal.
+  int64_t scale_stride(int rank) const {
+    const int64_t unit = 16 / scale_element_bytes;
+    return std::max<int64_t>(1, (capacity[rank] + unit - 1) / unit) * unit;
+  }
 };
 
 struct Combine {
@@ -58,6 +78,9 @@ struct Combine {
   int weights_of;  // for hepWeightsDispatched: the dispatch that carried the weights
   Payload y;
   RowWeights row_weights;
+  hepDataType_t type, partial_type;  // 0: the communicator's
+  bool has_gradients;
+  RowWeights row_gradients;
 
   // By rank.
   std::vector<char> y_in_heap;
@@ -66,8 +89,13 @@ struct Combine {
 
 struct Job {
   std::string name;
-  hepResult_t async_error = hepSuccess;  // what hepCommGetAsyncError tells afterwards
+  hepResult_t async_error = hepSuccess;  // what hepCommGetAsyncError tells afterwards on all ranks
+  std::vector<char> overflowed;  // by rank: a dispatch with hepOverflowError dropped rows; told if
+                                 // nothing else is
   int num_experts, hidden;
+  hepDataType_t type = hepTypeBfloat16, combine_type = hepTypeBfloat16;  // the communicator's
+  hepDataType_t partial_type = hepTypeBfloat16;
+  int scale_bytes = 0;
   std::vector<int> alignments;  // by routing
   std::vector<Update> updates;
   std::vector<Dispatch> dispatches;
@@ -81,13 +109,15 @@ struct Taste {
   int illegal_percent = 0;  // outside [-1, E)
   int hot_percent = 0;      // goes to the hot experts instead
   int first_hot = 0, num_hot = 1;
-  bool distinct = false;  // no expert twice in a token, where E allows it
+  bool distinct = false;   // no expert twice in a token, where E allows it
+  int excess_percent = 0;  // maps: tokens that select more than top_k
 };
 
 // Puts jobs together; capacities are exact unless changed before finish().
 class JobBuilder {
  public:
   JobBuilder(int num_ranks, int num_experts, int hidden, Random& random);
+  JobBuilder(int num_ranks, const hepConfig_t& config, Random& random);
 
   int add_routing(int alignment);
   int add_update(int routing, int top_k, hepIndexType_t index_type,
@@ -118,7 +148,7 @@ class JobRun {
   void load(const Job& job);  // inputs; poisons the outputs
   bool issue();               // enqueues all operations; false, and a failure, if one is refused
   void verify();              // after the stream is done: every output byte, against the oracle
-  std::vector<unsigned char> outputs() const;  // the bytes of all outputs
+  std::vector<unsigned char> outputs();  // the bytes of all outputs
 
   hepRouting_t routing(int index) const { return routings_[index]->get(); }
 
@@ -135,18 +165,28 @@ class JobRun {
   };
   struct DispatchRun {
     Input x;
-    harness::Buffer weights, counters;
-    harness::GuardedBuffer rows, row_weights, row_experts, row_sources, row_tokens, gather;
+    harness::Buffer scales, weights, counters;
+    harness::GuardedBuffer rows, row_scales, row_weights, row_experts, row_sources, row_tokens,
+        gather, expert_rows;
+
+    std::vector<harness::GuardedBuffer*> outputs() {
+      return {&rows,        &row_scales, &row_weights, &row_experts,
+              &row_sources, &row_tokens, &gather,      &expert_rows};
+    }
   };
   struct CombineRun {
     Input y;
-    harness::Buffer row_weights;
-    harness::GuardedBuffer out;
+    harness::Buffer row_weights, row_gradients;
+    harness::GuardedBuffer out, gradients;
+
+    std::vector<harness::GuardedBuffer*> outputs() { return {&out, &gradients}; }
   };
 
   void allocate();
   void allocate_input(size_t bytes, bool in_heap, Input* input);
   void allocate_dispatch(const Dispatch& dispatch, DispatchRun* run);
+  void load_dispatch(const Dispatch& dispatch, DispatchRun* run);
+  void load_combine(const Combine& combine, CombineRun* run);
   bool issue_update(const Update& update, UpdateRun* run);
   bool issue_dispatch(const Dispatch& dispatch, DispatchRun* run);
   bool issue_combine(const Combine& combine, CombineRun* run);
@@ -156,10 +196,26 @@ class JobRun {
   void verify_update(const Update& update, const UpdateRun& run);
   void verify_dispatch(const Dispatch& dispatch, const DispatchRun& run);
   void verify_rows(const Dispatch& dispatch, const DispatchRun& run, const std::string& where);
+  void verify_scales(const Dispatch& dispatch, const DispatchRun& run, const std::string& where);
   void verify_extras(const Dispatch& dispatch, const DispatchRun& run, const std::string& where);
+  void verify_lists(const Dispatch& dispatch, const DispatchRun& run, const std::string& where);
   void verify_combine(const Combine& combine, const CombineRun& run);
 
+  int32_t type_of(const Dispatch& dispatch) const {
+    return dispatch.type != hepTypeDefault ? dispatch.type : job_->type;
+  }
+  int32_t type_of_x(const Dispatch& dispatch) const {
+    return dispatch.quantize != hepQuantizeNone ? hepTypeBfloat16 : type_of(dispatch);
+  }
+  int32_t type_of(const Combine& combine) const {
+    return combine.type != hepTypeDefault ? combine.type : job_->combine_type;
+  }
+  int64_t row_bytes(int32_t type) const {
+    return int64_t{job_->hidden} * reference::bytes_of(type);
+  }
+
   const reference::Routing& expected(int update) const { return *job_->updates[update].expected; }
+  hepResult_t expected_async_error() const;
   std::string where(const char* operation, ptrdiff_t index) const;
 
   const Job* job_;

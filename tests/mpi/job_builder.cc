@@ -13,16 +13,45 @@ Random stream_of(uint64_t seed, uint64_t rank, uint64_t index) {
   return Random(key.next());
 }
 
-uint16_t special_bits(uint64_t bits) {
-  constexpr uint16_t kValues[] = {0x0000, 0x8000, 0x7f80, 0xff80, 0x7fc0, 0xffc1,
-                                  0x0001, 0x807f, 0x7f7f, 0xff7f, 0x0080, 0x3f80};
-  return kValues[bits % std::size(kValues)];
+// A type's zeros, infinities, NaN, numbers next to the ends, and others of interest.
+uint32_t special_code(int32_t type, uint64_t bits) {
+  constexpr uint32_t kBfloat16[] = {0x0000, 0x8000, 0x7f80, 0xff80, 0x7fc0, 0xffc1,
+                                    0x0001, 0x807f, 0x7f7f, 0xff7f, 0x0080, 0x3f80};
+  constexpr uint32_t kFloat16[] = {0x0000, 0x8000, 0x7c00, 0xfc00, 0x7e00, 0xfc01,
+                                   0x0001, 0x83ff, 0x7bff, 0xfbff, 0x0400, 0x3c00};
+  constexpr uint32_t kFloat32[] = {0x00000000, 0x80000000, 0x7f800000, 0xff800000,
+                                   0x7fc00000, 0xff800001, 0x00000001, 0x807fffff,
+                                   0x7f7fffff, 0xff7fffff, 0x00800000, 0x477fffff};
+  static_assert(std::size(kBfloat16) == std::size(kFloat16));
+  static_assert(std::size(kBfloat16) == std::size(kFloat32));
+  const size_t i = bits % std::size(kBfloat16);
+  return type == hepTypeFloat32 ? kFloat32[i] : type == hepTypeFloat16 ? kFloat16[i] : kBfloat16[i];
 }
 
 // Magnitudes from 2^-7 to 2^8, any sign and mantissa.
-uint16_t ordinary_bits(uint16_t bits) {
-  const uint16_t exponent = 120 + ((bits >> 7) & 15);
-  return static_cast<uint16_t>((bits & 0x807f) | (exponent << 7));
+uint32_t ordinary_code(int32_t type, uint32_t bits) {
+  if (type == hepTypeFloat16) {
+    const uint32_t exponent = 8 + ((bits >> 10) & 15);
+    return (bits & 0x83ff) | exponent << 10;
+  }
+  const int mantissa = type == hepTypeFloat32 ? 23 : 7;
+  const uint32_t exponent = 120 + ((bits >> mantissa) & 15);
+  return (bits & ~(0xffu << mantissa)) | exponent << mantissa;
+}
+
+// The numbers of one row.
+template <typename Code>
+void make_numbers(Random& random, int32_t type, bool special, int hidden, void* out) {
+  constexpr int kAtOnce = sizeof(uint64_t) / sizeof(Code);
+  for (int h = 0; h < hidden; h += kAtOnce) {
+    const uint64_t bits = random.next();
+    Code codes[kAtOnce];
+    for (int i = 0; i < kAtOnce; ++i)
+      codes[i] =
+          static_cast<Code>(ordinary_code(type, static_cast<Code>(bits >> (8 * sizeof(Code) * i))));
+    if (special) codes[bits % kAtOnce] = static_cast<Code>(special_code(type, bits >> 7));
+    std::memcpy(static_cast<Code*>(out) + h, codes, sizeof codes);
+  }
 }
 
 // Now and then one whose sum with others depends on their order.
@@ -57,14 +86,42 @@ std::vector<int64_t> choose(Random& random, int num_experts, int top_k, hepIndex
   return chosen;
 }
 
+// A token's row of a map, and what it stands for: the first top_k selected experts, by ascending id.
+std::vector<int64_t> choose_by_map(Random& random, int num_experts, int top_k, const Taste& taste,
+                                   std::vector<unsigned char>* map) {
+  std::vector<unsigned char> row(num_experts, 0);
+  const auto select = [&](int64_t expert) {
+    row[expert] = static_cast<unsigned char>(random.between(1, 255));
+  };
+  for (const int64_t expert : choose(random, num_experts, top_k, hepIndexInt32, taste))
+    if (expert >= 0) select(expert);
+  if (random.chance(taste.excess_percent))
+    for (int i = 0; i <= top_k && i < num_experts; ++i) select(i);
+  map->insert(map->end(), row.begin(), row.end());
+
+  std::vector<int64_t> chosen;
+  for (int expert = 0; expert < num_experts && static_cast<int>(chosen.size()) < top_k; ++expert)
+    if (row[expert] != 0) chosen.push_back(expert);
+  chosen.resize(top_k, -1);
+  return chosen;
+}
+
 }  // namespace
 
-void Payload::row(int rank, int64_t index, int hidden, uint16_t* out) const {
+void make_bytes(uint64_t seed, int rank, int64_t index, int count, unsigned char* out) {
   Random random = stream_of(seed, rank, index);
-  for (int h = 0; h < hidden; h += 4) {
+  for (int i = 0; i < count; i += 8) {
     const uint64_t bits = random.next();
-    for (int i = 0; i < 4; ++i) out[h + i] = ordinary_bits(static_cast<uint16_t>(bits >> (16 * i)));
-    if (special) out[h + bits % 4] = special_bits(bits >> 7);
+    std::memcpy(out + i, &bits, std::min(8, count - i));
+  }
+}
+
+void Payload::row(int rank, int64_t index, int32_t type, int hidden, void* out) const {
+  Random random = stream_of(seed, rank, index);
+  switch (reference::bytes_of(type)) {
+    case 4: return make_numbers<uint32_t>(random, type, special, hidden, out);
+    case 2: return make_numbers<uint16_t>(random, type, special, hidden, out);
+    default: return make_bytes(seed, rank, index, hidden, static_cast<unsigned char*>(out));
   }
 }
 
@@ -79,6 +136,18 @@ JobBuilder::JobBuilder(int num_ranks, int num_experts, int hidden, Random& rando
   job_.hidden = hidden;
 }
 
+JobBuilder::JobBuilder(int num_ranks, const hepConfig_t& config, Random& random)
+    : JobBuilder(num_ranks, config.num_experts, config.hidden, random) {
+  const auto or_default = [](int32_t type, int32_t other) {
+    return static_cast<hepDataType_t>(type != hepTypeDefault ? type : other);
+  };
+  job_.type = or_default(config.type, hepTypeBfloat16);
+  const bool summable = job_.type <= hepTypeFloat32;
+  job_.combine_type = or_default(config.combine_type, summable ? job_.type : hepTypeBfloat16);
+  job_.partial_type = or_default(config.partial_type, hepTypeBfloat16);
+  job_.scale_bytes = config.scale_bytes;
+}
+
 int JobBuilder::add_routing(int alignment) {
   job_.alignments.push_back(alignment);
   return static_cast<int>(job_.alignments.size()) - 1;
@@ -87,18 +156,21 @@ int JobBuilder::add_routing(int alignment) {
 int JobBuilder::add_update(int routing, int top_k, hepIndexType_t index_type,
                            const std::vector<int64_t>& num_tokens, const Taste& taste) {
   std::vector<reference::Batch> batches(num_ranks_);
+  std::vector<std::vector<unsigned char>> maps(num_ranks_);
   for (int rank = 0; rank < num_ranks_; ++rank) {
     batches[rank].num_tokens = num_tokens[rank];
     for (int64_t token = 0; token < num_tokens[rank]; ++token) {
       const std::vector<int64_t> chosen =
-          choose(random_, job_.num_experts, top_k, index_type, taste);
+          index_type == hepIndexMap
+              ? choose_by_map(random_, job_.num_experts, top_k, taste, &maps[rank])
+              : choose(random_, job_.num_experts, top_k, index_type, taste);
       batches[rank].indices.insert(batches[rank].indices.end(), chosen.begin(), chosen.end());
     }
   }
   auto expected = std::make_shared<reference::Routing>(
       job_.num_experts, top_k, job_.alignments[routing], std::move(batches));
   const int index = static_cast<int>(job_.updates.size());
-  job_.updates.push_back({routing, index_type, false, std::move(expected)});
+  job_.updates.push_back({routing, index_type, false, std::move(expected), std::move(maps)});
   job_.order.emplace_back(hepOperationRouting, index);
   return index;
 }
@@ -111,6 +183,7 @@ int JobBuilder::add_dispatch(int update, hepLayout_t layout, bool has_weights) {
   dispatch.x.seed = random_.next();
   dispatch.has_weights = has_weights;
   dispatch.extras = true;
+  dispatch.scales_seed = random_.next();
   dispatch.x_in_heap.assign(num_ranks_, 0);
   for (int rank = 0; rank < num_ranks_; ++rank) {
     std::vector<float> weights(expected.batch(rank).num_tokens * expected.top_k());
@@ -136,6 +209,7 @@ int JobBuilder::add_combine(int update, hepLayout_t layout, hepWeightMode_t mode
   combine.y.seed = random_.next();
   combine.row_weights.seed = random_.next();
   combine.y_in_heap.assign(num_ranks_, 0);
+  combine.row_gradients.seed = random_.next();
   for (int rank = 0; rank < num_ranks_; ++rank)
     combine.capacity.push_back(expected.at(rank).num_rows(layout));
   const int index = static_cast<int>(job_.combines.size());
@@ -146,5 +220,14 @@ int JobBuilder::add_combine(int update, hepLayout_t layout, hepWeightMode_t mode
 
 Job JobBuilder::finish(const std::string& name) {
   job_.name = name;
+  job_.overflowed.assign(num_ranks_, 0);
+  for (const Dispatch& dispatch : job_.dispatches) {
+    for (int rank = 0; rank < num_ranks_; ++rank) {
+      const reference::Arrivals& arrivals = job_.updates[dispatch.update].expected->at(rank);
+      if (dispatch.overflow == hepOverflowError &&
+          arrivals.num_rows(dispatch.layout) > dispatch.capacity[rank])
+        job_.overflowed[rank] = 1;
+    }
+  }
   return job_;
 }

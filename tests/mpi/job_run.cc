@@ -9,16 +9,31 @@ namespace {
 
 constexpr unsigned char kJunk = 0x77;
 
-// Makes up rows and brings them to `to`, a few at a time.
-void upload_rows(hepBackend_t backend, const Payload& payload, int rank, int64_t num_rows,
-                 int hidden, void* to) {
-  std::vector<uint16_t> rows;
+// Makes up rows of some bytes and brings them to `to`, a few at a time.
+template <typename MakeRow>
+void upload_rows(hepBackend_t backend, int64_t num_rows, int64_t row_bytes, void* to,
+                 MakeRow make_row) {
+  std::vector<unsigned char> rows;
   for (int64_t first = 0; first < num_rows; first += kRowsAtOnce) {
     const int64_t count = std::min(kRowsAtOnce, num_rows - first);
-    rows.resize(count * hidden);
-    for (int64_t i = 0; i < count; ++i) payload.row(rank, first + i, hidden, &rows[i * hidden]);
-    harness::upload(backend, static_cast<uint16_t*>(to) + first * hidden, rows.data(),
-                    rows.size() * sizeof(uint16_t));
+    rows.resize(count * row_bytes);
+    for (int64_t i = 0; i < count; ++i) make_row(first + i, &rows[i * row_bytes]);
+    harness::upload(backend, static_cast<char*>(to) + first * row_bytes, rows.data(), rows.size());
+  }
+}
+
+std::vector<float> make_floats(const RowWeights& source, int rank, size_t count) {
+  std::vector<float> values(count);
+  for (size_t i = 0; i < count; ++i) values[i] = source.at(rank, i);
+  return values;
+}
+
+int64_t index_bytes(const Update& update, int rank) {
+  const size_t ids = update.expected->batch(rank).indices.size();
+  switch (update.index_type) {
+    case hepIndexMap: return update.maps[rank].size();
+    case hepIndexInt64: return ids * sizeof(int64_t);
+    default: return ids * sizeof(int32_t);
   }
 }
 
@@ -48,8 +63,7 @@ void JobRun::allocate() {
   const int local_experts = job_->num_experts / harness::world().num_ranks();
   for (const Update& update : job_->updates) {
     UpdateRun run;
-    const size_t ids = update.expected->batch(rank_.rank).indices.size();
-    run.indices = harness::Buffer(backend_, ids * (update.index_type == hepIndexInt64 ? 8 : 4));
+    run.indices = harness::Buffer(backend_, index_bytes(update, rank_.rank));
     run.tokens_per_expert = harness::Buffer(backend_, local_experts * sizeof(int32_t));
     run.expert_offsets = harness::Buffer(backend_, (local_experts + 1) * sizeof(int32_t));
     run.totals = harness::Buffer(backend_, 2 * sizeof(int64_t));
@@ -60,14 +74,19 @@ void JobRun::allocate() {
     allocate_dispatch(job_->dispatches[i], &dispatches_[i]);
   for (const Combine& combine : job_->combines) {
     CombineRun run;
-    const int64_t capacity = combine.capacity[rank_.rank];
-    allocate_input(capacity * job_->hidden * sizeof(uint16_t), combine.y_in_heap[rank_.rank],
-                   &run.y);
+    const reference::Routing& routing = expected(combine.update);
+    const int64_t tokens = routing.batch(rank_.rank).num_tokens;
+    const int64_t rows =
+        routing.at(rank_.rank).output_rows(combine.layout, combine.capacity[rank_.rank]);
+    allocate_input(rows * row_bytes(type_of(combine)), combine.y_in_heap[rank_.rank], &run.y);
     if (combine.mode == hepWeightsRow)
-      run.row_weights = harness::Buffer(backend_, capacity * sizeof(float));
-    run.out =
-        harness::GuardedBuffer(backend_, expected(combine.update).batch(rank_.rank).num_tokens *
-                                             job_->hidden * sizeof(uint16_t));
+      run.row_weights = harness::Buffer(backend_, rows * sizeof(float));
+    run.out = harness::GuardedBuffer(backend_, tokens * row_bytes(type_of(combine)));
+    if (combine.has_gradients) {
+      const int columns = combine.layout == hepLayoutFlat ? routing.top_k() : 1;
+      run.row_gradients = harness::Buffer(backend_, rows * columns * sizeof(float));
+      run.gradients = harness::GuardedBuffer(backend_, tokens * routing.top_k() * sizeof(float));
+    }
     combines_.push_back(std::move(run));
   }
 }
@@ -83,58 +102,85 @@ void JobRun::allocate_input(size_t bytes, bool in_heap, Input* input) {
 
 void JobRun::allocate_dispatch(const Dispatch& dispatch, DispatchRun* run) {
   const reference::Routing& routing = expected(dispatch.update);
+  const reference::Arrivals& arrivals = routing.at(rank_.rank);
   const int64_t tokens = routing.batch(rank_.rank).num_tokens;
   const int64_t capacity = dispatch.capacity[rank_.rank];
-  const int64_t columns = dispatch.layout == hepLayoutFlat ? routing.top_k() : 1;
-
-  allocate_input(tokens * job_->hidden * sizeof(uint16_t), dispatch.x_in_heap[rank_.rank], &run->x);
+  const int64_t rows = arrivals.output_rows(dispatch.layout, capacity);
+  const int columns = dispatch.layout == hepLayoutFlat ? routing.top_k() : 1;
+  const auto guarded = [this](int64_t bytes) { return harness::GuardedBuffer(backend_, bytes); };
+  allocate_input(tokens * row_bytes(type_of_x(dispatch)), dispatch.x_in_heap[rank_.rank], &run->x);
+  if (dispatch.has_scales) run->scales = harness::Buffer(backend_, tokens * job_->scale_bytes);
   if (dispatch.has_weights)
     run->weights = harness::Buffer(backend_, tokens * routing.top_k() * sizeof(float));
   run->counters = harness::Buffer(backend_, sizeof(hepRowCounters_t));
-  run->rows = harness::GuardedBuffer(backend_, capacity * job_->hidden * sizeof(uint16_t));
-  if (dispatch.extras) {
-    run->row_weights = harness::GuardedBuffer(backend_, capacity * columns * sizeof(float));
-    run->row_sources = harness::GuardedBuffer(backend_, capacity * sizeof(int32_t));
-    run->row_tokens = harness::GuardedBuffer(backend_, capacity * sizeof(int32_t));
-    if (dispatch.layout == hepLayoutFlat)
-      run->row_experts = harness::GuardedBuffer(backend_, capacity * columns * sizeof(int32_t));
+  run->rows = guarded(rows * row_bytes(type_of(dispatch)));
+  if (dispatch.delivers_scales()) {
+    const int64_t experts = dispatch.layout == hepLayoutExpertPadded ? arrivals.num_experts() : 1;
+    run->row_scales =
+        guarded(dispatch.scale_element_bytes == 0 ? rows * job_->scale_bytes
+                : rows == 0                       ? 0
+                            : experts * job_->scale_bytes * dispatch.scale_stride(rank_.rank));
   }
-  run->gather =
-      harness::GuardedBuffer(backend_, dispatch.gather_capacity[rank_.rank] * sizeof(int32_t));
+  if (dispatch.extras) {
+    run->row_weights = guarded(rows * columns * sizeof(float));
+    run->row_sources = guarded(rows * sizeof(int32_t));
+    run->row_tokens = guarded(rows * sizeof(int32_t));
+    if (dispatch.layout == hepLayoutFlat)
+      run->row_experts = guarded(rows * columns * sizeof(int32_t));
+    if (dispatch.layout == hepLayoutExpertPadded)
+      run->expert_rows = guarded(arrivals.num_experts() * sizeof(int32_t));
+  }
+  run->gather = guarded(dispatch.gather_capacity[rank_.rank] * sizeof(int32_t));
 }
 
 void JobRun::load(const Job& job) {
   job_ = &job;
   for (size_t i = 0; i < updates_.size(); ++i) {
     const std::vector<int64_t>& ids = expected(i).batch(rank_.rank).indices;
-    if (job.updates[i].index_type == hepIndexInt64) {
-      updates_[i].indices.upload(ids.data(), ids.size() * sizeof(int64_t));
+    harness::Buffer& to = updates_[i].indices;
+    if (job.updates[i].index_type == hepIndexMap) {
+      to.upload(job.updates[i].maps[rank_.rank].data(), to.bytes());
+    } else if (job.updates[i].index_type == hepIndexInt64) {
+      to.upload(ids.data(), to.bytes());
     } else {
       const std::vector<int32_t> narrow(ids.begin(), ids.end());
-      updates_[i].indices.upload(narrow.data(), narrow.size() * sizeof(int32_t));
+      to.upload(narrow.data(), to.bytes());
     }
   }
-  for (size_t i = 0; i < dispatches_.size(); ++i) {
-    const Dispatch& dispatch = job.dispatches[i];
-    DispatchRun& run = dispatches_[i];
-    upload_rows(backend_, dispatch.x, rank_.rank,
-                expected(dispatch.update).batch(rank_.rank).num_tokens, job.hidden, run.x.data);
-    run.weights.upload(dispatch.weights[rank_.rank].data(), run.weights.bytes());
-    for (harness::GuardedBuffer* output : {&run.rows, &run.row_weights, &run.row_experts,
-                                           &run.row_sources, &run.row_tokens, &run.gather})
-      output->fill(kPoison);
-  }
-  for (size_t i = 0; i < combines_.size(); ++i) {
-    const Combine& combine = job.combines[i];
-    CombineRun& run = combines_[i];
-    upload_rows(backend_, combine.y, rank_.rank, combine.capacity[rank_.rank], job.hidden,
-                run.y.data);
-    std::vector<float> weights(run.row_weights.bytes() / sizeof(float));
-    for (size_t place = 0; place < weights.size(); ++place)
-      weights[place] = combine.row_weights.at(rank_.rank, place);
-    run.row_weights.upload(weights.data(), run.row_weights.bytes());
-    run.out.fill(kPoison);
-  }
+  for (size_t i = 0; i < dispatches_.size(); ++i) load_dispatch(job.dispatches[i], &dispatches_[i]);
+  for (size_t i = 0; i < combines_.size(); ++i) load_combine(job.combines[i], &combines_[i]);
+}
+
+void JobRun::load_dispatch(const Dispatch& dispatch, DispatchRun* run) {
+  const int rank = rank_.rank;
+  const int64_t tokens = expected(dispatch.update).batch(rank).num_tokens;
+  const int32_t type = type_of_x(dispatch);
+  upload_rows(backend_, tokens, row_bytes(type), run->x.data,
+              [&](int64_t token, unsigned char* to) {
+                dispatch.x.row(rank, token, type, job_->hidden, to);
+              });
+  if (dispatch.has_scales)
+    upload_rows(backend_, tokens, job_->scale_bytes, run->scales.data(),
+                [&](int64_t token, unsigned char* to) {
+                  make_bytes(dispatch.scales_seed, rank, token, job_->scale_bytes, to);
+                });
+  run->weights.upload(dispatch.weights[rank].data(), run->weights.bytes());
+  for (harness::GuardedBuffer* output : run->outputs()) output->fill(kPoison);
+}
+
+void JobRun::load_combine(const Combine& combine, CombineRun* run) {
+  const int32_t type = type_of(combine);
+  upload_rows(backend_, run->y.bytes / row_bytes(type), row_bytes(type), run->y.data,
+              [&](int64_t row, unsigned char* to) {
+                combine.y.row(rank_.rank, row, type, job_->hidden, to);
+              });
+  const auto load = [&](const RowWeights& source, harness::Buffer* to) {
+    const std::vector<float> values = make_floats(source, rank_.rank, to->bytes() / sizeof(float));
+    to->upload(values.data(), to->bytes());
+  };
+  load(combine.row_weights, &run->row_weights);
+  load(combine.row_gradients, &run->row_gradients);
+  for (harness::GuardedBuffer* output : run->outputs()) output->fill(kPoison);
 }
 
 bool JobRun::succeeded(hepResult_t result, const char* call) {
@@ -198,11 +244,22 @@ bool JobRun::issue_dispatch(const Dispatch& dispatch, DispatchRun* run) {
   args.row_experts = run->row_experts.as<int32_t>();
   args.row_sources = run->row_sources.as<int32_t>();
   args.row_tokens = run->row_tokens.as<int32_t>();
+  args.type = dispatch.type;
+  args.quantize = dispatch.quantize;
+  args.overflow = dispatch.overflow;
+  args.scales = run->scales.data();
+  args.row_scales = run->row_scales.data();
+  if (args.row_scales != nullptr && dispatch.scale_element_bytes != 0) {
+    args.scale_element_bytes = dispatch.scale_element_bytes;
+    args.row_scales_stride = dispatch.scale_stride(rank_.rank);
+  }
+  args.expert_rows = run->expert_rows.as<int32_t>();
   args.gather = run->gather.as<int32_t>();
   args.gather_capacity = dispatch.gather_capacity[rank_.rank];
   if (!succeeded(hepDispatch(routing, &args, stream.get()), "hepDispatch")) return false;
   launched();
   stream.fill(run->x.data, kJunk, run->x.bytes);
+  stream.fill(run->scales.data(), kJunk, run->scales.bytes());
   stream.fill(run->weights.data(), kJunk, run->weights.bytes());
 
   hepRoutingView_t view = HEP_ROUTING_VIEW_INITIALIZER;
@@ -219,26 +276,29 @@ bool JobRun::issue_combine(const Combine& combine, CombineRun* run) {
   args.y = run->y.data;
   args.capacity = combine.capacity[rank_.rank];
   args.row_weights = run->row_weights.as<float>();
+  args.type = combine.type;
+  args.partial_type = combine.partial_type;
+  args.row_gradients = run->row_gradients.as<float>();
+  args.gradients = run->gradients.as<float>();
   args.out = run->out.data();
   const hepRouting_t routing = this->routing(job_->updates[combine.update].routing);
   if (!succeeded(hepCombine(routing, &args, stream.get()), "hepCombine")) return false;
   launched();
   stream.fill(run->y.data, kJunk, run->y.bytes);
   stream.fill(run->row_weights.data(), kJunk, run->row_weights.bytes());
+  stream.fill(run->row_gradients.data(), kJunk, run->row_gradients.bytes());
   return true;
 }
 
-std::vector<unsigned char> JobRun::outputs() const {
+std::vector<unsigned char> JobRun::outputs() {
   std::vector<unsigned char> all;
-  const auto append = [&all](const harness::GuardedBuffer& buffer) {
-    all.resize(all.size() + buffer.bytes());
-    buffer.download(all.data() + all.size() - buffer.bytes(), buffer.bytes());
+  const auto append = [&all](const std::vector<harness::GuardedBuffer*>& buffers) {
+    for (const harness::GuardedBuffer* buffer : buffers) {
+      all.resize(all.size() + buffer->bytes());
+      buffer->download(all.data() + all.size() - buffer->bytes(), buffer->bytes());
+    }
   };
-  for (const DispatchRun& run : dispatches_) {
-    for (const harness::GuardedBuffer* output : {&run.rows, &run.row_weights, &run.row_experts,
-                                                 &run.row_sources, &run.row_tokens, &run.gather})
-      append(*output);
-  }
-  for (const CombineRun& run : combines_) append(run.out);
+  for (DispatchRun& run : dispatches_) append(run.outputs());
+  for (CombineRun& run : combines_) append(run.outputs());
   return all;
 }

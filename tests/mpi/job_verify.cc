@@ -8,47 +8,50 @@
 
 namespace {
 
-// The elements of an output that were to be written, then poison to its end.
+// An output's elements before a dispatch or combine.
+template <typename T>
+std::vector<T> untouched(const harness::GuardedBuffer& buffer) {
+  std::vector<T> elements(buffer.bytes() / sizeof(T));
+  if (!elements.empty()) std::memset(elements.data(), kPoison, buffer.bytes());
+  return elements;
+}
+
+// Every element of an output, and nothing outside.
 template <typename T>
 void expect_array(const harness::GuardedBuffer& buffer, const std::vector<T>& expected,
                   const std::string& what) {
-  std::vector<T> actual(buffer.bytes() / sizeof(T)), full = expected;
-  T poison;
-  std::memset(&poison, kPoison, sizeof(T));
-  full.resize(actual.size(), poison);
+  std::vector<T> actual(buffer.bytes() / sizeof(T));
   buffer.download(actual.data(), buffer.bytes());
   EXPECT_TRUE(buffer.intact()) << what << ": written out of bounds";
-  for (size_t i = 0; i < full.size(); ++i) {
-    if (std::memcmp(&full[i], &actual[i], sizeof(T)) == 0) continue;
-    ADD_FAILURE() << what << "[" << i << "] is " << actual[i] << ", expected " << full[i]
-                  << (i < expected.size() ? "" : " (untouched)");
+  ASSERT_EQ(expected.size(), actual.size()) << what;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    if (std::memcmp(&expected[i], &actual[i], sizeof(T)) == 0) continue;
+    ADD_FAILURE() << what << "[" << i << "] is " << +actual[i] << ", expected " << +expected[i];
     return;
   }
 }
 
-// Downloads rows a few at a time and compares them with expected_row(index, row); rows from
-// `written` on must be poison. Stops at the first that differs.
+// Downloads rows a few at a time and compares them with expected_row(index, row), which returns false
+// for rows that must be poison. Stops at the first that differs.
 template <typename ExpectedRow>
-void expect_rows(const harness::GuardedBuffer& buffer, int64_t written, int hidden,
-                 ExpectedRow expected_row, const std::string& what) {
+void expect_rows(const harness::GuardedBuffer& buffer, int64_t row_bytes, ExpectedRow expected_row,
+                 const std::string& what) {
   EXPECT_TRUE(buffer.intact()) << what << ": written out of bounds";
-  const int64_t row_bytes = hidden * sizeof(uint16_t);
   const int64_t num_rows = buffer.bytes() / row_bytes;
-  std::vector<uint16_t> poison(hidden), row(hidden), rows;
-  std::memset(poison.data(), kPoison, row_bytes);
+  std::vector<unsigned char> row(row_bytes), rows;
   for (int64_t first = 0; first < num_rows; first += kRowsAtOnce) {
     const int64_t count = std::min(kRowsAtOnce, num_rows - first);
-    rows.resize(count * hidden);
+    rows.resize(count * row_bytes);
     buffer.download(rows.data(), count * row_bytes, first * row_bytes);
     for (int64_t i = 0; i < count; ++i) {
-      row = poison;
-      if (first + i < written) expected_row(first + i, row.data());
-      const auto [e, a] = std::mismatch(row.begin(), row.end(), &rows[i * hidden]);
+      std::fill(row.begin(), row.end(), kPoison);
+      const bool written = expected_row(first + i, row.data());
+      const auto [e, a] = std::mismatch(row.begin(), row.end(), &rows[i * row_bytes]);
       if (e == row.end()) continue;
       std::ostringstream values;
-      values << std::hex << "0x" << *a << ", expected 0x" << *e;
-      ADD_FAILURE() << what << "[" << first + i << "][" << e - row.begin() << "] is "
-                    << values.str() << (first + i < written ? "" : " (untouched)");
+      values << std::hex << "0x" << +*a << ", expected 0x" << +*e;
+      ADD_FAILURE() << what << "[" << first + i << "] byte " << e - row.begin() << " is "
+                    << values.str() << (written ? "" : " (untouched)");
       return;
     }
   }
@@ -83,8 +86,13 @@ void JobRun::verify() {
   for (size_t i = 0; i < combines_.size(); ++i) verify_combine(job_->combines[i], combines_[i]);
   hepResult_t error = hepErrorInternal;
   EXPECT_HEP(hepCommGetAsyncError(rank_.comm, &error));
-  EXPECT_EQ(error, job_->async_error)
+  EXPECT_EQ(error, expected_async_error())
       << job_->name << ": rank " << rank_.rank << ": " << hepGetLastError();
+}
+
+hepResult_t JobRun::expected_async_error() const {
+  if (job_->async_error != hepSuccess) return job_->async_error;
+  return job_->overflowed[rank_.rank] ? hepErrorOverflow : hepSuccess;
 }
 
 void JobRun::expect_counts(const Update& update) {
@@ -121,23 +129,69 @@ void JobRun::verify_dispatch(const Dispatch& dispatch, const DispatchRun& run) {
   EXPECT_EQ(counters.written, expected_counters.written) << place;
   EXPECT_EQ(counters.overflow, expected_counters.overflow) << place;
   verify_rows(dispatch, run, place);
-  verify_extras(dispatch, run, place);
+  verify_scales(dispatch, run, place);
+  if (dispatch.extras) verify_extras(dispatch, run, place);
+  verify_lists(dispatch, run, place);
 }
 
 void JobRun::verify_rows(const Dispatch& dispatch, const DispatchRun& run,
                          const std::string& where) {
   const reference::Arrivals& arrivals = expected(dispatch.update).at(rank_.rank);
-  const int64_t written =
-      std::min(arrivals.num_rows(dispatch.layout), dispatch.capacity[rank_.rank]);
-  const auto expected_row = [&](int64_t place, uint16_t* out) {
-    const reference::Row row = reference::row_at(arrivals, dispatch.layout, place);
-    if (row.count == 0) {
-      std::fill(out, out + job_->hidden, uint16_t{0});
-    } else {
-      dispatch.x.row(row.source, row.token, job_->hidden, out);
+  const int hidden = job_->hidden;
+  const int64_t bytes = row_bytes(type_of(dispatch));
+  std::vector<uint16_t> x(hidden);
+  std::vector<unsigned char> scales(job_->scale_bytes);
+  const auto expected_row = [&](int64_t r, unsigned char* out) {
+    const reference::Row row =
+        reference::row_at(arrivals, dispatch.layout, dispatch.capacity[rank_.rank], r);
+    if (row.kind == reference::Row::kPadding) {
+      std::fill(out, out + bytes, static_cast<unsigned char>(0));
+    } else if (row.kind == reference::Row::kToken && dispatch.quantize == hepQuantizeNone) {
+      dispatch.x.row(row.source, row.token, type_of(dispatch), hidden, out);
+    } else if (row.kind == reference::Row::kToken) {
+      dispatch.x.row(row.source, row.token, hepTypeBfloat16, hidden, x.data());
+      reference::quantize(dispatch.quantize, x.data(), hidden, out, scales.data(),
+                          job_->scale_bytes);
     }
+    return row.kind != reference::Row::kUntouched;
   };
-  expect_rows(run.rows, written, job_->hidden, expected_row, where + "rows");
+  expect_rows(run.rows, bytes, expected_row, where + "rows");
+}
+
+void JobRun::verify_scales(const Dispatch& dispatch, const DispatchRun& run,
+                           const std::string& where) {
+  if (!dispatch.delivers_scales()) return;
+  const reference::Arrivals& arrivals = expected(dispatch.update).at(rank_.rank);
+  const int hidden = job_->hidden, bytes = job_->scale_bytes;
+  const int64_t capacity = dispatch.capacity[rank_.rank];
+  std::vector<uint16_t> x(hidden);
+  std::vector<unsigned char> quantized(hidden), scales(bytes);
+  std::vector<unsigned char> expected = untouched<unsigned char>(run.row_scales);
+  for (int64_t r = 0; r < arrivals.output_rows(dispatch.layout, capacity); ++r) {
+    const reference::Row row = reference::row_at(arrivals, dispatch.layout, capacity, r);
+    if (row.kind == reference::Row::kUntouched) continue;
+    std::fill(scales.begin(), scales.end(), static_cast<unsigned char>(0));
+    if (row.kind == reference::Row::kToken && dispatch.has_scales) {
+      make_bytes(dispatch.scales_seed, row.source, row.token, bytes, scales.data());
+    } else if (row.kind == reference::Row::kToken) {
+      dispatch.x.row(row.source, row.token, hepTypeBfloat16, hidden, x.data());
+      reference::quantize(dispatch.quantize, x.data(), hidden, quantized.data(), scales.data(),
+                          bytes);
+    }
+    const int element = dispatch.scale_element_bytes;
+    for (int i = 0; i < bytes; ++i) {
+      int64_t at = r * bytes + i;
+      if (element != 0) {
+        // By experts in the expert-padded layout, otherwise as if there were one.
+        const bool padded = dispatch.layout == hepLayoutExpertPadded;
+        const int64_t expert = padded ? r / capacity : 0, index = padded ? r % capacity : r;
+        const int64_t column = expert * (bytes / element) + i / element;
+        at = (column * dispatch.scale_stride(rank_.rank) + index) * element + i % element;
+      }
+      expected[at] = scales[i];
+    }
+  }
+  expect_array(run.row_scales, expected, where + "row_scales");
 }
 
 void JobRun::verify_extras(const Dispatch& dispatch, const DispatchRun& run,
@@ -147,59 +201,84 @@ void JobRun::verify_extras(const Dispatch& dispatch, const DispatchRun& run,
   const reference::Weights weights = weights_of(dispatch);
   const bool flat = dispatch.layout == hepLayoutFlat;
   const int64_t capacity = dispatch.capacity[rank_.rank];
-  if (dispatch.extras) {
-    std::vector<float> row_weights;
-    std::vector<int32_t> row_experts, row_sources, row_tokens;
-    const int64_t written = std::min(arrivals.num_rows(dispatch.layout), capacity);
-    for (int64_t place = 0; place < written; ++place) {
-      const reference::Row row = reference::row_at(arrivals, dispatch.layout, place);
-      row_sources.push_back(row.source);
-      row_tokens.push_back(row.token);
-      const size_t first = row_weights.size();
-      row_weights.resize(first + (flat ? routing.top_k() : 1), 0.0f);
-      row_experts.resize(row_weights.size(), -1);
-      for (int i = 0; i < row.count; ++i) {
-        const reference::Selection& selection = row.selections[i];
-        const size_t column = first + (flat ? selection.k : 0);
-        row_weights[column] = reference::weight_of(weights, routing.top_k(), selection);
-        row_experts[column] = selection.expert;
-      }
+  const int columns = flat ? routing.top_k() : 1;
+  auto row_weights = untouched<float>(run.row_weights);
+  auto row_experts = untouched<int32_t>(run.row_experts);
+  auto row_sources = untouched<int32_t>(run.row_sources);
+  auto row_tokens = untouched<int32_t>(run.row_tokens);
+  for (int64_t r = 0; r < arrivals.output_rows(dispatch.layout, capacity); ++r) {
+    const reference::Row row = reference::row_at(arrivals, dispatch.layout, capacity, r);
+    if (row.kind == reference::Row::kUntouched) continue;
+    row_sources[r] = row.source;
+    row_tokens[r] = row.token;
+    std::fill_n(&row_weights[r * columns], columns, 0.0f);
+    if (flat) std::fill_n(&row_experts[r * columns], columns, -1);
+    for (int i = 0; i < row.count; ++i) {
+      const reference::Selection& selection = row.selections[i];
+      const int64_t at = r * columns + (flat ? selection.k : 0);
+      row_weights[at] = reference::weight_of(weights, routing.top_k(), selection);
+      if (flat) row_experts[at] = selection.expert;
     }
-    expect_array(run.row_weights, row_weights, where + "row_weights");
-    expect_array(run.row_sources, row_sources, where + "row_sources");
-    expect_array(run.row_tokens, row_tokens, where + "row_tokens");
-    if (flat) expect_array(run.row_experts, row_experts, where + "row_experts");
   }
-  if (flat) {
-    std::vector<int32_t> gather = reference::gather_list(arrivals, capacity);
-    const auto fits = static_cast<size_t>(dispatch.gather_capacity[rank_.rank]);
-    gather.resize(std::min(gather.size(), fits));
-    expect_array(run.gather, gather, where + "gather");
-  }
+  expect_array(run.row_weights, row_weights, where + "row_weights");
+  expect_array(run.row_sources, row_sources, where + "row_sources");
+  expect_array(run.row_tokens, row_tokens, where + "row_tokens");
+  expect_array(run.row_experts, row_experts, where + "row_experts");
+}
+
+void JobRun::verify_lists(const Dispatch& dispatch, const DispatchRun& run,
+                          const std::string& where) {
+  const reference::Arrivals& arrivals = expected(dispatch.update).at(rank_.rank);
+  const int64_t capacity = dispatch.capacity[rank_.rank];
+  auto gather = untouched<int32_t>(run.gather);
+  const std::vector<int32_t> whole = reference::gather_list(arrivals, capacity);
+  std::copy_n(whole.begin(), std::min(whole.size(), gather.size()), gather.begin());
+  expect_array(run.gather, gather, where + "gather");
+
+  auto expert_rows = untouched<int32_t>(run.expert_rows);
+  for (size_t e = 0; e < expert_rows.size(); ++e)
+    expert_rows[e] =
+        static_cast<int32_t>(std::min<int64_t>(arrivals.tokens_per_expert[e], capacity));
+  expect_array(run.expert_rows, expert_rows, where + "expert_rows");
 }
 
 void JobRun::verify_combine(const Combine& combine, const CombineRun& run) {
   const std::string place = where("combine", &run - combines_.data());
   const reference::Routing& routing = expected(combine.update);
+  const int hidden = job_->hidden;
+  const int32_t type = type_of(combine);
+  const int32_t partial_type =
+      combine.partial_type != hepTypeDefault ? combine.partial_type : job_->partial_type;
+  const reference::Combine shape{combine.layout, type, partial_type, hidden, combine.capacity};
   reference::Weights weights;
   if (combine.mode == hepWeightsDispatched)
     weights = weights_of(job_->dispatches[combine.weights_of]);
-  std::vector<uint16_t> y(job_->hidden);
-  const auto row = [&](int rank, int64_t place) -> const uint16_t* {
-    if (place >= combine.capacity[rank]) return nullptr;
-    combine.y.row(rank, place, job_->hidden, y.data());
-    return y.data();
+  std::vector<unsigned char> y(row_bytes(type));
+  std::vector<float> values(hidden);
+  const auto row = [&](int rank, int64_t r) {
+    combine.y.row(rank, r, type, hidden, y.data());
+    reference::load_row(type, y.data(), hidden, values.data());
+    return values.data();
   };
-  const auto weight = [&](int rank, int64_t place) {
+  const auto weight = [&](int rank, int64_t r) {
     if (combine.mode == hepWeightsNone) return 1.0f;
-    if (combine.mode == hepWeightsRow) return combine.row_weights.at(rank, place);
-    return reference::dispatched_weight(weights, routing.top_k(),
-                                        reference::row_at(routing.at(rank), combine.layout, place));
+    if (combine.mode == hepWeightsRow) return combine.row_weights.at(rank, r);
+    return reference::dispatched_weight(
+        weights, routing.top_k(),
+        reference::row_at(routing.at(rank), combine.layout, combine.capacity[rank], r));
   };
-  const auto expected_row = [&](int64_t token, uint16_t* out) {
-    reference::combine_token(routing, combine.layout, rank_.rank, token, job_->hidden, row, weight,
-                             out);
+  const auto expected_row = [&](int64_t token, unsigned char* out) {
+    reference::combine_token(routing, shape, rank_.rank, token, row, weight, out);
+    return true;
   };
-  expect_rows(run.out, routing.batch(rank_.rank).num_tokens, job_->hidden, expected_row,
-              place + "out");
+  expect_rows(run.out, row_bytes(type), expected_row, place + "out");
+
+  auto gradients = untouched<float>(run.gradients);
+  for (size_t at = 0; at < gradients.size(); at += routing.top_k()) {
+    const std::vector<float> of_token = reference::token_gradients(
+        routing, combine.layout, combine.capacity, rank_.rank, at / routing.top_k(),
+        [&](int rank, int64_t index) { return combine.row_gradients.at(rank, index); });
+    std::copy(of_token.begin(), of_token.end(), gradients.begin() + at);
+  }
+  expect_array(run.gradients, gradients, place + "gradients");
 }
