@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+// What only some calls have: overflow that is an error, maps that select too much, types that change from
+// call to call on one routing, the largest shapes.
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "job.h"
+#include "random_job.h"
+#include "support.h"
+
+namespace {
+
+using harness::world;
+
+void run(const hepConfig_t& config, const Job& job) {
+  run_ranks(config, [&](Rank& self) {
+    JobRun run(job, self);
+    self.barrier();
+    ASSERT_TRUE(run.issue());
+    self.stream.synchronize();
+    self.barrier();
+    run.verify();
+  });
+}
+
+std::vector<int64_t> same_tokens(int64_t tokens) {
+  return std::vector<int64_t>(world().num_ranks(), tokens);
+}
+
+// The cuda backend does not serve yet what these tests are about.
+#define SKIP_UNLESS_HOST() \
+  if (world().backend() != hepBackendHost) GTEST_SKIP() << "the host backend alone serves it yet"
+
+TEST(Formats, OverflowThatIsAnErrorNamesWhatWasNeededAndLeavesTheCommunicatorUsable) {
+  SKIP_UNLESS_HOST();
+  const hepConfig_t config = small_config();
+  for (const hepLayout_t layout : {hepLayoutFlat, hepLayoutExpertMajor, hepLayoutExpertPadded}) {
+    Random random(options().seed + 40 + layout);
+    JobBuilder builder(world().num_ranks(), config, random);
+    Taste taste;
+    taste.absent_percent = 0;
+    const int update =
+        builder.add_update(builder.add_routing(8), 4, hepIndexInt32, same_tokens(30), taste);
+    Dispatch& dispatch = builder.dispatch(builder.add_dispatch(update, layout, true));
+    dispatch.overflow = hepOverflowError;
+    const std::vector<int64_t> needed = dispatch.capacity;
+    for (int64_t& capacity : dispatch.capacity) capacity -= 1;
+    const Job job = builder.finish("overflow");
+    run_ranks(config, [&](Rank& self) {
+      JobRun run(job, self);
+      self.barrier();
+      ASSERT_TRUE(run.issue());
+      run.verify();
+      self.barrier();
+      hepResult_t error = hepSuccess;
+      EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
+      EXPECT_EQ(error, hepErrorOverflow);
+      expect_mentions(hepGetLastError(), {"dispatch 1", std::to_string(needed[self.rank]),
+                                          std::to_string(needed[self.rank] - 1)});
+      self.barrier();
+      JobRun again(job, self);
+      self.barrier();
+      ASSERT_TRUE(again.issue());
+      again.verify();
+    });
+  }
+}
+
+TEST(Formats, TokensWhoseMapSelectsTooManyAreReportedAndKeepTheirFirst) {
+  SKIP_UNLESS_HOST();
+  hepConfig_t config = small_config();
+  config.num_experts = 4 * std::max(2, world().num_ranks());
+  Random random(options().seed + 45);
+  JobBuilder builder(world().num_ranks(), config, random);
+  Taste taste;
+  taste.excess_percent = 30;
+  const int update =
+      builder.add_update(builder.add_routing(1), 3, hepIndexMap, same_tokens(50), taste);
+  const int dispatch = builder.add_dispatch(update, hepLayoutExpertMajor, true);
+  builder.add_combine(update, hepLayoutExpertMajor, hepWeightsDispatched, dispatch);
+  Job job = builder.finish("excess");
+  job.async_error = hepErrorInvalidArgument;
+  run_ranks(config, [&](Rank& self) {
+    JobRun run(job, self);
+    self.barrier();
+    ASSERT_TRUE(run.issue());
+    run.verify();
+    hepResult_t error = hepSuccess;
+    EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
+    EXPECT_EQ(error, hepErrorInvalidArgument);
+    expect_mentions(hepGetLastError(), {"map of token", "experts", "top_k"});
+  });
+}
+
+// Training in FP8: quantised rows forward, BF16 gradients back, on one routing, in masked layout too.
+TEST(Formats, ForwardInFp8AndBackwardInBf16ShareARouting) {
+  SKIP_UNLESS_HOST();
+  hepConfig_t config = small_config();
+  config.type = hepTypeFloat8E4M3;
+  config.hidden = 272;
+  config.scale_bytes = 12;
+  config.partial_type = hepTypeFloat32;
+  Random random(options().seed + 46);
+  JobBuilder builder(world().num_ranks(), config, random);
+  const int update = builder.add_update(builder.add_routing(16), 4, hepIndexInt64, same_tokens(40));
+  for (const hepLayout_t layout : {hepLayoutExpertMajor, hepLayoutExpertPadded}) {
+    const int forward = builder.add_dispatch(update, layout, true);
+    builder.dispatch(forward).quantize = hepQuantizeFloat32;
+    builder.dispatch(forward).scale_element_bytes = 4;
+    builder.add_combine(update, layout, hepWeightsDispatched, forward);
+    builder.dispatch(builder.add_dispatch(update, layout, false)).type = hepTypeBfloat16;
+    Combine& backward = builder.combine(builder.add_combine(update, layout, hepWeightsNone));
+    backward.has_gradients = true;
+    backward.partial_type = hepTypeBfloat16;
+  }
+  run(config, builder.finish("FP8 forward, BF16 backward"));
+}
+
+TEST(Formats, EveryTypeThatFitsTravelsOnOneCommunicator) {
+  SKIP_UNLESS_HOST();
+  hepConfig_t config = small_config();
+  config.type = hepTypeFloat32;
+  config.partial_type = hepTypeFloat32;
+  config.scale_bytes = 1;
+  Random random(options().seed + 47);
+  JobBuilder builder(world().num_ranks(), config, random);
+  const int update = builder.add_update(builder.add_routing(1), 4, hepIndexInt32, same_tokens(33));
+  for (const hepDataType_t type : {hepTypeBfloat16, hepTypeFloat16, hepTypeFloat32,
+                                   hepTypeFloat8E4M3, hepTypeFloat8E5M2, hepTypeBytes}) {
+    Dispatch& dispatch = builder.dispatch(builder.add_dispatch(update, hepLayoutFlat, false));
+    dispatch.type = type;
+    dispatch.has_scales = true;
+    dispatch.x.special = true;
+  }
+  for (const hepDataType_t type : {hepTypeBfloat16, hepTypeFloat16, hepTypeFloat32}) {
+    for (const hepDataType_t partial_type : {hepTypeBfloat16, hepTypeFloat32}) {
+      Combine& combine =
+          builder.combine(builder.add_combine(update, hepLayoutExpertMajor, hepWeightsRow));
+      combine.type = type;
+      combine.partial_type = partial_type;
+      combine.y.special = true;
+    }
+  }
+  run(config, builder.finish("every type"));
+}
+
+// ------------------------------------------------------------------------------------- limits
+
+TEST(Limits, RowsOf64KiBAndOf16BytesTravel) {
+  if (world().num_ranks() > 8) GTEST_SKIP() << "too much memory with so many ranks";
+  for (const int hidden : {32768, 8}) {
+    hepConfig_t config = small_config();
+    config.hidden = hidden;
+    config.max_tokens = 9;
+    config.heap_bytes = 0;
+    Random random(options().seed + 50);
+    JobBuilder builder(world().num_ranks(), config, random);
+    const int update = builder.add_update(builder.add_routing(1), 4, hepIndexInt32, same_tokens(9));
+    builder.add_dispatch(update, hepLayoutFlat, true);
+    builder.add_combine(update, hepLayoutExpertMajor, hepWeightsRow);
+    run(config, builder.finish("hidden " + std::to_string(hidden)));
+  }
+}
+
+TEST(Limits, ManyExpertsThatAreNoMultipleOfFourAndTopK32Work) {
+  hepConfig_t config = small_config();
+  config.num_experts = 1031 / world().num_ranks() * world().num_ranks();
+  config.max_top_k = 32;
+  config.heap_bytes = 0;
+  Random random(options().seed + 51);
+  JobBuilder builder(world().num_ranks(), config, random);
+  const int update = builder.add_update(builder.add_routing(8), 32, hepIndexInt32, same_tokens(40));
+  const int dispatch = builder.add_dispatch(update, hepLayoutExpertMajor, true);
+  builder.add_combine(update, hepLayoutExpertMajor, hepWeightsDispatched, dispatch);
+  run(config, builder.finish("many experts"));
+}
+
+TEST(Limits, OneRankMayHave65536TokensAndTheOthersNone) {
+  if (world().num_ranks() > 8) GTEST_SKIP() << "too much memory with so many ranks";
+  hepConfig_t config = small_config();
+  config.hidden = 16;
+  config.max_tokens = 65536;
+  config.max_top_k = 2;
+  config.heap_bytes = 0;
+  std::vector<int64_t> tokens = same_tokens(0);
+  tokens.back() = 65536;
+  Random random(options().seed + 52);
+  JobBuilder builder(world().num_ranks(), config, random);
+  const int update = builder.add_update(builder.add_routing(1), 2, hepIndexInt32, tokens);
+  const int dispatch = builder.add_dispatch(update, hepLayoutFlat, true);
+  builder.add_combine(update, hepLayoutFlat, hepWeightsDispatched, dispatch);
+  run(config, builder.finish("65536 tokens"));
+}
+
+}  // namespace
