@@ -417,6 +417,26 @@ HEP_API hepResult_t hepMemAlloc(hepComm_t comm, size_t bytes, void** pointer);
 HEP_API hepResult_t hepMemFree(hepComm_t comm, void* pointer);
 
 /**
+ * Registers memory that the caller allocated, so that dispatches whose tokens lie there need no copy, as
+ * if it came from `hepMemAlloc`. Collective: all ranks call it in the same order, each with memory of its
+ * own or with NULL and 0. Not during stream capture. The memory stays the caller's, and must not be freed
+ * before it is deregistered or the communicator destroyed. On the host backend peers cannot map such
+ * memory: its tokens are copied once all the same. Not served yet on the cuda backend.
+ *
+ * pointer  memory of the rank's device
+ * bytes    its size; the ranges of a rank must not overlap
+ * Errors: hepErrorInvalidArgument, hepErrorUnsupported.
+ */
+HEP_API hepResult_t hepCommRegister(hepComm_t comm, void* pointer, size_t bytes);
+
+/**
+ * Undoes `hepCommRegister` of the same pointer; no operation that is enqueued may use the memory.
+ * Collective. NULL is legal. Errors: hepErrorInvalidArgument if `pointer` is not registered;
+ * hepErrorUnsupported.
+ */
+HEP_API hepResult_t hepCommDeregister(hepComm_t comm, void* pointer);
+
+/**
  * Tells whether anything has gone wrong on the device: hepSuccess, hepErrorTimeout,
  * hepErrorAborted, hepErrorMismatch if ranks updated a routing with different top_k. Then, with the
  * communicator usable: hepErrorInvalidArgument for an expert id outside [-1, E), which counted as -1, or

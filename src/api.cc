@@ -272,6 +272,20 @@ hepResult_t hepMemFree(hepComm_t comm, void* pointer) {
   });
 }
 
+hepResult_t hepCommRegister(hepComm_t comm, void* pointer, size_t bytes) {
+  return call([&]() -> Status {
+    HEP_TRY(check_comm(comm));
+    return comm->backend->register_memory(pointer, bytes);
+  });
+}
+
+hepResult_t hepCommDeregister(hepComm_t comm, void* pointer) {
+  return call([&]() -> Status {
+    HEP_TRY(check_comm(comm));
+    return comm->backend->deregister_memory(pointer);
+  });
+}
+
 hepResult_t hepCommGetAsyncError(hepComm_t comm, hepResult_t* error) {
   return call([&]() -> Status {
     HEP_TRY(check_comm(comm));

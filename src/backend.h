@@ -55,6 +55,10 @@ class Backend {
 
   virtual Status create_routing(int alignment, std::unique_ptr<BackendRouting>* routing) = 0;
 
+  // Memory of the caller's that peers may read in place; NULL registers nothing.
+  virtual Status register_memory(void* pointer, size_t bytes) = 0;
+  virtual Status deregister_memory(void* pointer) = 0;
+
   // Makes every wait of this rank, running or to come, end. From any thread.
   virtual void abort() = 0;
 

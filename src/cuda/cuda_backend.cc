@@ -74,6 +74,14 @@ Status CudaBackend::create_routing(int alignment, std::unique_ptr<BackendRouting
   return Status();
 }
 
+Status CudaBackend::register_memory(void*, size_t) {
+  return error(hepErrorUnsupported, "hepCommRegister is not served yet on the cuda backend");
+}
+
+Status CudaBackend::deregister_memory(void*) {
+  return error(hepErrorUnsupported, "hepCommDeregister is not served yet on the cuda backend");
+}
+
 void CudaBackend::abort() {
   aborted_.store(true);
   __atomic_store_n(&host_state()->aborted, 1u, __ATOMIC_RELEASE);

@@ -23,6 +23,8 @@ class CudaBackend : public Backend {
   Status start();
 
   Status create_routing(int alignment, std::unique_ptr<BackendRouting>* routing) override;
+  Status register_memory(void* pointer, size_t bytes) override;
+  Status deregister_memory(void* pointer) override;
   void abort() override;
   hepFailure_t failure() const override;
   BadIndex bad_index() const override;

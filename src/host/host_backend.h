@@ -12,6 +12,7 @@
 #include "backend.h"
 #include "host/operation.h"
 #include "host/wait.h"
+#include "registrations.h"
 #include "status.h"
 
 namespace hep {
@@ -21,6 +22,10 @@ class HostBackend final : public Backend {
   explicit HostBackend(const BackendContext& context);
 
   Status create_routing(int alignment, std::unique_ptr<BackendRouting>* routing) override;
+  Status register_memory(void* pointer, size_t bytes) override {
+    return registrations_.add(pointer, bytes);
+  }
+  Status deregister_memory(void* pointer) override { return registrations_.remove(pointer); }
   void abort() override { waiter_.abort(); }
   hepFailure_t failure() const override { return waiter_.failure(); }
   BadIndex bad_index() const override;
@@ -44,6 +49,7 @@ class HostBackend final : public Backend {
  private:
   const BackendContext context_;
   Waiter waiter_;
+  Registrations registrations_;
   uint64_t epochs_[hepOperationCombine + 1] = {};  // latest operation of each kind
   mutable std::mutex mutex_;
   BadIndex bad_index_{};  // guarded by mutex_

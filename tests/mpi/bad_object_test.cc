@@ -31,6 +31,8 @@ void expect_comm_refused(hepComm_t comm, const std::string& what) {
   expect_refused(what + ": failure", hepCommGetFailure(comm, &failure), kInvalid, {"comm"});
   expect_refused(what + ": allocate", hepMemAlloc(comm, 256, &pointer), kInvalid, {"comm"});
   expect_refused(what + ": free", hepMemFree(comm, &number), kInvalid, {"comm"});
+  expect_refused(what + ": register", hepCommRegister(comm, &number, 4), kInvalid, {"comm"});
+  expect_refused(what + ": deregister", hepCommDeregister(comm, &number), kInvalid, {"comm"});
   expect_refused(what + ": routing", hepRoutingCreate(&routing, comm, nullptr), kInvalid, {"comm"});
 }
 
