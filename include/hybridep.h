@@ -71,6 +71,9 @@
  * header knows. A field that this version does not serve must be zero; otherwise the call is refused
  * with `hepErrorUnsupported`.
  *
+ * The cuda backend does not serve yet: rows and sums of types other than BF16, scales and quantisation,
+ * the layout expert-padded, overflow as an error, gradients of the weights, routing maps, registration.
+ *
  * All functions are available since version 0.1.0 unless they say otherwise.
  */
 #ifndef HYBRIDEP_H
@@ -233,9 +236,8 @@ typedef struct {
      hepLimits_t: the larger of a row in `type` and one in `combine_type`, unless that is over 64 KiB. */
   int32_t combine_type; /**< hepDataType_t of combine: BF16, FP16 or FP32; 0: `type` if it is one of
                              them, otherwise hepTypeBfloat16 */
-  int32_t
-      partial_type; /**< hepDataType_t of partial sums: hepTypeFloat32 makes room for such, which
-                             are twice as many bytes; 0: hepTypeBfloat16 */
+  int32_t partial_type; /**< hepDataType_t of partial sums: with hepTypeFloat32 there is room for
+                             such, which have twice the bytes; 0: hepTypeBfloat16 */
 } hepConfig_t;
 
 #define HEP_CONFIG_INITIALIZER HEP_INITIALIZER(hepConfig_t, HEP_CONFIG_MAGIC)
@@ -533,8 +535,8 @@ typedef enum {
   hepIndexInt32 = 0,
   hepIndexInt64 = 1,
   hepIndexMap =
-      2 /**< not ids but a byte map [num_tokens][E]: an expert is selected where its byte is
-                       not 0; the k of a selection is its rank among the token's, by ascending expert */
+      2 /**< a byte map [num_tokens][E]: an expert is selected where its byte is not 0; the
+                       k of a selection is its rank among the token's, by ascending expert */
 } hepIndexType_t;
 
 /**
@@ -691,11 +693,9 @@ typedef struct {
   int64_t gather_capacity; /**< entries that `gather` holds; those past it are not written */
 
   /* Scales, of the communicator's scale_bytes a row, forwarded bit for bit. */
-  const void*
-      scales; /**< [T][scale_bytes], or NULL; ranks with tokens give them all or none; NULL if
-                           x is quantised: then they are computed, followed by zeros to scale_bytes */
-  void*
-      row_scales; /**< optional, where tokens come with scales. Row-major: [capacity][scale_bytes].
+  const void* scales; /**< [T][scale_bytes], or NULL; ranks with tokens give all or none; NULL if x
+                           is quantised: then they are computed, followed by zeros to scale_bytes */
+  void* row_scales;   /**< optional, where tokens have scales. Row-major: [capacity][scale_bytes].
                            Column-major: with C = scale_bytes / scale_element_bytes columns, element
                            (row r, column c) is number c * row_scales_stride + r; expert-padded:
                            [EL][C][row_scales_stride], by the rows of each expert */
@@ -705,9 +705,8 @@ typedef struct {
                                     which row_scales is aligned; otherwise 0 */
   int32_t reserved;            /**< zero */
 
-  int32_t*
-      expert_rows; /**< optional, expert-padded only: [EL] rows that were written of each expert:
-                             min(tokens_per_expert, capacity) */
+  int32_t* expert_rows; /**< optional, expert-padded only: [EL] rows of each expert that were
+                             written: min(tokens_per_expert, capacity) */
 } hepDispatchArgs_t;
 
 #define HEP_DISPATCH_ARGS_INITIALIZER HEP_INITIALIZER(hepDispatchArgs_t, HEP_DISPATCH_ARGS_MAGIC)
@@ -748,18 +747,16 @@ typedef struct {
   int32_t weight_mode; /**< hepWeightMode_t; the same on all ranks */
   int32_t type; /**< hepDataType_t of y and out, the same on all ranks: BF16, FP16 or FP32; 0:
                             the communicator's combine_type */
-  int32_t
-      partial_type; /**< hepDataType_t of partial sums, the same on all ranks: hepTypeBfloat16, or
-                             hepTypeFloat32 if the communicator has that; 0: the communicator's */
+  int32_t partial_type; /**< hepDataType_t of partial sums, on all ranks the same: hepTypeBfloat16,
+                             or hepTypeFloat32 if the communicator has that; 0: the communicator's */
 
   const void* y; /**< [capacity][H] expert outputs, at the places that dispatch gave; expert-padded:
                          [EL][capacity][H] */
   int64_t capacity; /**< rows that y holds, of expert-padded rows an expert; further ones count as
                          dropped; 0 only if y is NULL */
-  const float*
-      row_weights; /**< [capacity], expert-padded [EL][capacity], for hepWeightsRow, one a row
-                                 in each layout; otherwise NULL */
-  void* out;       /**< [T][H] in the tokens' order; NULL if T is 0 */
+  const float* row_weights; /**< for hepWeightsRow, one a row in each layout: [capacity],
+                                 expert-padded [EL][capacity]; otherwise NULL */
+  void* out;                /**< [T][H] in the tokens' order; NULL if T is 0 */
 
   /* Gradients of the weights, in a backward pass: both, but on ranks without rows or without tokens,
      or none. */
