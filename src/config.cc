@@ -21,7 +21,7 @@ constexpr int64_t kMaxHeapBytes = int64_t{1} << 40;
 constexpr int64_t kStageBytes = 220 * 1024;
 constexpr int kMinDispatchStages = 2;
 constexpr int kFewDispatchStages = 4;  // chosen at least, if they fit
-constexpr int kMaxDispatchStages = 32;
+constexpr int kMaxDispatchStages = 64;
 constexpr int kDefaultRoutingThreads = 1024;
 constexpr int kMaxDefaultRoutingBlocks = 16;
 constexpr uint64_t kScratchBytes = 4096;
@@ -157,12 +157,32 @@ void set_defaults(hepConfig_t* config, int num_ranks) {
 
 int32_t or_default(int32_t value, int32_t chosen) { return value != 0 ? value : chosen; }
 
-// As many pipelines as the first half of combine is worth, all destinations having equally many if
-// there are enough: with pipelines that change their destination, some pile up at the slowest.
-int32_t first_half_pipelines(int32_t pipelines, double share, int destinations) {
-  if (destinations == 0) return 0;
-  const int count = std::clamp(static_cast<int>(std::lround(pipelines * share)), 1, pipelines);
-  return count > destinations ? count - count % destinations : count;
+// Of the ranks that a token selects, with uniform routing, R * (1 - (1 - 1/R)^K).
+double mean_partials(int num_ranks, int32_t top_k) {
+  return num_ranks * (1 - std::pow(1 - 1.0 / num_ranks, top_k));
+}
+
+// GB/s, measured on H200s: what a block forwards, what it reads where it reduces, what NVLink takes.
+constexpr double kForwardRate = 41, kReduceRate = 63, kLinkRate = 344;
+
+// Blocks that the first half of combine needs to fill NVLink; more would only stand in the way of the
+// second half. All destinations get equally many, if there are enough: see combine.cu.
+int32_t first_half_blocks(int32_t blocks, double wanted, int32_t destinations) {
+  const auto count = static_cast<int32_t>(std::lround(std::min<double>(blocks, wanted)));
+  if (count < destinations || destinations == 0) return std::min(count, destinations);
+  const int32_t fewer = count - count % destinations, more = fewer + destinations;
+  return more <= blocks && more - count < count - fewer ? more : fewer;
+}
+
+int32_t forward_blocks(int32_t blocks, int num_ranks) {
+  return first_half_blocks(blocks, kLinkRate / kForwardRate, num_ranks - 1);
+}
+
+// `rows_of_token` are read for each token, and a partial sum for each of its ranks is sent.
+int32_t reduce_blocks(int32_t blocks, int num_ranks, int32_t top_k, double rows_of_token) {
+  if (num_ranks == 1) return blocks;
+  const double sent = mean_partials(num_ranks, top_k) * (num_ranks - 1) / num_ranks;
+  return first_half_blocks(blocks, kLinkRate / kReduceRate * rows_of_token / sent, num_ranks);
 }
 
 // More bytes on their way to a GPU than NVLink needs slow it down: on H200s, with 24 blocks of 15 rows
@@ -248,10 +268,12 @@ Plan make_plan(const hepConfig_t& config, int num_ranks) {
         or_default(config.dispatch_stages,
                    default_dispatch_stages(shape.row_bytes, plan.dispatch_blocks, layout));
   plan.combine_blocks = or_default(config.combine_blocks, config.sm_budget);
-  const int32_t pipelines = kCombinePipelines * plan.combine_blocks;
-  plan.combine_forwarders = first_half_pipelines(pipelines, 0.6, num_ranks - 1);
-  plan.combine_reducers[hepLayoutFlat] = first_half_pipelines(pipelines, 0.6, num_ranks);
-  plan.combine_reducers[hepLayoutExpertMajor] = first_half_pipelines(pipelines, 0.8, num_ranks);
+  const int32_t top_k = config.max_top_k;
+  plan.combine_forward_blocks = forward_blocks(plan.combine_blocks, num_ranks);
+  plan.combine_reduce_blocks[hepLayoutFlat] =
+      reduce_blocks(plan.combine_blocks, num_ranks, top_k, mean_partials(num_ranks, top_k));
+  plan.combine_reduce_blocks[hepLayoutExpertMajor] =
+      reduce_blocks(plan.combine_blocks, num_ranks, top_k, top_k);
   plan.combine_load_stages = config.combine_load_stages;
   plan.combine_store_stages = config.combine_store_stages;
   return plan;

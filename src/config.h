@@ -24,18 +24,15 @@ Status read_struct(const T* theirs, T* mine, uint32_t magic, const char* name) {
   return read_struct(theirs, mine, sizeof(T), magic, name);
 }
 
-// Pipelines of a block of the combine kernel.
-constexpr int kCombinePipelines = 2;
-
 // How the kernels of a communicator are launched.
 struct Plan {
   int32_t routing_threads, routing_blocks;
   int32_t dispatch_blocks;
   int32_t dispatch_stages[2];  // by layout: flat, expert-major
   int32_t combine_blocks;
-  int32_t combine_forwarders;  // pipelines that begin with the first half where rows are sent as
-  int32_t
-      combine_reducers[2];  // they are, or where they are reduced, by layout: flat, expert-major
+  // Blocks that begin with the first half: where rows are sent as they are, or reduced, by layout.
+  int32_t combine_forward_blocks;
+  int32_t combine_reduce_blocks[2];
   int32_t combine_load_stages, combine_store_stages;
 };
 

@@ -79,7 +79,7 @@ struct DispatchArgs {
   uint64_t rows_offset;  // of this rank's published rows, in its window
   int32_t num_tokens;
   int32_t top_k;
-  int32_t stages;
+  int32_t stages, rows_per_stage;
   hepDispatchArgs_t call;
 };
 
@@ -87,8 +87,8 @@ struct CombineArgs {
   KernelContext context;
   void* routing;
   int32_t num_tokens;
-  int32_t first_half_pipelines;  // the first ones of the grid; all do the second half
-  uint64_t outputs_offset;       // of y in this rank's window, for peers to read; or kNotInWindow
+  int32_t first_half_blocks;  // the first ones of the grid; all do the second half
+  uint64_t outputs_offset;    // of y in this rank's window, for peers to read; or kNotInWindow
   int32_t load_stages, store_stages;
   hepCombineArgs_t call;
 };

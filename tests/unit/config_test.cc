@@ -495,31 +495,36 @@ TEST_F(ConfigPlan, StaysWithinTheBudget) {
     EXPECT_GE(plan.dispatch_blocks, 1);
     EXPECT_LE(plan.dispatch_blocks, budget);
     EXPECT_LE(plan.combine_blocks, budget);
-    for (const int pipelines : {plan.combine_forwarders, plan.combine_reducers[hepLayoutFlat],
-                                plan.combine_reducers[hepLayoutExpertMajor]}) {
-      EXPECT_GE(pipelines, 1);
-      EXPECT_LE(pipelines, kCombinePipelines * plan.combine_blocks);
+    for (const int blocks : {plan.combine_forward_blocks, plan.combine_reduce_blocks[hepLayoutFlat],
+                             plan.combine_reduce_blocks[hepLayoutExpertMajor]}) {
+      EXPECT_GE(blocks, 1);
+      EXPECT_LE(blocks, plan.combine_blocks);
     }
   }
 }
 
-TEST_F(ConfigPlan, GivesEveryDestinationOfCombineEquallyManyPipelines) {
+TEST_F(ConfigPlan, GivesEveryDestinationOfCombineEquallyManyBlocks) {
   for (int budget = 2; budget <= 64; ++budget) {
     for (const int ranks : {2, 3, 4, 8}) {
       hepConfig_t config = valid_config();
       config.num_experts = 24;
       config.sm_budget = budget;
       const Plan plan = make_plan(resolved_config(config, ranks), ranks);
-      const auto expect_equal = [&](int pipelines, int destinations) {
-        if (pipelines > destinations) {
-          EXPECT_EQ(pipelines % destinations, 0) << budget;
+      const auto expect_equal = [&](int blocks, int destinations) {
+        if (blocks > destinations) {
+          EXPECT_EQ(blocks % destinations, 0) << budget << " SMs, " << ranks << " ranks";
         }
       };
-      expect_equal(plan.combine_forwarders, ranks - 1);  // a rank's own rows stay where they are
-      expect_equal(plan.combine_reducers[hepLayoutFlat], ranks);
-      expect_equal(plan.combine_reducers[hepLayoutExpertMajor], ranks);
+      expect_equal(plan.combine_forward_blocks, ranks - 1);  // a rank's own rows stay in place
+      expect_equal(plan.combine_reduce_blocks[hepLayoutFlat], ranks);
+      expect_equal(plan.combine_reduce_blocks[hepLayoutExpertMajor], ranks);
     }
   }
+}
+
+TEST_F(ConfigPlan, OneRankSendsNothing) {
+  const hepConfig_t config = resolved_config(valid_config(), 1);
+  EXPECT_EQ(make_plan(config, 1).combine_forward_blocks, 0);
 }
 
 TEST_F(ConfigPlan, FollowsTheTuningFields) {

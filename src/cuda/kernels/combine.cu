@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Combine: reduce, push, add. Some pipelines begin by summing this rank's rows of each token and pushing
-// the partial sum into a slot of the token's rank; all, these too when they are done, add up the slots
-// of this rank's tokens. Both halves sum rows that lie at addresses, so both are the same: a loader warp
+// Combine: reduce, push, add. Some blocks begin by summing this rank's rows of each token and pushing the
+// partial sum into a slot of the token's rank; all, these too when they are done, add up the slots of
+// this rank's tokens. Both halves sum rows that lie at addresses, so both are the same: a loader warp
 // that knows which rows, and reducer warps that know nothing but the ring.
 //
 // A block has two independent pipelines: while one waits, the other computes.
@@ -186,8 +186,9 @@ __device__ void load_chunk(const CombineArgs& args, int source, int chunk,
     loader.signal(at<uint64_t>(window, context.window_layout.chunk_ready_at(chunk, context.rank)));
 }
 
-// Chunks are visited in ascending order, each GPU beginning with another source. Where rows arrive as
-// they are, this rank's own need not be sent.
+// Chunks are visited in ascending order, each GPU beginning with another source. A block keeps to one
+// source if there are enough blocks and they divide evenly, as the plan has seen to: blocks that change
+// theirs pile up at the slowest. Where rows arrive as they are, this rank's own need not be sent.
 template <bool kExpertMajor>
 __device__ void load_contributions(const CombineArgs& args, uint64_t epoch, int pipeline,
                                    ContributionLoader& loader) {
@@ -201,7 +202,8 @@ __device__ void load_contributions(const CombineArgs& args, uint64_t epoch, int 
   for (int source = 0; source < ranks; ++source)
     most_tokens = max(most_tokens, source_tokens[source]);
   const int num_tasks = ceil_div(most_tokens, kChunkTokens) * sources;
-  for (int task = pipeline; task < num_tasks; task += args.first_half_pipelines) {
+  for (int task = pipeline * args.first_half_blocks + blockIdx.x; task < num_tasks;
+       task += kPipelines * args.first_half_blocks) {
     const int chunk = task / sources;
     const int source = (context.rank + 1 + task % sources) % ranks;
     if (chunk < ceil_div(source_tokens[source], kChunkTokens))
@@ -337,20 +339,18 @@ __global__ void __launch_bounds__(kThreads, 1)
   const uint64_t epoch = context.state->combine.epoch + 1;
   if (__syncthreads_or(has_failed(context))) return;
 
-  const int pipeline_of_block = warp_index() / kWarpsPerPipeline;
-  const int pipeline = blockIdx.x * kPipelines + pipeline_of_block;
+  const int pipeline = warp_index() / kWarpsPerPipeline;
   const int role = warp_index() % kWarpsPerPipeline;
   const int bytes = stage_bytes(context.shape().partial_row_bytes);
-  const PipelineMemory memory(
-      shared + pipeline_of_block * PipelineMemory::bytes(args.load_stages, bytes), args.load_stages,
-      bytes);
+  const PipelineMemory memory(shared + pipeline * PipelineMemory::bytes(args.load_stages, bytes),
+                              args.load_stages, bytes);
   if (role == 0 && lane_index() == 0) memory.initialize();
   // A NaN that arrives as it is becomes canonical when it is added up.
   const bool as_they_are = sends_rows_as_they_are<kExpertMajor>(args);
   if (as_they_are && blockIdx.x == 0) publish_outputs(args, epoch);
   __syncthreads();
 
-  const bool in_first_half = pipeline < args.first_half_pipelines;
+  const bool in_first_half = blockIdx.x < args.first_half_blocks;
   if (in_first_half && as_they_are) {
     if (role == 0) {
       ContributionLoader loader{{memory.forwarding, {}}};
@@ -359,7 +359,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     } else if (role == 1) {
       forward(memory.forwarding, args.store_stages, epoch);
     }
-    ptx::barrier_sync(1 + pipeline_of_block, kPipelineThreads);
+    ptx::barrier_sync(1 + pipeline, kPipelineThreads);
   }
   if (role == 0) {
     ContributionLoader loader{{memory.reducing, {}}};
@@ -382,18 +382,18 @@ cudaError_t prepare_combine_kernels() {
   return result == cudaSuccess ? prepare(combine_kernel<true>) : result;
 }
 
-int first_half_pipelines(const CombineArgs& args, const Plan& plan) {
+int first_half_blocks(const CombineArgs& args, const Plan& plan) {
   if (args.outputs_offset != kNotInWindow) return 0;
   const hepCombineArgs_t& call = args.call;
   return call.layout == hepLayoutFlat && call.weight_mode == hepWeightsNone
-             ? plan.combine_forwarders
-             : plan.combine_reducers[call.layout];
+             ? plan.combine_forward_blocks
+             : plan.combine_reduce_blocks[call.layout];
 }
 
 cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stream) {
   const int bytes = stage_bytes(args.context.shape().partial_row_bytes);
   args.load_stages = plan.combine_load_stages > 0 ? plan.combine_load_stages : kMaxLoadStages;
-  args.first_half_pipelines = first_half_pipelines(args, plan);
+  args.first_half_blocks = first_half_blocks(args, plan);
   const auto shared_bytes = [&] {
     return kPipelines * PipelineMemory::bytes(args.load_stages, bytes);
   };

@@ -3,14 +3,13 @@
 // warps add them up, or a forwarder passes them on as they are.
 #pragma once
 
-#include "config.h"
 #include "cuda/kernels/pipeline.cuh"
 #include "cuda/kernels/warp.cuh"
 #include "layout.h"
 
 namespace hep {
 
-constexpr int kPipelines = kCombinePipelines;
+constexpr int kPipelines = 2;
 constexpr int kReducerWarps = 7;
 constexpr int kWarpsPerPipeline = 1 + kReducerWarps + 1;  // a loader, and one that signals
 constexpr int kPipelineThreads = kWarpsPerPipeline * kWarpSize;

@@ -20,18 +20,26 @@ constexpr int kThreads = (kFirstExtrasWarp + kExtrasWarps) * kWarpSize;
 constexpr int kExtrasThreads = kExtrasWarps * kWarpSize;
 constexpr int kExtrasBarrier = 1;
 
-// Rows that a block takes at a time, consecutive rows of one source.
-constexpr int kRowsPerGroup = 4;
-static_assert(kRowsPerGroup <= kWarpSize);
+// Rows that a block takes at a time, consecutive rows of one source: as many as a stage holds, but at
+// least so many.
+constexpr int kFewRowsPerGroup = 4;
+
+// Flat rows of a source follow each other, and mostly come from tokens that follow each other: a stage
+// holds several, because each copy costs as much as 1.5 KiB more of it. (On an H200: 14 KiB rows in four
+// copies instead of one took a third longer.)
+constexpr int kStageTargetBytes = 28 * 1024;
+constexpr int kMaxRowsPerStage = 16;
+constexpr int kFewStages = 4;
+static_assert(kMaxRowsPerStage <= kWarpSize && kFewRowsPerGroup <= kWarpSize);
 
 // Stores that a storer has in flight before it hands the oldest one's stage back.
 constexpr int kStoresInFlight = 4;
 
 struct RowItem {
-  uint32_t row;    // flat row, or kEnd
-  uint32_t first;  // of its selections
+  uint32_t row;       // the first flat row, or kEnd
+  uint32_t num_rows;  // in expert-major 1
+  uint32_t first;     // of its selections
   uint32_t count;
-  uint32_t reserved;
 };
 constexpr uint32_t kEnd = 0xffffffffu;
 
@@ -41,8 +49,13 @@ __device__ __host__ constexpr int selection_bytes(bool expert_major, int top_k) 
   return expert_major ? static_cast<int>(align_up((top_k + 1) * sizeof(Selection), 16)) : 0;
 }
 
-__device__ __host__ constexpr int stage_bytes(bool expert_major, int row_bytes, int top_k) {
-  return align_up(row_bytes + selection_bytes(expert_major, top_k), kStageAlignment);
+__device__ __host__ constexpr int stage_bytes(bool expert_major, int rows, int row_bytes,
+                                              int top_k) {
+  return align_up(rows * row_bytes + selection_bytes(expert_major, top_k), kStageAlignment);
+}
+
+__device__ inline int rows_per_group(const DispatchArgs& args) {
+  return max(args.rows_per_stage, kFewRowsPerGroup);
 }
 
 // Groups of rows in the order in which they are visited: the rows in a block's ring come from all
@@ -113,20 +126,20 @@ struct SourceGate {
   }
 };
 
-template <bool kExpertMajor>
-__device__ void load_row(const DispatchArgs& args, const Row& row, uint32_t index,
-                         const char* source_rows, Producer<RowItem>& producer) {
+// By one lane.
+__device__ inline void load_expert_major_row(const DispatchArgs& args, const Row& row,
+                                             uint32_t index, const char* source_rows,
+                                             Producer<RowItem>& producer) {
   const int row_bytes = args.context.shape().row_bytes;
   // 16-byte copies of 8-byte selections: from the even one at or before the first.
   const uint32_t first_even = row.first & ~1u;
   const uint32_t list_bytes =
-      kExpertMajor ? align_up((row.first + row.count - first_even) * sizeof(Selection), 16) : 0;
-  producer.acquire({index, row.first, row.count, 0}, row_bytes + list_bytes);
+      align_up((row.first + row.count - first_even) * sizeof(Selection), 16);
+  producer.acquire({index, 1, row.first, row.count}, row_bytes + list_bytes);
   producer.load(0, source_rows + static_cast<uint64_t>(row.token) * row_bytes, row_bytes);
-  if (kExpertMajor)
-    producer.load(row_bytes,
-                  at<Selection>(args.routing, args.context.routing_layout.selections) + first_even,
-                  list_bytes);
+  producer.load(row_bytes,
+                at<Selection>(args.routing, args.context.routing_layout.selections) + first_even,
+                list_bytes);
   producer.advance();
 }
 
@@ -136,6 +149,9 @@ struct RowGroup {
   uint32_t begin, end;  // none: begin >= end
   uint4 record;         // of the lane's row
 
+  __device__ uint32_t token(uint32_t index) const {
+    return __shfl_sync(kFullWarp, record.x, index - begin);
+  }
   __device__ Row row(uint32_t index) const {
     uint4 raw;
     raw.x = __shfl_sync(kFullWarp, record.x, index - begin);
@@ -149,17 +165,53 @@ struct RowGroup {
 __device__ RowGroup find_group(const DispatchArgs& args, const GroupOrder& order,
                                const uint32_t* source_rows, int group) {
   const int source = order.source(group);
-  RowGroup found{source, source_rows[source] + order.turn(group) * kRowsPerGroup,
-                 source_rows[source + 1], make_uint4(0, 0, 0, 0)};
-  found.end = min(found.begin + kRowsPerGroup, found.end);
+  const int rows = rows_per_group(args);
+  RowGroup found{source, source_rows[source] + order.turn(group) * rows, source_rows[source + 1],
+                 make_uint4(0, 0, 0, 0)};
+  found.end = min(found.begin + rows, found.end);
   if (found.begin + lane_index() < found.end)
     found.record =
         at<uint4>(args.routing, args.context.routing_layout.rows)[found.begin + lane_index()];
   return found;
 }
 
-// The records of the next group are read while the rows of this one are loaded: waiting for them
-// would leave stages empty (at 8 SMs, a tenth of the throughput).
+// Rows of one group from `begin` on into one stage; those of tokens that follow each other by one copy.
+// By all lanes.
+__device__ inline void load_flat_rows(const DispatchArgs& args, const RowGroup& group,
+                                      uint32_t begin, uint32_t count, const char* source_rows,
+                                      Producer<RowItem>& producer) {
+  const int row_bytes = args.context.shape().row_bytes;
+  if (lane_index() == 0) producer.acquire({begin, count, 0, 0}, count * row_bytes);
+  for (uint32_t done = 0; done < count;) {
+    const uint32_t token = group.token(begin + done);
+    uint32_t run = 1;
+    while (done + run < count && group.token(begin + done + run) == token + run) ++run;
+    if (lane_index() == 0)
+      producer.load(done * row_bytes, source_rows + static_cast<uint64_t>(token) * row_bytes,
+                    run * row_bytes);
+    done += run;
+  }
+  if (lane_index() == 0) producer.advance();
+}
+
+// Rows that are dropped need no load; in expert-major any of a row's places may be in range.
+template <bool kExpertMajor>
+__device__ void load_group(const DispatchArgs& args, const RowGroup& group, const char* source_rows,
+                           Producer<RowItem>& producer) {
+  if (kExpertMajor) {
+    for (uint32_t index = group.begin; index < group.end; ++index) {
+      const Row row = group.row(index);
+      if (lane_index() == 0) load_expert_major_row(args, row, index, source_rows, producer);
+    }
+    return;
+  }
+  const int64_t end = min(int64_t{group.end}, args.call.capacity);
+  for (int64_t index = group.begin; index < end; index += args.rows_per_stage)
+    load_flat_rows(args, group, index, min(int64_t{args.rows_per_stage}, end - index), source_rows,
+                   producer);
+}
+
+// The records of the next group are read while the rows of this one are loaded.
 template <bool kExpertMajor>
 __device__ void load_rows(const DispatchArgs& args, uint64_t epoch, const uint32_t* source_rows,
                           const char** published, const Ring<RowItem>& ring) {
@@ -172,7 +224,7 @@ __device__ void load_rows(const DispatchArgs& args, uint64_t epoch, const uint32
   for (int source = 0; source < context.num_ranks(); ++source)
     longest = max(longest, source_rows[source + 1] - source_rows[source]);
   const int num_groups =
-      args.call.capacity > 0 ? ceil_div(longest, kRowsPerGroup) * context.num_ranks() : 0;
+      args.call.capacity > 0 ? ceil_div(longest, rows_per_group(args)) * context.num_ranks() : 0;
 
   RowGroup next{};
   if (blockIdx.x < num_groups) next = find_group(args, order, source_rows, blockIdx.x);
@@ -183,17 +235,12 @@ __device__ void load_rows(const DispatchArgs& args, uint64_t epoch, const uint32
     if (current.begin >= current.end) continue;
     const char* rows = gate.rows_of(current.source);
     if (rows == nullptr) break;
-    for (uint32_t index = current.begin; index < current.end; ++index) {
-      const Row row = current.row(index);
-      // A dropped flat row needs no load; in expert-major any of its places may be in range.
-      if (!kExpertMajor && index >= args.call.capacity) continue;
-      if (lane_index() == 0) load_row<kExpertMajor>(args, row, index, rows, producer);
-    }
+    load_group<kExpertMajor>(args, current, rows, producer);
   }
   if (lane_index() == 0) producer.acquire({kEnd, 0, 0, 0}, 0);
 }
 
-// Where the lane's copy of a row goes; NULL if there is none.
+// Where the lane's copy of the stage's rows goes; NULL if there is none.
 template <bool kExpertMajor>
 __device__ char* destination(const DispatchArgs& args, const RowItem& item, const char* stage) {
   int64_t place = item.row;
@@ -219,7 +266,8 @@ __device__ void store_rows(const DispatchArgs& args, const Ring<RowItem>& ring) 
     if (item.row == kEnd) break;
     const char* stage = ring.stage(cursor.stage);
     char* place = destination<kExpertMajor>(args, item, stage);
-    if (place != nullptr) ptx::bulk_store(place, stage, args.context.shape().row_bytes);
+    if (place != nullptr)
+      ptx::bulk_store(place, stage, item.num_rows * args.context.shape().row_bytes);
     ptx::bulk_commit();
     release.stored(ring);
   }
@@ -414,7 +462,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   const KernelContext& context = args.context;
   const uint64_t epoch = current_epoch(args);
   if (__syncthreads_or(has_failed(context))) return;
-  const int bytes = stage_bytes(kExpertMajor, context.shape().row_bytes, args.top_k);
+  const int bytes =
+      stage_bytes(kExpertMajor, args.rows_per_stage, context.shape().row_bytes, args.top_k);
   const Ring<RowItem> ring(shared, shared + args.stages * bytes, args.stages, bytes);
   if (threadIdx.x == 0) ring.initialize(1);
   for (int i = threadIdx.x; i < context.num_ranks(); i += blockDim.x) published[i] = nullptr;
@@ -448,8 +497,15 @@ cudaError_t prepare_dispatch_kernels() {
 
 cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream) {
   const bool expert_major = args.call.layout == hepLayoutExpertMajor;
-  const int bytes = stage_bytes(expert_major, args.context.shape().row_bytes, args.top_k);
-  args.stages = plan.dispatch_stages[args.call.layout];
+  const int row_bytes = args.context.shape().row_bytes;
+  const int rows_in_flight = plan.dispatch_stages[args.call.layout];
+  args.rows_per_stage =
+      expert_major
+          ? 1
+          : std::clamp(std::min(kStageTargetBytes / row_bytes, rows_in_flight / kFewStages), 1,
+                       kMaxRowsPerStage);
+  args.stages = rows_in_flight / args.rows_per_stage;
+  const int bytes = stage_bytes(expert_major, args.rows_per_stage, row_bytes, args.top_k);
   const auto shared_bytes = [&] {
     return args.stages * bytes + Ring<RowItem>::control_bytes(args.stages);
   };
