@@ -20,8 +20,8 @@ constexpr int kThreads = (kFirstExtrasWarp + kExtrasWarps) * kWarpSize;
 constexpr int kExtrasThreads = kExtrasWarps * kWarpSize;
 constexpr int kExtrasBarrier = 1;
 
-// Rows that a block takes at a time, consecutive rows of one source: as many as a stage holds, but at
-// least so many.
+// Rows that a block takes at a time, consecutive rows of one source: as many as whole stages hold, but
+// at least so many.
 constexpr int kFewRowsPerGroup = 4;
 
 // Flat rows of a source follow each other, and mostly come from tokens that follow each other: a stage
@@ -30,7 +30,7 @@ constexpr int kFewRowsPerGroup = 4;
 constexpr int kStageTargetBytes = 28 * 1024;
 constexpr int kMaxRowsPerStage = 16;
 constexpr int kFewStages = 4;
-static_assert(kMaxRowsPerStage <= kWarpSize && kFewRowsPerGroup <= kWarpSize);
+static_assert(kMaxRowsPerStage + kFewRowsPerGroup <= kWarpSize);
 
 // Stores that a storer has in flight before it hands the oldest one's stage back.
 constexpr int kStoresInFlight = 4;
@@ -55,7 +55,7 @@ __device__ __host__ constexpr int stage_bytes(bool expert_major, int rows, int r
 }
 
 __device__ inline int rows_per_group(const DispatchArgs& args) {
-  return max(args.rows_per_stage, kFewRowsPerGroup);
+  return args.rows_per_stage * ceil_div(kFewRowsPerGroup, args.rows_per_stage);
 }
 
 // Groups of rows in the order in which they are visited: the rows in a block's ring come from all
