@@ -59,10 +59,19 @@ class Backend {
   virtual Status register_memory(void* pointer, size_t bytes) = 0;
   virtual Status deregister_memory(void* pointer) = 0;
 
-  // Makes every wait of this rank, running or to come, end. From any thread.
-  virtual void abort() = 0;
+  // Makes every wait of this rank, running or to come, end with `result`, unless what it waits for is
+  // already there. `missing_rank` is who the failure will name; -1: whom the wait was for. The first
+  // call counts. From any thread.
+  virtual void stop(hepResult_t result, int missing_rank) = 0;
 
-  // The first wait that failed, with result hepSuccess if none did. From any thread.
+  // Makes waits for this peer end with hepErrorPeerLost, unless what they wait for is already there:
+  // the peer will signal nothing more. From any thread.
+  virtual void peer_left(int peer) = 0;
+
+  void abort() { stop(hepErrorAborted, -1); }
+
+  // The first wait that failed; after a stop that ended none, a record without a wait; otherwise with
+  // result hepSuccess. From any thread.
   virtual hepFailure_t failure() const = 0;
 
   // The first expert id that was out of range; with k of -1, the first token whose map selects more

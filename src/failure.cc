@@ -2,6 +2,7 @@
 #include "failure.h"
 
 #include <cinttypes>
+#include <string>
 
 namespace hep {
 namespace {
@@ -28,14 +29,44 @@ const char* awaited(int32_t phase) {
   }
 }
 
+const char* phase_name(int32_t phase) {
+  switch (phase) {
+    case hepPhaseBlocks: return "blocks";
+    case hepPhaseRecords: return "records";
+    case hepPhaseRows: return "rows";
+    case hepPhaseWeights: return "weights";
+    case hepPhaseReaders: return "readers";
+    case hepPhaseSlots: return "slots";
+    case hepPhasePartials: return "partials";
+    default: return "none";
+  }
+}
+
+std::string default_cause(const hepFailure_t& failure) {
+  if (failure.result == hepErrorAborted) return "the communicator was aborted";
+  return "rank " + std::to_string(failure.missing_rank) +
+         (failure.result == hepErrorPeerLost ? " is gone" : " is missing");
+}
+
+// A wait, or a communicator at rest, that something else than its own timeout has ended.
+Status ended_status(const hepFailure_t& failure, const std::string& cause) {
+  const auto result = static_cast<hepResult_t>(failure.result);
+  const std::string why = cause.empty() ? default_cause(failure) : cause;
+  if (failure.operation == hepOperationNone)
+    return error(result, "rank %d: %s", failure.rank, why.c_str());
+  return error(result, "rank %d: %s %" PRIu64 " was ended in phase '%s': %s", failure.rank,
+               operation_name(failure.operation), failure.number, phase_name(failure.phase),
+               why.c_str());
+}
+
 }  // namespace
 
-Status failure_status(const hepFailure_t& failure) {
+Status failure_status(const hepFailure_t& failure, const std::string& cause) {
   switch (failure.result) {
     case hepSuccess: return Status();
-    case hepErrorAborted:
-      return error(hepErrorAborted, "rank %d: the communicator was aborted", failure.rank);
     case hepErrorTimeout:
+      if (!cause.empty() || failure.operation == hepOperationNone)
+        return ended_status(failure, cause);
       return error(hepErrorTimeout,
                    "rank %d: %s %" PRIu64
                    " timed out waiting for rank %d to %s: expected signal "
@@ -43,14 +74,13 @@ Status failure_status(const hepFailure_t& failure) {
                    failure.rank, operation_name(failure.operation), failure.number,
                    failure.missing_rank, awaited(failure.phase), failure.expected, failure.seen);
     case hepErrorMismatch:
+      if (!cause.empty()) return ended_status(failure, cause);
       return error(hepErrorMismatch,
                    "rank %d: routing update %" PRIu64 ": rank %d has top_k %" PRIu64
                    ", this rank %" PRIu64 "; it must be the same on all ranks",
                    failure.rank, failure.number, failure.missing_rank, failure.seen,
                    failure.expected);
-    default:
-      return error(hepErrorInternal, "rank %d: failure record with result %d", failure.rank,
-                   failure.result);
+    default: return ended_status(failure, cause);
   }
 }
 

@@ -2,7 +2,6 @@
 // The cuda backend: checks where pointers point, and launches.
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -25,7 +24,8 @@ class CudaBackend : public Backend {
   Status create_routing(int alignment, std::unique_ptr<BackendRouting>* routing) override;
   Status register_memory(void* pointer, size_t bytes) override;
   Status deregister_memory(void* pointer) override;
-  void abort() override;
+  void stop(hepResult_t result, int missing_rank) override;
+  void peer_left(int peer) override;
   hepFailure_t failure() const override;
   BadIndex bad_index() const override;
   Overflow overflow() const override { return {}; }
@@ -42,13 +42,14 @@ class CudaBackend : public Backend {
   HostState* host_state() const { return static_cast<HostState*>(host_state_.get()); }
 
   const BackendContext context_;
-  std::atomic<bool> aborted_{false};
   DeviceMemory device_state_;
   DeviceMemory block_counts_;
   MappedMemory host_state_;
   KernelContext kernel_context_{};
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
+  hepResult_t stop_result_ = hepSuccess;  // what host_state_ says; guarded by mutex_
+  int stop_rank_ = -1;
   std::vector<std::unique_ptr<DeviceMemory>> spare_routing_memory_;
   size_t num_routing_memories_ = 0;  // spare or not
 };

@@ -32,7 +32,11 @@ struct DeviceState {
 
 // Host memory that kernels can reach.
 struct HostState {
-  uint32_t aborted;        // host to device
+  uint64_t news;                  // host to device: not 0 once waits have to look at what follows
+  int32_t stop_result;            // hepResult_t: not hepSuccess: every wait ends with it
+  int32_t stop_rank;              // who is missing then; -1: whom the wait was for
+  uint32_t peer_left[kMaxRanks];  // not 0: the peer will signal nothing more
+
   uint32_t bad_index_set;  // device to host, 0 to 1 by the first
   int64_t bad_index_token, bad_index_k, bad_index_value;
   uint32_t bad_index_ready;

@@ -26,7 +26,8 @@ class HostBackend final : public Backend {
     return registrations_.add(pointer, bytes);
   }
   Status deregister_memory(void* pointer) override { return registrations_.remove(pointer); }
-  void abort() override { waiter_.abort(); }
+  void stop(hepResult_t result, int missing_rank) override { waiter_.stop(result, missing_rank); }
+  void peer_left(int peer) override { waiter_.peer_left(peer); }
   hepFailure_t failure() const override { return waiter_.failure(); }
   BadIndex bad_index() const override;
   Overflow overflow() const override;
@@ -36,7 +37,7 @@ class HostBackend final : public Backend {
   // Refuses any stream: there is none on the host.
   Status check_stream(hepStream_t stream) const;
 
-  // Fails once a wait has failed or abort() was called.
+  // Fails once a wait has failed or stop() was called.
   Status check_alive() const { return waiter_.check(); }
 
   // Starts the next operation of a kind; check_alive comes before it.

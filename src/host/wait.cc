@@ -58,28 +58,55 @@ Status Waiter::wait(const uint64_t* signal, uint64_t expected, const Awaited& aw
     // The clock is read before the signal: a thread that was off its core for long still takes a
     // signal that has arrived meanwhile.
     const bool expired = deadline.expired();
+    // So is the news: what a peer signalled before it went counts.
+    const hepResult_t ended = news_.load() ? reason_to_end(awaited.peer) : hepSuccess;
     const uint64_t seen = load_acquire(signal);
     if (seen >= expected) return {};
-    if (aborted_.load()) return fail(hepErrorAborted, awaited, expected, seen);
+    if (ended != hepSuccess) return fail(ended, awaited, expected, seen);
     if (expired) return fail(hepErrorTimeout, awaited, expected, seen);
     backoff.pause();
   }
 }
 
+void Waiter::stop(hepResult_t result, int missing_rank) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (stop_result_ != hepSuccess) return;
+  stop_result_ = result;
+  stop_rank_ = missing_rank;
+  news_.store(true);
+}
+
+void Waiter::peer_left(int peer) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  left_[peer] = true;
+  news_.store(true);
+}
+
+hepResult_t Waiter::reason_to_end(int peer) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (stop_result_ != hepSuccess) return stop_result_;
+  return left_[peer] ? hepErrorPeerLost : hepSuccess;
+}
+
 hepFailure_t Waiter::failure() const {
   std::lock_guard<std::mutex> lock(mutex_);
   hepFailure_t failure = failure_;
-  if (failure.result == hepSuccess && aborted_.load()) failure.result = hepErrorAborted;
+  if (failure.result == hepSuccess && stop_result_ != hepSuccess) {
+    failure.result = stop_result_;
+    failure.missing_rank = stop_rank_;
+  }
   return failure;
 }
 
 Status Waiter::fail(hepResult_t result, const Awaited& awaited, uint64_t expected, uint64_t seen) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (failure_.result == hepSuccess) {
+    // A stop that names this rank came from one that waits for it, which itself waits for the peer.
+    const bool named = result == stop_result_ && stop_rank_ >= 0 && stop_rank_ != failure_.rank;
     failure_.result = result;
     failure_.operation = awaited.operation;
     failure_.phase = awaited.phase;
-    failure_.missing_rank = awaited.peer;
+    failure_.missing_rank = named ? stop_rank_ : awaited.peer;
     failure_.number = awaited.number;
     failure_.expected = expected;
     failure_.seen = seen;

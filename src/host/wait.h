@@ -4,10 +4,12 @@
 
 #include <hybridep.h>
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <mutex>
 
+#include "layout.h"
 #include "status.h"
 
 namespace hep {
@@ -20,30 +22,36 @@ struct Awaited {
   int peer;
 };
 
-// Thread-safe: one thread waits, any thread may abort or read the failure.
+// Thread-safe: one thread waits, any thread may stop it or read the failure.
 class Waiter {
  public:
   Waiter(int rank, int timeout_ms);
 
-  // Fails once a wait has failed or abort() was called; what an operation asks first.
+  // Fails once a wait has failed or stop() was called; what an operation asks first.
   Status check() const;
 
-  // Returns when *signal has reached `expected`; fails after the timeout or upon abort().
+  // Returns when *signal has reached `expected`; fails after the timeout, upon stop(), or when the
+  // peer has left.
   Status wait(const uint64_t* signal, uint64_t expected, const Awaited& awaited);
 
   // Records a failure, unless there is one; returns the sentence of the first.
   Status fail(hepResult_t result, const Awaited& awaited, uint64_t expected, uint64_t seen);
 
-  void abort() { aborted_.store(true); }
-
-  // The first wait that failed; after an abort that ended none, a record without a wait.
+  // As those of Backend.
+  void stop(hepResult_t result, int missing_rank);
+  void peer_left(int peer);
   hepFailure_t failure() const;
 
  private:
+  hepResult_t reason_to_end(int peer) const;
+
   const int timeout_ms_;
-  std::atomic<bool> aborted_{false};
-  mutable std::mutex mutex_;
-  hepFailure_t failure_;  // guarded by mutex_; result is hepSuccess until a wait fails
+  std::atomic<bool> news_{false};  // whether waits have to look at what follows
+  mutable std::mutex mutex_;       // guards what follows
+  std::array<bool, kMaxRanks> left_{};
+  hepResult_t stop_result_ = hepSuccess;
+  int stop_rank_ = -1;
+  hepFailure_t failure_;  // result is hepSuccess until a wait fails
 };
 
 }  // namespace hep
