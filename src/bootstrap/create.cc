@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Opens a rendezvous: a secret, a listening socket, and the thread that serves it.
-#include <signal.h>
-
 #include <system_error>
 #include <thread>
 
+#include "blocked_signals.h"
 #include "bootstrap.h"
 #include "identity.h"
 #include "listen.h"
@@ -15,22 +14,6 @@
 
 namespace hep {
 namespace {
-
-// Keeps signals from the calling thread, and from threads that it starts.
-class BlockedSignals {
- public:
-  BlockedSignals() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  BlockedSignals(const BlockedSignals&) = delete;
-  BlockedSignals& operator=(const BlockedSignals&) = delete;
-  ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-
- private:
-  sigset_t before_;
-};
 
 // The thread owns all it needs, so that it is safe at any time of the process's end. It takes no
 // signals: they are the application's.

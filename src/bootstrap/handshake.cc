@@ -12,8 +12,6 @@
 namespace hep {
 namespace {
 
-const char* io_text(Io io) { return io == Io::kClosed ? "connection closed" : "no answer"; }
-
 // Moves `size` bytes with send or recv, whichever `transfer` is.
 template <typename Byte, typename Transfer>
 Io transfer_all(int socket, short events, Byte* data, size_t size, Deadline deadline,
@@ -49,6 +47,8 @@ Status receive_frame(int socket, wire::FrameType type, void* payload, size_t siz
 }
 
 }  // namespace
+
+const char* io_text(Io io) { return io == Io::kClosed ? "connection closed" : "no answer"; }
 
 bool wait_for_event(int socket, short events, Deadline deadline) {
   pollfd entry{socket, events, 0};

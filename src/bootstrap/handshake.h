@@ -16,6 +16,9 @@ bool wait_for_event(int socket, short events, Deadline deadline);
 
 enum class Io { kDone, kClosed, kExpired };
 
+// What kept it from being done.
+const char* io_text(Io io);
+
 // Move `size` bytes over a socket that does not block.
 Io send_all(int socket, const void* data, size_t size, Deadline deadline);
 Io receive_all(int socket, void* data, size_t size, Deadline deadline);

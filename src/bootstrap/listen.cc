@@ -106,7 +106,10 @@ Status open_listener(Reach reach, Descriptor* listener, uint16_t* port,
     *addresses = {address};
     return port_of(*listener, port);
   }
+  return listen_everywhere(listener, port, addresses);
+}
 
+Status listen_everywhere(Descriptor* listener, uint16_t* port, std::vector<in6_addr>* addresses) {
   bool with_v6 = true;
   if (!listen_at(socket_address(in6addr_any, 0), listener).ok()) {
     with_v6 = false;

@@ -19,4 +19,7 @@ namespace hep {
 Status open_listener(Reach reach, Descriptor* listener, uint16_t* port,
                      std::vector<in6_addr>* addresses);
 
+// The same, on all interfaces whatever HEP_RENDEZVOUS_ADDRESS says.
+Status listen_everywhere(Descriptor* listener, uint16_t* port, std::vector<in6_addr>* addresses);
+
 }  // namespace hep

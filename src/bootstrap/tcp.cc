@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The rank's side of the rendezvous.
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -16,6 +14,7 @@
 #include "handshake.h"
 #include "identity.h"
 #include "ranks.h"
+#include "socket_io.h"
 #include "unique_id.h"
 #include "wire.h"
 
@@ -27,27 +26,6 @@ constexpr int kConnectMs = 2000;
 
 // Between two rounds over the addresses.
 constexpr int kRetryMs = 50;
-
-Deadline earlier(Deadline deadline, int milliseconds) {
-  return Deadline::after_ms(std::min(deadline.remaining_ms(), milliseconds));
-}
-
-Status connect_to(const SocketAddress& address, Deadline deadline, Descriptor* out) {
-  Descriptor socket(::socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (!socket.valid()) return system_error("no socket");
-  wire::set_socket_options(socket.get());
-  if (::connect(socket.get(), address.get(), address.length) != 0) {
-    if (errno != EINPROGRESS) return system_error("no connection");
-    if (!wait_for_event(socket.get(), POLLOUT, deadline)) return error(hepErrorSystem, "no answer");
-    int failure = 0;
-    socklen_t length = sizeof failure;
-    ::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &failure, &length);
-    errno = failure;
-    if (failure != 0) return system_error("no connection");
-  }
-  *out = std::move(socket);
-  return Status();
-}
 
 // Tries the addresses in turn, again and again, until one leads to the hub.
 Status reach_hub(const Rendezvous& rendezvous, int rank, int num_ranks, Deadline deadline,
@@ -96,18 +74,6 @@ Status no_answer(int rank, const char* phase) {
 }
 
 }  // namespace
-
-void wire::set_socket_options(int socket) {
-  // Failures are ignored: a connection works without these, only slower.
-  const auto set = [socket](int level, int option, int value) {
-    ::setsockopt(socket, level, option, &value, sizeof value);
-  };
-  set(IPPROTO_TCP, TCP_NODELAY, 1);
-  set(SOL_SOCKET, SO_KEEPALIVE, 1);
-  set(IPPROTO_TCP, TCP_KEEPIDLE, 10);
-  set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
-  set(IPPROTO_TCP, TCP_KEEPCNT, 4);
-}
 
 Bootstrap::Bootstrap(Descriptor socket, int rank, int num_ranks)
     : socket_(std::move(socket)), rank_(rank), num_ranks_(num_ranks) {}
