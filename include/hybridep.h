@@ -60,8 +60,21 @@
  * Every function returns a `hepResult_t`, checks its arguments before it enqueues anything, and
  * leaves a sentence with names and numbers for `hepGetLastError`. What a kernel finds later is
  * reported by `hepCommGetAsyncError`. Peers do not learn of a refused call: a rank that cannot make it
- * again ends its part, and they fail after `timeout_ms`. When any rank has failed, the outputs of
+ * again ends its part with `hepCommAbort` or `hepCommDestroy`.
+ *
+ * FAILURES
+ *
+ * No wait for a peer is endless. It ends after `timeout_ms`, with `hepErrorTimeout`; when a rank
+ * aborts, with `hepErrorAborted`; when the process of a rank is gone, within a second, with
+ * `hepErrorPeerLost`. A rank that fails tells its peers, which fail at once in the same way, and all
+ * name the rank that is missing, not one that waited for it itself. Kernels then leave cleanly: the
+ * CUDA context stays usable. All later calls on that communicator return the error, and it can only be
+ * destroyed; the ranks that are left may create another. When any rank has failed, the outputs of
  * operations that were running are undefined on all ranks.
+ *
+ * For this the processes of a communicator keep a TCP connection between each two of them, and a
+ * thread each that listens and takes no signals. A process that is stopped, or cut off from the
+ * network, does not answer and is not gone: waits for it time out.
  *
  * STRUCTS
  *
@@ -137,7 +150,7 @@ typedef enum {
   hepErrorUnreachable = 8,     /**< two devices cannot map each other's memory */
   hepErrorTimeout = 9,         /**< a wait for a peer expired */
   hepErrorAborted = 10,        /**< the communicator was aborted */
-  hepErrorPeerLost = 11,       /**< a peer's process is gone */
+  hepErrorPeerLost = 11,       /**< a peer's process is gone, or the peer has left */
   hepErrorInternal = 12,       /**< a bug in this library; please report it */
   hepErrorOverflow = 13        /**< rows did not fit in the capacity of a dispatch */
 } hepResult_t;
@@ -349,10 +362,16 @@ HEP_API hepResult_t hepCommInitNccl(hepComm_t* comm, struct ncclComm* nccl,
                                     const hepConfig_t* config);
 
 /**
- * Frees a communicator. Local: never waits for peers. Its routings must have been destroyed, and its
- * operations must be done: those that still run are ended as by `hepCommAbort`. Waits for the other
- * work of the device, as cudaFree does. NULL is legal and does nothing. The memory of this rank stays
- * readable to peers that still have it mapped (in other processes not if it is shared by cudaIpc).
+ * Frees a communicator. Local: never waits for peers, and safe after errors. Its routings must have
+ * been destroyed, and its operations must be done: those that still run are ended as by `hepCommAbort`.
+ * On the cuda backend it waits for all work that this process has put on the device, because kernels of
+ * this communicator may be queued behind it. NULL is legal and does nothing.
+ *
+ * The peers are told that this rank has left. That is no failure: their operations go on, except those
+ * that wait for something this rank had not done yet, which fail at once with `hepErrorPeerLost`. The
+ * same happens when a process that has not destroyed its communicator returns from main or calls
+ * exit(). The memory of this rank stays readable to peers that still have it mapped (in other processes
+ * not if it is shared by cudaIpc).
  * Errors: hepErrorInvalidArgument if `comm` is not a communicator; hepErrorInvalidUsage if routings
  * of it are alive.
  */
@@ -360,8 +379,9 @@ HEP_API hepResult_t hepCommDestroy(hepComm_t comm);
 
 /**
  * Makes the running operations of this communicator end early: kernels that wait for a peer leave.
- * Later calls return hepErrorAborted. Local. The outputs of operations that were running are
- * undefined. `hepCommDestroy` is still needed. From any thread at any time. Errors:
+ * Later calls return hepErrorAborted. Does not wait for the peers, but tells them: their operations
+ * and calls end in the same way, and their failure records name this rank. The outputs of operations
+ * that were running are undefined. `hepCommDestroy` is still needed. From any thread at any time. Errors:
  * hepErrorInvalidArgument.
  */
 HEP_API hepResult_t hepCommAbort(hepComm_t comm);
@@ -439,8 +459,8 @@ HEP_API hepResult_t hepCommRegister(hepComm_t comm, void* pointer, size_t bytes)
 HEP_API hepResult_t hepCommDeregister(hepComm_t comm, void* pointer);
 
 /**
- * Tells whether anything has gone wrong on the device: hepSuccess, hepErrorTimeout,
- * hepErrorAborted, hepErrorMismatch if ranks updated a routing with different top_k. Then, with the
+ * Tells whether anything has gone wrong on the device or with the peers: hepSuccess, hepErrorTimeout,
+ * hepErrorAborted, hepErrorPeerLost, hepErrorMismatch if ranks updated a routing with different top_k. Then, with the
  * communicator usable: hepErrorInvalidArgument for an expert id outside [-1, E), which counted as -1, or
  * a token whose map selects more than top_k experts; hepErrorOverflow for a dispatch with
  * hepOverflowError whose rows did not fit. Each is the first of its kind on this rank and stays; of
@@ -470,17 +490,19 @@ typedef enum {
 
 #define HEP_FAILURE_MAGIC 0x48455046u
 
-/** The first failure on this rank. */
+/** The first failure on this rank. Without an operation, it was told by a peer to a rank at rest. */
 typedef struct {
   size_t size;
   uint32_t magic;
   uint32_t version;
-  int32_t result;       /**< hepResult_t: hepSuccess if nothing failed */
-  int32_t operation;    /**< hepOperation_t */
-  int32_t phase;        /**< hepPhase_t */
-  int32_t rank;         /**< this rank */
-  int32_t missing_rank; /**< the rank that was waited for; -1 if none */
-  uint64_t number;      /**< which operation of its kind on this communicator, from 1 */
+  int32_t result;    /**< hepResult_t: hepSuccess if nothing failed */
+  int32_t operation; /**< hepOperation_t */
+  int32_t phase;     /**< hepPhase_t */
+  int32_t rank;      /**< this rank */
+  int32_t
+      missing_rank;  /**< the rank that is gone or did not come; of hepErrorAborted: that aborted,
+                             or that was waited for; -1 if none */
+  uint64_t number;   /**< which operation of its kind on this communicator, from 1 */
   uint64_t expected; /**< the signal that was waited for; of hepErrorMismatch: this rank's top_k */
   uint64_t seen;     /**< the signal that was there; of hepErrorMismatch: the other rank's */
 } hepFailure_t;
@@ -518,7 +540,7 @@ typedef struct {
  * Creates a routing and its device memory (`routing_bytes` of `hepWorkspaceSize`). Local. Not during
  * stream capture. `config` may be NULL for the defaults.
  * Errors: hepErrorInvalidArgument, hepErrorUnsupported, hepErrorOutOfMemory, hepErrorCuda;
- * hepErrorTimeout, hepErrorAborted or hepErrorMismatch once the communicator failed.
+ * the result of `hepCommGetAsyncError` once the communicator failed.
  */
 HEP_API hepResult_t hepRoutingCreate(hepRouting_t* routing, hepComm_t comm,
                                      const hepRoutingConfig_t* config);
@@ -555,8 +577,8 @@ typedef enum {
  * stream       NULL on the host backend
  *
  * Until its next update the routing serves any number of dispatches and combines, in any order.
- * Errors: hepErrorInvalidArgument, hepErrorCuda; hepErrorTimeout, hepErrorAborted or
- * hepErrorMismatch once the communicator failed.
+ * Errors: hepErrorInvalidArgument, hepErrorCuda; the result of `hepCommGetAsyncError` once the
+ * communicator failed.
  */
 HEP_API hepResult_t hepRoutingUpdate(hepRouting_t routing, const void* indices, int64_t num_tokens,
                                      int top_k, hepIndexType_t index_type, hepStream_t stream);
@@ -607,7 +629,7 @@ typedef struct {
  * Waits until all work enqueued on `stream` is done and returns the counts of the latest update, so
  * that outputs can be allocated exactly. Local. Not during stream capture.
  * Errors: hepErrorInvalidArgument, hepErrorCuda; hepErrorInvalidUsage before the first update or
- * during capture; hepErrorTimeout, hepErrorAborted or hepErrorMismatch if the communicator failed.
+ * during capture; the result of `hepCommGetAsyncError` if the communicator failed.
  */
 HEP_API hepResult_t hepRoutingQuery(hepRouting_t routing, hepRoutingCounts_t* counts,
                                     hepStream_t stream);
@@ -718,8 +740,7 @@ typedef struct {
  *
  * `weights` are kept in the routing for a later combine in weight mode hepWeightsDispatched.
  * Errors: hepErrorInvalidArgument, hepErrorUnsupported, hepErrorCuda; hepErrorInvalidUsage before the
- * routing's first update; hepErrorTimeout, hepErrorAborted or hepErrorMismatch once the communicator
- * failed.
+ * routing's first update; the result of `hepCommGetAsyncError` once the communicator failed.
  */
 HEP_API hepResult_t hepDispatch(hepRouting_t routing, const hepDispatchArgs_t* args,
                                 hepStream_t stream);

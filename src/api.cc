@@ -10,7 +10,6 @@
 #include "comm.h"
 #include "config.h"
 #include "cuda/current_device.h"
-#include "failure.h"
 #include "ranks.h"
 #include "routing.h"
 #include "status.h"
@@ -223,7 +222,7 @@ hepResult_t hepCommDestroy(hepComm_t comm) {
 hepResult_t hepCommAbort(hepComm_t comm) {
   return call([&]() -> Status {
     HEP_TRY(check_comm(comm));
-    comm->backend->abort();
+    comm->health->abort();
     return Status();
   });
 }
@@ -299,7 +298,7 @@ hepResult_t hepCommGetFailure(hepComm_t comm, hepFailure_t* failure) {
   return call([&]() -> Status {
     HEP_TRY(check_comm(comm));
     HEP_TRY(check_output_struct(failure, HEP_FAILURE_MAGIC, "hepFailure_t"));
-    const hepFailure_t mine = comm->backend->failure();
+    const hepFailure_t mine = comm->health->failure();
     write_struct(&mine, sizeof mine, failure);
     return Status();
   });

@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "bootstrap/bootstrap.h"
 #include "config.h"
 #include "cuda/current_device.h"
-#include "failure.h"
 #include "identity.h"
 #include "log.h"
 #include "rank_threads.h"
@@ -39,6 +39,8 @@ struct Hello {
   hepConfig_t config;  // resolved, without pointers
   uint32_t memory_kinds;
   uint64_t host;
+  uint64_t process;
+  uint64_t token;     // rank 0's names the communicator
   DeviceUuid device;  // zeros on the host backend
 };
 
@@ -129,6 +131,8 @@ Status prepare(const hepConfig_t* config, hepComm& comm, Hello* hello) {
   hello->memory_kinds =
       probe_memory_kinds(static_cast<hepBackend_t>(comm.config.backend), comm.device);
   hello->host = host_identity();
+  hello->process = process_identity();
+  HEP_TRY(random_bytes(&hello->token, sizeof hello->token));
   if (comm.config.backend == hepBackendCuda) HEP_TRY(device_uuid(comm.device, &hello->device));
   return Status();
 }
@@ -157,6 +161,34 @@ Status create_window(const std::vector<Hello>& hellos, hepComm& comm, WindowHand
   return Status();
 }
 
+// How the others reach this rank.
+struct Address {
+  WindowHandle window;
+  LinkAddress link;
+};
+
+Status open_to_peers(const std::vector<Hello>& hellos, hepComm& comm, Address* address) {
+  HEP_TRY(create_window(hellos, comm, &address->window));
+  std::vector<uint64_t> processes;
+  for (const Hello& hello : hellos) processes.push_back(hello.process);
+  HEP_TRY(PeerMember::open(hellos[0].token, processes, comm.rank, &comm.member));
+  address->link = comm.member->address();
+  return Status();
+}
+
+Status connect_to_peers(const std::vector<Address>& addresses, hepComm& comm, Deadline deadline) {
+  std::vector<WindowHandle> windows;
+  std::vector<LinkAddress> links;
+  for (const Address& address : addresses) {
+    windows.push_back(address.window);
+    links.push_back(address.link);
+  }
+  // Both, whatever comes of the first: the peers wait for this rank in the second too.
+  const Status mapped = comm.window->connect(windows, comm.rank, deadline);
+  const Status linked = comm.member->connect(links, deadline);
+  return mapped.ok() ? linked : mapped;
+}
+
 Status create_backend(hepComm& comm) {
   BackendContext context;
   context.rank = comm.rank;
@@ -168,8 +200,11 @@ Status create_backend(hepComm& comm) {
   context.timeout_ms = comm.config.timeout_ms;
   for (int r = 0; r < comm.num_ranks; ++r) context.windows.push_back(comm.window->address(r));
   comm.heap = std::make_unique<Heap>(align_up(context.shape.heap_bytes, Heap::kAlignment));
-  return comm.config.backend == hepBackendCuda ? create_cuda_backend(context, &comm.backend)
-                                               : create_host_backend(context, &comm.backend);
+  const bool cuda = comm.config.backend == hepBackendCuda;
+  HEP_TRY(cuda ? create_cuda_backend(context, &comm.backend)
+               : create_host_backend(context, &comm.backend));
+  comm.health = std::make_unique<Health>(comm.rank, comm.num_ranks, *comm.backend, *comm.member);
+  return comm.health->start(cuda);  // whose kernels fail without a call of the host
 }
 
 }  // namespace
@@ -193,27 +228,27 @@ Status create_comm(const hepUniqueId_t& id, int rank, int num_ranks, const hepCo
   const Status prepared = prepare(config, *comm, &hello);
   const Deadline deadline =
       Deadline::after_ms(prepared.ok() ? comm->config.timeout_ms : kBadConfigTimeoutMs);
-  const Status joined = Bootstrap::join(id, rank, num_ranks, deadline, &comm->bootstrap);
+  std::unique_ptr<Bootstrap> bootstrap;
+  const Status joined = Bootstrap::join(id, rank, num_ranks, deadline, &bootstrap);
   if (!prepared.ok() && !joined.ok()) return prepared;
   HEP_TRY(joined);
-  Bootstrap& bootstrap = *comm->bootstrap;
 
   std::vector<Hello> hellos;
-  HEP_TRY(agree(bootstrap, num_ranks, "config", deadline, prepared, hello, &hellos));
+  HEP_TRY(agree(*bootstrap, num_ranks, "config", deadline, prepared, hello, &hellos));
   HEP_TRY(compare(hellos));
   log_shared_device(hellos, *comm);
 
-  WindowHandle handle{};
-  const Status created = create_window(hellos, *comm, &handle);
-  std::vector<WindowHandle> handles;
-  HEP_TRY(agree(bootstrap, num_ranks, "memory", deadline, created, handle, &handles));
+  Address address{};
+  const Status opened = open_to_peers(hellos, *comm, &address);
+  std::vector<Address> addresses;
+  HEP_TRY(agree(*bootstrap, num_ranks, "memory", deadline, opened, address, &addresses));
 
-  const Status connected = comm->window->connect(handles, rank, deadline);
-  HEP_TRY(agree(bootstrap, num_ranks, "mapping", deadline, connected));
+  const Status connected = connect_to_peers(addresses, *comm, deadline);
+  HEP_TRY(agree(*bootstrap, num_ranks, "connections", deadline, connected));
   comm->window->release_descriptors();
 
   const Status started = create_backend(*comm);
-  HEP_TRY(agree(bootstrap, num_ranks, "backend", deadline, started));
+  HEP_TRY(agree(*bootstrap, num_ranks, "backend", deadline, started));
   *out = std::move(comm);
   return Status();
 }
@@ -284,5 +319,3 @@ void* hepComm::heap_address() const {
   const hep::WindowLayout layout = hep::WindowLayout::make(hep::make_shape(config, num_ranks));
   return hep::at<char>(window->address(rank), layout.heap);
 }
-
-hep::Status hepComm::check() const { return hep::failure_status(backend->failure()); }

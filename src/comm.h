@@ -8,11 +8,12 @@
 #include <memory>
 
 #include "backend.h"
-#include "bootstrap/bootstrap.h"
 #include "deadline.h"
 #include "log.h"
 #include "memory/heap.h"
 #include "memory/window.h"
+#include "peers/health.h"
+#include "peers/peer_group.h"
 #include "status.h"
 
 struct hepComm {
@@ -29,17 +30,18 @@ struct hepComm {
   hep::Plan plan{};
 
   hep::LogCallback log;  // goes last, so that it receives what the others say as they go
-  std::unique_ptr<hep::Bootstrap> bootstrap;
   std::unique_ptr<hep::Window> window;
   std::unique_ptr<hep::Heap> heap;
+  std::unique_ptr<hep::PeerMember> member;  // takes leave when nothing will be signalled any more
   std::unique_ptr<hep::Backend> backend;
+  std::unique_ptr<hep::Health> health;
 
   std::atomic<int> live_routings{0};
 
   void* heap_address() const;
 
   // The error of the first failed wait or of an abort, if any: operations return it at once.
-  hep::Status check() const;
+  hep::Status check() const { return health->check(); }
 };
 
 namespace hep {

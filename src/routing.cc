@@ -17,6 +17,13 @@ Status check_usable(const hepRouting& routing, const char* call) {
   return Status();
 }
 
+// An operation that failed on the way, and not because of its arguments, has failed the communicator.
+Status outcome(hepRouting& routing, const Status& status) {
+  if (status.ok()) return status;
+  HEP_TRY(routing.comm->check());
+  return status;
+}
+
 }  // namespace
 
 Status check_routing(hepRouting_t routing) {
@@ -64,8 +71,8 @@ Status update_routing(hepRouting_t routing, const void* indices, int64_t num_tok
   const hepConfig_t& config = routing->comm->config;
   HEP_TRY(routing->comm->check());
   HEP_TRY(check_update(config, indices, num_tokens, top_k, index_type));
-  HEP_TRY(
-      routing->backend->update(indices, static_cast<int>(num_tokens), top_k, index_type, stream));
+  HEP_TRY(outcome(*routing, routing->backend->update(indices, static_cast<int>(num_tokens), top_k,
+                                                     index_type, stream)));
   routing->updated = true;
   routing->has_weights = false;
   routing->num_tokens = static_cast<int>(num_tokens);
@@ -78,7 +85,7 @@ Status dispatch(hepRouting_t routing, const hepDispatchArgs_t* theirs, hepStream
   hepDispatchArgs_t args = HEP_DISPATCH_ARGS_INITIALIZER;
   HEP_TRY(read_struct(theirs, &args, HEP_DISPATCH_ARGS_MAGIC, "hepDispatchArgs_t"));
   HEP_TRY(resolve_dispatch(*routing, &args));
-  HEP_TRY(routing->backend->dispatch(args, stream));
+  HEP_TRY(outcome(*routing, routing->backend->dispatch(args, stream)));
   // A rank without tokens has no weights to give, and needs none.
   if (args.weights != nullptr || routing->num_tokens == 0) routing->has_weights = true;
   return Status();
@@ -89,7 +96,7 @@ Status combine(hepRouting_t routing, const hepCombineArgs_t* theirs, hepStream_t
   hepCombineArgs_t args = HEP_COMBINE_ARGS_INITIALIZER;
   HEP_TRY(read_struct(theirs, &args, HEP_COMBINE_ARGS_MAGIC, "hepCombineArgs_t"));
   HEP_TRY(resolve_combine(*routing, &args));
-  return routing->backend->combine(args, stream);
+  return outcome(*routing, routing->backend->combine(args, stream));
 }
 
 Status query_routing(hepRouting_t routing, hepRoutingCounts_t* theirs, hepStream_t stream) {

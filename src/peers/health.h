@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// What one rank knows of its own and its peers' failures: it makes its backend's waits end when a
+// peer cannot answer any more, tells the peers when it fails itself, and says who is to blame.
+#pragma once
+
+#include <hybridep.h>
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "backend.h"
+#include "peers/peer_group.h"
+#include "status.h"
+
+namespace hep {
+
+// Thread-safe.
+class Health final : public PeerListener {
+ public:
+  Health(int rank, int num_ranks, Backend& backend, PeerMember& member);
+  ~Health() override;
+
+  // From now on peers are heard and told. `looks_around`: waits fail without a call of the backend.
+  Status start(bool looks_around);
+
+  // The error of the first failed wait or of an abort, if any, in a sentence; the peers have then been
+  // told.
+  Status check();
+
+  // The same as a record, which names the rank that began it, not one that waited for it itself.
+  hepFailure_t failure() const;
+
+  // Ends every wait of this rank, and tells the peers.
+  void abort();
+
+  void peer_left(int rank) override;
+  void peer_lost(int rank) override;
+  void peer_failed(const PeerFailure& failure) override;
+  bool look_around(PeerFailure* own) override;
+
+ private:
+  void stop(hepResult_t result, int missing_rank, const std::string& cause);
+  int culprit_behind(int missing_rank) const;
+  Status sentence_of(const hepFailure_t& failure) const;
+
+  const int rank_;
+  Backend& backend_;
+  PeerMember& member_;
+
+  mutable std::mutex mutex_;  // guards what follows
+  struct Peer {
+    bool gone = false, failed = false;
+    int missing_rank = -1;  // whom it named
+  };
+  std::vector<Peer> peers_;
+  std::string cause_;  // what ended this rank's waits from outside, if that came first
+};
+
+}  // namespace hep

@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "peers/peer_group.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <tuple>
+
+#include "blocked_signals.h"
+
+namespace hep {
+namespace {
+
+constexpr uint32_t kMessageMagic = 0x4845504d;
+
+// Between two looks around.
+constexpr int kLookAroundMs = 50;
+
+enum class Kind : uint32_t { kLeft = 1, kFailed = 2 };
+
+// What travels over a link. A rank sends each kind once, so that it always fits into the socket's
+// buffer, whether or not the other side reads.
+struct Message {
+  uint32_t magic;
+  Kind kind;
+  int32_t rank;
+  int32_t result;
+  int32_t missing_rank;
+  char sentence[492];
+};
+static_assert(sizeof(Message) == 512);
+
+}  // namespace
+
+class PeerGroup {
+ public:
+  PeerGroup(uint64_t communicator, const std::vector<uint64_t>& processes, int rank);
+  ~PeerGroup();
+
+  Status open();
+  const LinkAddress& address() const { return links_.address(); }
+  Status connect(const std::vector<LinkAddress>& addresses, Deadline deadline);
+
+  bool is_lowest(int rank) const { return first_ranks_[own_process_] == rank; }
+  bool is_alone() const { return first_ranks_.size() == 1; }
+
+  Status start_thread();
+  void listen(int rank, PeerListener* listener, bool looks_around);
+  void announce(Kind kind, const PeerFailure& what);
+  void announce_leaving_of_all();
+
+ private:
+  // What is known of a rank.
+  struct Peer {
+    bool started = false;  // of this process's ranks: takes part
+    bool left = false, lost = false, failed = false;
+    PeerFailure failure{};
+    PeerListener* listener = nullptr;  // of this process's ranks
+    bool looks_around = false;
+  };
+
+  void run();
+  std::vector<pollfd> descriptors_to_watch(bool* looks_around);
+  void read(int process);
+  void take(int process, const Message& message);
+  void lose(int process);
+  void apply(Kind kind, const PeerFailure& what);
+  void announce_locked(Kind kind, const PeerFailure& what);
+  static void tell(PeerListener& listener, int rank, const Peer& peer);
+
+  const uint64_t communicator_;
+  const pid_t process_ = ::getpid();
+  std::vector<int> first_ranks_;  // by process
+  std::vector<int> process_of_;   // by rank
+  int own_process_;
+
+  std::mutex mutex_;  // guards what follows
+  std::vector<Peer> peers_;
+  Links links_;
+  std::vector<std::vector<char>> inboxes_;  // by process: a message that has not arrived whole
+  bool ending_ = false;
+
+  Descriptor wake_;
+  std::thread thread_;
+};
+
+namespace {
+
+// The groups of this process, by communicator. Never destroyed: communicators may outlive it.
+struct Groups {
+  std::mutex mutex;
+  std::map<uint64_t, std::weak_ptr<PeerGroup>> entries;
+  pid_t process = 0;  // the latest in which a group was made
+
+  static Groups& instance() {
+    static Groups* const groups = new Groups;
+    return *groups;
+  }
+};
+
+// A process that ends in good order leaves the communicators that it did not destroy.
+struct LeaveAtExit {
+  ~LeaveAtExit() {
+    Groups& groups = Groups::instance();
+    if (groups.process != ::getpid()) return;  // a forked child does not speak for its parent
+    std::vector<std::shared_ptr<PeerGroup>> alive;
+    {
+      const std::lock_guard<std::mutex> lock(groups.mutex);
+      for (const auto& entry : groups.entries)
+        if (auto group = entry.second.lock()) alive.push_back(std::move(group));
+    }
+    for (const auto& group : alive) group->announce_leaving_of_all();
+  }
+};
+
+Status join_group(uint64_t communicator, const std::vector<uint64_t>& processes, int rank,
+                  std::shared_ptr<PeerGroup>* out) {
+  static const LeaveAtExit leave_at_exit;
+  Groups& groups = Groups::instance();
+  const std::lock_guard<std::mutex> lock(groups.mutex);
+  std::weak_ptr<PeerGroup>& entry = groups.entries[communicator];
+  *out = entry.lock();
+  if (*out == nullptr) {
+    *out = std::make_shared<PeerGroup>(communicator, processes, rank);
+    groups.process = ::getpid();
+    entry = *out;
+  }
+  return Status();
+}
+
+}  // namespace
+
+PeerGroup::PeerGroup(uint64_t communicator, const std::vector<uint64_t>& processes, int rank)
+    : communicator_(communicator), peers_(processes.size()) {
+  for (size_t r = 0; r < processes.size(); ++r) {
+    const auto first = std::find(processes.begin(), processes.begin() + r, processes[r]);
+    const auto first_rank = static_cast<int>(first - processes.begin());
+    if (first_rank == static_cast<int>(r)) first_ranks_.push_back(first_rank);
+    process_of_.push_back(static_cast<int>(
+        std::find(first_ranks_.begin(), first_ranks_.end(), first_rank) - first_ranks_.begin()));
+  }
+  own_process_ = process_of_[rank];
+  inboxes_.resize(first_ranks_.size());
+}
+
+PeerGroup::~PeerGroup() {
+  if (process_ != ::getpid()) {  // in a forked child, which has neither the thread nor a say
+    new std::thread(std::move(thread_));  // which cannot be joined
+    return;
+  }
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ending_ = true;
+  }
+  if (thread_.joinable()) {
+    ::eventfd_write(wake_.get(), 1);
+    thread_.join();
+  }
+  // A forked child may hold the connections too, and must not keep them alive. What has come and was
+  // not read must not turn the end into a reset, which could overtake the farewell.
+  for (Descriptor& link : links_.sockets()) {
+    if (!link.valid()) continue;
+    ::shutdown(link.get(), SHUT_RDWR);
+    char rest[4096];
+    while (::recv(link.get(), rest, sizeof rest, MSG_DONTWAIT) > 0) continue;
+  }
+  Groups& groups = Groups::instance();
+  const std::lock_guard<std::mutex> lock(groups.mutex);
+  const auto entry = groups.entries.find(communicator_);
+  if (entry != groups.entries.end() && entry->second.expired()) groups.entries.erase(entry);
+}
+
+Status PeerGroup::open() { return is_alone() ? Status() : links_.open(); }
+
+Status PeerGroup::connect(const std::vector<LinkAddress>& addresses, Deadline deadline) {
+  if (is_alone()) return Status();
+  std::vector<LinkAddress> of_processes;
+  std::vector<std::string> names;
+  for (const int rank : first_ranks_) {
+    of_processes.push_back(addresses[rank]);
+    names.push_back("rank " + std::to_string(rank));
+  }
+  HEP_TRY(links_.connect(of_processes, own_process_, names, deadline));
+  return start_thread();
+}
+
+Status PeerGroup::start_thread() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (thread_.joinable()) return Status();
+  wake_ = Descriptor(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!wake_.valid()) return system_error("no eventfd for the thread that watches the peers");
+  const BlockedSignals blocked;
+  try {
+    thread_ = std::thread([this] { run(); });
+  } catch (const std::system_error& failure) {
+    return error(hepErrorSystem, "no thread could be started that watches the peers: %s",
+                 failure.what());
+  }
+  return Status();
+}
+
+// ------------------------------------------------------------------------------------- the thread
+
+std::vector<pollfd> PeerGroup::descriptors_to_watch(bool* looks_around) {
+  std::vector<pollfd> entries{{wake_.get(), POLLIN, 0}};
+  // poll passes over negative descriptors.
+  for (const Descriptor& link : links_.sockets()) entries.push_back({link.get(), POLLIN, 0});
+  *looks_around =
+      std::any_of(peers_.begin(), peers_.end(), [](const Peer& peer) { return peer.looks_around; });
+  return entries;
+}
+
+void PeerGroup::run() {
+  for (;;) {
+    std::vector<pollfd> entries;
+    bool looks_around = false;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (ending_) return;
+      entries = descriptors_to_watch(&looks_around);
+    }
+    const int ready = ::poll(entries.data(), entries.size(), looks_around ? kLookAroundMs : -1);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (ready > 0 && entries[0].revents != 0) {
+      eventfd_t ignored;
+      ::eventfd_read(wake_.get(), &ignored);
+    }
+    for (size_t i = 1; ready > 0 && i < entries.size(); ++i)
+      if (entries[i].revents != 0) read(static_cast<int>(i) - 1);
+    if (!looks_around) continue;
+    std::vector<PeerFailure> failures;
+    for (const Peer& peer : peers_) {
+      PeerFailure failure;
+      if (peer.looks_around && !peer.failed && peer.listener->look_around(&failure))
+        failures.push_back(std::move(failure));
+    }
+    for (const PeerFailure& failure : failures) announce_locked(Kind::kFailed, failure);
+  }
+}
+
+// Takes what has come over a link, message by message.
+void PeerGroup::read(int process) {
+  Descriptor& link = links_.sockets()[process];
+  std::vector<char>& inbox = inboxes_[process];
+  for (;;) {
+    const size_t before = inbox.size();
+    inbox.resize(sizeof(Message));
+    const ssize_t length =
+        ::recv(link.get(), inbox.data() + before, inbox.size() - before, MSG_DONTWAIT);
+    inbox.resize(before + std::max<ssize_t>(length, 0));
+    if (length < 0 && errno == EINTR) continue;
+    if (length < 0 && errno == EAGAIN) return;
+    if (length <= 0) return lose(process);
+    if (inbox.size() < sizeof(Message)) continue;
+    Message message;
+    std::memcpy(&message, inbox.data(), sizeof message);
+    inbox.clear();
+    take(process, message);
+    if (!link.valid()) return;
+  }
+}
+
+void PeerGroup::take(int process, const Message& message) {
+  const int num_ranks = static_cast<int>(peers_.size());
+  const bool sound = message.magic == kMessageMagic && message.rank >= 0 &&
+                     message.rank < num_ranks && process_of_[message.rank] == process &&
+                     (message.kind == Kind::kLeft || message.kind == Kind::kFailed) &&
+                     message.result >= hepSuccess && message.result <= hepErrorInternal &&
+                     message.missing_rank >= -1 && message.missing_rank < num_ranks;
+  if (!sound) return lose(process);
+  const size_t length = ::strnlen(message.sentence, sizeof message.sentence);
+  apply(message.kind, {message.rank, static_cast<hepResult_t>(message.result), message.missing_rank,
+                       std::string(message.sentence, length)});
+}
+
+// A process is gone: those of its ranks that have not left are lost.
+void PeerGroup::lose(int process) {
+  links_.sockets()[process].reset();
+  for (size_t rank = 0; rank < peers_.size(); ++rank) {
+    Peer& peer = peers_[rank];
+    if (process_of_[rank] != process || peer.left) continue;
+    peer.lost = true;
+    for (const Peer& local : peers_)
+      if (local.listener != nullptr) local.listener->peer_lost(static_cast<int>(rank));
+  }
+}
+
+// -------------------------------------------------------------------------------- what ranks tell
+
+void PeerGroup::apply(Kind kind, const PeerFailure& what) {
+  Peer& peer = peers_[what.rank];
+  if (kind == Kind::kLeft) {
+    peer.left = true;
+  } else {
+    peer.failed = true;
+    peer.failure = what;
+  }
+  for (size_t rank = 0; rank < peers_.size(); ++rank) {
+    PeerListener* const listener = peers_[rank].listener;
+    if (listener == nullptr || static_cast<int>(rank) == what.rank) continue;
+    if (kind == Kind::kLeft)
+      listener->peer_left(what.rank);
+    else
+      listener->peer_failed(what);
+  }
+}
+
+void PeerGroup::announce(Kind kind, const PeerFailure& what) {
+  if (process_ != ::getpid()) return;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  announce_locked(kind, what);
+}
+
+void PeerGroup::announce_locked(Kind kind, const PeerFailure& what) {
+  Peer& self = peers_[what.rank];
+  if (!self.started || (kind == Kind::kLeft ? self.left : self.failed)) return;
+  apply(kind, what);
+  Message message{};
+  message.magic = kMessageMagic;
+  message.kind = kind;
+  message.rank = what.rank;
+  message.result = what.result;
+  message.missing_rank = what.missing_rank;
+  std::snprintf(message.sentence, sizeof message.sentence, "%s", what.sentence.c_str());
+  for (const Descriptor& link : links_.sockets())
+    if (link.valid()) ::send(link.get(), &message, sizeof message, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+void PeerGroup::announce_leaving_of_all() {
+  for (size_t rank = 0; rank < peers_.size(); ++rank)
+    announce(Kind::kLeft, {static_cast<int>(rank), hepSuccess, -1, ""});
+}
+
+void PeerGroup::tell(PeerListener& listener, int rank, const Peer& peer) {
+  if (peer.failed) listener.peer_failed(peer.failure);
+  if (peer.left) listener.peer_left(rank);
+  if (peer.lost) listener.peer_lost(rank);
+}
+
+void PeerGroup::listen(int rank, PeerListener* listener, bool looks_around) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  Peer& self = peers_[rank];
+  self.listener = listener;
+  self.looks_around = listener != nullptr && looks_around;
+  if (listener == nullptr) return;
+  self.started = true;
+  for (size_t other = 0; other < peers_.size(); ++other)
+    if (static_cast<int>(other) != rank) tell(*listener, static_cast<int>(other), peers_[other]);
+  if (self.looks_around && wake_.valid()) ::eventfd_write(wake_.get(), 1);
+}
+
+// ------------------------------------------------------------------------------------- one rank
+
+Status PeerMember::open(uint64_t communicator, const std::vector<uint64_t>& processes, int rank,
+                        std::unique_ptr<PeerMember>* out) {
+  std::shared_ptr<PeerGroup> group;
+  HEP_TRY(join_group(communicator, processes, rank, &group));
+  if (group->is_lowest(rank)) HEP_TRY(group->open());
+  out->reset(new PeerMember(std::move(group), rank));
+  return Status();
+}
+
+PeerMember::PeerMember(std::shared_ptr<PeerGroup> group, int rank)
+    : group_(std::move(group)), rank_(rank) {}
+
+PeerMember::~PeerMember() {
+  stop();
+  group_->announce(Kind::kLeft, {rank_, hepSuccess, -1, ""});
+}
+
+LinkAddress PeerMember::address() const {
+  return group_->is_lowest(rank_) ? group_->address() : LinkAddress{};
+}
+
+Status PeerMember::connect(const std::vector<LinkAddress>& addresses, Deadline deadline) {
+  return group_->is_lowest(rank_) ? group_->connect(addresses, deadline) : Status();
+}
+
+Status PeerMember::start(PeerListener* listener, bool looks_around) {
+  if (looks_around) HEP_TRY(group_->start_thread());
+  group_->listen(rank_, listener, looks_around);
+  return Status();
+}
+
+void PeerMember::stop() { group_->listen(rank_, nullptr, false); }
+
+void PeerMember::report(const PeerFailure& failure) { group_->announce(Kind::kFailed, failure); }
+
+}  // namespace hep
