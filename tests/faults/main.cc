@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// The program of the fault table: its options, and the table at the end.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+#include "crew.h"
+#include "harness/device.h"
+#include "options.h"
+
+namespace {
+
+constexpr int kSkipped = 77;  // what Meson takes for a skipped test
+
+constexpr char kUsage[] =
+    "usage: fault_suite [--ranks N] [--victim N] [--backend cuda|host] [GoogleTest options]\n"
+    "  --ranks    3 or 4, each in a process of its own, and with a GPU of its own; default: 3\n"
+    "  --victim   the rank that the faults are of, not the last; default: 1\n";
+
+bool parse(int argc, char** argv) {
+  faults::Options& options = faults::options();
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string option = argv[i], value = argv[i + 1];
+    if (option == "--ranks")
+      options.num_ranks = std::atoi(value.c_str());
+    else if (option == "--victim")
+      options.victim = std::atoi(value.c_str());
+    else if (option == "--backend" && (value == "cuda" || value == "host"))
+      options.backend = value == "cuda" ? hepBackendCuda : hepBackendHost;
+    else
+      return false;
+  }
+  return argc % 2 == 1 && options.num_ranks >= 3 && options.num_ranks <= 4 && options.victim >= 0 &&
+         options.victim < options.num_ranks - 1;
+}
+
+// Asked in a process of its own: what has used CUDA cannot fork any more.
+int count_devices() {
+  const pid_t process = ::fork();
+  if (process == 0) ::_exit(harness::device::count());
+  int status = 0;
+  ::waitpid(process, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 0;
+}
+
+}  // namespace
+
+faults::Options& faults::options() {
+  static Options instance;
+  return instance;
+}
+
+int main(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  if (!parse(argc, argv)) {
+    std::fputs(kUsage, stderr);
+    return EXIT_FAILURE;
+  }
+  const faults::Options& options = faults::options();
+  if (options.backend == hepBackendCuda && count_devices() < options.num_ranks) {
+    std::printf("skipped: there are fewer usable GPUs than %d\n", options.num_ranks);
+    return kSkipped;
+  }
+  return RUN_ALL_TESTS();
+}
