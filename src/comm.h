@@ -13,7 +13,7 @@
 #include "memory/heap.h"
 #include "memory/window.h"
 #include "peers/health.h"
-#include "peers/peer_group.h"
+#include "peers/peer_member.h"
 #include "status.h"
 
 struct hepComm {

@@ -10,11 +10,10 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <map>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
-#include <tuple>
 
 #include "blocked_signals.h"
 
@@ -26,122 +25,21 @@ constexpr uint32_t kMessageMagic = 0x4845504d;
 // Between two looks around.
 constexpr int kLookAroundMs = 50;
 
-enum class Kind : uint32_t { kLeft = 1, kFailed = 2 };
+}  // namespace
 
 // What travels over a link. A rank sends each kind once, so that it always fits into the socket's
 // buffer, whether or not the other side reads.
-struct Message {
+struct PeerMessage {
   uint32_t magic;
-  Kind kind;
+  PeerEvent event;
   int32_t rank;
   int32_t result;
   int32_t missing_rank;
   char sentence[492];
 };
-static_assert(sizeof(Message) == 512);
+static_assert(sizeof(PeerMessage) == 512);
 
-}  // namespace
-
-class PeerGroup {
- public:
-  PeerGroup(uint64_t communicator, const std::vector<uint64_t>& processes, int rank);
-  ~PeerGroup();
-
-  Status open();
-  const LinkAddress& address() const { return links_.address(); }
-  Status connect(const std::vector<LinkAddress>& addresses, Deadline deadline);
-
-  bool is_lowest(int rank) const { return first_ranks_[own_process_] == rank; }
-  bool is_alone() const { return first_ranks_.size() == 1; }
-
-  Status start_thread();
-  void listen(int rank, PeerListener* listener, bool looks_around);
-  void announce(Kind kind, const PeerFailure& what);
-  void announce_leaving_of_all();
-
- private:
-  // What is known of a rank.
-  struct Peer {
-    bool started = false;  // of this process's ranks: takes part
-    bool left = false, lost = false, failed = false;
-    PeerFailure failure{};
-    PeerListener* listener = nullptr;  // of this process's ranks
-    bool looks_around = false;
-  };
-
-  void run();
-  std::vector<pollfd> descriptors_to_watch(bool* looks_around);
-  void read(int process);
-  void take(int process, const Message& message);
-  void lose(int process);
-  void apply(Kind kind, const PeerFailure& what);
-  void announce_locked(Kind kind, const PeerFailure& what);
-  static void tell(PeerListener& listener, int rank, const Peer& peer);
-
-  const uint64_t communicator_;
-  const pid_t process_ = ::getpid();
-  std::vector<int> first_ranks_;  // by process
-  std::vector<int> process_of_;   // by rank
-  int own_process_;
-
-  std::mutex mutex_;  // guards what follows
-  std::vector<Peer> peers_;
-  Links links_;
-  std::vector<std::vector<char>> inboxes_;  // by process: a message that has not arrived whole
-  bool ending_ = false;
-
-  Descriptor wake_;
-  std::thread thread_;
-};
-
-namespace {
-
-// The groups of this process, by communicator. Never destroyed: communicators may outlive it.
-struct Groups {
-  std::mutex mutex;
-  std::map<uint64_t, std::weak_ptr<PeerGroup>> entries;
-  pid_t process = 0;  // the latest in which a group was made
-
-  static Groups& instance() {
-    static Groups* const groups = new Groups;
-    return *groups;
-  }
-};
-
-// A process that ends in good order leaves the communicators that it did not destroy.
-struct LeaveAtExit {
-  ~LeaveAtExit() {
-    Groups& groups = Groups::instance();
-    if (groups.process != ::getpid()) return;  // a forked child does not speak for its parent
-    std::vector<std::shared_ptr<PeerGroup>> alive;
-    {
-      const std::lock_guard<std::mutex> lock(groups.mutex);
-      for (const auto& entry : groups.entries)
-        if (auto group = entry.second.lock()) alive.push_back(std::move(group));
-    }
-    for (const auto& group : alive) group->announce_leaving_of_all();
-  }
-};
-
-Status join_group(uint64_t communicator, const std::vector<uint64_t>& processes, int rank,
-                  std::shared_ptr<PeerGroup>* out) {
-  static const LeaveAtExit leave_at_exit;
-  Groups& groups = Groups::instance();
-  const std::lock_guard<std::mutex> lock(groups.mutex);
-  std::weak_ptr<PeerGroup>& entry = groups.entries[communicator];
-  *out = entry.lock();
-  if (*out == nullptr) {
-    *out = std::make_shared<PeerGroup>(communicator, processes, rank);
-    groups.process = ::getpid();
-    entry = *out;
-  }
-  return Status();
-}
-
-}  // namespace
-
-PeerGroup::PeerGroup(uint64_t communicator, const std::vector<uint64_t>& processes, int rank)
-    : communicator_(communicator), peers_(processes.size()) {
+PeerGroup::PeerGroup(const std::vector<uint64_t>& processes, int rank) : peers_(processes.size()) {
   for (size_t r = 0; r < processes.size(); ++r) {
     const auto first = std::find(processes.begin(), processes.begin() + r, processes[r]);
     const auto first_rank = static_cast<int>(first - processes.begin());
@@ -174,10 +72,6 @@ PeerGroup::~PeerGroup() {
     char rest[4096];
     while (::recv(link.get(), rest, sizeof rest, MSG_DONTWAIT) > 0) continue;
   }
-  Groups& groups = Groups::instance();
-  const std::lock_guard<std::mutex> lock(groups.mutex);
-  const auto entry = groups.entries.find(communicator_);
-  if (entry != groups.entries.end() && entry->second.expired()) groups.entries.erase(entry);
 }
 
 Status PeerGroup::open() { return is_alone() ? Status() : links_.open(); }
@@ -221,31 +115,39 @@ std::vector<pollfd> PeerGroup::descriptors_to_watch(bool* looks_around) {
 }
 
 void PeerGroup::run() {
-  for (;;) {
-    std::vector<pollfd> entries;
-    bool looks_around = false;
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      if (ending_) return;
-      entries = descriptors_to_watch(&looks_around);
+  for (bool goes_on = true; goes_on;) {
+    try {
+      goes_on = watch();
+    } catch (const std::bad_alloc&) {
+      ::poll(nullptr, 0, kLookAroundMs);  // and again, when there may be memory
     }
-    const int ready = ::poll(entries.data(), entries.size(), looks_around ? kLookAroundMs : -1);
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (ready > 0 && entries[0].revents != 0) {
-      eventfd_t ignored;
-      ::eventfd_read(wake_.get(), &ignored);
-    }
-    for (size_t i = 1; ready > 0 && i < entries.size(); ++i)
-      if (entries[i].revents != 0) read(static_cast<int>(i) - 1);
-    if (!looks_around) continue;
-    std::vector<PeerFailure> failures;
-    for (const Peer& peer : peers_) {
-      PeerFailure failure;
-      if (peer.looks_around && !peer.failed && peer.listener->look_around(&failure))
-        failures.push_back(std::move(failure));
-    }
-    for (const PeerFailure& failure : failures) announce_locked(Kind::kFailed, failure);
   }
+}
+
+// Waits for the next event; false when the group ends.
+bool PeerGroup::watch() {
+  std::vector<pollfd> entries;
+  bool looks_around = false;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (ending_) return false;
+    entries = descriptors_to_watch(&looks_around);
+  }
+  const int ready = ::poll(entries.data(), entries.size(), looks_around ? kLookAroundMs : -1);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (ready > 0 && entries[0].revents != 0) {
+    eventfd_t ignored;
+    ::eventfd_read(wake_.get(), &ignored);
+  }
+  for (size_t i = 1; ready > 0 && i < entries.size(); ++i)
+    if (entries[i].revents != 0) read(static_cast<int>(i) - 1);
+  for (size_t rank = 0; rank < peers_.size(); ++rank) {
+    const Peer& peer = peers_[rank];
+    PeerFailure failure;
+    if (peer.looks_around && !peer.failed && peer.listener->look_around(&failure))
+      announce_locked(PeerEvent::kFailed, failure);
+  }
+  return true;
 }
 
 // Takes what has come over a link, message by message.
@@ -254,15 +156,15 @@ void PeerGroup::read(int process) {
   std::vector<char>& inbox = inboxes_[process];
   for (;;) {
     const size_t before = inbox.size();
-    inbox.resize(sizeof(Message));
+    inbox.resize(sizeof(PeerMessage));
     const ssize_t length =
         ::recv(link.get(), inbox.data() + before, inbox.size() - before, MSG_DONTWAIT);
     inbox.resize(before + std::max<ssize_t>(length, 0));
     if (length < 0 && errno == EINTR) continue;
     if (length < 0 && errno == EAGAIN) return;
     if (length <= 0) return lose(process);
-    if (inbox.size() < sizeof(Message)) continue;
-    Message message;
+    if (inbox.size() < sizeof(PeerMessage)) continue;
+    PeerMessage message;
     std::memcpy(&message, inbox.data(), sizeof message);
     inbox.clear();
     take(process, message);
@@ -270,17 +172,17 @@ void PeerGroup::read(int process) {
   }
 }
 
-void PeerGroup::take(int process, const Message& message) {
+void PeerGroup::take(int process, const PeerMessage& message) {
   const int num_ranks = static_cast<int>(peers_.size());
   const bool sound = message.magic == kMessageMagic && message.rank >= 0 &&
                      message.rank < num_ranks && process_of_[message.rank] == process &&
-                     (message.kind == Kind::kLeft || message.kind == Kind::kFailed) &&
+                     (message.event == PeerEvent::kLeft || message.event == PeerEvent::kFailed) &&
                      message.result >= hepSuccess && message.result <= hepErrorInternal &&
                      message.missing_rank >= -1 && message.missing_rank < num_ranks;
   if (!sound) return lose(process);
   const size_t length = ::strnlen(message.sentence, sizeof message.sentence);
-  apply(message.kind, {message.rank, static_cast<hepResult_t>(message.result), message.missing_rank,
-                       std::string(message.sentence, length)});
+  apply(message.event, {message.rank, static_cast<hepResult_t>(message.result),
+                        message.missing_rank, std::string(message.sentence, length)});
 }
 
 // A process is gone: those of its ranks that have not left are lost.
@@ -297,9 +199,9 @@ void PeerGroup::lose(int process) {
 
 // -------------------------------------------------------------------------------- what ranks tell
 
-void PeerGroup::apply(Kind kind, const PeerFailure& what) {
+void PeerGroup::apply(PeerEvent event, const PeerFailure& what) {
   Peer& peer = peers_[what.rank];
-  if (kind == Kind::kLeft) {
+  if (event == PeerEvent::kLeft) {
     peer.left = true;
   } else {
     peer.failed = true;
@@ -308,26 +210,26 @@ void PeerGroup::apply(Kind kind, const PeerFailure& what) {
   for (size_t rank = 0; rank < peers_.size(); ++rank) {
     PeerListener* const listener = peers_[rank].listener;
     if (listener == nullptr || static_cast<int>(rank) == what.rank) continue;
-    if (kind == Kind::kLeft)
+    if (event == PeerEvent::kLeft)
       listener->peer_left(what.rank);
     else
       listener->peer_failed(what);
   }
 }
 
-void PeerGroup::announce(Kind kind, const PeerFailure& what) {
+void PeerGroup::announce(PeerEvent event, const PeerFailure& what) {
   if (process_ != ::getpid()) return;
   const std::lock_guard<std::mutex> lock(mutex_);
-  announce_locked(kind, what);
+  announce_locked(event, what);
 }
 
-void PeerGroup::announce_locked(Kind kind, const PeerFailure& what) {
+void PeerGroup::announce_locked(PeerEvent event, const PeerFailure& what) {
   Peer& self = peers_[what.rank];
-  if (!self.started || (kind == Kind::kLeft ? self.left : self.failed)) return;
-  apply(kind, what);
-  Message message{};
+  if (!self.started || (event == PeerEvent::kLeft ? self.left : self.failed)) return;
+  apply(event, what);
+  PeerMessage message{};
   message.magic = kMessageMagic;
-  message.kind = kind;
+  message.event = event;
   message.rank = what.rank;
   message.result = what.result;
   message.missing_rank = what.missing_rank;
@@ -336,9 +238,14 @@ void PeerGroup::announce_locked(Kind kind, const PeerFailure& what) {
     if (link.valid()) ::send(link.get(), &message, sizeof message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
+void PeerGroup::forget_in_child() {
+  if (!thread_.joinable()) return;  // the links are not complete
+  for (Descriptor& link : links_.sockets()) link.reset();
+}
+
 void PeerGroup::announce_leaving_of_all() {
   for (size_t rank = 0; rank < peers_.size(); ++rank)
-    announce(Kind::kLeft, {static_cast<int>(rank), hepSuccess, -1, ""});
+    announce(PeerEvent::kLeft, {static_cast<int>(rank), hepSuccess, -1, ""});
 }
 
 void PeerGroup::tell(PeerListener& listener, int rank, const Peer& peer) {
@@ -358,42 +265,5 @@ void PeerGroup::listen(int rank, PeerListener* listener, bool looks_around) {
     if (static_cast<int>(other) != rank) tell(*listener, static_cast<int>(other), peers_[other]);
   if (self.looks_around && wake_.valid()) ::eventfd_write(wake_.get(), 1);
 }
-
-// ------------------------------------------------------------------------------------- one rank
-
-Status PeerMember::open(uint64_t communicator, const std::vector<uint64_t>& processes, int rank,
-                        std::unique_ptr<PeerMember>* out) {
-  std::shared_ptr<PeerGroup> group;
-  HEP_TRY(join_group(communicator, processes, rank, &group));
-  if (group->is_lowest(rank)) HEP_TRY(group->open());
-  out->reset(new PeerMember(std::move(group), rank));
-  return Status();
-}
-
-PeerMember::PeerMember(std::shared_ptr<PeerGroup> group, int rank)
-    : group_(std::move(group)), rank_(rank) {}
-
-PeerMember::~PeerMember() {
-  stop();
-  group_->announce(Kind::kLeft, {rank_, hepSuccess, -1, ""});
-}
-
-LinkAddress PeerMember::address() const {
-  return group_->is_lowest(rank_) ? group_->address() : LinkAddress{};
-}
-
-Status PeerMember::connect(const std::vector<LinkAddress>& addresses, Deadline deadline) {
-  return group_->is_lowest(rank_) ? group_->connect(addresses, deadline) : Status();
-}
-
-Status PeerMember::start(PeerListener* listener, bool looks_around) {
-  if (looks_around) HEP_TRY(group_->start_thread());
-  group_->listen(rank_, listener, looks_around);
-  return Status();
-}
-
-void PeerMember::stop() { group_->listen(rank_, nullptr, false); }
-
-void PeerMember::report(const PeerFailure& failure) { group_->announce(Kind::kFailed, failure); }
 
 }  // namespace hep

@@ -5,13 +5,18 @@
 #pragma once
 
 #include <hybridep.h>
+#include <poll.h>
+#include <sys/types.h>
+#include <unistd.h>
 
 #include <cstdint>
-#include <memory>
+#include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "deadline.h"
+#include "descriptor.h"
 #include "peers/links.h"
 #include "status.h"
 
@@ -38,39 +43,67 @@ class PeerListener {
   virtual bool look_around(PeerFailure* own) = 0;
 };
 
-class PeerGroup;
+enum class PeerEvent : uint32_t { kLeft = 1, kFailed = 2 };
 
-// One rank's place in its group. Used by one thread at a time, report() excepted.
-class PeerMember {
+struct PeerMessage;
+
+// All ranks of a communicator as one process sees them. Thread-safe, open() and connect() excepted.
+class PeerGroup {
  public:
-  // `communicator` is a number that its ranks share and no other communicator has; `processes` [R]
-  // is the same number for ranks of the same process.
-  static Status open(uint64_t communicator, const std::vector<uint64_t>& processes, int rank,
-                     std::unique_ptr<PeerMember>* out);
+  // `processes` [R] is the same number for ranks of the same process.
+  PeerGroup(const std::vector<uint64_t>& processes, int rank);
+  ~PeerGroup();
 
-  // Leaves: tells the peers, unless the rank never started. Never waits for them.
-  ~PeerMember();
-
-  LinkAddress address() const;
-
-  // Collective; `addresses` [R] are those of all ranks.
+  Status open();
+  const LinkAddress& address() const { return links_.address(); }
   Status connect(const std::vector<LinkAddress>& addresses, Deadline deadline);
 
-  // From now on the listener hears what happens, and at once what has happened already. With
-  // `looks_around`, its own failures are looked for several times a second.
-  Status start(PeerListener* listener, bool looks_around);
+  bool is_lowest(int rank) const { return first_ranks_[own_process_] == rank; }
+  bool is_alone() const { return first_ranks_.size() == 1; }
 
-  // After this the listener is not called any more.
-  void stop();
+  Status start_thread();
+  void listen(int rank, PeerListener* listener, bool looks_around);
+  void announce(PeerEvent event, const PeerFailure& what);
+  void announce_leaving_of_all();
 
-  // Tells the peers of this rank's failure. The first one counts.
-  void report(const PeerFailure& failure);
+  // Around a fork: nothing changes meanwhile. A child closes the connections, because one that it held
+  // open would hide the end of its parent.
+  std::mutex& mutex() { return mutex_; }
+  void forget_in_child();
 
  private:
-  PeerMember(std::shared_ptr<PeerGroup> group, int rank);
+  // What is known of a rank.
+  struct Peer {
+    bool started = false;  // of this process's ranks: takes part
+    bool left = false, lost = false, failed = false;
+    PeerFailure failure{};
+    PeerListener* listener = nullptr;  // of this process's ranks
+    bool looks_around = false;
+  };
 
-  std::shared_ptr<PeerGroup> group_;
-  const int rank_;
+  void run();
+  bool watch();
+  std::vector<pollfd> descriptors_to_watch(bool* looks_around);
+  void read(int process);
+  void take(int process, const PeerMessage& message);
+  void lose(int process);
+  void apply(PeerEvent event, const PeerFailure& what);
+  void announce_locked(PeerEvent event, const PeerFailure& what);
+  static void tell(PeerListener& listener, int rank, const Peer& peer);
+
+  const pid_t process_ = ::getpid();
+  std::vector<int> first_ranks_;  // by process
+  std::vector<int> process_of_;   // by rank
+  int own_process_;
+
+  std::mutex mutex_;  // guards what follows
+  std::vector<Peer> peers_;
+  Links links_;
+  std::vector<std::vector<char>> inboxes_;  // by process: a message that has not arrived whole
+  bool ending_ = false;
+
+  Descriptor wake_;
+  std::thread thread_;
 };
 
 }  // namespace hep
