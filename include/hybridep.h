@@ -372,7 +372,7 @@ HEP_API hepResult_t hepCommInitNccl(hepComm_t* comm, struct ncclComm* nccl,
  * same happens when a process that has not destroyed its communicator returns from main or calls
  * exit(). The memory of this rank stays readable to peers that still have it mapped (in other processes
  * not if it is shared by cudaIpc).
- * Errors: hepErrorInvalidArgument if `comm` is not a communicator; hepErrorInvalidUsage if routings
+ * Errors: hepErrorInvalidArgument if `comm` is not a communicator (any more); hepErrorInvalidUsage if routings
  * of it are alive.
  */
 HEP_API hepResult_t hepCommDestroy(hepComm_t comm);

@@ -10,6 +10,7 @@
 #include "bootstrap/bootstrap.h"
 #include "config.h"
 #include "cuda/current_device.h"
+#include "handles.h"
 #include "identity.h"
 #include "log.h"
 #include "rank_threads.h"
@@ -211,8 +212,8 @@ Status create_backend(hepComm& comm) {
 
 Status check_comm(hepComm_t comm) {
   if (comm == nullptr) return error(hepErrorInvalidArgument, "comm is NULL");
-  if (comm->magic != hepComm::kMagic)
-    return error(hepErrorInvalidArgument, "comm %p is not a communicator",
+  if (!is_live_handle(HandleKind::kComm, comm))
+    return error(hepErrorInvalidArgument, "comm %p is not a communicator, or has been destroyed",
                  static_cast<void*>(comm));
   return Status();
 }
@@ -311,7 +312,6 @@ Status free_memory(hepComm_t comm, void* pointer) {
 }  // namespace hep
 
 hepComm::~hepComm() {
-  magic = 0;
   if (backend) backend->abort();
 }
 

@@ -9,6 +9,7 @@
 
 #include "backend.h"
 #include "deadline.h"
+#include "handles.h"
 #include "log.h"
 #include "memory/heap.h"
 #include "memory/window.h"
@@ -17,12 +18,9 @@
 #include "status.h"
 
 struct hepComm {
-  static constexpr uint64_t kMagic = 0x6d6d6f4370654821;
-
   // Ends every operation that still runs, then frees. Never waits for peers.
   ~hepComm();
 
-  uint64_t magic = kMagic;
   int rank = 0;
   int num_ranks = 0;
   hepConfig_t config{};  // resolved; the backend is the one that was chosen
@@ -37,6 +35,8 @@ struct hepComm {
   std::unique_ptr<hep::Health> health;
 
   std::atomic<int> live_routings{0};
+
+  const hep::LiveHandle handle{hep::HandleKind::kComm, this};
 
   void* heap_address() const;
 

@@ -28,8 +28,8 @@ Status outcome(hepRouting& routing, const Status& status) {
 
 Status check_routing(hepRouting_t routing) {
   if (routing == nullptr) return error(hepErrorInvalidArgument, "routing is NULL");
-  if (routing->magic != hepRouting::kMagic)
-    return error(hepErrorInvalidArgument, "routing %p is not a routing",
+  if (!is_live_handle(HandleKind::kRouting, routing))
+    return error(hepErrorInvalidArgument, "routing %p is not a routing, or has been destroyed",
                  static_cast<void*>(routing));
   return Status();
 }
@@ -130,7 +130,4 @@ Status view_routing(hepRouting_t routing, hepRoutingView_t* theirs) {
 
 hepRouting::hepRouting(hepComm* owner) : comm(owner) { ++comm->live_routings; }
 
-hepRouting::~hepRouting() {
-  magic = 0;
-  --comm->live_routings;
-}
+hepRouting::~hepRouting() { --comm->live_routings; }

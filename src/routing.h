@@ -9,15 +9,13 @@
 
 #include "backend.h"
 #include "comm.h"
+#include "handles.h"
 #include "status.h"
 
 struct hepRouting {
-  static constexpr uint64_t kMagic = 0x676e6974756f5221;
-
   explicit hepRouting(hepComm* comm);
   ~hepRouting();
 
-  uint64_t magic = kMagic;
   hepComm* comm;
   std::unique_ptr<hep::BackendRouting> backend;
 
@@ -26,6 +24,8 @@ struct hepRouting {
   bool has_weights = false;  // a dispatch with weights followed it
   int num_tokens = 0;
   int top_k = 0;
+
+  const hep::LiveHandle handle{hep::HandleKind::kRouting, this};
 };
 
 namespace hep {

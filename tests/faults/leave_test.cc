@@ -123,6 +123,22 @@ TEST(Leaving, ByTheRegularEndOfTheProcessDoesTheSame) {
   expect_no_complaints(crew, true);
 }
 
+TEST(Leaving, ByDestroyingAtTheEndOfTheProcessIsSafe) {
+  Crew crew(options().num_ranks, [](int rank, Shared& shared) {
+    auto work = join(rank, shared);
+    await_gate(shared, kLeaveGate);
+    if (rank != kLeaver) return expect_left(rank, shared, *work);
+    static std::unique_ptr<Work> ended_by_static_destructor;
+    ended_by_static_destructor = std::move(work);
+    std::exit(EXIT_SUCCESS);
+  });
+  ASSERT_TRUE(all_reach(crew, kReady));
+  crew.open(kLeaveGate);
+  ASSERT_TRUE(crew.ended(kLeaver));
+  crew.open(kGoOnGate);
+  expect_no_complaints(crew, true);
+}
+
 TEST(Leaving, AForkedChildThatEndsDoesNotTakeLeaveForItsParent) {
   if (options().backend == hepBackendCuda) GTEST_SKIP() << "CUDA does not survive a fork";
   Crew crew(options().num_ranks, [](int rank, Shared& shared) {

@@ -68,6 +68,23 @@ TEST(BadObject, PointersToOtherThingsAreRefused) {
                  hepErrorInvalidArgument, {"routing"});
 }
 
+TEST(BadObject, DestroyedHandlesAreRefused) {
+  const hepConfig_t config = small_config();
+  hepComm_t destroyed = nullptr;
+  run_ranks(config, [&](Rank& self) {
+    hepRouting_t routing = nullptr;
+    ASSERT_HEP(hepRoutingCreate(&routing, self.comm, nullptr));
+    ASSERT_HEP(hepRoutingDestroy(routing));
+    expect_routing_refused(routing, "a routing after its end");
+    expect_refused("destroying it again", hepRoutingDestroy(routing), hepErrorInvalidArgument,
+                   {"routing", "destroyed"});
+    if (self.rank == world().first_rank()) destroyed = self.comm;
+  });
+  expect_comm_refused(destroyed, "a communicator after its end");
+  expect_refused("destroying it again", hepCommDestroy(destroyed), hepErrorInvalidArgument,
+                 {"comm", "destroyed"});
+}
+
 TEST(BadObject, HandlesAreNotTakenForEachOther) {
   const hepConfig_t config = small_config();
   run_ranks(config, [&](Rank& self) {
