@@ -16,11 +16,12 @@ constexpr int kSkipped = 77;  // what Meson takes for a skipped test
 
 constexpr char kUsage[] =
     "usage: mpi_suite [--ranks N] [--backend auto|cuda|host] [--seed S] [--cases N] [--case N]\n"
-    "                 [--large] [GoogleTest options]\n"
+    "                 [--cycles N] [--large] [GoogleTest options]\n"
     "  --ranks    all ranks, over all processes of mpirun; default: 4, or one a process\n"
     "  --seed     of the random cases\n"
     "  --cases    how many random cases\n"
     "  --case     runs one random case only\n"
+    "  --cycles   how many communicators come and go in the test of that\n"
     "  --large    full-size cases on the host backend too\n";
 
 bool parse_backend(const std::string& name, hepBackend_t* backend) {
@@ -53,6 +54,8 @@ bool parse(int argc, char** argv, harness::WorldOptions* world) {
       options().seed = std::strtoull(value, nullptr, 10);
     } else if (option == "--cases") {
       options().cases = std::atoi(value);
+    } else if (option == "--cycles") {
+      options().cycles = std::atoi(value);
     } else if (option == "--case") {
       options().only_case = std::atoi(value);
     } else {
