@@ -345,7 +345,9 @@ typedef int (*hepAllGather_t)(const void* send, void* receive, size_t bytes, voi
 /**
  * Creates this rank's communicator over an all-gather of the caller's (MPI, Gloo, a store, ...).
  * Collective. `all_gather` is called once, on this thread, to agree on a rendezvous; it is not used
- * after the call returns.
+ * after the call returns. It is called whatever else is wrong, so that all ranks learn of it; only a
+ * rank whose `all_gather` is NULL, or whose `num_ranks` is out of range, cannot take part, and then
+ * the others wait in theirs as long as that waits.
  * Errors: as `hepCommInitRank`; hepErrorSystem if `all_gather` returns non-zero. Thread-safe.
  */
 HEP_API hepResult_t hepCommInitCallback(hepComm_t* comm, int num_ranks, int rank,

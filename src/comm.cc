@@ -10,6 +10,7 @@
 #include "bootstrap/bootstrap.h"
 #include "config.h"
 #include "cuda/current_device.h"
+#include "fault_point.h"
 #include "handles.h"
 #include "identity.h"
 #include "log.h"
@@ -135,7 +136,7 @@ Status prepare(const hepConfig_t* config, hepComm& comm, Hello* hello) {
   hello->process = process_identity();
   HEP_TRY(random_bytes(&hello->token, sizeof hello->token));
   if (comm.config.backend == hepBackendCuda) HEP_TRY(device_uuid(comm.device, &hello->device));
-  return Status();
+  return fault_point("prepare", comm.rank);
 }
 
 // Several ranks on a device are for tests: elsewhere it is a mistake in the job's launch.
@@ -170,11 +171,12 @@ struct Address {
 
 Status open_to_peers(const std::vector<Hello>& hellos, hepComm& comm, Address* address) {
   HEP_TRY(create_window(hellos, comm, &address->window));
+  HEP_TRY(fault_point("window", comm.rank));
   std::vector<uint64_t> processes;
   for (const Hello& hello : hellos) processes.push_back(hello.process);
   HEP_TRY(PeerMember::open(hellos[0].token, processes, comm.rank, &comm.member));
   address->link = comm.member->address();
-  return Status();
+  return fault_point("listen", comm.rank);
 }
 
 Status connect_to_peers(const std::vector<Address>& addresses, hepComm& comm, Deadline deadline) {
@@ -187,7 +189,9 @@ Status connect_to_peers(const std::vector<Address>& addresses, hepComm& comm, De
   // Both, whatever comes of the first: the peers wait for this rank in the second too.
   const Status mapped = comm.window->connect(windows, comm.rank, deadline);
   const Status linked = comm.member->connect(links, deadline);
-  return mapped.ok() ? linked : mapped;
+  HEP_TRY(mapped);
+  HEP_TRY(linked);
+  return fault_point("connect", comm.rank);
 }
 
 Status create_backend(hepComm& comm) {
@@ -204,8 +208,10 @@ Status create_backend(hepComm& comm) {
   const bool cuda = comm.config.backend == hepBackendCuda;
   HEP_TRY(cuda ? create_cuda_backend(context, &comm.backend)
                : create_host_backend(context, &comm.backend));
+  HEP_TRY(fault_point("backend", comm.rank));
   comm.health = std::make_unique<Health>(comm.rank, comm.num_ranks, *comm.backend, *comm.member);
-  return comm.health->start(cuda);  // whose kernels fail without a call of the host
+  HEP_TRY(comm.health->start(cuda));  // whose kernels fail without a call of the host
+  return fault_point("start", comm.rank);
 }
 
 }  // namespace

@@ -36,8 +36,8 @@ struct Shared {
     std::atomic<int> point;  // how far the rank has come
     Report report;
   } ranks[kMaxCrew];
-  std::atomic<int> id_ready[2];
-  hepUniqueId_t ids[2];
+  std::atomic<int> id_ready[3];
+  hepUniqueId_t ids[3];
 };
 
 class Crew {
