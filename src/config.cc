@@ -104,40 +104,39 @@ Status check_shape(const hepConfig_t& config, int num_ranks) {
 
 Status check_domain(const hepConfig_t& config, int num_ranks) {
   if (config.lanes > 1)
-    return error(hepErrorUnsupported, "config field lanes is %d, but this version serves only 1",
-                 config.lanes);
+    return error(hepErrorUnsupported, "%s is %d, but this version serves only 1",
+                 setting_origin("lanes").c_str(), config.lanes);
   if (config.domain_size > num_ranks)
-    return error(hepErrorInvalidArgument,
-                 "config field domain_size is %d, but must be at most num_ranks, %d",
-                 config.domain_size, num_ranks);
+    return error(hepErrorInvalidArgument, "%s is %d, but must be at most num_ranks, %d",
+                 setting_origin("domain_size").c_str(), config.domain_size, num_ranks);
   if (config.domain_size != num_ranks)
     return error(hepErrorUnsupported,
-                 "config field domain_size is %d, but this version serves only one domain of all "
-                 "%d ranks",
-                 config.domain_size, num_ranks);
+                 "%s is %d, but this version serves only one domain of all %d ranks",
+                 setting_origin("domain_size").c_str(), config.domain_size, num_ranks);
   return Status();
 }
 
 Status check_blocks(const char* field, int32_t blocks, int32_t sm_budget) {
   if (blocks <= sm_budget) return Status();
-  return error(hepErrorInvalidArgument, "config field %s is %d, but must be at most sm_budget, %d",
-               field, blocks, sm_budget);
+  return error(hepErrorInvalidArgument, "%s is %d, but must be at most %s, %d",
+               setting_origin(field).c_str(), blocks, setting_origin("sm_budget").c_str(),
+               sm_budget);
 }
 
 Status check_tuning(const hepConfig_t& config) {
   if (config.routing_threads % kWarpThreads != 0)
-    return error(hepErrorInvalidArgument,
-                 "config field routing_threads is %d, but must be a multiple of %d",
-                 config.routing_threads, kWarpThreads);
+    return error(hepErrorInvalidArgument, "%s is %d, but must be a multiple of %d",
+                 setting_origin("routing_threads").c_str(), config.routing_threads, kWarpThreads);
   HEP_TRY(check_blocks("routing_blocks", config.routing_blocks, config.sm_budget));
   HEP_TRY(check_blocks("dispatch_blocks", config.dispatch_blocks, config.sm_budget));
   HEP_TRY(check_blocks("combine_blocks", config.combine_blocks, config.sm_budget));
   const int64_t row_bytes = most_row_bytes(config);
   if (config.dispatch_stages * row_bytes > kStageBytes)
     return error(hepErrorInvalidArgument,
-                 "config field dispatch_stages is %d, but that many rows of %" PRId64
-                 " bytes do not fit in the %" PRId64 " bytes of shared memory for them",
-                 config.dispatch_stages, row_bytes, kStageBytes);
+                 "%s is %d, but that many rows of %" PRId64 " bytes do not fit in the %" PRId64
+                 " bytes of shared memory for them",
+                 setting_origin("dispatch_stages").c_str(), config.dispatch_stages, row_bytes,
+                 kStageBytes);
   return Status();
 }
 

@@ -195,6 +195,14 @@ Status apply_environment(hepConfig_t* config) {
   return Status();
 }
 
+std::string setting_origin(const char* field_name) {
+  for (const Setting& setting : kSettings)
+    if (setting.field_name && std::strcmp(setting.field_name, field_name) == 0 &&
+        environment_text(setting))
+      return setting.name;
+  return std::string("config field ") + field_name;
+}
+
 Status check_ranges(const hepConfig_t& config) {
   hepConfig_t copy = config;
   for (const Setting& setting : kSettings) {

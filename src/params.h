@@ -52,6 +52,9 @@ Status setting_number(const char* name, int64_t* value);
 // Overrides the fields of a config by the variables that are set.
 Status apply_environment(hepConfig_t* config);
 
+// Where a field's value comes from, for errors: "config field lanes", or "HEP_LANES" if that is set.
+std::string setting_origin(const char* field_name);
+
 // Checks that every field of a config that has a setting is 0 or in the setting's range.
 Status check_ranges(const hepConfig_t& config);
 

@@ -402,6 +402,35 @@ TEST_F(Config, TheEnvironmentOverridesTheCallersFields) {
   EXPECT_EQ(resolved.backend, hepBackendHost);
 }
 
+// What a variable has set must not be blamed on the caller's struct.
+TEST_F(Config, ErrorsNameTheVariableThatAValueComesFrom) {
+  struct Case {
+    const char *variable, *value;
+  };
+  for (const auto& [variable, value] :
+       {Case{"HEP_TIMEOUT_MS", "-1"}, Case{"HEP_LANES", "2"}, Case{"HEP_DOMAIN_SIZE", "2"},
+        Case{"HEP_DOMAIN_SIZE", "72"}, Case{"HEP_ROUTING_THREADS", "100"},
+        Case{"HEP_ROUTING_BLOCKS", "200"}, Case{"HEP_DISPATCH_BLOCKS", "200"},
+        Case{"HEP_COMBINE_BLOCKS", "200"}, Case{"HEP_DISPATCH_STAGES", "32"}}) {
+    setenv(variable, value, 1);
+    hepConfig_t config = valid_config(), resolved;
+    config.hidden = 32768;
+    const std::string sentence = resolve_config(&config, kRanks, &resolved).message();
+    EXPECT_EQ(sentence.find(variable), 0u) << sentence;
+    EXPECT_NE(sentence.find(value), std::string::npos) << sentence;
+    unsetenv(variable);
+  }
+}
+
+TEST_F(Config, ErrorsNameTheVariableOfALimitThatAFieldExceeds) {
+  setenv("HEP_SM_BUDGET", "4", 1);
+  hepConfig_t config = valid_config(), resolved;
+  config.dispatch_blocks = 5;
+  const std::string sentence = resolve_config(&config, kRanks, &resolved).message();
+  EXPECT_NE(sentence.find("config field dispatch_blocks is 5"), std::string::npos) << sentence;
+  EXPECT_NE(sentence.find("HEP_SM_BUDGET, 4"), std::string::npos) << sentence;
+}
+
 TEST_F(Config, AFailureLeavesTheOutputUntouched) {
   hepConfig_t config = valid_config();
   config.hidden = 9;
