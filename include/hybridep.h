@@ -197,7 +197,10 @@ typedef enum {
   hepLogDebug = 4
 } hepLogLevel_t;
 
-/** Receives a log message, without a line end. May be called from any thread. */
+/**
+ * Receives a log message, without a line end. May be called from any thread, but not any more when
+ * the `hepCommDestroy` of the communicator that brought it has returned.
+ */
 typedef void (*hepLogCallback_t)(hepLogLevel_t level, const char* message, void* context);
 
 #define HEP_CONFIG_MAGIC 0x48455043u

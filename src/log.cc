@@ -2,8 +2,10 @@
 #include "log.h"
 
 #include <algorithm>
+#include <condition_variable>
 #include <cstdarg>
 #include <cstdio>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -16,7 +18,9 @@ struct Sink {
   const LogCallback* owner;
   hepLogCallback_t callback;
   void* context;
+  int deliveries = 0;  // that are under way; guarded by the mutex of Sinks
 };
+using SharedSink = std::shared_ptr<Sink>;
 
 // The latest one receives. Never destroyed: messages may come at exit.
 struct Sinks {
@@ -26,8 +30,49 @@ struct Sinks {
   }
 
   std::mutex mutex;
-  std::vector<Sink> entries;
+  std::condition_variable delivered;
+  std::vector<SharedSink> entries;
 };
+
+// A message on its way to a callback, which stays valid as long as this lives.
+class Delivery {
+ public:
+  Delivery() : outer_(innermost_) {
+    innermost_ = this;
+    Sinks& sinks = Sinks::instance();
+    const std::lock_guard<std::mutex> lock(sinks.mutex);
+    if (sinks.entries.empty()) return;
+    sink_ = sinks.entries.back();
+    ++sink_->deliveries;
+  }
+  Delivery(const Delivery&) = delete;
+  Delivery& operator=(const Delivery&) = delete;
+  ~Delivery() {
+    innermost_ = outer_;
+    if (sink_ == nullptr) return;
+    Sinks& sinks = Sinks::instance();
+    const std::lock_guard<std::mutex> lock(sinks.mutex);
+    --sink_->deliveries;
+    sinks.delivered.notify_all();
+  }
+
+  const Sink* sink() const { return sink_.get(); }
+
+  // Those of the calling thread, which is inside a callback then.
+  static int of_this_thread(const Sink& sink) {
+    int count = 0;
+    for (const Delivery* d = innermost_; d != nullptr; d = d->outer_) count += d->sink() == &sink;
+    return count;
+  }
+
+ private:
+  static thread_local const Delivery* innermost_;
+
+  const Delivery* const outer_;
+  SharedSink sink_;
+};
+
+thread_local const Delivery* Delivery::innermost_ = nullptr;
 
 const char* level_name(hepLogLevel_t level) {
   switch (level) {
@@ -41,14 +86,9 @@ const char* level_name(hepLogLevel_t level) {
 }
 
 void deliver(hepLogLevel_t level, const char* message) {
-  Sink sink{};
-  {
-    Sinks& sinks = Sinks::instance();
-    const std::lock_guard<std::mutex> lock(sinks.mutex);
-    if (!sinks.entries.empty()) sink = sinks.entries.back();
-  }
-  if (sink.callback)
-    sink.callback(level, message, sink.context);
+  const Delivery delivery;
+  if (const Sink* const sink = delivery.sink())
+    sink->callback(level, message, sink->context);
   else
     std::fprintf(stderr, "hybridep: %s: %s\n", level_name(level), message);
 }
@@ -81,15 +121,18 @@ void LogCallback::set(hepLogCallback_t callback, void* context) {
   if (callback == nullptr) return;
   Sinks& sinks = Sinks::instance();
   const std::lock_guard<std::mutex> lock(sinks.mutex);
-  sinks.entries.push_back({this, callback, context});
+  sinks.entries.push_back(std::make_shared<Sink>(Sink{this, callback, context}));
 }
 
 LogCallback::~LogCallback() {
   Sinks& sinks = Sinks::instance();
-  const std::lock_guard<std::mutex> lock(sinks.mutex);
-  const auto mine = std::remove_if(sinks.entries.begin(), sinks.entries.end(),
-                                   [this](const Sink& sink) { return sink.owner == this; });
-  sinks.entries.erase(mine, sinks.entries.end());
+  std::unique_lock<std::mutex> lock(sinks.mutex);
+  const auto mine = std::find_if(sinks.entries.begin(), sinks.entries.end(),
+                                 [this](const SharedSink& sink) { return sink->owner == this; });
+  if (mine == sinks.entries.end()) return;
+  const SharedSink sink = *mine;
+  sinks.entries.erase(mine);
+  sinks.delivered.wait(lock, [&] { return sink->deliveries == Delivery::of_this_thread(*sink); });
 }
 
 }  // namespace hep

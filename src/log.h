@@ -16,7 +16,8 @@ bool log_enabled(hepLogLevel_t level);
 
 // A callback that receives the process's messages, those of other communicators too, until it is
 // destroyed or a later one takes its place; when the later one goes, it receives them again. Not
-// called under a lock, so it may take locks of its own.
+// called under a lock, so it may take locks of its own. Destruction waits for messages that are being
+// delivered by other threads: nothing is delivered after it.
 class LogCallback {
  public:
   LogCallback() = default;

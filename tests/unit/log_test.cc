@@ -4,6 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
@@ -139,6 +142,55 @@ TEST_F(Log, ACallbackMayLogAndReplaceItself) {
   log_message(hepLogError, "from outside");
   ASSERT_EQ(received_.messages.size(), 1u);
   EXPECT_EQ(received_.messages[0].second, "from inside");
+}
+
+// A callback that takes its time, and says so.
+struct Slow {
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool entered = false, may_leave = false;
+  std::atomic<bool> left{false};
+};
+
+void receive_slowly(hepLogLevel_t, const char*, void* context) {
+  Slow& slow = *static_cast<Slow*>(context);
+  std::unique_lock<std::mutex> lock(slow.mutex);
+  slow.entered = true;
+  slow.changed.notify_all();
+  slow.changed.wait(lock, [&] { return slow.may_leave; });
+  slow.left = true;
+}
+
+TEST_F(Log, ACallbackThatGoesWaitsForTheMessageThatAnotherThreadDelivers) {
+  Slow slow;
+  auto callback = std::make_unique<LogCallback>();
+  callback->set(receive_slowly, &slow);
+  std::thread logger([] { log_message(hepLogError, "slow"); });
+  {
+    std::unique_lock<std::mutex> lock(slow.mutex);
+    slow.changed.wait(lock, [&] { return slow.entered; });
+  }
+  std::thread allower([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    const std::lock_guard<std::mutex> lock(slow.mutex);
+    slow.may_leave = true;
+    slow.changed.notify_all();
+  });
+  callback.reset();
+  EXPECT_TRUE(slow.left);
+  logger.join();
+  allower.join();
+}
+
+void destroy_callback(hepLogLevel_t, const char*, void* context) {
+  static_cast<std::unique_ptr<LogCallback>*>(context)->reset();
+}
+
+TEST_F(Log, ACallbackMayEndItself) {
+  auto callback = std::make_unique<LogCallback>();
+  callback->set(destroy_callback, &callback);
+  log_message(hepLogError, "the last one");
+  EXPECT_EQ(callback, nullptr);
 }
 
 TEST_F(Log, NoMessageOfManyThreadsIsLostOrMixed) {
