@@ -73,7 +73,9 @@
  * operations that were running are undefined on all ranks.
  *
  * For this the processes of a communicator keep a TCP connection between each two of them, and a
- * thread each that listens and takes no signals. A process that is stopped, or cut off from the
+ * thread each that listens and takes no signals. After a timeout the first call that reports it waits
+ * up to a quarter of a second for the rank that did not come, which may be waiting for somebody else:
+ * `hepGetLastError` then tells what each of the two was doing. A process that is stopped, or cut off from the
  * network, does not answer and is not gone: waits for it time out.
  *
  * STRUCTS

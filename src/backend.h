@@ -60,15 +60,14 @@ class Backend {
   virtual Status deregister_memory(void* pointer) = 0;
 
   // Makes every wait of this rank, running or to come, end with `result`, unless what it waits for is
-  // already there. `missing_rank` is who the failure will name; -1: whom the wait was for. The first
-  // call counts. From any thread.
-  virtual void stop(hepResult_t result, int missing_rank) = 0;
+  // already there. The first call counts. From any thread.
+  virtual void stop(hepResult_t result) = 0;
 
   // Makes waits for this peer end with hepErrorPeerLost, unless what they wait for is already there:
   // the peer will signal nothing more. From any thread.
   virtual void peer_left(int peer) = 0;
 
-  void abort() { stop(hepErrorAborted, -1); }
+  void abort() { stop(hepErrorAborted); }
 
   // The first wait that failed; after a stop that ended none, a record without a wait; otherwise with
   // result hepSuccess. From any thread.

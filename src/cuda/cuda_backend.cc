@@ -82,14 +82,11 @@ Status CudaBackend::deregister_memory(void*) {
   return error(hepErrorUnsupported, "hepCommDeregister is not served yet on the cuda backend");
 }
 
-void CudaBackend::stop(hepResult_t result, int missing_rank) {
+void CudaBackend::stop(hepResult_t result) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (stop_result_ != hepSuccess) return;
   stop_result_ = result;
-  stop_rank_ = missing_rank;
-  // The rank first: a wait may be reading these already, because a peer has left.
   HostState& host = *host_state();
-  __atomic_store_n(&host.stop_rank, missing_rank, __ATOMIC_RELEASE);
   __atomic_store_n(&host.stop_result, static_cast<int32_t>(result), __ATOMIC_RELEASE);
   __atomic_store_n(&host.news, uint64_t{1}, __ATOMIC_RELEASE);
 }
@@ -117,7 +114,7 @@ hepFailure_t CudaBackend::failure() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   failure.rank = context_.rank;
   failure.result = stop_result_;
-  failure.missing_rank = stop_rank_;
+  failure.missing_rank = -1;
   return failure;
 }
 

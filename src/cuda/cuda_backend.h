@@ -24,7 +24,7 @@ class CudaBackend : public Backend {
   Status create_routing(int alignment, std::unique_ptr<BackendRouting>* routing) override;
   Status register_memory(void* pointer, size_t bytes) override;
   Status deregister_memory(void* pointer) override;
-  void stop(hepResult_t result, int missing_rank) override;
+  void stop(hepResult_t result) override;
   void peer_left(int peer) override;
   hepFailure_t failure() const override;
   BadIndex bad_index() const override;
@@ -49,7 +49,6 @@ class CudaBackend : public Backend {
 
   mutable std::mutex mutex_;
   hepResult_t stop_result_ = hepSuccess;  // what host_state_ says; guarded by mutex_
-  int stop_rank_ = -1;
   std::vector<std::unique_ptr<DeviceMemory>> spare_routing_memory_;
   size_t num_routing_memories_ = 0;  // spare or not
 };

@@ -34,7 +34,6 @@ struct DeviceState {
 struct HostState {
   uint64_t news;                  // host to device: not 0 once waits have to look at what follows
   int32_t stop_result;            // hepResult_t: not hepSuccess: every wait ends with it
-  int32_t stop_rank;              // who is missing then; -1: whom the wait was for
   uint32_t peer_left[kMaxRanks];  // not 0: the peer will signal nothing more
 
   uint32_t bad_index_set;  // device to host, 0 to 1 by the first

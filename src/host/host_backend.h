@@ -26,7 +26,7 @@ class HostBackend final : public Backend {
     return registrations_.add(pointer, bytes);
   }
   Status deregister_memory(void* pointer) override { return registrations_.remove(pointer); }
-  void stop(hepResult_t result, int missing_rank) override { waiter_.stop(result, missing_rank); }
+  void stop(hepResult_t result) override { waiter_.stop(result); }
   void peer_left(int peer) override { waiter_.peer_left(peer); }
   hepFailure_t failure() const override { return waiter_.failure(); }
   BadIndex bad_index() const override;

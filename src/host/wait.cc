@@ -68,11 +68,10 @@ Status Waiter::wait(const uint64_t* signal, uint64_t expected, const Awaited& aw
   }
 }
 
-void Waiter::stop(hepResult_t result, int missing_rank) {
+void Waiter::stop(hepResult_t result) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (stop_result_ != hepSuccess) return;
   stop_result_ = result;
-  stop_rank_ = missing_rank;
   news_.store(true);
 }
 
@@ -91,22 +90,17 @@ hepResult_t Waiter::reason_to_end(int peer) const {
 hepFailure_t Waiter::failure() const {
   std::lock_guard<std::mutex> lock(mutex_);
   hepFailure_t failure = failure_;
-  if (failure.result == hepSuccess && stop_result_ != hepSuccess) {
-    failure.result = stop_result_;
-    failure.missing_rank = stop_rank_;
-  }
+  if (failure.result == hepSuccess) failure.result = stop_result_;
   return failure;
 }
 
 Status Waiter::fail(hepResult_t result, const Awaited& awaited, uint64_t expected, uint64_t seen) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (failure_.result == hepSuccess) {
-    // A stop that names this rank came from one that waits for it, which itself waits for the peer.
-    const bool named = result == stop_result_ && stop_rank_ >= 0 && stop_rank_ != failure_.rank;
     failure_.result = result;
     failure_.operation = awaited.operation;
     failure_.phase = awaited.phase;
-    failure_.missing_rank = named ? stop_rank_ : awaited.peer;
+    failure_.missing_rank = awaited.peer;
     failure_.number = awaited.number;
     failure_.expected = expected;
     failure_.seen = seen;

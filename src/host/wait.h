@@ -38,7 +38,7 @@ class Waiter {
   Status fail(hepResult_t result, const Awaited& awaited, uint64_t expected, uint64_t seen);
 
   // As those of Backend.
-  void stop(hepResult_t result, int missing_rank);
+  void stop(hepResult_t result);
   void peer_left(int peer);
   hepFailure_t failure() const;
 
@@ -50,7 +50,6 @@ class Waiter {
   mutable std::mutex mutex_;       // guards what follows
   std::array<bool, kMaxRanks> left_{};
   hepResult_t stop_result_ = hepSuccess;
-  int stop_rank_ = -1;
   hepFailure_t failure_;  // result is hepSuccess until a wait fails
 };
 

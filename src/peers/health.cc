@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "peers/health.h"
 
+#include <chrono>
+
 #include "failure.h"
 
 namespace hep {
 namespace {
+
+// For a rank that is accused to tell what it waits for itself: the time in which failures on a device
+// are found, and some.
+constexpr std::chrono::milliseconds kExplanation{250};
 
 std::string name(int rank) { return "rank " + std::to_string(rank); }
 
@@ -19,11 +25,27 @@ Status Health::start(bool looks_around) { return member_.start(this, looks_aroun
 
 Status Health::check() {
   const hepFailure_t own = failure();
-  const Status status = sentence_of(own);
+  if (own.result == hepSuccess) return Status();
   // Where no wait has failed here, the peers know what is to be known.
-  if (own.operation != hepOperationNone)
+  if (own.operation != hepOperationNone) {
+    const Status status = sentence_of(own);
     member_.report({rank_, status.result(), own.missing_rank, status.message()});
-  return status;
+    if (own.result == hepErrorTimeout) await_explanation(own.missing_rank);
+  }
+  const hepFailure_t explained = failure();
+  const Status status = sentence_of(explained);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const int missing = explained.missing_rank;
+  if (missing < 0 || !peers_[missing].failed || peers_[missing].sentence == cause_) return status;
+  return Status(status.result(), status.message() + "; " + peers_[missing].sentence);
+}
+
+// The one who is missing may just be waiting for somebody else, and is about to tell. Once.
+void Health::await_explanation(int rank) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  if (awaited_explanation_ || rank < 0) return;
+  awaited_explanation_ = true;
+  heard_.wait_for(lock, kExplanation, [&] { return peers_[rank].failed || peers_[rank].gone; });
 }
 
 bool Health::look_around(PeerFailure* own) {
@@ -36,24 +58,35 @@ bool Health::look_around(PeerFailure* own) {
 
 hepFailure_t Health::failure() const {
   hepFailure_t failure = backend_.failure();
-  if (failure.result == hepErrorTimeout || failure.result == hepErrorPeerLost)
-    failure.missing_rank = culprit_behind(failure.missing_rank);
+  if (failure.result == hepSuccess) return failure;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  failure.missing_rank = culprit(failure);
   return failure;
 }
 
-// A rank that has failed while it waited for another itself is not the one to blame. Where that leads
-// back to a rank already seen, the ranks wait for each other, and the first name is as good as any.
-int Health::culprit_behind(int missing_rank) const {
-  if (missing_rank < 0) return missing_rank;
-  const std::lock_guard<std::mutex> lock(mutex_);
-  int culprit = missing_rank;
+// The record of the backend names whom the wait was for, or nobody. That one may have failed as well,
+// and so this rank may have been told of.
+int Health::culprit(const hepFailure_t& failure) const {
+  const int awaited = failure.missing_rank;
+  if (awaited < 0) return told_rank_;
+  const bool told = told_rank_ >= 0 && told_rank_ != rank_;
+  if (failure.result == hepErrorPeerLost || failure.result == hepErrorAborted)
+    return told ? told_rank_ : awaited;
+  const bool known = peers_[awaited].failed || peers_[awaited].gone;
+  return end_of_chain(known || !told ? awaited : told_rank_);
+}
+
+// From a rank that failed because it waited for another to that one, and so on. Where that comes back
+// to a rank already seen, the ranks wait for each other, and the first name is as good as any.
+int Health::end_of_chain(int rank) const {
+  int end = rank;
   for (size_t step = 0; step < peers_.size(); ++step) {
-    const Peer& peer = peers_[culprit];
-    if (peer.gone || !peer.failed || peer.missing_rank < 0) return culprit;
-    if (peer.missing_rank == rank_) return missing_rank;
-    culprit = peer.missing_rank;
+    const Peer& peer = peers_[end];
+    if (peer.gone || !peer.failed || peer.missing_rank < 0) return end;
+    if (peer.missing_rank == rank_) break;
+    end = peer.missing_rank;
   }
-  return missing_rank;
+  return rank;
 }
 
 Status Health::sentence_of(const hepFailure_t& failure) const {
@@ -76,15 +109,19 @@ void Health::abort() {
 void Health::stop(hepResult_t result, int missing_rank, const std::string& cause) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (cause_.empty() && backend_.failure().result == hepSuccess) cause_ = cause;
+    if (cause_.empty() && backend_.failure().result == hepSuccess) {
+      cause_ = cause;
+      told_rank_ = missing_rank;
+    }
   }
-  backend_.stop(result, missing_rank);
+  backend_.stop(result);
 }
 
 void Health::peer_left(int rank) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     peers_[rank].gone = true;
+    heard_.notify_all();
   }
   backend_.peer_left(rank);
 }
@@ -93,6 +130,7 @@ void Health::peer_lost(int rank) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     peers_[rank].gone = true;
+    heard_.notify_all();
   }
   stop(hepErrorPeerLost, rank, "the process of " + name(rank) + " is gone");
 }
@@ -100,8 +138,11 @@ void Health::peer_lost(int rank) {
 void Health::peer_failed(const PeerFailure& failure) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    peers_[failure.rank].failed = true;
-    peers_[failure.rank].missing_rank = failure.missing_rank;
+    Peer& peer = peers_[failure.rank];
+    peer.failed = true;
+    peer.missing_rank = failure.missing_rank;
+    peer.sentence = failure.sentence;
+    heard_.notify_all();
   }
   stop(failure.result, failure.missing_rank, failure.sentence);
 }

@@ -5,7 +5,7 @@
 
 #include <hybridep.h>
 
-#include <memory>
+#include <condition_variable>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -41,21 +41,31 @@ class Health final : public PeerListener {
   bool look_around(PeerFailure* own) override;
 
  private:
+  // What is known of a peer.
+  struct Peer {
+    bool gone = false, failed = false;
+    int missing_rank = -1;  // whom it named when it failed
+    std::string sentence;   // what it said then
+  };
+
   void stop(hepResult_t result, int missing_rank, const std::string& cause);
-  int culprit_behind(int missing_rank) const;
+  int culprit(const hepFailure_t& failure) const;
+  int end_of_chain(int rank) const;
   Status sentence_of(const hepFailure_t& failure) const;
+  void await_explanation(int rank);
 
   const int rank_;
   Backend& backend_;
   PeerMember& member_;
 
   mutable std::mutex mutex_;  // guards what follows
-  struct Peer {
-    bool gone = false, failed = false;
-    int missing_rank = -1;  // whom it named
-  };
+  std::condition_variable heard_;
   std::vector<Peer> peers_;
-  std::string cause_;  // what ended this rank's waits from outside, if that came first
+  bool awaited_explanation_ = false;
+
+  // What ended this rank's waits from outside, if that came before any of them failed.
+  std::string cause_;
+  int told_rank_ = -1;
 };
 
 }  // namespace hep

@@ -100,6 +100,13 @@ void bring_fault(const Cell& cell, Crew& crew) {
   ASSERT_TRUE(crew.reach(options().victim, kReported)) << "the one that is late";
 }
 
+std::string operation_of_victim(const Cell& cell) {
+  const char* const name = cell.phase == Phase::kRouting    ? "dispatch"
+                           : cell.phase == Phase::kDispatch ? "combine"
+                                                            : "routing update";
+  return "rank " + std::to_string(options().victim) + ": " + name;
+}
+
 void expect_report(const Cell& cell, int rank, const Report& report) {
   const std::string where = "rank " + std::to_string(rank) + ": " + report.sentence;
   EXPECT_STREQ(report.complaint, "") << where;
@@ -125,9 +132,15 @@ void expect_report(const Cell& cell, int rank, const Report& report) {
   if (cell.phase == Phase::kInit) return;
   EXPECT_EQ(report.failure.result, cell.expected()) << where;
   EXPECT_EQ(report.failure.rank, rank) << where;
-  // Ranks in different operations wait for each other, and each can only name whom it waits for.
-  if (cell.fault == Fault::kOrder || (rank == options().victim && cell.fault == Fault::kAbort))
+  if (cell.fault == Fault::kOrder) {
+    // Ranks in different operations wait for each other, and each names the one it waits for. The
+    // sentence tells in which operation that one is.
+    if (rank != options().victim) {
+      EXPECT_NE(sentence.find(operation_of_victim(cell)), std::string::npos) << where;
+    }
     return;
+  }
+  if (rank == options().victim && cell.fault == Fault::kAbort) return;
   EXPECT_EQ(report.failure.missing_rank, options().victim) << where;
 }
 

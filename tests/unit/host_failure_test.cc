@@ -145,45 +145,26 @@ TEST(HostBackend, OperationAfterAnAbortIsRefused) {
   EXPECT_EQ(ranks.signals(1, 0).records_ready, 0u);
 }
 
-TEST(HostBackend, AStopEndsARunningWaitAndNamesTheMissingRankItWasGiven) {
-  Options options;
-  options.num_ranks = 3;
-  options.num_experts = 6;
-  Ranks ranks(options);
-  ranks.record_header(0, 2, 1).top_k = kTopK;
-  ranks.signals(0, 2).records_ready = 1;
-  Status status;
-  std::thread caller([&] { status = ranks.update_one(0, {0, 2}, kTopK); });
-  while (__atomic_load_n(&ranks.signals(1, 0).records_ready, __ATOMIC_ACQUIRE) == 0)
-    std::this_thread::yield();
-  ranks.backend(0).stop(hepErrorTimeout, 2);
-  caller.join();
-  EXPECT_EQ(status.result(), hepErrorTimeout);
-  const hepFailure_t failure = ranks.backend(0).failure();
-  EXPECT_EQ(failure.operation, hepOperationRouting);
-  EXPECT_EQ(failure.phase, hepPhaseRecords);
-  EXPECT_EQ(failure.missing_rank, 2);
-}
-
-TEST(HostBackend, AStopThatNamesThisRankLeavesTheBlameWithThePeerItWaitsFor) {
+TEST(HostBackend, AStopEndsARunningWaitWithItsResult) {
   Ranks ranks(Options{});
   std::thread caller([&] { EXPECT_FALSE(ranks.update_one(0, {0, 2}, kTopK).ok()); });
   while (__atomic_load_n(&ranks.signals(1, 0).records_ready, __ATOMIC_ACQUIRE) == 0)
     std::this_thread::yield();
-  ranks.backend(0).stop(hepErrorTimeout, 0);
+  ranks.backend(0).stop(hepErrorPeerLost);
   caller.join();
-  expect_failure(ranks.backend(0).failure(), hepErrorTimeout, hepOperationRouting, hepPhaseRecords,
+  expect_failure(ranks.backend(0).failure(), hepErrorPeerLost, hepOperationRouting, hepPhaseRecords,
                  1, 1, 0);
 }
 
 TEST(HostBackend, TheFirstStopCounts) {
   Ranks ranks(Options{});
-  ranks.backend(0).stop(hepErrorPeerLost, 1);
-  ranks.backend(0).stop(hepErrorTimeout, 0);
+  ranks.backend(0).stop(hepErrorPeerLost);
+  ranks.backend(0).stop(hepErrorTimeout);
   ranks.backend(0).abort();
   const hepFailure_t failure = ranks.backend(0).failure();
   EXPECT_EQ(failure.result, hepErrorPeerLost);
-  EXPECT_EQ(failure.missing_rank, 1);
+  EXPECT_EQ(failure.operation, hepOperationNone);
+  EXPECT_EQ(failure.missing_rank, -1);
   EXPECT_EQ(ranks.update_one(0, {0, 2}, kTopK).result(), hepErrorPeerLost);
 }
 

@@ -49,17 +49,6 @@ __device__ inline hepResult_t reason_to_end(const HostState& host, int peer) {
   return left != 0 ? hepErrorPeerLost : hepSuccess;
 }
 
-// Records a wait that was ended by the host, which may have named somebody else as missing. A stop
-// that names this rank came from one that waits for it, which itself waits for the peer.
-__device__ inline void record_end(const KernelContext& context, WaitPoint point, hepResult_t result,
-                                  uint64_t expected, uint64_t seen) {
-  const HostState& host = *context.host;
-  const int missing = *reinterpret_cast<const volatile int32_t*>(&host.stop_rank);
-  const bool stopped = *reinterpret_cast<const volatile int32_t*>(&host.stop_result) != hepSuccess;
-  if (stopped && missing >= 0 && missing != context.rank) point.peer = missing;
-  record_failure(context, point, result, expected, seen);
-}
-
 // Waits until *signal has reached `expected`; what was written before the signal is then visible to
 // this thread. False once the communicator has failed or was stopped, the peer has left, or the time is
 // up: the caller then drains its block. A fast peer may already have signalled its next operation.
@@ -78,7 +67,7 @@ __device__ inline bool wait_for(const KernelContext& context, const WaitPoint& p
     if (const hepResult_t reason = reason_to_end(*context.host, point.peer)) {
       seen = ptx::ld_acquire_sys(signal);  // what a peer signalled before it went counts
       if (seen >= expected) return true;
-      record_end(context, point, reason, expected, seen);
+      record_failure(context, point, reason, expected, seen);
       return false;
     }
     if (ptx::globaltimer_ns() - begin > context.timeout_ns) {
