@@ -375,19 +375,19 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (arrive_is_last(&context.state->combine.arrivals) && !has_failed(context)) finish(args, epoch);
 }
 
-}  // namespace
-
-cudaError_t prepare_combine_kernels() {
-  const cudaError_t result = prepare(combine_kernel<false>);
-  return result == cudaSuccess ? prepare(combine_kernel<true>) : result;
-}
-
 int first_half_blocks(const CombineArgs& args, const Plan& plan) {
   if (args.outputs_offset != kNotInWindow) return 0;
   const hepCombineArgs_t& call = args.call;
   return call.layout == hepLayoutFlat && call.weight_mode == hepWeightsNone
              ? plan.combine_forward_blocks
              : plan.combine_reduce_blocks[call.layout];
+}
+
+}  // namespace
+
+cudaError_t prepare_combine_kernels() {
+  const cudaError_t result = prepare(combine_kernel<false>);
+  return result == cudaSuccess ? prepare(combine_kernel<true>) : result;
 }
 
 cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stream) {
