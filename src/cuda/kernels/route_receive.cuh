@@ -126,7 +126,7 @@ __device__ inline void place_sources(const RouteArgs& args, const ReceiveMemory&
 }
 
 // Records of which a thread has the loads under way at once.
-constexpr int kRecordsAtOnce = 4;
+constexpr int kRecordsAtOnce = 2;
 
 // Records of one source become absolute; lanes of all parts take every parts * 32nd.
 __device__ inline void receive_rows(const RouteArgs& args, const ReceiveMemory& memory, int source,
