@@ -256,16 +256,12 @@ Shape make_shape(const hepConfig_t& config, int num_ranks) {
 }
 
 Plan make_plan(const hepConfig_t& config, int num_ranks) {
-  const Shape shape = make_shape(config, num_ranks);
   Plan plan{};
   plan.routing_threads = or_default(config.routing_threads, kDefaultRoutingThreads);
   plan.routing_blocks =
       or_default(config.routing_blocks, std::min(config.sm_budget, kMaxDefaultRoutingBlocks));
   plan.dispatch_blocks = or_default(config.dispatch_blocks, config.sm_budget);
-  for (const int layout : {hepLayoutFlat, hepLayoutExpertMajor})
-    plan.dispatch_stages[layout] =
-        or_default(config.dispatch_stages,
-                   default_dispatch_stages(shape.row_bytes, plan.dispatch_blocks, layout));
+  plan.dispatch_stages = config.dispatch_stages;
   plan.combine_blocks = or_default(config.combine_blocks, config.sm_budget);
   const int32_t top_k = config.max_top_k;
   plan.combine_forward_blocks = forward_blocks(plan.combine_blocks, num_ranks);
@@ -276,6 +272,11 @@ Plan make_plan(const hepConfig_t& config, int num_ranks) {
   plan.combine_load_stages = config.combine_load_stages;
   plan.combine_store_stages = config.combine_store_stages;
   return plan;
+}
+
+int32_t dispatch_stages(const Plan& plan, int64_t row_bytes, int layout) {
+  return or_default(plan.dispatch_stages,
+                    default_dispatch_stages(row_bytes, plan.dispatch_blocks, layout));
 }
 
 hepWorkspace_t make_workspace(const hepConfig_t& config, int num_ranks) {

@@ -28,7 +28,7 @@ Status read_struct(const T* theirs, T* mine, uint32_t magic, const char* name) {
 struct Plan {
   int32_t routing_threads, routing_blocks;
   int32_t dispatch_blocks;
-  int32_t dispatch_stages[2];  // by layout: flat, expert-major
+  int32_t dispatch_stages;  // 0: by the size of the rows
   int32_t combine_blocks;
   // Blocks that begin with the first half: where rows are sent as they are, or reduced, by layout.
   int32_t combine_forward_blocks;
@@ -43,6 +43,9 @@ Status resolve_config(const hepConfig_t* theirs, int num_ranks, hepConfig_t* res
 // The following take a resolved config.
 Shape make_shape(const hepConfig_t& config, int num_ranks);
 Plan make_plan(const hepConfig_t& config, int num_ranks);
+// Rows in flight in a block of a dispatch of rows of this size.
+int32_t dispatch_stages(const Plan& plan, int64_t row_bytes, int layout);
+
 hepWorkspace_t make_workspace(const hepConfig_t& config, int num_ranks);
 
 // Says in which field two resolved configs differ, for example "hidden (7168 and 4096)"; empty if

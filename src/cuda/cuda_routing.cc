@@ -30,10 +30,7 @@ Status refuse(bool asked, const char* what) {
 }
 
 // What the kernels do not do yet.
-Status check_served(const Shape& shape, const hepDispatchArgs_t& args) {
-  const int row_bytes = shape.hidden * element_bytes(hepTypeBfloat16);
-  HEP_TRY(refuse(args.type != hepTypeBfloat16, "a dispatch of a type other than hepTypeBfloat16"));
-  HEP_TRY(refuse(shape.row_bytes != row_bytes, "a communicator with rows of several sizes"));
+Status check_served(const hepDispatchArgs_t& args) {
   HEP_TRY(refuse(args.scales != nullptr || args.row_scales != nullptr, "a dispatch with scales"));
   HEP_TRY(refuse(args.quantize != hepQuantizeNone, "quantisation"));
   HEP_TRY(refuse(args.layout == hepLayoutExpertPadded, "layout hepLayoutExpertPadded"));
@@ -74,14 +71,15 @@ Status CudaRouting::update(const void* indices, int num_tokens, int top_k,
 }
 
 // Rows in the heap are read where they are; others are copied to the window.
-Status CudaRouting::publish_rows(const void* x, hepStream_t stream, uint64_t* rows_offset) {
+Status CudaRouting::publish_rows(const void* x, int64_t row_bytes, hepStream_t stream,
+                                 uint64_t* rows_offset) {
   const BackendContext& context = backend_.context();
   char* window = static_cast<char*>(context.windows[context.rank]);
   bool in_heap;
-  HEP_TRY(find_rows_in_heap(context, "x", x, num_tokens_, context.shape.row_bytes, &in_heap));
+  HEP_TRY(find_rows_in_heap(context, "x", x, num_tokens_, row_bytes, &in_heap));
   *rows_offset = in_heap ? static_cast<const char*>(x) - window : context.window_layout.rows;
   if (in_heap || num_tokens_ == 0) return Status();
-  const size_t bytes = static_cast<size_t>(num_tokens_) * context.shape.row_bytes;
+  const size_t bytes = num_tokens_ * row_bytes;
   HEP_CUDA_TRY(cudaMemcpyAsync(window + context.window_layout.rows, x, bytes,
                                cudaMemcpyDeviceToDevice, stream));
   return Status();
@@ -102,7 +100,7 @@ Status CudaRouting::find_outputs(const hepCombineArgs_t& call, uint64_t* outputs
 }
 
 Status CudaRouting::dispatch(const hepDispatchArgs_t& call, hepStream_t stream) {
-  HEP_TRY(check_served(backend_.context().shape, call));
+  HEP_TRY(check_served(call));
   const int device = backend_.context().device;
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
@@ -121,7 +119,8 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, hepStream_t stream) 
   args.num_tokens = num_tokens_;
   args.top_k = top_k_;
   args.call = call;
-  HEP_TRY(publish_rows(call.x, stream, &args.rows_offset));
+  args.row_bytes = backend_.context().shape.hidden * element_bytes(call.type);
+  HEP_TRY(publish_rows(call.x, args.row_bytes, stream, &args.rows_offset));
   HEP_CUDA_TRY(launch_dispatch(args, backend_.context().plan, stream));
   return Status();
 }

@@ -24,7 +24,7 @@ class CudaRouting : public BackendRouting {
   const void* memory() const override { return memory_->get(); }
 
  private:
-  Status publish_rows(const void* x, hepStream_t stream, uint64_t* rows_offset);
+  Status publish_rows(const void* x, int64_t row_bytes, hepStream_t stream, uint64_t* rows_offset);
   Status find_outputs(const hepCombineArgs_t& call, uint64_t* outputs_offset);
 
   CudaBackend& backend_;

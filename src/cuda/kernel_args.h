@@ -82,6 +82,7 @@ struct DispatchArgs {
   uint64_t rows_offset;  // of this rank's published rows, in its window
   int32_t num_tokens;
   int32_t top_k;
+  int32_t row_bytes;
   int32_t stages, rows_per_stage;
   hepDispatchArgs_t call;
 };

@@ -569,7 +569,8 @@ TEST_F(ConfigPlan, FollowsTheTuningFields) {
   EXPECT_EQ(plan.routing_threads, 128);
   EXPECT_EQ(plan.routing_blocks, 3);
   EXPECT_EQ(plan.dispatch_blocks, 5);
-  for (const int stages : plan.dispatch_stages) EXPECT_EQ(stages, 7);
+  for (const int layout : {hepLayoutFlat, hepLayoutExpertMajor})
+    EXPECT_EQ(dispatch_stages(plan, 16, layout), 7);
   EXPECT_EQ(plan.combine_blocks, 9);
   EXPECT_EQ(plan.combine_load_stages, 11);
   EXPECT_EQ(plan.combine_store_stages, 3);
@@ -577,13 +578,12 @@ TEST_F(ConfigPlan, FollowsTheTuningFields) {
 
 TEST_F(ConfigPlan, DispatchStagesFitInSharedMemory) {
   constexpr int64_t kSharedBytes = 227 * 1024;  // of a block, on compute capability 9.0
-  for (int hidden : {8, 2048, 4096, 7168, 8192, 16384, 32768}) {
-    hepConfig_t config = valid_config();
-    config.hidden = hidden;
-    const Plan plan = make_plan(resolved_config(config), kRanks);
-    for (const int stages : plan.dispatch_stages) {
-      EXPECT_GE(stages, 2) << hidden;
-      EXPECT_LT(int64_t{stages} * hidden * 2, kSharedBytes) << hidden;
+  const Plan plan = make_plan(resolved_config(valid_config()), kRanks);
+  for (const int64_t row_bytes : {16, 4096, 8192, 14336, 16384, 32768, 65536}) {
+    for (const int layout : {hepLayoutFlat, hepLayoutExpertMajor, hepLayoutExpertPadded}) {
+      const int32_t stages = dispatch_stages(plan, row_bytes, layout);
+      EXPECT_GE(stages, 2) << row_bytes;
+      EXPECT_LT(stages * row_bytes, kSharedBytes) << row_bytes;
     }
   }
 }

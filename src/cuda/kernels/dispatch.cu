@@ -130,7 +130,7 @@ struct SourceGate {
 __device__ inline void load_expert_major_row(const DispatchArgs& args, const Row& row,
                                              uint32_t index, const char* source_rows,
                                              Producer<RowItem>& producer) {
-  const int row_bytes = args.context.shape().row_bytes;
+  const int row_bytes = args.row_bytes;
   // 16-byte copies of 8-byte selections: from the even one at or before the first.
   const uint32_t first_even = row.first & ~1u;
   const uint32_t list_bytes =
@@ -180,7 +180,7 @@ __device__ RowGroup find_group(const DispatchArgs& args, const GroupOrder& order
 __device__ inline void load_flat_rows(const DispatchArgs& args, const RowGroup& group,
                                       uint32_t begin, uint32_t count, const char* source_rows,
                                       Producer<RowItem>& producer) {
-  const int row_bytes = args.context.shape().row_bytes;
+  const int row_bytes = args.row_bytes;
   if (lane_index() == 0) producer.acquire({begin, count, 0, 0}, count * row_bytes);
   for (uint32_t done = 0; done < count;) {
     const uint32_t token = group.token(begin + done);
@@ -246,14 +246,13 @@ __device__ char* destination(const DispatchArgs& args, const RowItem& item, cons
   int64_t place = item.row;
   if (kExpertMajor) {
     if (lane_index() >= item.count) return nullptr;
-    const Selection* list =
-        reinterpret_cast<const Selection*>(stage + args.context.shape().row_bytes);
+    const Selection* list = reinterpret_cast<const Selection*>(stage + args.row_bytes);
     place = list[(item.first & 1) + lane_index()].place;
   } else if (lane_index() != 0) {
     return nullptr;
   }
   if (place >= args.call.capacity) return nullptr;
-  return static_cast<char*>(args.call.rows) + place * args.context.shape().row_bytes;
+  return static_cast<char*>(args.call.rows) + place * args.row_bytes;
 }
 
 // One lane stores to each place.
@@ -266,8 +265,7 @@ __device__ void store_rows(const DispatchArgs& args, const Ring<RowItem>& ring) 
     if (item.row == kEnd) break;
     const char* stage = ring.stage(cursor.stage);
     char* place = destination<kExpertMajor>(args, item, stage);
-    if (place != nullptr)
-      ptx::bulk_store(place, stage, item.num_rows * args.context.shape().row_bytes);
+    if (place != nullptr) ptx::bulk_store(place, stage, item.num_rows * args.row_bytes);
     ptx::bulk_commit();
     release.stored(ring);
   }
@@ -290,7 +288,7 @@ __device__ void for_each_padding(const DispatchArgs& args, int worker, int worke
 
 // The storer zeroes the padding rows from a stage that is no longer used.
 __device__ void zero_padding(const DispatchArgs& args, const Ring<RowItem>& ring) {
-  const int row_bytes = args.context.shape().row_bytes;
+  const int row_bytes = args.row_bytes;
   uint4* zeros = reinterpret_cast<uint4*>(ring.stage(0));
   for (int i = lane_index(); i < row_bytes / static_cast<int>(sizeof(uint4)); i += kWarpSize)
     zeros[i] = make_uint4(0, 0, 0, 0);
@@ -462,8 +460,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const KernelContext& context = args.context;
   const uint64_t epoch = current_epoch(args);
   if (__syncthreads_or(has_failed(context))) return;
-  const int bytes =
-      stage_bytes(kExpertMajor, args.rows_per_stage, context.shape().row_bytes, args.top_k);
+  const int bytes = stage_bytes(kExpertMajor, args.rows_per_stage, args.row_bytes, args.top_k);
   const Ring<RowItem> ring(shared, shared + args.stages * bytes, args.stages, bytes);
   if (threadIdx.x == 0) ring.initialize(1);
   for (int i = threadIdx.x; i < context.num_ranks(); i += blockDim.x) published[i] = nullptr;
@@ -497,8 +494,8 @@ cudaError_t prepare_dispatch_kernels() {
 
 cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream) {
   const bool expert_major = args.call.layout == hepLayoutExpertMajor;
-  const int row_bytes = args.context.shape().row_bytes;
-  const int rows_in_flight = plan.dispatch_stages[args.call.layout];
+  const int row_bytes = args.row_bytes;
+  const int rows_in_flight = dispatch_stages(plan, row_bytes, args.call.layout);
   args.rows_per_stage =
       expert_major
           ? 1
