@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Dispatch: receivers pull. A loader warp brings rows from the sources' windows into a ring of stages,
 // a storer warp writes each to its place or places; meanwhile the other warps write what goes with the
-// rows. No staging on the receiver, no registration of outputs.
+// rows (dispatch_extras.cuh). No staging on the receiver, no registration of outputs.
 #include <algorithm>
 
+#include "cuda/kernels/dispatch_extras.cuh"
 #include "cuda/kernels/launch.h"
 #include "cuda/kernels/pipeline.cuh"
 #include "cuda/kernels/signal.cuh"
@@ -14,11 +15,7 @@ namespace {
 
 constexpr int kLoaderWarp = 0;
 constexpr int kStorerWarp = 1;
-constexpr int kFirstExtrasWarp = 2;
-constexpr int kExtrasWarps = 6;
 constexpr int kThreads = (kFirstExtrasWarp + kExtrasWarps) * kWarpSize;
-constexpr int kExtrasThreads = kExtrasWarps * kWarpSize;
-constexpr int kExtrasBarrier = 1;
 
 // Rows that a block takes at a time, consecutive rows of one source: as many as whole stages hold, but
 // at least so many.
@@ -273,19 +270,6 @@ __device__ void store_rows(const DispatchArgs& args, const Ring<RowItem>& ring) 
   __syncwarp();
 }
 
-// Calls body(place) for the padding places between the experts' blocks, shared out among all
-// `workers` of the grid by expert; lanes take every 32nd place.
-template <typename Body>
-__device__ void for_each_padding(const DispatchArgs& args, int worker, int workers, Body body) {
-  const KernelContext& context = args.context;
-  const int32_t* counts = at<int32_t>(args.routing, context.routing_layout.tokens_per_expert);
-  const int32_t* offsets = at<int32_t>(args.routing, context.routing_layout.expert_offsets);
-  for (int e = worker; e < context.shape().num_local_experts(); e += workers)
-    for (int place = offsets[e] + counts[e] + lane_index(); place < offsets[e + 1];
-         place += kWarpSize)
-      body(place);
-}
-
 // The storer zeroes the padding rows from a stage that is no longer used.
 __device__ void zero_padding(const DispatchArgs& args, const Ring<RowItem>& ring) {
   const int row_bytes = args.row_bytes;
@@ -301,129 +285,6 @@ __device__ void zero_padding(const DispatchArgs& args, const Ring<RowItem>& ring
   });
   ptx::bulk_commit();
   ptx::bulk_wait<0>();
-}
-
-// --------------------------------------------------------------------- what goes with the rows
-
-// Which sources gave weights; waits until they are published. By all extras warps of a block.
-__device__ bool wait_for_weights(const DispatchArgs& args, uint64_t epoch, uint8_t* has_weights,
-                                 bool* failed) {
-  const KernelContext& context = args.context;
-  const int thread = threadIdx.x - kFirstExtrasWarp * kWarpSize;
-  if (thread == 0) *failed = false;
-  ptx::barrier_sync(kExtrasBarrier, kExtrasThreads);
-  for (int source = thread; source < context.num_ranks(); source += kExtrasThreads) {
-    const Signals* signals = context.signals_from(source);
-    bool ready = wait_for(context, {hepOperationDispatch, hepPhaseRows, source, epoch},
-                          &signals->rows_ready, epoch);
-    has_weights[source] = ready && ptx::ld_relaxed_sys(&signals->has_weights) != 0;
-    if (has_weights[source])
-      ready = wait_for(context, {hepOperationDispatch, hepPhaseWeights, source, epoch},
-                       &signals->weights_ready, epoch);
-    if (!ready) *failed = true;
-  }
-  ptx::barrier_sync(kExtrasBarrier, kExtrasThreads);
-  return !*failed;
-}
-
-// The weight of a selection; kept for combine if the source gave it.
-__device__ float take_weight(const DispatchArgs& args, const Row& row, uint32_t selection, int k,
-                             bool given) {
-  if (!given) return 1.0f;
-  const KernelContext& context = args.context;
-  const float weight = __ldcg(at<float>(context.windows[row.source],
-                                        context.window_layout.weights_at(row.token, args.top_k)) +
-                              k);
-  at<float>(args.routing, context.routing_layout.weights)[selection] = weight;
-  return weight;
-}
-
-__device__ void write_row_origin(const hepDispatchArgs_t& call, int64_t place, const Row& row) {
-  if (place >= call.capacity) return;
-  if (call.row_sources != nullptr) call.row_sources[place] = row.source;
-  if (call.row_tokens != nullptr) call.row_tokens[place] = row.token;
-}
-
-// One entry of a flat row's [K] experts and weights.
-struct FlatExtra {
-  int32_t expert;
-  float weight;
-};
-
-// What belongs to the rows from `first` on, a few at a time: a lane for each selection, and in flat
-// for each of the K entries of a row, which neighbouring lanes write to neighbouring places (a lane for
-// each row, writing its entries one after the other, took bandwidth from the rows).
-template <bool kExpertMajor>
-__device__ void write_row_extras(const DispatchArgs& args, const SelectionLanes& lanes,
-                                 uint32_t first, uint32_t num_rows, const uint8_t* has_weights,
-                                 FlatExtra* entries) {
-  const hepDispatchArgs_t& call = args.call;
-  const uint32_t index = first + lanes.group;
-  const bool in_range = lanes.group < lanes.groups && index < num_rows;
-  uint4 raw = make_uint4(0, 0, 0, 0);
-  if (in_range) raw = at<uint4>(args.routing, args.context.routing_layout.rows)[index];
-  const Row& row = reinterpret_cast<const Row&>(raw);
-  const bool selected = in_range && lanes.index < row.count;
-
-  Selection selection{0, 0, 0};
-  float weight = 0.0f;
-  if (selected) {
-    const uint32_t number = row.first + lanes.index;
-    selection = at<Selection>(args.routing, args.context.routing_layout.selections)[number];
-    weight = take_weight(args, row, number, selection.k, has_weights[row.source]);
-  }
-  if (kExpertMajor) {
-    if (!selected) return;
-    write_row_origin(call, selection.place, row);
-    if (call.row_weights != nullptr && selection.place < call.capacity)
-      call.row_weights[selection.place] = weight;
-    return;
-  }
-  const bool kept = index < call.capacity;
-  if (in_range && lanes.index == 0) write_row_origin(call, index, row);
-  if (selected && selection.place < call.gather_capacity)
-    call.gather[selection.place] = kept ? static_cast<int32_t>(index) : -1;
-  if (call.row_experts == nullptr && call.row_weights == nullptr) return;
-  entries[lane_index()] = {-1, 0.0f};
-  __syncwarp();
-  if (selected) entries[lanes.group * args.top_k + selection.k] = {selection.expert, weight};
-  __syncwarp();
-  const FlatExtra entry = entries[lane_index()];
-  __syncwarp();
-  if (!in_range || !kept) return;
-  const int64_t place = static_cast<int64_t>(first) * args.top_k + lane_index();
-  if (call.row_experts != nullptr) call.row_experts[place] = entry.expert;
-  if (call.row_weights != nullptr) call.row_weights[place] = entry.weight;
-}
-
-template <bool kExpertMajor>
-__device__ void write_padding_extras(const DispatchArgs& args, int worker, int workers) {
-  const hepDispatchArgs_t& call = args.call;
-  for_each_padding(args, worker, workers, [&](int place) {
-    if (!kExpertMajor) {
-      if (place < call.gather_capacity) call.gather[place] = -1;
-    } else if (place < call.capacity) {
-      if (call.row_weights != nullptr) call.row_weights[place] = 0.0f;
-      if (call.row_sources != nullptr) call.row_sources[place] = -1;
-      if (call.row_tokens != nullptr) call.row_tokens[place] = -1;
-    }
-  });
-}
-
-template <bool kExpertMajor>
-__device__ void write_extras(const DispatchArgs& args, uint64_t epoch, uint8_t* has_weights,
-                             FlatExtra* entries, bool* failed) {
-  const KernelContext& context = args.context;
-  if (!wait_for_weights(args, epoch, has_weights, failed)) return;
-  const SelectionLanes lanes(args.top_k);
-  const int warp = warp_index() - kFirstExtrasWarp;
-  const uint32_t num_rows =
-      at<uint32_t>(args.routing, context.routing_layout.source_rows)[context.num_ranks()];
-  for (uint32_t first = (blockIdx.x * kExtrasWarps + warp) * lanes.groups; first < num_rows;
-       first += gridDim.x * kExtrasWarps * lanes.groups)
-    write_row_extras<kExpertMajor>(args, lanes, first, num_rows, has_weights,
-                                   entries + warp * kWarpSize);
-  write_padding_extras<kExpertMajor>(args, warp * gridDim.x + blockIdx.x, gridDim.x * kExtrasWarps);
 }
 
 // ------------------------------------------------------------------------------------- finishing
