@@ -72,14 +72,16 @@ struct Signals {
   uint64_t rows_ready;      // dispatch: the peer's rows are published, at rows_offset of its window
   uint64_t rows_offset;     // written before rows_ready
   uint64_t has_weights;     // written before rows_ready: 1 if weights will be published
-  uint64_t weights_ready;   // dispatch: the peer's weights are published in its window
+  uint64_t weights_ready;   // dispatch: the peer's weights (cuda: and scales) are published in its
+                            // window
   uint64_t rows_read;       // dispatch: the peer has read all it needs of this rank's rows
   uint64_t slots_free;      // combine: the peer has added up all that it was sent, or has read
   uint64_t outputs_ready;   // combine: the peer has said, in the next two words, where its expert
                             // outputs for this rank lie
   uint64_t outputs_offset;  // in the peer's window; kNotInWindow: it sends partials
   uint64_t num_outputs;     // rows there
-  uint64_t reserved[6];
+  uint64_t has_scales;      // cuda: written before rows_ready: 1 if scales will be published
+  uint64_t reserved[5];
 };
 static_assert(sizeof(Signals) == 128);
 constexpr uint64_t kNotInWindow = ~uint64_t{0};

@@ -31,7 +31,6 @@ Status refuse(bool asked, const char* what) {
 
 // What the kernels do not do yet.
 Status check_served(const hepDispatchArgs_t& args) {
-  HEP_TRY(refuse(args.scales != nullptr || args.row_scales != nullptr, "a dispatch with scales"));
   HEP_TRY(refuse(args.quantize != hepQuantizeNone, "quantisation"));
   HEP_TRY(refuse(args.layout == hepLayoutExpertPadded, "layout hepLayoutExpertPadded"));
   return refuse(args.overflow != hepOverflowDrop, "overflow hepOverflowError");
@@ -112,6 +111,8 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, hepStream_t stream) 
   HEP_TRY(check_device_pointer(call.row_sources, "row_sources", device));
   HEP_TRY(check_device_pointer(call.row_tokens, "row_tokens", device));
   HEP_TRY(check_device_pointer(call.gather, "gather", device));
+  HEP_TRY(check_device_pointer(call.scales, "scales", device));
+  HEP_TRY(check_device_pointer(call.row_scales, "row_scales", device));
 
   DispatchArgs args{};
   args.context = backend_.kernel_context();

@@ -21,8 +21,8 @@ struct DeviceState {
   uint64_t routing_epoch;
 
   // Blocks that have come to a point within an operation, over all operations.
-  uint64_t routing_counted;    // routing: have counted their tokens
-  uint64_t weights_published;  // dispatch: have published their share of the weights
+  uint64_t routing_counted;   // routing: have counted their tokens
+  uint64_t extras_published;  // dispatch: have published their share of weights and scales
 
   uint64_t combine_tasks;  // combine: tasks of the second half that have been dealt out
 

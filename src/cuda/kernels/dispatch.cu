@@ -74,25 +74,33 @@ __device__ uint64_t current_epoch(const DispatchArgs& args) {
 
 // ------------------------------------------------------------------------------------ publishing
 
-// The rows lie in the window already; the weights follow.
+// The rows lie in the window already; weights and scales follow.
 __device__ void signal_rows(const DispatchArgs& args, uint64_t epoch) {
   for (int rank = threadIdx.x; rank < args.context.num_ranks(); rank += blockDim.x) {
     Signals* signals = args.context.signals_to(rank);
     ptx::st_relaxed_sys(&signals->rows_offset, args.rows_offset);
     ptx::st_relaxed_sys(&signals->has_weights, args.call.weights != nullptr);
+    ptx::st_relaxed_sys(&signals->has_scales, args.call.scales != nullptr);
     ptx::st_release_sys(&signals->rows_ready, epoch);
   }
 }
 
-// All blocks copy the weights to the window; the last one signals.
-__device__ void publish_weights(const DispatchArgs& args, uint64_t epoch) {
-  if (args.call.weights == nullptr) return;
+// By all blocks.
+__device__ void publish_weights(const DispatchArgs& args) {
   const KernelContext& context = args.context;
   float* published = at<float>(context.own_window(), context.window_layout.weights);
   const int count = args.num_tokens * args.top_k;
   for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x)
     published[i] = args.call.weights[i];
-  if (!arrive_is_last(&context.state->weights_published)) return;
+}
+
+// All blocks copy what goes with the rows to the window; the last one signals.
+__device__ void publish_extras(const DispatchArgs& args, uint64_t epoch) {
+  if (args.call.weights == nullptr && args.call.scales == nullptr) return;
+  if (args.call.weights != nullptr) publish_weights(args);
+  if (args.call.scales != nullptr) publish_scales(args);
+  const KernelContext& context = args.context;
+  if (!arrive_is_last(&context.state->extras_published)) return;
   for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x)
     ptx::st_release_sys(&context.signals_to(rank)->weights_ready, epoch);
 }
@@ -328,7 +336,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   for (int i = threadIdx.x; i <= context.num_ranks(); i += blockDim.x)
     source_rows[i] = at<uint32_t>(args.routing, context.routing_layout.source_rows)[i];
   if (blockIdx.x == 0) signal_rows(args, epoch);
-  publish_weights(args, epoch);
+  publish_extras(args, epoch);
   __syncthreads();
 
   switch (warp_index()) {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What goes with the rows of a dispatch: origins, experts, weights. Some warps of each block write them
-// while the others move the rows.
+// What goes with the rows of a dispatch: origins, experts, weights, scales. Some warps of each block write
+// them while the others move the rows.
 #pragma once
 
+#include "cuda/kernels/scales.cuh"
 #include "cuda/kernels/signal.cuh"
 #include "cuda/kernels/warp.cuh"
 
@@ -26,7 +27,7 @@ __device__ void for_each_padding(const DispatchArgs& args, int worker, int worke
       body(place);
 }
 
-// Which sources gave weights; waits until they are published. By all extras warps of a block.
+// Which sources gave weights; waits until these, and scales, are published. By all extras warps of a block.
 __device__ inline bool wait_for_weights(const DispatchArgs& args, uint64_t epoch,
                                         uint8_t* has_weights, bool* failed) {
   const KernelContext& context = args.context;
@@ -38,7 +39,7 @@ __device__ inline bool wait_for_weights(const DispatchArgs& args, uint64_t epoch
     bool ready = wait_for(context, {hepOperationDispatch, hepPhaseRows, source, epoch},
                           &signals->rows_ready, epoch);
     has_weights[source] = ready && ptx::ld_relaxed_sys(&signals->has_weights) != 0;
-    if (has_weights[source])
+    if (ready && (has_weights[source] || ptx::ld_relaxed_sys(&signals->has_scales) != 0))
       ready = wait_for(context, {hepOperationDispatch, hepPhaseWeights, source, epoch},
                        &signals->weights_ready, epoch);
     if (!ready) *failed = true;
@@ -94,6 +95,16 @@ __device__ void write_row_extras(const DispatchArgs& args, const SelectionLanes&
     selection = at<Selection>(args.routing, args.context.routing_layout.selections)[number];
     weight = take_weight(args, row, number, selection.k, has_weights[row.source]);
   }
+  const bool kept = index < call.capacity;  // in flat
+  if (call.row_scales != nullptr) {
+    const char* scales = in_range ? at<char>(args.context.windows[row.source],
+                                             args.context.window_layout.scales_at(row.token))
+                                  : nullptr;
+    int64_t place = kDropped;
+    if (kExpertMajor && selected && selection.place < call.capacity) place = selection.place;
+    if (!kExpertMajor && in_range && kept) place = index;
+    forward_scales(args, lanes, scales, place, kExpertMajor ? args.top_k : 1);
+  }
   if (kExpertMajor) {
     if (!selected) return;
     write_row_origin(call, selection.place, row);
@@ -101,7 +112,6 @@ __device__ void write_row_extras(const DispatchArgs& args, const SelectionLanes&
       call.row_weights[selection.place] = weight;
     return;
   }
-  const bool kept = index < call.capacity;
   if (in_range && lanes.index == 0) write_row_origin(call, index, row);
   if (selected && selection.place < call.gather_capacity)
     call.gather[selection.place] = kept ? static_cast<int32_t>(index) : -1;
@@ -125,6 +135,7 @@ __device__ void write_padding_extras(const DispatchArgs& args, int worker, int w
     if (!kExpertMajor) {
       if (place < call.gather_capacity) call.gather[place] = -1;
     } else if (place < call.capacity) {
+      if (call.row_scales != nullptr) zero_scales(args, place);
       if (call.row_weights != nullptr) call.row_weights[place] = 0.0f;
       if (call.row_sources != nullptr) call.row_sources[place] = -1;
       if (call.row_tokens != nullptr) call.row_tokens[place] = -1;
