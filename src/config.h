@@ -30,7 +30,8 @@ struct Plan {
   int32_t dispatch_blocks;
   int32_t dispatch_stages;  // 0: by the size of the rows
   int32_t combine_blocks;
-  // Blocks that begin with the first half: where rows are sent as they are, or reduced, by layout.
+  // Blocks that begin with the first half: where rows are sent as they are, or reduced, in flat or
+  // in the expert layouts.
   int32_t combine_forward_blocks;
   int32_t combine_reduce_blocks[2];
   int32_t combine_load_stages, combine_store_stages;

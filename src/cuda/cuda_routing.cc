@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda/cuda_routing.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "cuda/kernels/launch.h"
@@ -32,7 +33,6 @@ Status refuse(bool asked, const char* what) {
 // What the kernels do not do yet.
 Status check_served(const hepDispatchArgs_t& args) {
   HEP_TRY(refuse(args.quantize != hepQuantizeNone, "quantisation"));
-  HEP_TRY(refuse(args.layout == hepLayoutExpertPadded, "layout hepLayoutExpertPadded"));
   return refuse(args.overflow != hepOverflowDrop, "overflow hepOverflowError");
 }
 
@@ -41,7 +41,6 @@ Status check_served(const Shape& shape, const hepCombineArgs_t& args) {
   HEP_TRY(refuse(args.type != hepTypeBfloat16, "a combine of a type other than hepTypeBfloat16"));
   HEP_TRY(refuse(args.partial_type != hepTypeBfloat16 || shape.partial_row_bytes != row_bytes,
                  "room for FP32 partial sums"));
-  HEP_TRY(refuse(args.layout == hepLayoutExpertPadded, "layout hepLayoutExpertPadded"));
   return refuse(args.row_gradients != nullptr || args.gradients != nullptr,
                 "a combine with gradients");
 }
@@ -88,8 +87,10 @@ Status CudaRouting::publish_rows(const void* x, int64_t row_bytes, hepStream_t s
 Status CudaRouting::find_outputs(const hepCombineArgs_t& call, uint64_t* outputs_offset) {
   const BackendContext& context = backend_.context();
   bool in_heap;
-  HEP_TRY(find_rows_in_heap(context, "y", call.y, call.capacity, context.shape.partial_row_bytes,
-                            &in_heap));
+  constexpr int64_t kMostRows = int64_t{1} << 48;  // of an expert; more are in no heap
+  const int experts = call.layout == hepLayoutExpertPadded ? context.shape.num_local_experts() : 1;
+  HEP_TRY(find_rows_in_heap(context, "y", call.y, std::min(call.capacity, kMostRows) * experts,
+                            context.shape.partial_row_bytes, &in_heap));
   const bool as_they_are =
       call.layout == hepLayoutFlat && call.weight_mode == hepWeightsNone && in_heap;
   *outputs_offset = as_they_are ? static_cast<const char*>(call.y) -
@@ -113,6 +114,7 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, hepStream_t stream) 
   HEP_TRY(check_device_pointer(call.gather, "gather", device));
   HEP_TRY(check_device_pointer(call.scales, "scales", device));
   HEP_TRY(check_device_pointer(call.row_scales, "row_scales", device));
+  HEP_TRY(check_device_pointer(call.expert_rows, "expert_rows", device));
 
   DispatchArgs args{};
   args.context = backend_.kernel_context();

@@ -24,9 +24,9 @@ constexpr int kTokensPerTask = 8;
 static_assert(kChunkTokens % kTokensPerTask == 0);
 
 // Flat rows without weights arrive as they are. All ranks decide alike.
-template <bool kExpertMajor>
+template <int kLayout>
 __device__ bool sends_rows_as_they_are(const CombineArgs& args) {
-  return !kExpertMajor && args.call.weight_mode == hepWeightsNone;
+  return kLayout == hepLayoutFlat && args.call.weight_mode == hepWeightsNone;
 }
 
 // ---------------------------------------------------------------------- outputs that stay in place
@@ -99,32 +99,45 @@ __device__ bool find_all_outputs(const CombineArgs& args, uint64_t epoch, Output
 
 // ---------------------------------------------------------------------------------- the first half
 
-// Where this rank's rows of one token lie: in expert-major one a lane, by selection; in flat one, in
-// lane 0. Looked up ahead of time: nothing in find_rows() waits for what is loaded.
+// What leads to this rank's rows of one token: in the expert layouts one a lane, by selection; in flat
+// one, in lane 0. Looked up ahead of time: nothing in find_rows() waits for what is loaded.
 struct TokenRows {
-  uint32_t place;
-  float weight;  // of the lane's selection
+  Selection selection;  // of the lane, in the expert layouts
+  float weight;         // of the lane's selection
 };
 
-template <bool kExpertMajor>
-__device__ TokenRows find_rows(const CombineArgs& args, const Row& row, uint32_t index) {
+template <int kLayout>
+__device__ TokenRows find_rows(const CombineArgs& args, const Row& row) {
   const KernelContext& context = args.context;
   const uint32_t selection = row.first + lane_index();
-  TokenRows found{index, 1.0f};
+  TokenRows found{{0, 0, 0}, 1.0f};
   if (lane_index() >= row.count) return found;
-  if (kExpertMajor)
-    found.place = at<Selection>(args.routing, context.routing_layout.selections)[selection].place;
+  if (kLayout != hepLayoutFlat)
+    found.selection = at<Selection>(args.routing, context.routing_layout.selections)[selection];
   if (args.call.weight_mode == hepWeightsDispatched)
     found.weight = at<float>(args.routing, context.routing_layout.weights)[selection];
   return found;
 }
 
+// Where the lane's row lies in y; kDropped if it has none.
+template <int kLayout>
+__device__ int64_t place_of_lane(const CombineArgs& args, const Row& row, uint32_t index,
+                                 const TokenRows& found) {
+  if (kLayout == hepLayoutFlat)
+    return lane_index() == 0 && index < args.call.capacity ? index : kDropped;
+  if (lane_index() >= row.count) return kDropped;
+  return row_of_selection(kLayout, args.call.capacity,
+                          at<int32_t>(args.routing, args.context.routing_layout.expert_offsets),
+                          found.selection);
+}
+
 // The weight of the lane's row. By all lanes.
-template <bool kExpertMajor>
-__device__ float weight_of(const CombineArgs& args, const Row& row, const TokenRows& found) {
+template <int kLayout>
+__device__ float weight_of(const CombineArgs& args, const Row& row, const TokenRows& found,
+                           int64_t place) {
   if (args.call.weight_mode == hepWeightsRow)
-    return found.place < args.call.capacity ? args.call.row_weights[found.place] : 0.0f;
-  if (kExpertMajor) return found.weight;
+    return place != kDropped ? args.call.row_weights[place] : 0.0f;
+  if (kLayout != hepLayoutFlat) return found.weight;
   // A flat row's weight is the sum of its selections'.
   float sum = found.weight;
   for (int i = 1; i < row.count && args.call.weight_mode == hepWeightsDispatched; ++i)
@@ -145,7 +158,7 @@ __device__ bool wait_for_slots(const CombineArgs& args, uint64_t epoch) {
 }
 
 // Sums this rank's rows for the tokens of one chunk of one source, and signals the source.
-template <bool kExpertMajor>
+template <int kLayout>
 __device__ void load_chunk(const CombineArgs& args, int source, int chunk,
                            ContributionLoader& loader) {
   const KernelContext& context = args.context;
@@ -170,16 +183,15 @@ __device__ void load_chunk(const CombineArgs& args, int source, int chunk,
 
   // The next row is looked up before the current one waits for free stages.
   TokenRows next{};
-  if (begin < end) next = find_rows<kExpertMajor>(args, row_at(begin), begin);
+  if (begin < end) next = find_rows<kLayout>(args, row_at(begin));
   for (uint32_t index = begin; index < end; ++index) {
     const Row row = row_at(index);
     const TokenRows current = next;
-    if (index + 1 < end) next = find_rows<kExpertMajor>(args, row_at(index + 1), index + 1);
-    const bool contributes =
-        lane_index() < (kExpertMajor ? row.count : 1) && current.place < args.call.capacity;
-    const float weight = weight_of<kExpertMajor>(args, row, current);
-    load_sum(loader, row_bytes, __ballot_sync(kFullWarp, contributes),
-             static_cast<const char*>(args.call.y) + int64_t{current.place} * row_bytes, weight,
+    if (index + 1 < end) next = find_rows<kLayout>(args, row_at(index + 1));
+    const int64_t place = place_of_lane<kLayout>(args, row, index, current);
+    const float weight = weight_of<kLayout>(args, row, current, place);
+    load_sum(loader, row_bytes, __ballot_sync(kFullWarp, place != kDropped),
+             static_cast<const char*>(args.call.y) + place * row_bytes, weight,
              at<char>(window, context.window_layout.partial_at(row.token, row.ordinal)));
   }
   if (lane_index() == 0)
@@ -189,12 +201,12 @@ __device__ void load_chunk(const CombineArgs& args, int source, int chunk,
 // Chunks are visited in ascending order, each GPU beginning with another source. A block keeps to one
 // source if there are enough blocks and they divide evenly, as the plan has seen to: blocks that change
 // theirs pile up at the slowest. Where rows arrive as they are, this rank's own need not be sent.
-template <bool kExpertMajor>
+template <int kLayout>
 __device__ void load_contributions(const CombineArgs& args, uint64_t epoch, int pipeline,
                                    ContributionLoader& loader) {
   const KernelContext& context = args.context;
   const int ranks = context.num_ranks();
-  const int sources = sends_rows_as_they_are<kExpertMajor>(args) ? ranks - 1 : ranks;
+  const int sources = sends_rows_as_they_are<kLayout>(args) ? ranks - 1 : ranks;
   const uint32_t* source_tokens = at<uint32_t>(args.routing, context.routing_layout.source_tokens);
   if (sources == 0 || !wait_for_slots(args, epoch)) return;
 
@@ -207,7 +219,7 @@ __device__ void load_contributions(const CombineArgs& args, uint64_t epoch, int 
     const int chunk = task / sources;
     const int source = (context.rank + 1 + task % sources) % ranks;
     if (chunk < ceil_div(source_tokens[source], kChunkTokens))
-      load_chunk<kExpertMajor>(args, source, chunk, loader);
+      load_chunk<kLayout>(args, source, chunk, loader);
   }
 }
 
@@ -291,11 +303,11 @@ __device__ const char* part_at(const CombineArgs& args, const TokenParts& parts,
                   context.window_layout.partial_at(parts.token, lane_index()));
 }
 
-template <bool kExpertMajor>
+template <int kLayout>
 __device__ void load_parts(const CombineArgs& args, uint64_t epoch, Outputs* outputs,
                            ContributionLoader& loader) {
   const int row_bytes = args.context.shape().partial_row_bytes;
-  if (!sends_rows_as_they_are<kExpertMajor>(args))
+  if (!sends_rows_as_they_are<kLayout>(args))
     outputs = nullptr;
   else if (!find_all_outputs(args, epoch, outputs))
     return;
@@ -331,7 +343,7 @@ __device__ void finish(const CombineArgs& args, uint64_t epoch) {
   context.state->combine.epoch = epoch;
 }
 
-template <bool kExpertMajor>
+template <int kLayout>
 __global__ void __launch_bounds__(kThreads, 1)
     combine_kernel(const __grid_constant__ CombineArgs args) {
   extern __shared__ __align__(kStageAlignment) char shared[];
@@ -346,7 +358,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                               args.load_stages, bytes);
   if (role == 0 && lane_index() == 0) memory.initialize();
   // A NaN that arrives as it is becomes canonical when it is added up.
-  const bool as_they_are = sends_rows_as_they_are<kExpertMajor>(args);
+  const bool as_they_are = sends_rows_as_they_are<kLayout>(args);
   if (as_they_are && blockIdx.x == 0) publish_outputs(args, epoch);
   __syncthreads();
 
@@ -354,7 +366,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (in_first_half && as_they_are) {
     if (role == 0) {
       ContributionLoader loader{{memory.forwarding, {}}};
-      load_contributions<kExpertMajor>(args, epoch, pipeline, loader);
+      load_contributions<kLayout>(args, epoch, pipeline, loader);
       if (lane_index() == 0) loader.end();
     } else if (role == 1) {
       forward(memory.forwarding, args.store_stages, epoch);
@@ -363,9 +375,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   if (role == 0) {
     ContributionLoader loader{{memory.reducing, {}}};
-    if (in_first_half && !as_they_are)
-      load_contributions<kExpertMajor>(args, epoch, pipeline, loader);
-    load_parts<kExpertMajor>(args, epoch, memory.outputs, loader);
+    if (in_first_half && !as_they_are) load_contributions<kLayout>(args, epoch, pipeline, loader);
+    load_parts<kLayout>(args, epoch, memory.outputs, loader);
     if (lane_index() == 0) loader.end();
   } else if (role <= kReducerWarps) {
     reduce(memory, role - 1);
@@ -380,14 +391,20 @@ int first_half_blocks(const CombineArgs& args, const Plan& plan) {
   const hepCombineArgs_t& call = args.call;
   return call.layout == hepLayoutFlat && call.weight_mode == hepWeightsNone
              ? plan.combine_forward_blocks
-             : plan.combine_reduce_blocks[call.layout];
+             : plan.combine_reduce_blocks[call.layout != hepLayoutFlat];
 }
+
+// By layout.
+constexpr void (*kKernels[])(CombineArgs) = {combine_kernel<hepLayoutFlat>,
+                                             combine_kernel<hepLayoutExpertMajor>,
+                                             combine_kernel<hepLayoutExpertPadded>};
 
 }  // namespace
 
 cudaError_t prepare_combine_kernels() {
-  const cudaError_t result = prepare(combine_kernel<false>);
-  return result == cudaSuccess ? prepare(combine_kernel<true>) : result;
+  for (const auto kernel : kKernels)
+    if (const cudaError_t result = prepare(kernel); result != cudaSuccess) return result;
+  return cudaSuccess;
 }
 
 cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stream) {
@@ -401,9 +418,8 @@ cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stre
   args.store_stages =
       std::min(plan.combine_store_stages > 0 ? plan.combine_store_stages : kDefaultStoreStages,
                args.load_stages - 1);
-  const bool expert_major = args.call.layout == hepLayoutExpertMajor;
-  return launch(expert_major ? combine_kernel<true> : combine_kernel<false>, plan.combine_blocks,
-                kThreads, shared_bytes(), stream, args);
+  return launch(kKernels[args.call.layout], plan.combine_blocks, kThreads, shared_bytes(), stream,
+                args);
 }
 
 }  // namespace hep

@@ -34,21 +34,21 @@ constexpr int kStoresInFlight = 4;
 
 struct RowItem {
   uint32_t row;       // the first flat row, or kEnd
-  uint32_t num_rows;  // in expert-major 1
+  uint32_t num_rows;  // in the expert layouts 1
   uint32_t first;     // of its selections
   uint32_t count;
 };
 constexpr uint32_t kEnd = 0xffffffffu;
 
-// Expert-major: a stage holds the row's selections, too, whose list the copy engine brings along; it
-// may begin 8 bytes off a 16-byte boundary.
-__device__ __host__ constexpr int selection_bytes(bool expert_major, int top_k) {
-  return expert_major ? static_cast<int>(align_up((top_k + 1) * sizeof(Selection), 16)) : 0;
+// In the expert layouts a stage holds the row's selections, too, whose list the copy engine brings along;
+// it may begin 8 bytes off a 16-byte boundary.
+__device__ __host__ constexpr int selection_bytes(int layout, int top_k) {
+  return layout != hepLayoutFlat ? static_cast<int>(align_up((top_k + 1) * sizeof(Selection), 16))
+                                 : 0;
 }
 
-__device__ __host__ constexpr int stage_bytes(bool expert_major, int rows, int row_bytes,
-                                              int top_k) {
-  return align_up(rows * row_bytes + selection_bytes(expert_major, top_k), kStageAlignment);
+__device__ __host__ constexpr int stage_bytes(int layout, int rows, int row_bytes, int top_k) {
+  return align_up(rows * row_bytes + selection_bytes(layout, top_k), kStageAlignment);
 }
 
 __device__ inline int rows_per_group(const DispatchArgs& args) {
@@ -132,9 +132,8 @@ struct SourceGate {
 };
 
 // By one lane.
-__device__ inline void load_expert_major_row(const DispatchArgs& args, const Row& row,
-                                             uint32_t index, const char* source_rows,
-                                             Producer<RowItem>& producer) {
+__device__ inline void load_expert_row(const DispatchArgs& args, const Row& row, uint32_t index,
+                                       const char* source_rows, Producer<RowItem>& producer) {
   const int row_bytes = args.row_bytes;
   // 16-byte copies of 8-byte selections: from the even one at or before the first.
   const uint32_t first_even = row.first & ~1u;
@@ -199,14 +198,14 @@ __device__ inline void load_flat_rows(const DispatchArgs& args, const RowGroup& 
   if (lane_index() == 0) producer.advance();
 }
 
-// Rows that are dropped need no load; in expert-major any of a row's places may be in range.
-template <bool kExpertMajor>
+// Rows that are dropped need no load; in the expert layouts any of a row's places may be in range.
+template <int kLayout>
 __device__ void load_group(const DispatchArgs& args, const RowGroup& group, const char* source_rows,
                            Producer<RowItem>& producer) {
-  if (kExpertMajor) {
+  if (kLayout != hepLayoutFlat) {
     for (uint32_t index = group.begin; index < group.end; ++index) {
       const Row row = group.row(index);
-      if (lane_index() == 0) load_expert_major_row(args, row, index, source_rows, producer);
+      if (lane_index() == 0) load_expert_row(args, row, index, source_rows, producer);
     }
     return;
   }
@@ -217,7 +216,7 @@ __device__ void load_group(const DispatchArgs& args, const RowGroup& group, cons
 }
 
 // The records of the next group are read while the rows of this one are loaded.
-template <bool kExpertMajor>
+template <int kLayout>
 __device__ void load_rows(const DispatchArgs& args, uint64_t epoch, const uint32_t* source_rows,
                           const char** published, const Ring<RowItem>& ring) {
   const KernelContext& context = args.context;
@@ -240,28 +239,30 @@ __device__ void load_rows(const DispatchArgs& args, uint64_t epoch, const uint32
     if (current.begin >= current.end) continue;
     const char* rows = gate.rows_of(current.source);
     if (rows == nullptr) break;
-    load_group<kExpertMajor>(args, current, rows, producer);
+    load_group<kLayout>(args, current, rows, producer);
   }
   if (lane_index() == 0) producer.acquire({kEnd, 0, 0, 0}, 0);
 }
 
 // Where the lane's copy of the stage's rows goes; NULL if there is none.
-template <bool kExpertMajor>
+template <int kLayout>
 __device__ char* destination(const DispatchArgs& args, const RowItem& item, const char* stage) {
-  int64_t place = item.row;
-  if (kExpertMajor) {
+  int64_t place = item.row < args.call.capacity ? item.row : kDropped;
+  if (kLayout != hepLayoutFlat) {
     if (lane_index() >= item.count) return nullptr;
     const Selection* list = reinterpret_cast<const Selection*>(stage + args.row_bytes);
-    place = list[(item.first & 1) + lane_index()].place;
+    place = row_of_selection(kLayout, args.call.capacity,
+                             at<int32_t>(args.routing, args.context.routing_layout.expert_offsets),
+                             list[(item.first & 1) + lane_index()]);
   } else if (lane_index() != 0) {
     return nullptr;
   }
-  if (place >= args.call.capacity) return nullptr;
+  if (place == kDropped) return nullptr;
   return static_cast<char*>(args.call.rows) + place * args.row_bytes;
 }
 
 // One lane stores to each place.
-template <bool kExpertMajor, int kInFlight>
+template <int kLayout, int kInFlight>
 __device__ void store_rows(const DispatchArgs& args, const Ring<RowItem>& ring) {
   DelayedRelease<kInFlight> release;
   for (Cursor cursor;; cursor.advance(ring.depth)) {
@@ -269,7 +270,7 @@ __device__ void store_rows(const DispatchArgs& args, const Ring<RowItem>& ring) 
     const RowItem item = ring.items[cursor.stage];
     if (item.row == kEnd) break;
     const char* stage = ring.stage(cursor.stage);
-    char* place = destination<kExpertMajor>(args, item, stage);
+    char* place = destination<kLayout>(args, item, stage);
     if (place != nullptr) ptx::bulk_store(place, stage, item.num_rows * args.row_bytes);
     ptx::bulk_commit();
     release.stored(ring);
@@ -297,8 +298,34 @@ __device__ void zero_padding(const DispatchArgs& args, const Ring<RowItem>& ring
 
 // ------------------------------------------------------------------------------------- finishing
 
+// By all threads of a block.
+__device__ void write_expert_rows(const DispatchArgs& args) {
+  if (args.call.expert_rows == nullptr) return;
+  const KernelContext& context = args.context;
+  const int32_t* counts = at<int32_t>(args.routing, context.routing_layout.tokens_per_expert);
+  for (int e = threadIdx.x; e < context.shape().num_local_experts(); e += blockDim.x)
+    args.call.expert_rows[e] =
+        static_cast<int32_t>(min(static_cast<int64_t>(counts[e]), args.call.capacity));
+}
+
+// The capacity that takes all rows. By one warp.
+template <int kLayout>
+__device__ int64_t needed_rows(const DispatchArgs& args) {
+  const RoutingLayout& layout = args.context.routing_layout;
+  const int local_experts = args.context.shape().num_local_experts();
+  if (kLayout == hepLayoutFlat)
+    return at<RoutingTotals>(args.routing, layout.totals)->num_flat_rows;
+  if (kLayout == hepLayoutExpertMajor)
+    return at<int32_t>(args.routing, layout.expert_offsets)[local_experts];
+  const int32_t* counts = at<int32_t>(args.routing, layout.tokens_per_expert);
+  uint32_t most = 0;
+  for (int e = lane_index(); e < local_experts; e += kWarpSize)
+    most = max(most, static_cast<uint32_t>(counts[e]));
+  return __reduce_max_sync(kFullWarp, most);
+}
+
 // In the last block: the rows are read and written. Waits until the peers have read this rank's.
-template <bool kExpertMajor>
+template <int kLayout>
 __device__ void finish(const DispatchArgs& args, uint64_t epoch) {
   const KernelContext& context = args.context;
   for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x) {
@@ -306,18 +333,18 @@ __device__ void finish(const DispatchArgs& args, uint64_t epoch) {
     wait_for(context, {hepOperationDispatch, hepPhaseReaders, rank, epoch},
              &context.signals_from(rank)->rows_read, epoch);
   }
-  if (threadIdx.x != 0) return;
+  write_expert_rows(args);
+  if (warp_index() != 0) return;
+  const int64_t needed = needed_rows<kLayout>(args);
+  if (lane_index() != 0) return;
   RoutingTotals* totals = at<RoutingTotals>(args.routing, context.routing_layout.totals);
-  const int32_t* offsets = at<int32_t>(args.routing, context.routing_layout.expert_offsets);
-  const int64_t needed =
-      kExpertMajor ? offsets[context.shape().num_local_experts()] : totals->num_flat_rows;
   totals->row_counters.needed = needed;
   totals->row_counters.written = min(needed, args.call.capacity);
   totals->row_counters.overflow = needed > args.call.capacity;
   context.state->dispatch.epoch = epoch;
 }
 
-template <bool kExpertMajor>
+template <int kLayout>
 __global__ void __launch_bounds__(kThreads, 1)
     dispatch_kernel(const __grid_constant__ DispatchArgs args) {
   extern __shared__ __align__(kStageAlignment) char shared[];
@@ -329,7 +356,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const KernelContext& context = args.context;
   const uint64_t epoch = current_epoch(args);
   if (__syncthreads_or(has_failed(context))) return;
-  const int bytes = stage_bytes(kExpertMajor, args.rows_per_stage, args.row_bytes, args.top_k);
+  const int bytes = stage_bytes(kLayout, args.rows_per_stage, args.row_bytes, args.top_k);
   const Ring<RowItem> ring(shared, shared + args.stages * bytes, args.stages, bytes);
   if (threadIdx.x == 0) ring.initialize(1);
   for (int i = threadIdx.x; i < context.num_ranks(); i += blockDim.x) published[i] = nullptr;
@@ -340,44 +367,49 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
 
   switch (warp_index()) {
-    case kLoaderWarp: load_rows<kExpertMajor>(args, epoch, source_rows, published, ring); break;
+    case kLoaderWarp: load_rows<kLayout>(args, epoch, source_rows, published, ring); break;
     case kStorerWarp:
       if (ring.depth > 2 * kStoresInFlight)
-        store_rows<kExpertMajor, kStoresInFlight>(args, ring);
+        store_rows<kLayout, kStoresInFlight>(args, ring);
       else
-        store_rows<kExpertMajor, 1>(args, ring);
-      if (kExpertMajor) zero_padding(args, ring);
+        store_rows<kLayout, 1>(args, ring);
+      if (kLayout == hepLayoutExpertMajor) zero_padding(args, ring);
       break;
-    default: write_extras<kExpertMajor>(args, epoch, has_weights, extra_entries, &extras_failed);
+    default: write_extras<kLayout>(args, epoch, has_weights, extra_entries, &extras_failed);
   }
   if (arrive_is_last(&context.state->dispatch.arrivals) && !has_failed(context))
-    finish<kExpertMajor>(args, epoch);
+    finish<kLayout>(args, epoch);
 }
+
+// By layout.
+constexpr void (*kKernels[])(DispatchArgs) = {dispatch_kernel<hepLayoutFlat>,
+                                              dispatch_kernel<hepLayoutExpertMajor>,
+                                              dispatch_kernel<hepLayoutExpertPadded>};
 
 }  // namespace
 
 cudaError_t prepare_dispatch_kernels() {
-  const cudaError_t result = prepare(dispatch_kernel<false>);
-  return result == cudaSuccess ? prepare(dispatch_kernel<true>) : result;
+  for (const auto kernel : kKernels)
+    if (const cudaError_t result = prepare(kernel); result != cudaSuccess) return result;
+  return cudaSuccess;
 }
 
 cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream) {
-  const bool expert_major = args.call.layout == hepLayoutExpertMajor;
   const int row_bytes = args.row_bytes;
   const int rows_in_flight = dispatch_stages(plan, row_bytes, args.call.layout);
   args.rows_per_stage =
-      expert_major
+      args.call.layout != hepLayoutFlat
           ? 1
           : std::clamp(std::min(kStageTargetBytes / row_bytes, rows_in_flight / kFewStages), 1,
                        kMaxRowsPerStage);
   args.stages = rows_in_flight / args.rows_per_stage;
-  const int bytes = stage_bytes(expert_major, args.rows_per_stage, row_bytes, args.top_k);
+  const int bytes = stage_bytes(args.call.layout, args.rows_per_stage, row_bytes, args.top_k);
   const auto shared_bytes = [&] {
     return args.stages * bytes + Ring<RowItem>::control_bytes(args.stages);
   };
   while (shared_bytes() > kMaxDynamicSharedBytes) --args.stages;
-  return launch(expert_major ? dispatch_kernel<true> : dispatch_kernel<false>, plan.dispatch_blocks,
-                kThreads, shared_bytes(), stream, args);
+  return launch(kKernels[args.call.layout], plan.dispatch_blocks, kThreads, shared_bytes(), stream,
+                args);
 }
 
 }  // namespace hep

@@ -62,7 +62,6 @@ __device__ inline float take_weight(const DispatchArgs& args, const Row& row, ui
 
 __device__ inline void write_row_origin(const hepDispatchArgs_t& call, int64_t place,
                                         const Row& row) {
-  if (place >= call.capacity) return;
   if (call.row_sources != nullptr) call.row_sources[place] = row.source;
   if (call.row_tokens != nullptr) call.row_tokens[place] = row.token;
 }
@@ -73,10 +72,24 @@ struct FlatExtra {
   float weight;
 };
 
+// Where the row goes that the lane has to write; kDropped if there is none: in the expert layouts the
+// lane's selection has one, in flat the first lane of each row.
+template <int kLayout>
+__device__ int64_t place_of_lane(const DispatchArgs& args, const SelectionLanes& lanes,
+                                 uint32_t index, bool in_range, bool selected,
+                                 const Selection& selection) {
+  if (kLayout == hepLayoutFlat)
+    return in_range && lanes.index == 0 && index < args.call.capacity ? index : kDropped;
+  if (!selected) return kDropped;
+  return row_of_selection(kLayout, args.call.capacity,
+                          at<int32_t>(args.routing, args.context.routing_layout.expert_offsets),
+                          selection);
+}
+
 // What belongs to the rows from `first` on, a few at a time: a lane for each selection, and in flat
 // for each of the K entries of a row, which neighbouring lanes write to neighbouring places (a lane for
 // each row, writing its entries one after the other, took bandwidth from the rows).
-template <bool kExpertMajor>
+template <int kLayout>
 __device__ void write_row_extras(const DispatchArgs& args, const SelectionLanes& lanes,
                                  uint32_t first, uint32_t num_rows, const uint8_t* has_weights,
                                  FlatExtra* entries) {
@@ -95,24 +108,19 @@ __device__ void write_row_extras(const DispatchArgs& args, const SelectionLanes&
     selection = at<Selection>(args.routing, args.context.routing_layout.selections)[number];
     weight = take_weight(args, row, number, selection.k, has_weights[row.source]);
   }
-  const bool kept = index < call.capacity;  // in flat
+  const int64_t place = place_of_lane<kLayout>(args, lanes, index, in_range, selected, selection);
   if (call.row_scales != nullptr) {
     const char* scales = in_range ? at<char>(args.context.windows[row.source],
                                              args.context.window_layout.scales_at(row.token))
                                   : nullptr;
-    int64_t place = kDropped;
-    if (kExpertMajor && selected && selection.place < call.capacity) place = selection.place;
-    if (!kExpertMajor && in_range && kept) place = index;
-    forward_scales(args, lanes, scales, place, kExpertMajor ? args.top_k : 1);
+    forward_scales(args, lanes, scales, place, kLayout == hepLayoutFlat ? 1 : args.top_k);
   }
-  if (kExpertMajor) {
-    if (!selected) return;
-    write_row_origin(call, selection.place, row);
-    if (call.row_weights != nullptr && selection.place < call.capacity)
-      call.row_weights[selection.place] = weight;
+  if (place != kDropped) write_row_origin(call, place, row);
+  if (kLayout != hepLayoutFlat) {
+    if (place != kDropped && call.row_weights != nullptr) call.row_weights[place] = weight;
     return;
   }
-  if (in_range && lanes.index == 0) write_row_origin(call, index, row);
+  const bool kept = index < call.capacity;
   if (selected && selection.place < call.gather_capacity)
     call.gather[selection.place] = kept ? static_cast<int32_t>(index) : -1;
   if (call.row_experts == nullptr && call.row_weights == nullptr) return;
@@ -123,16 +131,17 @@ __device__ void write_row_extras(const DispatchArgs& args, const SelectionLanes&
   const FlatExtra entry = entries[lane_index()];
   __syncwarp();
   if (!in_range || !kept) return;
-  const int64_t place = static_cast<int64_t>(first) * args.top_k + lane_index();
-  if (call.row_experts != nullptr) call.row_experts[place] = entry.expert;
-  if (call.row_weights != nullptr) call.row_weights[place] = entry.weight;
+  const int64_t number = static_cast<int64_t>(first) * args.top_k + lane_index();
+  if (call.row_experts != nullptr) call.row_experts[number] = entry.expert;
+  if (call.row_weights != nullptr) call.row_weights[number] = entry.weight;
 }
 
-template <bool kExpertMajor>
+template <int kLayout>
 __device__ void write_padding_extras(const DispatchArgs& args, int worker, int workers) {
   const hepDispatchArgs_t& call = args.call;
+  if (kLayout == hepLayoutExpertPadded) return;
   for_each_padding(args, worker, workers, [&](int place) {
-    if (!kExpertMajor) {
+    if (kLayout == hepLayoutFlat) {
       if (place < call.gather_capacity) call.gather[place] = -1;
     } else if (place < call.capacity) {
       if (call.row_scales != nullptr) zero_scales(args, place);
@@ -143,7 +152,7 @@ __device__ void write_padding_extras(const DispatchArgs& args, int worker, int w
   });
 }
 
-template <bool kExpertMajor>
+template <int kLayout>
 __device__ void write_extras(const DispatchArgs& args, uint64_t epoch, uint8_t* has_weights,
                              FlatExtra* entries, bool* failed) {
   const KernelContext& context = args.context;
@@ -154,9 +163,9 @@ __device__ void write_extras(const DispatchArgs& args, uint64_t epoch, uint8_t* 
       at<uint32_t>(args.routing, context.routing_layout.source_rows)[context.num_ranks()];
   for (uint32_t first = (blockIdx.x * kExtrasWarps + warp) * lanes.groups; first < num_rows;
        first += gridDim.x * kExtrasWarps * lanes.groups)
-    write_row_extras<kExpertMajor>(args, lanes, first, num_rows, has_weights,
-                                   entries + warp * kWarpSize);
-  write_padding_extras<kExpertMajor>(args, warp * gridDim.x + blockIdx.x, gridDim.x * kExtrasWarps);
+    write_row_extras<kLayout>(args, lanes, first, num_rows, has_weights,
+                              entries + warp * kWarpSize);
+  write_padding_extras<kLayout>(args, warp * gridDim.x + blockIdx.x, gridDim.x * kExtrasWarps);
 }
 
 }  // namespace hep
