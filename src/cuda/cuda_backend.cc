@@ -124,6 +124,12 @@ Backend::BadIndex CudaBackend::bad_index() const {
   return {true, host.bad_index_token, host.bad_index_k, host.bad_index_value};
 }
 
+Backend::Overflow CudaBackend::overflow() const {
+  const HostState& host = *host_state();
+  if (__atomic_load_n(&host.overflow_ready, __ATOMIC_ACQUIRE) == 0) return {false, 0, 0, 0};
+  return {true, host.overflow_number, host.overflow_needed, host.overflow_capacity};
+}
+
 Status CudaBackend::take_routing_memory(std::unique_ptr<DeviceMemory>* memory) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);

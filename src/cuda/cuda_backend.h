@@ -28,7 +28,7 @@ class CudaBackend : public Backend {
   void peer_left(int peer) override;
   hepFailure_t failure() const override;
   BadIndex bad_index() const override;
-  Overflow overflow() const override { return {}; }
+  Overflow overflow() const override;
 
   const BackendContext& context() const { return context_; }
   const KernelContext& kernel_context() const { return kernel_context_; }

@@ -32,8 +32,7 @@ Status refuse(bool asked, const char* what) {
 
 // What the kernels do not do yet.
 Status check_served(const hepDispatchArgs_t& args) {
-  HEP_TRY(refuse(args.quantize != hepQuantizeNone, "quantisation"));
-  return refuse(args.overflow != hepOverflowDrop, "overflow hepOverflowError");
+  return refuse(args.quantize != hepQuantizeNone, "quantisation");
 }
 
 Status check_served(const Shape& shape, const hepCombineArgs_t& args) {

@@ -39,6 +39,9 @@ struct HostState {
   uint32_t bad_index_set;  // device to host, 0 to 1 by the first
   int64_t bad_index_token, bad_index_k, bad_index_value;
   uint32_t bad_index_ready;
+  uint32_t overflow_ready;  // device to host: the first overflow that is an error is complete
+  uint64_t overflow_number;
+  int64_t overflow_needed, overflow_capacity;
   uint32_t failure_ready;  // device to host: `failure` is complete
   hepFailure_t failure;
 };

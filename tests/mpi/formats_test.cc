@@ -33,7 +33,6 @@ std::vector<int64_t> same_tokens(int64_t tokens) {
   if (world().backend() != hepBackendHost) GTEST_SKIP() << "the host backend alone serves it yet"
 
 TEST(Formats, OverflowThatIsAnErrorNamesWhatWasNeededAndLeavesTheCommunicatorUsable) {
-  SKIP_UNLESS_HOST();
   const hepConfig_t config = small_config();
   for (const hepLayout_t layout : {hepLayoutFlat, hepLayoutExpertMajor, hepLayoutExpertPadded}) {
     Random random(options().seed + 40 + layout);

@@ -324,6 +324,17 @@ __device__ int64_t needed_rows(const DispatchArgs& args) {
   return __reduce_max_sync(kFullWarp, most);
 }
 
+// The first is kept; dispatches follow each other.
+__device__ void report_overflow(const DispatchArgs& args, uint64_t epoch, int64_t needed) {
+  volatile HostState* host = args.context.host;
+  if (host->overflow_ready != 0) return;
+  host->overflow_number = epoch;
+  host->overflow_needed = needed;
+  host->overflow_capacity = args.call.capacity;
+  __threadfence_system();
+  host->overflow_ready = 1;
+}
+
 // In the last block: the rows are read and written. Waits until the peers have read this rank's.
 template <int kLayout>
 __device__ void finish(const DispatchArgs& args, uint64_t epoch) {
@@ -341,6 +352,8 @@ __device__ void finish(const DispatchArgs& args, uint64_t epoch) {
   totals->row_counters.needed = needed;
   totals->row_counters.written = min(needed, args.call.capacity);
   totals->row_counters.overflow = needed > args.call.capacity;
+  if (needed > args.call.capacity && args.call.overflow == hepOverflowError)
+    report_overflow(args, epoch, needed);
   context.state->dispatch.epoch = epoch;
 }
 
