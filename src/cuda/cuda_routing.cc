@@ -35,11 +35,7 @@ Status check_served(const hepDispatchArgs_t& args) {
   return refuse(args.quantize != hepQuantizeNone, "quantisation");
 }
 
-Status check_served(const Shape& shape, const hepCombineArgs_t& args) {
-  const int row_bytes = shape.hidden * element_bytes(hepTypeBfloat16);
-  HEP_TRY(refuse(args.type != hepTypeBfloat16, "a combine of a type other than hepTypeBfloat16"));
-  HEP_TRY(refuse(args.partial_type != hepTypeBfloat16 || shape.partial_row_bytes != row_bytes,
-                 "room for FP32 partial sums"));
+Status check_served(const hepCombineArgs_t& args) {
   return refuse(args.row_gradients != nullptr || args.gradients != nullptr,
                 "a combine with gradients");
 }
@@ -83,18 +79,18 @@ Status CudaRouting::publish_rows(const void* x, int64_t row_bytes, hepStream_t s
 }
 
 // Outputs in the heap need not be sent if nothing is to be done to them first: the peers read them.
-Status CudaRouting::find_outputs(const hepCombineArgs_t& call, uint64_t* outputs_offset) {
+Status CudaRouting::find_outputs(const hepCombineArgs_t& call, int64_t row_bytes,
+                                 uint64_t* outputs_offset) {
   const BackendContext& context = backend_.context();
   bool in_heap;
   constexpr int64_t kMostRows = int64_t{1} << 48;  // of an expert; more are in no heap
   const int experts = call.layout == hepLayoutExpertPadded ? context.shape.num_local_experts() : 1;
   HEP_TRY(find_rows_in_heap(context, "y", call.y, std::min(call.capacity, kMostRows) * experts,
-                            context.shape.partial_row_bytes, &in_heap));
-  const bool as_they_are =
-      call.layout == hepLayoutFlat && call.weight_mode == hepWeightsNone && in_heap;
-  *outputs_offset = as_they_are ? static_cast<const char*>(call.y) -
-                                      static_cast<const char*>(context.windows[context.rank])
-                                : kNotInWindow;
+                            row_bytes, &in_heap));
+  *outputs_offset = in_heap && sends_rows_as_they_are(call)
+                        ? static_cast<const char*>(call.y) -
+                              static_cast<const char*>(context.windows[context.rank])
+                        : kNotInWindow;
   return Status();
 }
 
@@ -128,7 +124,7 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, hepStream_t stream) 
 }
 
 Status CudaRouting::combine(const hepCombineArgs_t& call, hepStream_t stream) {
-  HEP_TRY(check_served(backend_.context().shape, call));
+  HEP_TRY(check_served(call));
   const int device = backend_.context().device;
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
@@ -141,7 +137,10 @@ Status CudaRouting::combine(const hepCombineArgs_t& call, hepStream_t stream) {
   args.routing = memory_->get();
   args.num_tokens = num_tokens_;
   args.call = call;
-  HEP_TRY(find_outputs(call, &args.outputs_offset));
+  const int hidden = backend_.context().shape.hidden;
+  args.row_bytes = hidden * element_bytes(call.type);
+  args.partial_row_bytes = hidden * element_bytes(call.partial_type);
+  HEP_TRY(find_outputs(call, args.row_bytes, &args.outputs_offset));
   HEP_CUDA_TRY(launch_combine(args, backend_.context().plan, stream));
   return Status();
 }

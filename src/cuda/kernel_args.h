@@ -90,10 +90,17 @@ struct DispatchArgs {
   hepDispatchArgs_t call;
 };
 
+// Whether each contribution is a partial sum by itself, and arrives as it is. All ranks decide alike.
+HEP_HOST_DEVICE inline bool sends_rows_as_they_are(const hepCombineArgs_t& call) {
+  return call.layout == hepLayoutFlat && call.weight_mode == hepWeightsNone &&
+         call.type == call.partial_type;
+}
+
 struct CombineArgs {
   KernelContext context;
   void* routing;
   int32_t num_tokens;
+  int32_t row_bytes, partial_row_bytes;
   int32_t first_half_blocks;  // the first ones of the grid; all do the second half
   uint64_t outputs_offset;    // of y in this rank's window, for peers to read; or kNotInWindow
   int32_t load_stages, store_stages;

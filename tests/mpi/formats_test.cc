@@ -117,7 +117,6 @@ TEST(Formats, ForwardInFp8AndBackwardInBf16ShareARouting) {
 }
 
 TEST(Formats, EveryTypeThatFitsTravelsOnOneCommunicator) {
-  SKIP_UNLESS_HOST();
   hepConfig_t config = small_config();
   config.type = hepTypeFloat32;
   config.partial_type = hepTypeFloat32;

@@ -10,6 +10,7 @@
 // forwarder sends the rows as they are. Those that the second half can read where they lie, because
 // they are this rank's own or in a window, are loaded from there, in place of partial sums.
 #include <algorithm>
+#include <type_traits>
 
 #include "cuda/kernels/forward.cuh"
 #include "cuda/kernels/launch.h"
@@ -23,11 +24,24 @@ namespace {
 constexpr int kTokensPerTask = 8;
 static_assert(kChunkTokens % kTokensPerTask == 0);
 
-// Flat rows without weights arrive as they are. All ranks decide alike.
-template <int kLayout>
-__device__ bool sends_rows_as_they_are(const CombineArgs& args) {
-  return kLayout == hepLayoutFlat && args.call.weight_mode == hepWeightsNone;
-}
+constexpr int kAnyLayout = -1;
+
+// What a kernel is compiled for: the types of rows and partial sums, and the layout.
+template <typename RowType, typename PartialType, int kOfLayout>
+struct Variant {
+  using Type = RowType;
+  using Partial = PartialType;
+  static constexpr bool kOneType = std::is_same_v<Type, Partial>;
+
+  static __device__ int layout(const CombineArgs& args) {
+    return kOfLayout == kAnyLayout ? args.call.layout : kOfLayout;
+  }
+
+  // What sends_rows_as_they_are() says, as far as possible at compile time.
+  static __device__ bool as_they_are(const CombineArgs& args) {
+    return kOneType && layout(args) == hepLayoutFlat && args.call.weight_mode == hepWeightsNone;
+  }
+};
 
 // ---------------------------------------------------------------------- outputs that stay in place
 
@@ -51,10 +65,9 @@ __device__ void publish_outputs(const CombineArgs& args, uint64_t epoch) {
                   &context.signals_from(rank)->slots_free, epoch - 1))
       return;
     const OutputRange range = outputs_for(args, rank);
-    const uint64_t offset =
-        args.outputs_offset == kNotInWindow
-            ? kNotInWindow
-            : args.outputs_offset + range.first * context.shape().partial_row_bytes;
+    const uint64_t offset = args.outputs_offset == kNotInWindow
+                                ? kNotInWindow
+                                : args.outputs_offset + range.first * args.row_bytes;
     Signals* signals = context.signals_to(rank);
     ptx::st_relaxed_sys(&signals->outputs_offset, offset);
     ptx::st_relaxed_sys(&signals->num_outputs, range.count);
@@ -86,9 +99,8 @@ __device__ bool find_all_outputs(const CombineArgs& args, uint64_t epoch, Output
       continue;
     }
     const OutputRange range = outputs_for(args, rank);
-    outputs[rank] = {
-        static_cast<const char*>(args.call.y) + range.first * context.shape().partial_row_bytes,
-        static_cast<uint32_t>(range.count), true};
+    outputs[rank] = {static_cast<const char*>(args.call.y) + range.first * args.row_bytes,
+                     static_cast<uint32_t>(range.count), true};
   }
   if (!__all_sync(kFullWarp, found)) return false;
   __syncwarp();  // a vote does not order memory
@@ -106,13 +118,13 @@ struct TokenRows {
   float weight;         // of the lane's selection
 };
 
-template <int kLayout>
+template <typename V>
 __device__ TokenRows find_rows(const CombineArgs& args, const Row& row) {
   const KernelContext& context = args.context;
   const uint32_t selection = row.first + lane_index();
   TokenRows found{{0, 0, 0}, 1.0f};
   if (lane_index() >= row.count) return found;
-  if (kLayout != hepLayoutFlat)
+  if (V::layout(args) != hepLayoutFlat)
     found.selection = at<Selection>(args.routing, context.routing_layout.selections)[selection];
   if (args.call.weight_mode == hepWeightsDispatched)
     found.weight = at<float>(args.routing, context.routing_layout.weights)[selection];
@@ -120,24 +132,24 @@ __device__ TokenRows find_rows(const CombineArgs& args, const Row& row) {
 }
 
 // Where the lane's row lies in y; kDropped if it has none.
-template <int kLayout>
+template <typename V>
 __device__ int64_t place_of_lane(const CombineArgs& args, const Row& row, uint32_t index,
                                  const TokenRows& found) {
-  if (kLayout == hepLayoutFlat)
+  if (V::layout(args) == hepLayoutFlat)
     return lane_index() == 0 && index < args.call.capacity ? index : kDropped;
   if (lane_index() >= row.count) return kDropped;
-  return row_of_selection(kLayout, args.call.capacity,
+  return row_of_selection(V::layout(args), args.call.capacity,
                           at<int32_t>(args.routing, args.context.routing_layout.expert_offsets),
                           found.selection);
 }
 
 // The weight of the lane's row. By all lanes.
-template <int kLayout>
+template <typename V>
 __device__ float weight_of(const CombineArgs& args, const Row& row, const TokenRows& found,
                            int64_t place) {
   if (args.call.weight_mode == hepWeightsRow)
     return place != kDropped ? args.call.row_weights[place] : 0.0f;
-  if (kLayout != hepLayoutFlat) return found.weight;
+  if (V::layout(args) != hepLayoutFlat) return found.weight;
   // A flat row's weight is the sum of its selections'.
   float sum = found.weight;
   for (int i = 1; i < row.count && args.call.weight_mode == hepWeightsDispatched; ++i)
@@ -158,7 +170,7 @@ __device__ bool wait_for_slots(const CombineArgs& args, uint64_t epoch) {
 }
 
 // Sums this rank's rows for the tokens of one chunk of one source, and signals the source.
-template <int kLayout>
+template <typename V>
 __device__ void load_chunk(const CombineArgs& args, int source, int chunk,
                            ContributionLoader& loader) {
   const KernelContext& context = args.context;
@@ -166,7 +178,7 @@ __device__ void load_chunk(const CombineArgs& args, int source, int chunk,
                                static_cast<size_t>(source) * (context.shape().max_chunks() + 1) +
                                chunk;
   const uint32_t begin = chunk_rows[0], end = chunk_rows[1];
-  const int row_bytes = context.shape().partial_row_bytes;
+  const int row_bytes = args.row_bytes;
   void* window = context.windows[source];
 
   static_assert(kChunkTokens <= kWarpSize);
@@ -183,16 +195,17 @@ __device__ void load_chunk(const CombineArgs& args, int source, int chunk,
 
   // The next row is looked up before the current one waits for free stages.
   TokenRows next{};
-  if (begin < end) next = find_rows<kLayout>(args, row_at(begin));
+  if (begin < end) next = find_rows<V>(args, row_at(begin));
   for (uint32_t index = begin; index < end; ++index) {
     const Row row = row_at(index);
     const TokenRows current = next;
-    if (index + 1 < end) next = find_rows<kLayout>(args, row_at(index + 1));
-    const int64_t place = place_of_lane<kLayout>(args, row, index, current);
-    const float weight = weight_of<kLayout>(args, row, current, place);
-    load_sum(loader, row_bytes, __ballot_sync(kFullWarp, place != kDropped),
-             static_cast<const char*>(args.call.y) + place * row_bytes, weight,
-             at<char>(window, context.window_layout.partial_at(row.token, row.ordinal)));
+    if (index + 1 < end) next = find_rows<V>(args, row_at(index + 1));
+    const int64_t place = place_of_lane<V>(args, row, index, current);
+    const float weight = weight_of<V>(args, row, current, place);
+    load_sum<typename V::Type, typename V::Partial>(
+        loader, row_bytes, __ballot_sync(kFullWarp, place != kDropped),
+        static_cast<const char*>(args.call.y) + place * row_bytes, weight,
+        at<char>(window, context.window_layout.partial_at(row.token, row.ordinal)), 0);
   }
   if (lane_index() == 0)
     loader.signal(at<uint64_t>(window, context.window_layout.chunk_ready_at(chunk, context.rank)));
@@ -201,12 +214,12 @@ __device__ void load_chunk(const CombineArgs& args, int source, int chunk,
 // Chunks are visited in ascending order, each GPU beginning with another source. A block keeps to one
 // source if there are enough blocks and they divide evenly, as the plan has seen to: blocks that change
 // theirs pile up at the slowest. Where rows arrive as they are, this rank's own need not be sent.
-template <int kLayout>
+template <typename V>
 __device__ void load_contributions(const CombineArgs& args, uint64_t epoch, int pipeline,
                                    ContributionLoader& loader) {
   const KernelContext& context = args.context;
   const int ranks = context.num_ranks();
-  const int sources = sends_rows_as_they_are<kLayout>(args) ? ranks - 1 : ranks;
+  const int sources = V::as_they_are(args) ? ranks - 1 : ranks;
   const uint32_t* source_tokens = at<uint32_t>(args.routing, context.routing_layout.source_tokens);
   if (sources == 0 || !wait_for_slots(args, epoch)) return;
 
@@ -219,7 +232,7 @@ __device__ void load_contributions(const CombineArgs& args, uint64_t epoch, int 
     const int chunk = task / sources;
     const int source = (context.rank + 1 + task % sources) % ranks;
     if (chunk < ceil_div(source_tokens[source], kChunkTokens))
-      load_chunk<kLayout>(args, source, chunk, loader);
+      load_chunk<V>(args, source, chunk, loader);
   }
 }
 
@@ -297,17 +310,16 @@ __device__ const char* part_at(const CombineArgs& args, const TokenParts& parts,
   if (outputs != nullptr && lane_index() < parts.count && outputs[parts.sent.rank].in_place) {
     const Outputs& from = outputs[parts.sent.rank];
     if (parts.sent.index >= from.num_rows) return nullptr;
-    return from.rows + int64_t{parts.sent.index} * context.shape().partial_row_bytes;
+    return from.rows + int64_t{parts.sent.index} * args.row_bytes;
   }
   return at<char>(context.own_window(),
                   context.window_layout.partial_at(parts.token, lane_index()));
 }
 
-template <int kLayout>
+template <typename V>
 __device__ void load_parts(const CombineArgs& args, uint64_t epoch, Outputs* outputs,
                            ContributionLoader& loader) {
-  const int row_bytes = args.context.shape().partial_row_bytes;
-  if (!sends_rows_as_they_are<kLayout>(args))
+  if (!V::as_they_are(args))
     outputs = nullptr;
   else if (!find_all_outputs(args, epoch, outputs))
     return;
@@ -320,9 +332,11 @@ __device__ void load_parts(const CombineArgs& args, uint64_t epoch, Outputs* out
     const int chunk = current.token / kChunkTokens;
     if (chunk != ready_chunk && !wait_for_partials(args, epoch, chunk, outputs)) return;
     ready_chunk = chunk;
-    load_sum(loader, row_bytes, __ballot_sync(kFullWarp, lane_index() < current.count),
-             part_at(args, current, outputs), 1.0f,
-             static_cast<char*>(args.call.out) + static_cast<int64_t>(current.token) * row_bytes);
+    load_sum<typename V::Partial, typename V::Type>(
+        loader, args.partial_row_bytes, __ballot_sync(kFullWarp, lane_index() < current.count),
+        part_at(args, current, outputs), 1.0f,
+        static_cast<char*>(args.call.out) + static_cast<int64_t>(current.token) * args.row_bytes,
+        V::kOneType ? 0 : kPartials);
   }
 }
 
@@ -343,7 +357,7 @@ __device__ void finish(const CombineArgs& args, uint64_t epoch) {
   context.state->combine.epoch = epoch;
 }
 
-template <int kLayout>
+template <typename V>
 __global__ void __launch_bounds__(kThreads, 1)
     combine_kernel(const __grid_constant__ CombineArgs args) {
   extern __shared__ __align__(kStageAlignment) char shared[];
@@ -353,12 +367,12 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   const int pipeline = warp_index() / kWarpsPerPipeline;
   const int role = warp_index() % kWarpsPerPipeline;
-  const int bytes = stage_bytes(context.shape().partial_row_bytes);
+  const int bytes = stage_bytes(max(args.row_bytes, args.partial_row_bytes));
   const PipelineMemory memory(shared + pipeline * PipelineMemory::bytes(args.load_stages, bytes),
                               args.load_stages, bytes);
   if (role == 0 && lane_index() == 0) memory.initialize();
   // A NaN that arrives as it is becomes canonical when it is added up.
-  const bool as_they_are = sends_rows_as_they_are<kLayout>(args);
+  const bool as_they_are = V::as_they_are(args);
   if (as_they_are && blockIdx.x == 0) publish_outputs(args, epoch);
   __syncthreads();
 
@@ -366,7 +380,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (in_first_half && as_they_are) {
     if (role == 0) {
       ContributionLoader loader{{memory.forwarding, {}}};
-      load_contributions<kLayout>(args, epoch, pipeline, loader);
+      load_contributions<V>(args, epoch, pipeline, loader);
       if (lane_index() == 0) loader.end();
     } else if (role == 1) {
       forward(memory.forwarding, args.store_stages, epoch);
@@ -375,11 +389,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   if (role == 0) {
     ContributionLoader loader{{memory.reducing, {}}};
-    if (in_first_half && !as_they_are) load_contributions<kLayout>(args, epoch, pipeline, loader);
-    load_parts<kLayout>(args, epoch, memory.outputs, loader);
+    if (in_first_half && !as_they_are) load_contributions<V>(args, epoch, pipeline, loader);
+    load_parts<V>(args, epoch, memory.outputs, loader);
     if (lane_index() == 0) loader.end();
   } else if (role <= kReducerWarps) {
-    reduce(memory, role - 1);
+    reduce<typename V::Type, typename V::Partial>(memory, role - 1);
   } else if (lane_index() == 0) {
     give_signals(memory.signals, epoch);
   }
@@ -389,26 +403,49 @@ __global__ void __launch_bounds__(kThreads, 1)
 int first_half_blocks(const CombineArgs& args, const Plan& plan) {
   if (args.outputs_offset != kNotInWindow) return 0;
   const hepCombineArgs_t& call = args.call;
-  return call.layout == hepLayoutFlat && call.weight_mode == hepWeightsNone
-             ? plan.combine_forward_blocks
-             : plan.combine_reduce_blocks[call.layout != hepLayoutFlat];
+  return sends_rows_as_they_are(call) ? plan.combine_forward_blocks
+                                      : plan.combine_reduce_blocks[call.layout != hepLayoutFlat];
 }
 
-// By layout.
-constexpr void (*kKernels[])(CombineArgs) = {combine_kernel<hepLayoutFlat>,
-                                             combine_kernel<hepLayoutExpertMajor>,
-                                             combine_kernel<hepLayoutExpertPadded>};
+struct Instance {
+  int32_t type, partial_type, layout;
+  void (*kernel)(CombineArgs);
+};
+
+// BF16 has a kernel for each layout; the others ask at run time.
+using Bf16 = __nv_bfloat16;
+constexpr int32_t kBf16 = hepTypeBfloat16, kFp16 = hepTypeFloat16, kFp32 = hepTypeFloat32;
+constexpr Instance kInstances[] = {
+    {kBf16, kBf16, hepLayoutFlat, combine_kernel<Variant<Bf16, Bf16, hepLayoutFlat>>},
+    {kBf16, kBf16, hepLayoutExpertMajor, combine_kernel<Variant<Bf16, Bf16, hepLayoutExpertMajor>>},
+    {kBf16, kBf16, hepLayoutExpertPadded,
+     combine_kernel<Variant<Bf16, Bf16, hepLayoutExpertPadded>>},
+    {kBf16, kFp32, kAnyLayout, combine_kernel<Variant<Bf16, float, kAnyLayout>>},
+    {kFp16, kBf16, kAnyLayout, combine_kernel<Variant<__half, Bf16, kAnyLayout>>},
+    {kFp16, kFp32, kAnyLayout, combine_kernel<Variant<__half, float, kAnyLayout>>},
+    {kFp32, kBf16, kAnyLayout, combine_kernel<Variant<float, Bf16, kAnyLayout>>},
+    {kFp32, kFp32, kAnyLayout, combine_kernel<Variant<float, float, kAnyLayout>>},
+};
+
+// NULL if there is none.
+auto find_kernel(const hepCombineArgs_t& call) -> decltype(Instance::kernel) {
+  for (const Instance& instance : kInstances)
+    if (instance.type == call.type && instance.partial_type == call.partial_type &&
+        (instance.layout == call.layout || instance.layout == kAnyLayout))
+      return instance.kernel;
+  return nullptr;
+}
 
 }  // namespace
 
 cudaError_t prepare_combine_kernels() {
-  for (const auto kernel : kKernels)
-    if (const cudaError_t result = prepare(kernel); result != cudaSuccess) return result;
+  for (const Instance& instance : kInstances)
+    if (const cudaError_t result = prepare(instance.kernel); result != cudaSuccess) return result;
   return cudaSuccess;
 }
 
 cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stream) {
-  const int bytes = stage_bytes(args.context.shape().partial_row_bytes);
+  const int bytes = stage_bytes(std::max(args.row_bytes, args.partial_row_bytes));
   args.load_stages = plan.combine_load_stages > 0 ? plan.combine_load_stages : kMaxLoadStages;
   args.first_half_blocks = first_half_blocks(args, plan);
   const auto shared_bytes = [&] {
@@ -418,7 +455,7 @@ cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stre
   args.store_stages =
       std::min(plan.combine_store_stages > 0 ? plan.combine_store_stages : kDefaultStoreStages,
                args.load_stages - 1);
-  return launch(kKernels[args.call.layout], plan.combine_blocks, kThreads, shared_bytes(), stream,
+  return launch(find_kernel(args.call), plan.combine_blocks, kThreads, shared_bytes(), stream,
                 args);
 }
 

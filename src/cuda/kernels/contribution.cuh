@@ -3,6 +3,7 @@
 // warps add them up, or a forwarder passes them on as they are.
 #pragma once
 
+#include "cuda/kernels/numbers.cuh"
 #include "cuda/kernels/pipeline.cuh"
 #include "cuda/kernels/warp.cuh"
 #include "layout.h"
@@ -38,7 +39,8 @@ enum : uint16_t {
   kLast = 1,     // ends a sum
   kNothing = 2,  // the stage holds no row: +0 is added
   kSignal = 4,   // no row: the target becomes the epoch once everything up to here is written
-  kEnd = 8
+  kEnd = 8,
+  kPartials = 16  // the rows are partial sums
 };
 
 // A signal whose sums are stored.
@@ -109,16 +111,17 @@ struct ContributionLoader {
   __device__ void end() { load(nullptr, {nullptr, 0.0f, 0, kEnd}); }
 };
 
-// Loads the rows of one sum, segment by segment. `contributing` has a bit for each lane that holds a
+// Loads the rows of one sum, segment by segment, which become a row of Out. `contributing` has a bit for each lane that holds a
 // row's address, NULL for nothing, and weight; they are added in the order of the lanes. If none
-// contributes, the sum is +0. By all lanes.
-__device__ inline void load_sum(ContributionLoader& loader, int row_bytes, uint32_t contributing,
-                                const char* row, float weight, char* destination) {
+// contributes, the sum is +0. `flags` are those of all contributions. By all lanes.
+template <typename In, typename Out>
+__device__ void load_sum(ContributionLoader& loader, int row_bytes, uint32_t contributing,
+                         const char* row, float weight, char* destination, uint16_t flags) {
   for (int offset = 0; offset < row_bytes; offset += kSegmentBytes) {
-    Contribution item{destination + offset, 0.0f,
-                      static_cast<uint16_t>(min(row_bytes - offset, kSegmentBytes)), 0};
+    Contribution item{destination + scaled_bytes<In, Out>(offset), 0.0f,
+                      static_cast<uint16_t>(min(row_bytes - offset, kSegmentBytes)), flags};
     if (contributing == 0) {
-      item.flags = kLast;
+      item.flags |= kLast;
       if (lane_index() == 0) loader.load(nullptr, item);
       continue;
     }
@@ -127,7 +130,7 @@ __device__ inline void load_sum(ContributionLoader& loader, int row_bytes, uint3
       const auto address = reinterpret_cast<const char*>(
           __shfl_sync(kFullWarp, reinterpret_cast<uint64_t>(row), lane));
       item.weight = __shfl_sync(kFullWarp, weight, lane);
-      if ((left & (left - 1)) == 0) item.flags = kLast;
+      if ((left & (left - 1)) == 0) item.flags |= kLast;
       if (lane_index() == 0) loader.load(address != nullptr ? address + offset : nullptr, item);
     }
   }

@@ -4,8 +4,10 @@
 // through shared memory and the copy engine it would take a quarter of the bandwidth of both.
 #pragma once
 
-#include "cuda/kernels/bfloat16.cuh"
+#include <type_traits>
+
 #include "cuda/kernels/contribution.cuh"
+#include "cuda/kernels/numbers.cuh"
 
 namespace hep {
 
@@ -44,10 +46,10 @@ __device__ void for_each_vector(uint32_t vectors, Body body) {
 
 // From the first contribution, which has arrived, to the last: one loop for a sum, so that the sums
 // stay in their registers.
-template <bool kWhole>
+template <typename In, typename Out, bool kWhole>
 __device__ void reduce_sum(Incoming& incoming, Contribution item, uint32_t slice,
                            uint32_t vectors) {
-  Bfloat16x8 sum[kVectorsPerLane];
+  VectorSum<In> sum[kVectorsPerLane];
   const uint4* row = incoming.row(slice);
   if (item.flags & kNothing)
     for_each_vector<kWhole>(vectors, [&](int i, uint32_t) { sum[i].clear(); });
@@ -67,9 +69,10 @@ __device__ void reduce_sum(Incoming& incoming, Contribution item, uint32_t slice
     incoming.release();
   }
 
-  uint4* target = reinterpret_cast<uint4*>(static_cast<char*>(item.target) + slice);
-  for_each_vector<kWhole>(vectors,
-                          [&](int i, uint32_t vector) { target[vector] = sum[i].round(); });
+  char* target = static_cast<char*>(item.target) + scaled_bytes<In, Out>(slice);
+  for_each_vector<kWhole>(vectors, [&](int i, uint32_t vector) {
+    sum[i].template store<Out>(target + vector * scaled_bytes<In, Out>(sizeof(uint4)));
+  });
 }
 
 // A reducer warp's side of the signals.
@@ -88,8 +91,21 @@ struct SignalProducer {
   __device__ void advance() { cursor.advance(ring.depth); }
 };
 
-__device__ inline void reduce(const PipelineMemory& memory, int reducer) {
+// The warp's slice of a sum.
+template <typename In, typename Out>
+__device__ void reduce_slice(Incoming& incoming, const Contribution& item, uint32_t slice) {
   constexpr uint32_t kWholeSlice = kVectorsPerLane * kWarpSize;
+  const uint32_t bytes = item.bytes > slice ? min(item.bytes - slice, kSliceBytes) : 0;
+  const uint32_t vectors = bytes / sizeof(uint4);
+  if (vectors == kWholeSlice)
+    reduce_sum<In, Out, true>(incoming, item, slice, vectors);
+  else
+    reduce_sum<In, Out, false>(incoming, item, slice, vectors);
+}
+
+// Rows of Type become sums of Partial, and those, marked kPartials, sums of Type.
+template <typename Type, typename Partial>
+__device__ void reduce(const PipelineMemory& memory, int reducer) {
   const uint32_t slice = reducer * kSliceBytes;
   Incoming incoming{memory.reducing, {}};
   SignalProducer signals{memory.signals, reducer, {}};
@@ -102,12 +118,10 @@ __device__ inline void reduce(const PipelineMemory& memory, int reducer) {
       signals.advance();
       continue;
     }
-    const uint32_t bytes = item.bytes > slice ? min(item.bytes - slice, kSliceBytes) : 0;
-    const uint32_t vectors = bytes / sizeof(uint4);
-    if (vectors == kWholeSlice)
-      reduce_sum<true>(incoming, item, slice, vectors);
+    if (!std::is_same_v<Type, Partial> && (item.flags & kPartials))
+      reduce_slice<Partial, Type>(incoming, item, slice);
     else
-      reduce_sum<false>(incoming, item, slice, vectors);
+      reduce_slice<Type, Partial>(incoming, item, slice);
   }
   if (lane_index() == 0) signals.arrive(nullptr);
 }
