@@ -35,11 +35,6 @@ Status check_served(const hepDispatchArgs_t& args) {
   return refuse(args.quantize != hepQuantizeNone, "quantisation");
 }
 
-Status check_served(const hepCombineArgs_t& args) {
-  return refuse(args.row_gradients != nullptr || args.gradients != nullptr,
-                "a combine with gradients");
-}
-
 }  // namespace
 
 CudaRouting::~CudaRouting() {
@@ -124,23 +119,27 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, hepStream_t stream) 
 }
 
 Status CudaRouting::combine(const hepCombineArgs_t& call, hepStream_t stream) {
-  HEP_TRY(check_served(call));
   const int device = backend_.context().device;
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
   HEP_TRY(check_device_pointer(call.y, "y", device));
   HEP_TRY(check_device_pointer(call.row_weights, "row_weights", device));
   HEP_TRY(check_device_pointer(call.out, "out", device));
+  HEP_TRY(check_device_pointer(call.row_gradients, "row_gradients", device));
+  HEP_TRY(check_device_pointer(call.gradients, "gradients", device));
 
   CombineArgs args{};
   args.context = backend_.kernel_context();
   args.routing = memory_->get();
   args.num_tokens = num_tokens_;
+  args.top_k = top_k_;
   args.call = call;
   const int hidden = backend_.context().shape.hidden;
   args.row_bytes = hidden * element_bytes(call.type);
   args.partial_row_bytes = hidden * element_bytes(call.partial_type);
   HEP_TRY(find_outputs(call, args.row_bytes, &args.outputs_offset));
+  if (call.row_gradients != nullptr)
+    HEP_CUDA_TRY(launch_send_gradients(args, backend_.context().plan, stream));
   HEP_CUDA_TRY(launch_combine(args, backend_.context().plan, stream));
   return Status();
 }

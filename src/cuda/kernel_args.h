@@ -100,6 +100,7 @@ struct CombineArgs {
   KernelContext context;
   void* routing;
   int32_t num_tokens;
+  int32_t top_k;
   int32_t row_bytes, partial_row_bytes;
   int32_t first_half_blocks;  // the first ones of the grid; all do the second half
   uint64_t outputs_offset;    // of y in this rank's window, for peers to read; or kNotInWindow

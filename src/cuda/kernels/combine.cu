@@ -342,10 +342,29 @@ __device__ void load_parts(const CombineArgs& args, uint64_t epoch, Outputs* out
 
 // ------------------------------------------------------------------------------------------------
 
+// Gradients of the weights that a thread has on their way at once.
+constexpr int kGradientsAtOnce = 8;
+
+// Takes what the ranks have sent, and leaves zeros. By all threads of a block.
+__device__ void take_gradients(const CombineArgs& args) {
+  if (args.call.gradients == nullptr) return;
+  const KernelContext& context = args.context;
+  float* sent = at<float>(context.own_window(), context.window_layout.gradients);
+  for_each_loaded<kGradientsAtOnce>(
+      threadIdx.x, blockDim.x, args.num_tokens * args.top_k,
+      [&](uint32_t i) { return __ldcg(sent + i); },
+      [&](uint32_t i, float gradient) {
+        args.call.gradients[i] = gradient;
+        sent[i] = 0.0f;
+      });
+  __syncthreads();
+}
+
 // In the last block: all that this rank needs has been added up; the peers may overwrite it. Waits
 // until they have read this rank's outputs, if they do.
 __device__ void finish(const CombineArgs& args, uint64_t epoch) {
   const KernelContext& context = args.context;
+  take_gradients(args);
   for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x) {
     ptx::st_release_sys(&context.signals_to(rank)->slots_free, epoch);
     if (args.outputs_offset != kNotInWindow)

@@ -111,9 +111,9 @@ struct ContributionLoader {
   __device__ void end() { load(nullptr, {nullptr, 0.0f, 0, kEnd}); }
 };
 
-// Loads the rows of one sum, segment by segment, which become a row of Out. `contributing` has a bit for each lane that holds a
-// row's address, NULL for nothing, and weight; they are added in the order of the lanes. If none
-// contributes, the sum is +0. `flags` are those of all contributions. By all lanes.
+// Loads the rows of one sum, which becomes a row of Out, segment by segment. `contributing` has a bit for
+// each lane that holds a row's address, NULL for nothing, and weight; they are added in the order of the
+// lanes. If none contributes, the sum is +0. `flags` are those of all contributions. By all lanes.
 template <typename In, typename Out>
 __device__ void load_sum(ContributionLoader& loader, int row_bytes, uint32_t contributing,
                          const char* row, float weight, char* destination, uint16_t flags) {

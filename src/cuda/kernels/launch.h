@@ -13,11 +13,14 @@ namespace hep {
 // only when first launched could wait for one that waits for a peer.
 cudaError_t prepare_route_kernels();
 cudaError_t prepare_dispatch_kernels();
+cudaError_t prepare_gradient_kernels();
 cudaError_t prepare_combine_kernels();
 
 cudaError_t launch_route(const RouteArgs& args, bool index64, const Plan& plan,
                          cudaStream_t stream);
 cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream);
+// Before the combine of the same arguments.
+cudaError_t launch_send_gradients(const CombineArgs& args, const Plan& plan, cudaStream_t stream);
 cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stream);
 
 // What a block may use: all that compute capabilities 9.0 and 10.0 offer, less what the kernels

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// Gradients of the weights on their way back, in a kernel of its own before that of combine: each goes to
+// the window of its token's rank, which takes them when its combine ends. The signals of combine tell
+// that they are there.
+#include "cuda/kernels/launch.h"
+#include "cuda/kernels/signal.cuh"
+#include "cuda/kernels/warp.cuh"
+
+namespace hep {
+namespace {
+
+constexpr int kThreads = 512;
+
+// Waits until all ranks have taken the gradients of the last combine. By all threads of a block.
+__device__ bool wait_for_takers(const CombineArgs& args) {
+  const KernelContext& context = args.context;
+  const uint64_t epoch = context.state->combine.epoch + 1;
+  bool taken = true;
+  for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x)
+    taken &= wait_for(context, {hepOperationCombine, hepPhaseSlots, rank, epoch},
+                      &context.signals_from(rank)->slots_free, epoch - 1);
+  return __syncthreads_and(taken);
+}
+
+__device__ void send_gradient(const CombineArgs& args, uint32_t index, const Row& row,
+                              const Selection& selection) {
+  const KernelContext& context = args.context;
+  const hepCombineArgs_t& call = args.call;
+  int64_t entry;
+  if (call.layout == hepLayoutFlat) {
+    if (index >= call.capacity) return;
+    entry = static_cast<int64_t>(index) * args.top_k + selection.k;
+  } else {
+    entry = row_of_selection(call.layout, call.capacity,
+                             at<int32_t>(args.routing, context.routing_layout.expert_offsets),
+                             selection);
+    if (entry == kDropped) return;
+  }
+  at<float>(context.windows[row.source],
+            context.window_layout.gradients_at(row.token, args.top_k))[selection.k] =
+      call.row_gradients[entry];
+}
+
+// A lane has a selection.
+__global__ void __launch_bounds__(kThreads)
+    send_gradients_kernel(const __grid_constant__ CombineArgs args) {
+  const KernelContext& context = args.context;
+  if (__syncthreads_or(has_failed(context))) return;
+  if (!wait_for_takers(args)) return;
+
+  const SelectionLanes lanes(args.top_k);
+  const uint32_t num_rows =
+      at<uint32_t>(args.routing, context.routing_layout.source_rows)[context.num_ranks()];
+  const uint32_t warps = gridDim.x * (kThreads / kWarpSize);
+  const uint32_t warp = warp_index() * gridDim.x + blockIdx.x;
+  for (uint32_t first = warp * lanes.groups; first < num_rows; first += warps * lanes.groups) {
+    const uint32_t index = first + lanes.group;
+    if (lanes.group >= lanes.groups || index >= num_rows) continue;
+    const Row row = at<Row>(args.routing, context.routing_layout.rows)[index];
+    if (lanes.index >= row.count) continue;
+    send_gradient(
+        args, index, row,
+        at<Selection>(args.routing, context.routing_layout.selections)[row.first + lanes.index]);
+  }
+  ptx::fence_acq_rel_sys();
+}
+
+}  // namespace
+
+cudaError_t prepare_gradient_kernels() { return prepare(send_gradients_kernel); }
+
+cudaError_t launch_send_gradients(const CombineArgs& args, const Plan& plan, cudaStream_t stream) {
+  return launch(send_gradients_kernel, plan.combine_blocks, kThreads, 0, stream, args);
+}
+
+}  // namespace hep
