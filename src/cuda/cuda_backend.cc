@@ -45,6 +45,7 @@ Status CudaBackend::start() {
   const DeviceGuard guard(context_.device);
   HEP_TRY(guard.status());
   HEP_TRY(check_plan(context_.plan, context_.device));
+  HEP_CUDA_TRY(prepare_map_kernels());
   HEP_CUDA_TRY(prepare_route_kernels());
   HEP_CUDA_TRY(prepare_dispatch_kernels());
   HEP_CUDA_TRY(prepare_gradient_kernels());

@@ -45,16 +45,30 @@ Status CudaRouting::start() { return backend_.take_routing_memory(&memory_); }
 
 Status CudaRouting::update(const void* indices, int num_tokens, int top_k,
                            hepIndexType_t index_type, hepStream_t stream) {
-  HEP_TRY(refuse(index_type == hepIndexMap, "a routing map"));
   const int device = backend_.context().device;
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
   HEP_TRY(check_device_pointer(indices, "indices", device));
+  if (index_type == hepIndexMap && num_tokens > 0)
+    HEP_TRY(list_map(static_cast<const uint8_t*>(indices), num_tokens, top_k, stream, &indices));
   const RouteArgs args{
       backend_.kernel_context(), memory_->get(), indices, num_tokens, top_k, alignment_};
   HEP_CUDA_TRY(launch_route(args, index_type == hepIndexInt64, backend_.context().plan, stream));
   num_tokens_ = num_tokens;
   top_k_ = top_k;
+  return Status();
+}
+
+// Turns a map into indices. They lie where the weights of a dispatch will: those that are there have no
+// more use once the routing is updated.
+Status CudaRouting::list_map(const uint8_t* map, int num_tokens, int top_k, hepStream_t stream,
+                             const void** indices) {
+  const BackendContext& context = backend_.context();
+  int32_t* listed = at<int32_t>(memory_->get(), context.routing_layout.weights);
+  const MapArgs args{backend_.kernel_context().host, map,  listed, num_tokens,
+                     context.shape.num_experts,      top_k};
+  HEP_CUDA_TRY(launch_map(args, context.plan, stream));
+  *indices = listed;
   return Status();
 }
 

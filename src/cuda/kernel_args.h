@@ -70,6 +70,15 @@ struct KernelContext {
   }
 };
 
+struct MapArgs {
+  HostState* host;
+  const uint8_t* map;  // [num_tokens][num_experts]
+  int32_t* indices;    // [num_tokens][top_k]
+  int32_t num_tokens;
+  int32_t num_experts;
+  int32_t top_k;
+};
+
 struct RouteArgs {
   KernelContext context;
   void* routing;        // memory of RoutingLayout

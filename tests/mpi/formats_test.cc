@@ -67,7 +67,6 @@ TEST(Formats, OverflowThatIsAnErrorNamesWhatWasNeededAndLeavesTheCommunicatorUsa
 }
 
 TEST(Formats, TokensWhoseMapSelectsTooManyAreReportedAndKeepTheirFirst) {
-  SKIP_UNLESS_HOST();
   hepConfig_t config = small_config();
   config.num_experts = 4 * std::max(2, world().num_ranks());
   Random random(options().seed + 45);

@@ -11,11 +11,14 @@ namespace hep {
 
 // Loads every kernel on the current device and grants its shared memory: a kernel that was loaded
 // only when first launched could wait for one that waits for a peer.
+cudaError_t prepare_map_kernels();
 cudaError_t prepare_route_kernels();
 cudaError_t prepare_dispatch_kernels();
 cudaError_t prepare_gradient_kernels();
 cudaError_t prepare_combine_kernels();
 
+// Before the routing update that takes the indices.
+cudaError_t launch_map(const MapArgs& args, const Plan& plan, cudaStream_t stream);
 cudaError_t launch_route(const RouteArgs& args, bool index64, const Plan& plan,
                          cudaStream_t stream);
 cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream);

@@ -64,14 +64,7 @@ template <typename Index>
 __device__ void report_bad_index(const RouteArgs& args, int64_t selection) {
   const Index id = static_cast<const Index*>(args.indices)[selection];
   if (id >= -1 && id < args.context.shape().num_experts) return;
-  HostState* host = args.context.host;
-  if (atomicCAS_system(&host->bad_index_set, 0u, 1u) != 0) return;
-  volatile HostState* record = host;
-  record->bad_index_token = selection / args.top_k;
-  record->bad_index_k = selection % args.top_k;
-  record->bad_index_value = id;
-  __threadfence_system();
-  record->bad_index_ready = 1;
+  record_bad_index(args.context.host, selection / args.top_k, selection % args.top_k, id);
 }
 
 // Which rank hosts an expert: a division by a number that is known only at run time, at the price of a

@@ -40,6 +40,17 @@ __device__ inline void record_failure(const KernelContext& context, const WaitPo
   *reinterpret_cast<volatile uint32_t*>(&context.host->failure_ready) = 1;
 }
 
+// The first is kept.
+__device__ inline void record_bad_index(HostState* host, int64_t token, int64_t k, int64_t value) {
+  if (atomicCAS_system(&host->bad_index_set, 0u, 1u) != 0) return;
+  volatile HostState* record = host;
+  record->bad_index_token = token;
+  record->bad_index_k = k;
+  record->bad_index_value = value;
+  __threadfence_system();
+  record->bad_index_ready = 1;
+}
+
 // Why a wait has to end without its signal; hepSuccess if it need not.
 __device__ inline hepResult_t reason_to_end(const HostState& host, int peer) {
   if (ptx::ld_acquire_sys(&host.news) == 0) return hepSuccess;

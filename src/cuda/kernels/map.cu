@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// Routing maps become indices, for the routing kernel that follows: a warp lists the experts of a token,
+// ascending.
+#include "cuda/kernels/launch.h"
+#include "cuda/kernels/signal.cuh"
+#include "cuda/kernels/warp.cuh"
+
+namespace hep {
+namespace {
+
+constexpr int kThreads = 512;
+
+// Bytes of a map that a lane has on their way at once.
+constexpr int kBytesAtOnce = 8;
+
+// Returns how many experts the token selects; those past the first top_k are not listed.
+__device__ int list_experts(const MapArgs& args, const uint8_t* selected, int32_t* indices) {
+  int count = 0;
+  for (int base = 0; base < args.num_experts; base += kBytesAtOnce * kWarpSize) {
+    uint8_t bytes[kBytesAtOnce];
+#pragma unroll
+    for (int j = 0; j < kBytesAtOnce; ++j) {
+      const int expert = base + j * kWarpSize + lane_index();
+      bytes[j] = expert < args.num_experts ? selected[expert] : 0;
+    }
+#pragma unroll
+    for (int j = 0; j < kBytesAtOnce; ++j) {
+      const uint32_t chosen = __ballot_sync(kFullWarp, bytes[j] != 0);
+      const int k = count + __popc(chosen & lanes_below());
+      if (bytes[j] != 0 && k < args.top_k) indices[k] = base + j * kWarpSize + lane_index();
+      count += __popc(chosen);
+    }
+  }
+  return count;
+}
+
+__global__ void __launch_bounds__(kThreads) map_kernel(const __grid_constant__ MapArgs args) {
+  const int warps = gridDim.x * (kThreads / kWarpSize);
+  for (int token = warp_index() * gridDim.x + blockIdx.x; token < args.num_tokens; token += warps) {
+    int32_t* indices = args.indices + static_cast<int64_t>(token) * args.top_k;
+    const int count =
+        list_experts(args, args.map + static_cast<int64_t>(token) * args.num_experts, indices);
+    if (lane_index() >= count && lane_index() < args.top_k) indices[lane_index()] = -1;
+    if (lane_index() == 0 && count > args.top_k) record_bad_index(args.host, token, -1, count);
+  }
+}
+
+}  // namespace
+
+cudaError_t prepare_map_kernels() { return prepare(map_kernel); }
+
+cudaError_t launch_map(const MapArgs& args, const Plan& plan, cudaStream_t stream) {
+  return launch(map_kernel, plan.routing_blocks, kThreads, 0, stream, args);
+}
+
+}  // namespace hep
