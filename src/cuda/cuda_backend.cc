@@ -47,6 +47,7 @@ Status CudaBackend::start() {
   HEP_TRY(check_plan(context_.plan, context_.device));
   HEP_CUDA_TRY(prepare_map_kernels());
   HEP_CUDA_TRY(prepare_route_kernels());
+  HEP_CUDA_TRY(prepare_quantize_kernels());
   HEP_CUDA_TRY(prepare_dispatch_kernels());
   HEP_CUDA_TRY(prepare_gradient_kernels());
   HEP_CUDA_TRY(prepare_combine_kernels());

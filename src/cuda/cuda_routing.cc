@@ -25,16 +25,6 @@ Status check_device_pointer(const void* pointer, const char* name, int device) {
   return Status();
 }
 
-Status refuse(bool asked, const char* what) {
-  if (!asked) return Status();
-  return error(hepErrorUnsupported, "%s is not served yet on the cuda backend", what);
-}
-
-// What the kernels do not do yet.
-Status check_served(const hepDispatchArgs_t& args) {
-  return refuse(args.quantize != hepQuantizeNone, "quantisation");
-}
-
 }  // namespace
 
 CudaRouting::~CudaRouting() {
@@ -72,11 +62,20 @@ Status CudaRouting::list_map(const uint8_t* map, int num_tokens, int top_k, hepS
   return Status();
 }
 
-// Rows in the heap are read where they are; others are copied to the window.
-Status CudaRouting::publish_rows(const void* x, int64_t row_bytes, hepStream_t stream,
-                                 uint64_t* rows_offset) {
+// Rows in the heap are read where they are; others are copied to the window, or quantised into it.
+Status CudaRouting::publish_rows(const hepDispatchArgs_t& call, int64_t row_bytes,
+                                 hepStream_t stream, uint64_t* rows_offset) {
   const BackendContext& context = backend_.context();
   char* window = static_cast<char*>(context.windows[context.rank]);
+  if (call.quantize != hepQuantizeNone) {
+    *rows_offset = context.window_layout.rows;
+    if (num_tokens_ == 0) return Status();
+    const QuantizeArgs args{context.window_layout, window,       call.x, num_tokens_,
+                            context.shape.hidden,  call.quantize};
+    HEP_CUDA_TRY(launch_quantize(args, context.plan, stream));
+    return Status();
+  }
+  const void* x = call.x;
   bool in_heap;
   HEP_TRY(find_rows_in_heap(context, "x", x, num_tokens_, row_bytes, &in_heap));
   *rows_offset = in_heap ? static_cast<const char*>(x) - window : context.window_layout.rows;
@@ -104,7 +103,6 @@ Status CudaRouting::find_outputs(const hepCombineArgs_t& call, int64_t row_bytes
 }
 
 Status CudaRouting::dispatch(const hepDispatchArgs_t& call, hepStream_t stream) {
-  HEP_TRY(check_served(call));
   const int device = backend_.context().device;
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
@@ -127,7 +125,7 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, hepStream_t stream) 
   args.top_k = top_k_;
   args.call = call;
   args.row_bytes = backend_.context().shape.hidden * element_bytes(call.type);
-  HEP_TRY(publish_rows(call.x, args.row_bytes, stream, &args.rows_offset));
+  HEP_TRY(publish_rows(call, args.row_bytes, stream, &args.rows_offset));
   HEP_CUDA_TRY(launch_dispatch(args, backend_.context().plan, stream));
   return Status();
 }

@@ -26,7 +26,8 @@ class CudaRouting : public BackendRouting {
  private:
   Status list_map(const uint8_t* map, int num_tokens, int top_k, hepStream_t stream,
                   const void** indices);
-  Status publish_rows(const void* x, int64_t row_bytes, hepStream_t stream, uint64_t* rows_offset);
+  Status publish_rows(const hepDispatchArgs_t& call, int64_t row_bytes, hepStream_t stream,
+                      uint64_t* rows_offset);
   Status find_outputs(const hepCombineArgs_t& call, int64_t row_bytes, uint64_t* outputs_offset);
 
   CudaBackend& backend_;

@@ -88,6 +88,15 @@ struct RouteArgs {
   int32_t alignment;
 };
 
+struct QuantizeArgs {
+  WindowLayout layout;
+  void* window;   // this rank's
+  const void* x;  // [num_tokens][hidden] BF16
+  int32_t num_tokens;
+  int32_t hidden;
+  int32_t quantize;  // hepQuantization_t
+};
+
 struct DispatchArgs {
   KernelContext context;
   void* routing;

@@ -13,6 +13,7 @@ namespace hep {
 // only when first launched could wait for one that waits for a peer.
 cudaError_t prepare_map_kernels();
 cudaError_t prepare_route_kernels();
+cudaError_t prepare_quantize_kernels();
 cudaError_t prepare_dispatch_kernels();
 cudaError_t prepare_gradient_kernels();
 cudaError_t prepare_combine_kernels();
@@ -21,6 +22,8 @@ cudaError_t prepare_combine_kernels();
 cudaError_t launch_map(const MapArgs& args, const Plan& plan, cudaStream_t stream);
 cudaError_t launch_route(const RouteArgs& args, bool index64, const Plan& plan,
                          cudaStream_t stream);
+// Before the dispatch of what it leaves in the window.
+cudaError_t launch_quantize(const QuantizeArgs& args, const Plan& plan, cudaStream_t stream);
 cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream);
 // Before the combine of the same arguments.
 cudaError_t launch_send_gradients(const CombineArgs& args, const Plan& plan, cudaStream_t stream);
