@@ -86,9 +86,6 @@
  * header knows. A field that this version does not serve must be zero; otherwise the call is refused
  * with `hepErrorUnsupported`.
  *
- * The cuda backend does not serve yet: rows and sums of types other than BF16, scales and quantisation,
- * the layout expert-padded, overflow as an error, gradients of the weights, routing maps, registration.
- *
  * All functions are available since version 0.1.0 unless they say otherwise.
  */
 #ifndef HYBRIDEP_H

@@ -28,10 +28,6 @@ std::vector<int64_t> same_tokens(int64_t tokens) {
   return std::vector<int64_t>(world().num_ranks(), tokens);
 }
 
-// The cuda backend does not serve yet what these tests are about.
-#define SKIP_UNLESS_HOST() \
-  if (world().backend() != hepBackendHost) GTEST_SKIP() << "the host backend alone serves it yet"
-
 TEST(Formats, OverflowThatIsAnErrorNamesWhatWasNeededAndLeavesTheCommunicatorUsable) {
   const hepConfig_t config = small_config();
   for (const hepLayout_t layout : {hepLayoutFlat, hepLayoutExpertMajor, hepLayoutExpertPadded}) {
@@ -93,7 +89,6 @@ TEST(Formats, TokensWhoseMapSelectsTooManyAreReportedAndKeepTheirFirst) {
 
 // Training in FP8: quantised rows forward, BF16 gradients back, on one routing, in masked layout too.
 TEST(Formats, ForwardInFp8AndBackwardInBf16ShareARouting) {
-  SKIP_UNLESS_HOST();
   hepConfig_t config = small_config();
   config.type = hepTypeFloat8E4M3;
   config.hidden = 272;

@@ -255,10 +255,6 @@ std::string describe(const Job& job, const Combine& combine) {
 
 }  // namespace
 
-bool served(hepBackend_t backend, const hepConfig_t& config) {
-  return backend == hepBackendHost || is_plain(config);
-}
-
 hepConfig_t random_config(Random& random, int num_ranks, bool plain) {
   hepConfig_t config = HEP_CONFIG_INITIALIZER;
   const int most = std::max(1, (random.chance(10) ? 256 : 64) / num_ranks);

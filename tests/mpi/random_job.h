@@ -10,9 +10,6 @@
 #include "job.h"
 #include "support.h"
 
-// Whether a backend serves communicators of this config, with all that random jobs do on them.
-bool served(hepBackend_t backend, const hepConfig_t& config);
-
 // A shape for a group of jobs. `plain`: BF16 alone; the jobs then keep to the layouts flat and
 // expert-major, to indices, and to what else needs no room in such a communicator.
 hepConfig_t random_config(Random& random, int num_ranks, bool plain);
