@@ -19,6 +19,7 @@ constexpr int kMaxRanks = 72;
 constexpr int kMaxTokens = 65536;
 constexpr int kMaxTopK = 32;
 constexpr int kMaxExperts = 4096;
+constexpr int kMaxBlocks = 256;  // of a kernel
 constexpr int64_t kMaxRowBytes = 64 * 1024;
 constexpr int kMaxScaleBytes = 16 * 1024;
 constexpr int64_t kRowGranularity = 16;  // what the copy engine of an SM moves at least
@@ -67,8 +68,7 @@ struct Shape {
 // What one peer tells this rank: slot [peer] of this rank's window, written by that peer alone.
 // Each word is the epoch, counted from 1, of the latest operation of which it is true.
 struct Signals {
-  uint64_t records_ready;   // routing: the peer's records for this rank lie in this window (cuda:
-                            // counts the blocks that have written theirs, over all updates)
+  uint64_t records_ready;   // host: the peer's records for this rank lie in this window
   uint64_t rows_ready;      // dispatch: the peer's rows are published, at rows_offset of its window
   uint64_t rows_offset;     // written before rows_ready
   uint64_t has_weights;     // written before rows_ready: 1 if weights will be published
@@ -130,6 +130,8 @@ static_assert(sizeof(RecordHeader) == 16);
 // Byte offsets into a window; the same on every rank.
 //
 //   signals        [R]               Signals
+//   block_records  [R][kMaxBlocks]   cuda: epoch of the routing update for which this block of the peer
+//                                    has written its records
 //   chunk_ready    [max_chunks][R]   epoch of the combine for which the peer's partials of a chunk
 //                                    of this rank's tokens have arrived
 //   records        [2][R]            header, counts, rows, selections of each source; update n
@@ -142,7 +144,8 @@ static_assert(sizeof(RecordHeader) == 16);
 //                                    the rank that has the selection; zero between combines
 //   heap
 struct WindowLayout {
-  uint64_t chunk_ready, records, rows, scales, weights, partials, gradients, heap, total;
+  uint64_t block_records, chunk_ready, records, rows, scales, weights, partials, gradients, heap,
+      total;
 
   // Inside the records of one source.
   uint64_t record_rows, record_selections, record_stride;
@@ -160,7 +163,9 @@ struct WindowLayout {
     w.record_stride =
         align_up(w.record_selections + tokens * top_k * sizeof(Selection), kSectionAlignment);
 
-    w.chunk_ready = align_up(ranks * sizeof(Signals), kSectionAlignment);
+    w.block_records = align_up(ranks * sizeof(Signals), kSectionAlignment);
+    w.chunk_ready =
+        align_up(w.block_records + ranks * kMaxBlocks * sizeof(uint64_t), kSectionAlignment);
     w.records =
         align_up(w.chunk_ready + shape.max_chunks() * ranks * sizeof(uint64_t), kSectionAlignment);
     w.rows = w.records + 2 * ranks * w.record_stride;
@@ -175,6 +180,9 @@ struct WindowLayout {
   }
 
   HEP_HOST_DEVICE constexpr uint64_t signals_at(int peer) const { return peer * sizeof(Signals); }
+  HEP_HOST_DEVICE constexpr uint64_t block_records_at(int peer, int block) const {
+    return block_records + (static_cast<uint64_t>(peer) * kMaxBlocks + block) * sizeof(uint64_t);
+  }
   HEP_HOST_DEVICE constexpr uint64_t chunk_ready_at(int chunk, int peer) const {
     return chunk_ready + (static_cast<uint64_t>(chunk) * shape.num_ranks + peer) * sizeof(uint64_t);
   }

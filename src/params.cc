@@ -15,7 +15,7 @@ constexpr const char* kMemoryKinds = "auto|descriptor|ipc|fabric";
 constexpr const char* kBackends = "auto|cuda|host";
 constexpr const char* kLogLevels = "none|error|warning|info|debug";
 
-constexpr int kMaxSmBudget = 256;
+constexpr int kMaxSmBudget = kMaxBlocks;
 constexpr int kMaxStages = 32;
 constexpr int kMaxStoreStages = 4;
 constexpr int kMaxTimeoutMs = 3600000;

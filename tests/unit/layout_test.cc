@@ -60,6 +60,7 @@ TEST_P(Layout, WindowSectionsAreInOrderAlignedAndApart) {
   const WindowLayout window = WindowLayout::make(GetParam());
   const uint64_t source_records = window.record_stride;
   expect_well_laid({{"signals", 0, ranks() * 128},
+                    {"block_records", window.block_records, ranks() * 256 * 8},
                     {"chunk_ready", window.chunk_ready, chunks() * ranks() * 8},
                     {"records", window.records, 2 * ranks() * source_records},
                     {"rows", window.rows, tokens() * row_bytes()},
@@ -158,7 +159,7 @@ TEST(LayoutMemory, GrowsWithRanksOnlyByRecordsAndSignals) {
     const WindowLayout window = WindowLayout::make(shape);
     const uint64_t rows_and_partials = tokens * row + 2 * tokens * top_k * 4 + tokens * top_k * row;
     const uint64_t records = 2 * ranks * tokens * (16 + 8 * top_k);  // two updates
-    const uint64_t signals = ranks * (128 + tokens / 32 * 8);
+    const uint64_t signals = ranks * (128 + 256 * 8 + tokens / 32 * 8);
     const uint64_t headers_and_rounding = 2 * ranks * 512 + 10 * 256;
     EXPECT_GE(window.total, rows_and_partials + records + signals);
     EXPECT_LE(window.total, rows_and_partials + records + signals + headers_and_rounding);

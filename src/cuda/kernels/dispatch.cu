@@ -115,7 +115,8 @@ struct SourceGate {
 
   // By all lanes of a warp; NULL after a failure.
   __device__ const char* rows_of(int source) const {
-    if (published[source] != nullptr) return published[source];
+    const char* known = published[source];
+    if (__all_sync(kFullWarp, known != nullptr)) return known;
     const KernelContext& context = args.context;
     const Signals* signals = context.signals_from(source);
     const char* rows = nullptr;

@@ -36,6 +36,10 @@ constexpr int kMaxDynamicSharedBytes = kMaxSharedBytes - 3072;
 
 template <typename Args>
 cudaError_t prepare(void (*kernel)(Args)) {
+  cudaFuncAttributes attributes;
+  const cudaError_t result =
+      cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
+  if (result != cudaSuccess) return result;
   return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                               cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxDynamicSharedBytes);
 }

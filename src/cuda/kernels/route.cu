@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kMaxThreads)
   sum_over_blocks(args, sending);
   send_headers(args, sending, epoch);
   send_records<Index>(args, range, first_expert, sending, epoch);
-  signal_records(args);
+  signal_records(args, epoch);
 
   if (!wait_for_records(args, epoch)) return;
   const ReceiveMemory receiving(shared, context.shape());

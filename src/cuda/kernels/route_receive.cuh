@@ -25,12 +25,17 @@ struct ReceiveMemory {
   }
 };
 
-// All ranks have as many blocks.
+// Waits for all blocks of all ranks, each of which has as many.
 __device__ inline bool wait_for_records(const RouteArgs& args, uint64_t epoch) {
+  const KernelContext& context = args.context;
   bool here = true;
-  for (int rank = threadIdx.x; rank < args.context.num_ranks(); rank += blockDim.x)
-    here &= wait_for(args.context, {hepOperationRouting, hepPhaseRecords, rank, epoch},
-                     &args.context.signals_from(rank)->records_ready, epoch * gridDim.x);
+  for (int i = threadIdx.x; i < context.num_ranks() * gridDim.x; i += blockDim.x) {
+    const int rank = i / gridDim.x, block = i % gridDim.x;
+    here &= wait_for(
+        context, {hepOperationRouting, hepPhaseRecords, rank, epoch},
+        at<uint64_t>(context.own_window(), context.window_layout.block_records_at(rank, block)),
+        epoch);
+  }
   return __syncthreads_and(here);
 }
 

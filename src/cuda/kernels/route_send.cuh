@@ -284,10 +284,12 @@ __device__ void send_records(const RouteArgs& args, TokenRange range, int first_
 
 // Tells the peers that this block's records are there. Each block does so by itself: to find out which
 // one is the last would take longer.
-__device__ inline void signal_records(const RouteArgs& args) {
+__device__ inline void signal_records(const RouteArgs& args, uint64_t epoch) {
+  const KernelContext& context = args.context;
+  const uint64_t offset = context.window_layout.block_records_at(context.rank, blockIdx.x);
   __syncthreads();
-  for (int rank = threadIdx.x; rank < args.context.num_ranks(); rank += blockDim.x)
-    ptx::atomic_add_release_sys(&args.context.signals_to(rank)->records_ready, 1);
+  for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x)
+    ptx::st_release_sys(at<uint64_t>(context.windows[rank], offset), epoch);
 }
 
 }  // namespace hep
