@@ -15,11 +15,10 @@
 #include "bootstrap/socket_io.h"
 #include "bootstrap/wire.h"
 #include "identity.h"
+#include "layout.h"
 
 namespace hep {
 namespace {
-
-constexpr uint64_t kMagic = 0x4845504c494e4b31u;
 
 // Addresses that do not answer must not use up the time for those that do.
 constexpr int kConnectMs = 2000;
@@ -28,41 +27,10 @@ constexpr int kConnectMs = 2000;
 constexpr int kRetryMs = 20;
 
 // Connections that have not proved themselves; past it, the newest takes the oldest's place.
-constexpr size_t kMaxStrangers = 64;
-
-// What either side of a new connection says: the connecting one with the token of the other, which
-// answers with the token of the first.
-struct Greeting {
-  uint64_t magic;
-  uint64_t token[2];
-  uint64_t process;  // the sender's
-};
-
-Greeting greeting_to(const LinkAddress& other, int own_process) {
-  return {kMagic, {other.token[0], other.token[1]}, static_cast<uint64_t>(own_process)};
-}
-
-// The time it takes tells nothing of where two tokens differ.
-bool knows(const Greeting& greeting, const LinkAddress& own) {
-  const volatile uint64_t difference =
-      (greeting.token[0] ^ own.token[0]) | (greeting.token[1] ^ own.token[1]);
-  return greeting.magic == kMagic && difference == 0;
-}
-
-Status greet(int socket, const LinkAddress& own, const LinkAddress& other, int own_process,
-             int other_process, Deadline deadline) {
-  const Greeting mine = greeting_to(other, own_process);
-  Greeting answer;
-  Io io = send_all(socket, &mine, sizeof mine, deadline);
-  if (io == Io::kDone) io = receive_all(socket, &answer, sizeof answer, deadline);
-  if (io != Io::kDone) return error(hepErrorSystem, "%s", io_text(io));
-  if (!knows(answer, own) || answer.process != static_cast<uint64_t>(other_process))
-    return error(hepErrorSystem, "another service answers there");
-  return Status();
-}
+constexpr size_t kMaxStrangers = 2 * kMaxRanks;
 
 // Tries the addresses of a process in turn, again and again.
-Status reach(const LinkAddress& own, const LinkAddress& other, int own_process, int other_process,
+Status reach(const LinkAddress& own, const LinkAddress& other, int own_process, int num_processes,
              const std::string& name, Deadline deadline, Descriptor* out) {
   std::string reasons;
   const int count = std::min<int>(other.num_addresses, Rendezvous::kMaxAddresses);
@@ -75,8 +43,8 @@ Status reach(const LinkAddress& own, const LinkAddress& other, int own_process, 
       Status attempt =
           connect_to(socket_address(address, other.port), earlier(deadline, kConnectMs), &socket);
       if (attempt.ok())
-        attempt = greet(socket.get(), own, other, own_process, other_process,
-                        earlier(deadline, wire::kProofMs));
+        attempt = prove(socket.get(), other.secret, own_process, num_processes,
+                        deadline.remaining_ms(), earlier(deadline, wire::kProofMs));
       if (attempt.ok()) {
         *out = std::move(socket);
         return Status();
@@ -90,28 +58,30 @@ Status reach(const LinkAddress& own, const LinkAddress& other, int own_process, 
                reasons.empty() ? "it has no address that others reach" : reasons.c_str());
 }
 
-// Wakes poll() only when a greeting has arrived whole, or the connection ended.
-void await_whole_greeting(int socket) {
-  const int bytes = sizeof(Greeting);
+// What answers a challenge.
+struct JoinFrame {
+  wire::FrameHeader header;
+  wire::Join join;
+} __attribute__((packed));
+
+struct ChallengeFrame {
+  wire::FrameHeader header;
+  wire::Challenge challenge;
+} __attribute__((packed));
+
+struct WelcomeFrame {
+  wire::FrameHeader header;
+  wire::Welcome welcome;
+} __attribute__((packed));
+
+// poll() then wakes when so many bytes have arrived, or the connection ended.
+void await_bytes(int socket, int bytes) {
   ::setsockopt(socket, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof bytes);
 }
 
-void await_any_byte(int socket) {
-  const int bytes = 1;
-  ::setsockopt(socket, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof bytes);
-}
-
-Status accept_stranger(int listener, std::deque<Descriptor>* strangers) {
-  Descriptor stranger(::accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-  if (!stranger.valid()) {
-    if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED) return Status();
-    return system_error("a connection of another process could not be accepted");
-  }
-  wire::set_socket_options(stranger.get());
-  await_whole_greeting(stranger.get());
-  if (strangers->size() == kMaxStrangers) strangers->pop_front();
-  strangers->push_back(std::move(stranger));
-  return Status();
+bool is_join(const wire::FrameHeader& header) {
+  return header.magic == wire::kMagic && header.version == wire::kVersion &&
+         header.type == wire::FrameType::kJoin && header.length == sizeof(wire::Join);
 }
 
 }  // namespace
@@ -125,7 +95,7 @@ Status Links::open() {
       static_cast<uint16_t>(std::min<size_t>(addresses.size(), Rendezvous::kMaxAddresses));
   std::copy_n(addresses.begin(), address_.num_addresses, address_.addresses);
   address_.host = host_identity();
-  return random_bytes(address_.token, sizeof address_.token);
+  return random_bytes(address_.secret.data(), address_.secret.size());
 }
 
 // Each connects to those before it and then takes the connections of those behind it. The first
@@ -134,32 +104,53 @@ Status Links::connect(const std::vector<LinkAddress>& addresses, int process,
                       const std::vector<std::string>& names, Deadline deadline) {
   sockets_.resize(addresses.size());
   for (int other = 0; other < process; ++other)
-    HEP_TRY(reach(address_, addresses[other], process, other, names[other], deadline,
-                  &sockets_[other]));
-  HEP_TRY(accept_others(process, addresses, names, deadline));
+    HEP_TRY(reach(address_, addresses[other], process, static_cast<int>(addresses.size()),
+                  names[other], deadline, &sockets_[other]));
+  HEP_TRY(accept_others(process, names, deadline));
   ::shutdown(listener_.get(), SHUT_RDWR);  // a forked child may hold it too
   listener_.reset();
   return Status();
 }
 
-// Makes a stranger that knows this process's token the connection to the process it says it is.
-void Links::admit(Descriptor stranger, int process, const std::vector<LinkAddress>& addresses,
-                  Deadline deadline) {
-  Greeting greeting;
-  if (::recv(stranger.get(), &greeting, sizeof greeting, 0) != sizeof greeting) return;
-  const bool expected = knows(greeting, address_) && greeting.process < addresses.size() &&
-                        greeting.process > static_cast<uint64_t>(process);
-  if (!expected) return;
-  await_any_byte(stranger.get());
-  const Greeting answer = greeting_to(addresses[greeting.process], process);
-  if (send_all(stranger.get(), &answer, sizeof answer, earlier(deadline, wire::kProofMs)) ==
-      Io::kDone)
-    sockets_[greeting.process] = std::move(stranger);
+Status Links::accept_stranger(std::deque<Stranger>* strangers) {
+  Descriptor socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+  if (!socket.valid()) {
+    if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED) return Status();
+    return system_error("a connection of another process could not be accepted");
+  }
+  wire::set_socket_options(socket.get());
+  await_bytes(socket.get(), sizeof(JoinFrame));
+  ChallengeFrame frame{wire::make_header(wire::FrameType::kChallenge, sizeof(wire::Challenge)), {}};
+  HEP_TRY(random_bytes(frame.challenge.nonce.data(), frame.challenge.nonce.size()));
+  if (::send(socket.get(), &frame, sizeof frame, MSG_NOSIGNAL) != sizeof frame) return Status();
+  if (strangers->size() == kMaxStrangers) strangers->pop_front();
+  strangers->push_back({std::move(socket), frame.challenge.nonce});
+  return Status();
 }
 
-Status Links::accept_others(int process, const std::vector<LinkAddress>& addresses,
-                            const std::vector<std::string>& names, Deadline deadline) {
-  std::deque<Descriptor> strangers;
+// Makes a stranger that knows this process's secret the connection to the process it says it is. One
+// whose other end has given up meanwhile has not answered the challenge.
+void Links::admit(Stranger stranger, int process, Deadline deadline) {
+  const int socket = stranger.socket.get();
+  JoinFrame frame;
+  if (::recv(socket, &frame, sizeof frame, 0) != sizeof frame || !is_join(frame.header)) return;
+  const wire::Join join = frame.join;
+  const int num_processes = static_cast<int>(sockets_.size());
+  const uint64_t expected =
+      wire::make_proof(address_.secret, wire::Side::kRank, stranger.nonce, join);
+  if (!wire::equal_proofs(join.proof, expected) || join.rank <= process ||
+      join.rank >= num_processes || join.num_ranks != num_processes)
+    return;
+  await_bytes(socket, 1);
+  const WelcomeFrame answer{
+      wire::make_header(wire::FrameType::kWelcome, sizeof(wire::Welcome)),
+      {wire::make_proof(address_.secret, wire::Side::kHub, stranger.nonce, join)}};
+  if (send_all(socket, &answer, sizeof answer, earlier(deadline, wire::kProofMs)) == Io::kDone)
+    sockets_[join.rank] = std::move(stranger.socket);
+}
+
+Status Links::accept_others(int process, const std::vector<std::string>& names, Deadline deadline) {
+  std::deque<Stranger> strangers;
   for (;;) {
     const auto missing = std::find_if(sockets_.begin() + process + 1, sockets_.end(),
                                       [](const Descriptor& socket) { return !socket.valid(); });
@@ -169,21 +160,22 @@ Status Links::accept_others(int process, const std::vector<LinkAddress>& address
                    names[missing - sockets_.begin()].c_str());
 
     std::vector<pollfd> entries;
-    for (const Descriptor& stranger : strangers) entries.push_back({stranger.get(), POLLIN, 0});
+    for (const Stranger& stranger : strangers)
+      entries.push_back({stranger.socket.get(), POLLIN, 0});
     entries.push_back({listener_.get(), POLLIN, 0});
     if (::poll(entries.data(), entries.size(), deadline.remaining_ms()) < 0) {
       if (errno == EINTR) continue;
       return system_error("poll failed");
     }
-    std::deque<Descriptor> silent;
+    std::deque<Stranger> silent;
     for (size_t i = 0; i < strangers.size(); ++i) {
       if (entries[i].revents == 0)
         silent.push_back(std::move(strangers[i]));
       else
-        admit(std::move(strangers[i]), process, addresses, deadline);
+        admit(std::move(strangers[i]), process, deadline);
     }
     strangers = std::move(silent);
-    if (entries.back().revents != 0) HEP_TRY(accept_stranger(listener_.get(), &strangers));
+    if (entries.back().revents != 0) HEP_TRY(accept_stranger(&strangers));
   }
 }
 

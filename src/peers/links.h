@@ -6,10 +6,13 @@
 #include <netinet/in.h>
 
 #include <cstdint>
+#include <deque>
 #include <string>
 #include <vector>
 
+#include "bootstrap/siphash.h"
 #include "bootstrap/unique_id.h"
+#include "bootstrap/wire.h"
 #include "deadline.h"
 #include "descriptor.h"
 #include "status.h"
@@ -22,8 +25,8 @@ struct LinkAddress {
   uint16_t num_addresses;
   uint16_t port;
   uint32_t reserved;
-  uint64_t host;      // host_identity()
-  uint64_t token[2];  // what a connection to this process must know, and by which it proves itself
+  uint64_t host;  // host_identity()
+  SipKey secret;  // what both ends of a connection to this process prove that they know
 };
 
 // Process i of a communicator, counted in the order of their lowest ranks.
@@ -43,10 +46,15 @@ class Links {
   std::vector<Descriptor>& sockets() { return sockets_; }
 
  private:
-  void admit(Descriptor stranger, int process, const std::vector<LinkAddress>& addresses,
-             Deadline deadline);
-  Status accept_others(int process, const std::vector<LinkAddress>& addresses,
-                       const std::vector<std::string>& names, Deadline deadline);
+  // A connection that has been challenged and has proved nothing yet.
+  struct Stranger {
+    Descriptor socket;
+    wire::Nonce nonce;
+  };
+
+  Status accept_stranger(std::deque<Stranger>* strangers);
+  void admit(Stranger stranger, int process, Deadline deadline);
+  Status accept_others(int process, const std::vector<std::string>& names, Deadline deadline);
 
   Descriptor listener_;
   LinkAddress address_{};
