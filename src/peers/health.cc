@@ -107,12 +107,11 @@ void Health::abort() {
 }
 
 void Health::stop(hepResult_t result, int missing_rank, const std::string& cause) {
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (cause_.empty() && backend_.failure().result == hepSuccess) {
-      cause_ = cause;
-      told_rank_ = missing_rank;
-    }
+  // In one step: of two stops at the same time, the one whose cause is told gives the result too.
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (cause_.empty() && backend_.failure().result == hepSuccess) {
+    cause_ = cause;
+    told_rank_ = missing_rank;
   }
   backend_.stop(result);
 }
