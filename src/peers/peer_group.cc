@@ -243,9 +243,15 @@ void PeerGroup::forget_in_child() {
   for (Descriptor& link : links_.sockets()) link.reset();
 }
 
-void PeerGroup::announce_leaving_of_all() {
+void PeerGroup::leave_at_exit() {
+  if (process_ != ::getpid()) return;
+  const std::lock_guard<std::mutex> lock(mutex_);
   for (size_t rank = 0; rank < peers_.size(); ++rank)
-    announce(PeerEvent::kLeft, {static_cast<int>(rank), hepSuccess, -1, ""});
+    announce_locked(PeerEvent::kLeft, {static_cast<int>(rank), hepSuccess, -1, ""});
+  for (Peer& peer : peers_) {
+    peer.listener = nullptr;
+    peer.looks_around = false;
+  }
 }
 
 void PeerGroup::tell(PeerListener& listener, int rank, const Peer& peer) {

@@ -64,7 +64,10 @@ class PeerGroup {
   Status start_thread();
   void listen(int rank, PeerListener* listener, bool looks_around);
   void announce(PeerEvent event, const PeerFailure& what);
-  void announce_leaving_of_all();
+
+  // The ranks of this process leave, and nobody is called any more: the thread runs on while what
+  // listeners read, such as memory of CUDA, goes away.
+  void leave_at_exit();
 
   // Around a fork: nothing changes meanwhile. A child closes the connections, because one that it held
   // open would hide the end of its parent.

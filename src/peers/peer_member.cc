@@ -41,7 +41,7 @@ class Groups {
       const std::lock_guard<std::mutex> lock(mutex_);
       alive = all();
     }
-    for (const auto& group : alive) group->announce_leaving_of_all();
+    for (const auto& group : alive) group->leave_at_exit();
   }
 
   void before_fork() noexcept {
