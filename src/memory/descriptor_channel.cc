@@ -247,18 +247,27 @@ class Exchange {
         if (errno == EAGAIN) return Status();
         if (errno == EINTR || errno == ECONNABORTED) continue;
         if (errno == EMFILE && !connections_.empty()) {
-          connections_.pop_front();
+          make_room();
           continue;
         }
         return system_error("rank %d cannot accept connections of its peers", rank_);
       }
       if (!is_same_user(connection.get())) continue;
       // A peer speaks as soon as it has connected; who is silent for longest is none.
-      if (connections_.size() == kMaxConnections) connections_.pop_front();
+      if (connections_.size() == kMaxConnections) make_room();
       connections_.push_back(std::move(connection));
       read_all();
     }
     return Status();
+  }
+
+  // Closes the connection that has been silent for longest. From the shutdown on its other end gets an
+  // error and comes again, if it is a peer; what it sent before that counts.
+  void make_room() {
+    const Descriptor oldest = std::move(connections_.front());
+    connections_.pop_front();
+    ::shutdown(oldest.get(), SHUT_RD);
+    read(oldest.get());
   }
 
   // Reads what has come and keeps the connections that are still silent.

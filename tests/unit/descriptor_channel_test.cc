@@ -10,11 +10,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstring>
 #include <deque>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "memory_fixture.h"
@@ -47,7 +49,7 @@ Descriptor listen_as(const DescriptorAddress& address) {
   return listener;
 }
 
-void send_packet(const Descriptor& socket, std::string packet, int descriptor) {
+bool try_to_send_packet(const Descriptor& socket, std::string packet, int descriptor) {
   iovec part{packet.data(), packet.size()};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
   msghdr message{};
@@ -63,15 +65,20 @@ void send_packet(const Descriptor& socket, std::string packet, int descriptor) {
     header->cmsg_len = CMSG_LEN(sizeof(int));
     std::memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
   }
-  EXPECT_EQ(::sendmsg(socket.get(), &message, 0), static_cast<ssize_t>(packet.size()));
+  return ::sendmsg(socket.get(), &message, MSG_NOSIGNAL) == static_cast<ssize_t>(packet.size());
+}
+
+void send_packet(const Descriptor& socket, const std::string& packet, int descriptor) {
+  EXPECT_TRUE(try_to_send_packet(socket, packet, descriptor));
 }
 
 // What rank 1 says to rank 0, caught by a socket that poses as rank 0's.
-std::string catch_greeting(DescriptorChannel& rank1, DescriptorAddress rank0) {
+std::string catch_greeting(DescriptorChannel& rank1, DescriptorAddress rank0,
+                           Deadline deadline = Deadline::after_ms(50)) {
   std::strcpy(rank0.socket_name, ("eavesdropper-" + std::to_string(::getpid())).c_str());
   const Descriptor listener = listen_as(rank0);
   const Status status = rank1.exchange(
-      1, {0}, {rank0, rank1.address()}, [](int, int) {}, Deadline::after_ms(50));
+      1, {0}, {rank0, rank1.address()}, [](int, int) {}, deadline);
   EXPECT_EQ(status.result(), hepErrorTimeout);
   const Descriptor connection(::accept(listener.get(), nullptr, nullptr));
   char packet[256];
@@ -230,6 +237,48 @@ TEST_F(TwoChannels, EndAtTheirDeadlineInAFloodOfConnections) {
   expect_error(status, hepErrorTimeout, "rank 1");
   ::kill(child, SIGKILL);
   exit_code(child);
+}
+
+// A peer may be slow to speak, and be taken for a stranger meanwhile. Then it must learn of that, or be
+// heard, for it does not send again what the kernel has taken.
+TEST(DescriptorChannels, HearWhatASlowPeerSentBeforeItHadToMakeRoom) {
+  const Descriptor file(::memfd_create("offered", MFD_CLOEXEC));
+  for (int round = 0; round < 200; ++round) {
+    std::unique_ptr<DescriptorChannel> channels[2];
+    for (auto& channel : channels) ASSERT_TRUE(DescriptorChannel::open(file.get(), &channel).ok());
+    const std::vector<DescriptorAddress> addresses{channels[0]->address(), channels[1]->address()};
+    const std::string greeting = catch_greeting(*channels[1], addresses[0], Deadline::after_ms(0));
+    std::atomic<bool> heard{false};
+    std::thread receiver([&] {
+      const Status status = channels[0]->exchange(
+          0, {1}, addresses, [](int, int) {}, Deadline::after_ms(kPatienceMs));
+      EXPECT_TRUE(status.ok()) << status.message();
+      heard = true;
+    });
+    const auto speak = [&](int pauses) {
+      const Descriptor slow = connect_to(addresses[0]);
+      std::atomic<bool> over{false};
+      std::thread crowd([&] {
+        std::vector<Descriptor> silent;
+        for (int i = 0; i < 34; ++i)  // more than are listened to
+          silent.push_back(connect_to(addresses[0]));
+        while (!over) std::this_thread::yield();
+      });
+      for (volatile int i = 0; i < pauses; i = i + 1) continue;
+      const bool sent = try_to_send_packet(slow, greeting, file.get());
+      for (int i = 0; sent && !heard && i < 20000; ++i) ::poll(nullptr, 0, 1);
+      over = true;
+      crowd.join();
+      EXPECT_TRUE(!sent || heard) << "round " << round;
+    };
+    speak(round * 500);
+    if (!heard) {
+      const Descriptor quick = connect_to(addresses[0]);
+      send_packet(quick, greeting, file.get());
+    }
+    receiver.join();
+    if (HasFailure()) return;
+  }
 }
 
 TEST(DescriptorChannels, LeaveNoNameBehindWhenTheirProcessIsKilled) {
