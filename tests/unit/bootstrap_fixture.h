@@ -212,8 +212,8 @@ class Stranger {
 };
 
 inline wire::Join make_join(const SipKey& secret, const wire::Nonce& challenge, int rank,
-                            int num_ranks) {
-  wire::Join join{{1, 2, 3}, rank, num_ranks, kShortMs, 0, 0};
+                            int num_ranks, uint32_t remaining_ms = kLongMs) {
+  wire::Join join{{1, 2, 3}, rank, num_ranks, remaining_ms, 0, 0};
   join.proof = wire::make_proof(secret, wire::Side::kRank, challenge, join);
   return join;
 }

@@ -13,6 +13,8 @@
 #include <thread>
 #include <vector>
 
+#include "bootstrap/handshake.h"
+#include "bootstrap/socket_io.h"
 #include "bootstrap_fixture.h"
 #include "layout.h"
 
@@ -120,7 +122,7 @@ TEST_F(BootstrapTest, AnOversizedFrameOfARankEndsThatRank) {
       wire::make_header(wire::FrameType::kGather, sizeof(wire::Gather) + Bootstrap::kMaxBytes + 1);
   rogue.send(&header, sizeof header);
   EXPECT_TRUE(rogue.is_refused());
-  expect_error(hep::join(id, 1, 2, soon()), hepErrorPeerLost, {"rank 1: ", "'join'", "rank 0"});
+  expect_error(hep::join(id, 1, 2, later()), hepErrorPeerLost, {"rank 1: ", "'join'", "rank 0"});
 }
 
 TEST_F(BootstrapTest, SilentStrangersHoldUpNobodyAndAreShutOutInTheEnd) {
@@ -172,7 +174,7 @@ TEST_F(BootstrapTest, StrangersDoNotKeepARendezvousOpen) {
 TEST_F(BootstrapTest, ARankThatHangsDoesNotKeepThePortOpen) {
   const Rendezvous rendezvous = contents_of(new_id());
   Stranger hanging(rendezvous);
-  const wire::Join join = make_join(rendezvous.secret, hanging.challenge(), 0, 2);
+  const wire::Join join = make_join(rendezvous.secret, hanging.challenge(), 0, 2, kShortMs);
   hanging.send_frame(kJoinHeader, &join, sizeof join);
   EXPECT_EQ(hanging.next_type(), wire::FrameType::kWelcome);
   EXPECT_TRUE(comes_true([&] { return !Stranger(rendezvous).connected(); }));
@@ -266,6 +268,14 @@ class Impostor {
 
   hepUniqueId_t id() const { return write_unique_id(rendezvous_); }
 
+  // How the first attempt of a rank ends, without a deadline that a busy machine may miss.
+  Status attempt() const {
+    Descriptor socket;
+    HEP_TRY(
+        connect_to(socket_address(rendezvous_.addresses[0], rendezvous_.port), later(), &socket));
+    return prove(socket.get(), rendezvous_.secret, 0, 1, kLongMs, later());
+  }
+
   static void send_frame(int socket, wire::FrameHeader header, const void* payload) {
     ::send(socket, &header, sizeof header, MSG_NOSIGNAL);
     ::send(socket, payload, header.length, MSG_NOSIGNAL);
@@ -292,8 +302,9 @@ void send_false_proof(int socket) {
 
 TEST_F(BootstrapTest, AHubThatDoesNotKnowTheSecretIsNotTrusted) {
   const Impostor impostor(send_false_proof);
-  expect_error(join(impostor.id(), 0, 1, soon()), hepErrorTimeout,
-               {"rank 0", "does not know the secret"});
+  expect_error(impostor.attempt(), hepErrorSystem, {"does not know the secret"});
+  // Perhaps the right one answers before the deadline.
+  expect_error(join(impostor.id(), 0, 1, soon()), hepErrorTimeout, {"rank 0", "127.0.0.1"});
 }
 
 TEST_F(BootstrapTest, AnotherServiceIsNotTakenForAHub) {
@@ -301,7 +312,7 @@ TEST_F(BootstrapTest, AnotherServiceIsNotTakenForAHub) {
     const string greeting = "220 mail.example.org ESMTP ready\r\n";
     ::send(socket, greeting.data(), greeting.size(), MSG_NOSIGNAL);
   });
-  expect_error(join(impostor.id(), 0, 1, soon()), hepErrorTimeout, {"rank 0", "another service"});
+  expect_error(impostor.attempt(), hepErrorSystem, {"another service"});
 }
 
 TEST_F(BootstrapTest, AHubThatAnnouncesTooMuchIsNotListenedTo) {
@@ -310,7 +321,7 @@ TEST_F(BootstrapTest, AHubThatAnnouncesTooMuchIsNotListenedTo) {
     header.length = 0xffffffff;
     ::send(socket, &header, sizeof header, MSG_NOSIGNAL);
   });
-  expect_error(join(impostor.id(), 0, 1, soon()), hepErrorTimeout, {"rank 0", "another service"});
+  expect_error(impostor.attempt(), hepErrorSystem, {"another service"});
 }
 
 TEST_F(BootstrapTest, AHubOfAnotherVersionIsNamedWithIt) {
@@ -320,7 +331,7 @@ TEST_F(BootstrapTest, AHubOfAnotherVersionIsNamedWithIt) {
     header.version = 77;
     Impostor::send_frame(socket, header, &challenge);
   });
-  expect_error(join(impostor.id(), 0, 1, soon()), hepErrorTimeout, {"rank 0", "version 77"});
+  expect_error(impostor.attempt(), hepErrorSystem, {"version 77"});
 }
 
 TEST_F(BootstrapTest, AHubThatSaysNothingIsLeftAtTheDeadline) {
@@ -330,7 +341,8 @@ TEST_F(BootstrapTest, AHubThatSaysNothingIsLeftAtTheDeadline) {
 
 // The secret, in the ways in which bytes get into a text.
 void expect_no_secret(const string& text) {
-  for (const char* part : {"deadbeef", "DEADBEEF", "de:ad", "\xde\xad", "222", "efbeadde"})
+  for (const char* part :
+       {"deadbeef", "DEADBEEF", "de:ad", "\xde\xad", "222, 173", "222 173", "efbeadde"})
     EXPECT_EQ(text.find(part), string::npos) << text;
 }
 

@@ -135,7 +135,7 @@ TEST_F(BootstrapTest, RanksOutOfRangeAreRefused) {
 }
 
 TEST_F(BootstrapTest, RanksThatNeverComeAreNamed) {
-  expect_error(join(new_id(), 1, 4, soon()), hepErrorTimeout,
+  expect_error(join(new_id(), 1, 4, Deadline::after_ms(3 * kShortMs)), hepErrorTimeout,
                {"rank 1: ", "'join'", "ranks 0, 2, 3"});
 }
 
