@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# The library exports exactly what the list says, and needs no library that a user may not have.
+# The library exports exactly what the list says, needs no library that a user may not have, and stays
+# when it is closed.
 # usage: symbols.sh LIBRARY LIST
 set -eu
 library=$1
@@ -17,5 +18,11 @@ needed=$(readelf -d "$library" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p')
 echo "$needed"
 if echo "$needed" | grep -E '^lib(cuda|cudart|nccl|mpi|gtest|python)'; then
   echo "is needed, but must not be"
+  exit 1
+fi
+
+# A rendezvous that nobody has joined yet is served by a thread, in the code of the library.
+if ! readelf -d "$library" | grep -q NODELETE; then
+  echo "dlclose() unloads the library under its threads"
   exit 1
 fi
