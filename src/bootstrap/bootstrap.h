@@ -64,6 +64,10 @@ enum class Reach { kNetwork, kMachine };
 // itself: when all its ranks have left, or when nobody came for HEP_RENDEZVOUS_TIMEOUT_MS.
 Status create_unique_id(hepUniqueId_t* id, Reach reach = Reach::kNetwork);
 
+// Ends the hub of an id that this rank will not use: takes the rank's place and leaves it at once, so
+// that ranks which have the id learn it. Never waits for them.
+void decline(const hepUniqueId_t& id, int rank, int num_ranks);
+
 // Makes an id known to all ranks over one call of a caller's all-gather. Collective: `all_gather` is
 // called on every rank that knows how many there are, whatever has gone wrong before on this or
 // another one. `own` is what has on this one, for example a `rank` out of range; an error of any

@@ -30,6 +30,24 @@ Offer make_offer(int rank, int num_ranks, const Status& own) {
   return offer;
 }
 
+// The hub that an offer has opened, if any; it would listen for long if nothing came of the offer.
+class OpenHub {
+ public:
+  explicit OpenHub(const Offer& offer)
+      : offer_(offer), declines_(offer.rank == 0 && offer.result == hepSuccess) {}
+  OpenHub(const OpenHub&) = delete;
+  OpenHub& operator=(const OpenHub&) = delete;
+  ~OpenHub() {
+    if (declines_) decline(offer_.id, offer_.rank, offer_.num_ranks);
+  }
+
+  void keep() { declines_ = false; }
+
+ private:
+  const Offer& offer_;
+  bool declines_;
+};
+
 // `place` is where the offer lies among all.
 Status check_offer(Offer& offer, int place, int rank, int num_ranks) {
   offer.error[sizeof offer.error - 1] = '\0';
@@ -54,6 +72,7 @@ Status unique_id_over_callback(hepAllGather_t all_gather, void* context, int ran
   if (!all_gather) return error(hepErrorInvalidArgument, "all_gather is NULL");
   HEP_TRY(check_num_ranks(num_ranks));
   const Offer mine = make_offer(rank, num_ranks, own);
+  OpenHub hub(mine);
   // Of the largest size, because this rank may have been told too small a number.
   std::vector<Offer> offers(kMaxRanks);
   const int code = all_gather(&mine, offers.data(), sizeof mine, context);
@@ -63,6 +82,7 @@ Status unique_id_over_callback(hepAllGather_t all_gather, void* context, int ran
   for (int place = 0; place < num_ranks; ++place)
     HEP_TRY(check_offer(offers[place], place, rank, num_ranks));
   *id = offers[0].id;
+  hub.keep();
   return Status();
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <cstdio>
 #include <string>
 #include <system_error>
@@ -27,9 +28,16 @@ constexpr int kConnectMs = 2000;
 // Between two rounds over the addresses.
 constexpr int kRetryMs = 50;
 
-// Tries the addresses in turn, again and again, until one leads to the hub.
+// For finding a hub in order to decline.
+constexpr int kDeclineMs = 5000;
+
+// How long ranks that come later are told that this one has declined.
+constexpr int kDeclinedMs = 1000;
+
+// Tries the addresses in turn, again and again, until one leads to the hub. That learns by when the
+// rank wants to have joined: by the deadline, or so many milliseconds from now.
 Status reach_hub(const Rendezvous& rendezvous, int rank, int num_ranks, Deadline deadline,
-                 Descriptor* out) {
+                 Descriptor* out, int join_ms = INT32_MAX) {
   const bool same_host = rendezvous.host == host_fingerprint(rendezvous.secret);
   std::string reasons;  // of the latest round that the deadline did not cut short
   do {
@@ -40,8 +48,9 @@ Status reach_hub(const Rendezvous& rendezvous, int rank, int num_ranks, Deadline
       Status attempt = connect_to(socket_address(address, rendezvous.port),
                                   earlier(deadline, kConnectMs), &socket);
       if (attempt.ok())
-        attempt = prove(socket.get(), rendezvous.secret, rank, num_ranks, deadline.remaining_ms(),
-                        earlier(deadline, wire::kProofMs));
+        attempt =
+            prove(socket.get(), rendezvous.secret, rank, num_ranks,
+                  std::min(deadline.remaining_ms(), join_ms), earlier(deadline, wire::kProofMs));
       if (attempt.ok()) {
         *out = std::move(socket);
         return Status();
@@ -96,6 +105,16 @@ Status Bootstrap::join(const hepUniqueId_t& id, int rank, int num_ranks, Deadlin
   HEP_TRY(bootstrap->all_gather(nullptr, nullptr, 0, "join", deadline));
   *out = std::move(bootstrap);
   return Status();
+}
+
+void decline(const hepUniqueId_t& id, int rank, int num_ranks) {
+  Rendezvous rendezvous;
+  Descriptor socket;
+  if (!read_unique_id(id, &rendezvous).ok()) return;
+  if (!reach_hub(rendezvous, rank, num_ranks, Deadline::after_ms(kDeclineMs), &socket, kDeclinedMs)
+           .ok())
+    return;  // then the hub is gone
+  ::shutdown(socket.get(), SHUT_RDWR);
 }
 
 Status Bootstrap::all_gather(const void* send, void* receive, size_t bytes, const char* phase,

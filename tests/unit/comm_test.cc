@@ -85,7 +85,6 @@ TEST(RankThreads, TheMostTellingErrorIsOneThatIsNotAboutMissingAPeer) {
 // ------------------------------------------------------------------------------------- callbacks
 
 TEST_F(CommTest, ACallbackMayThrowAnything) {
-  ::setenv("HEP_RENDEZVOUS_TIMEOUT_MS", "50", 1);
   const hepConfig_t config = small_config();
   hepComm_t comm = nullptr;
   const hepAllGather_t throws_number = [](const void*, void*, size_t, void*) -> int { throw 17; };
@@ -100,7 +99,6 @@ TEST_F(CommTest, ACallbackMayThrowAnything) {
 }
 
 TEST_F(CommTest, ARankWithoutAPlaceForItsCommunicatorDoesNotLeaveTheOthersWaiting) {
-  ::setenv("HEP_RENDEZVOUS_TIMEOUT_MS", "50", 1);
   ThreadGather group(3);
   on_threads(3, [&](int rank) {
     ThreadGather::Member member{&group, rank};

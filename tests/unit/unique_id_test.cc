@@ -55,7 +55,6 @@ TEST_F(BootstrapTest, ThatRankZeroCouldNotOpenARendezvousIsToldToAllRanks) {
 }
 
 TEST_F(BootstrapTest, ARankWithAnErrorOfItsOwnTellsItToAllRanksOverTheCallback) {
-  ::setenv("HEP_RENDEZVOUS_TIMEOUT_MS", "50", 1);
   ThreadGather group(3);
   on_threads(3, [&](int rank) {
     ThreadGather::Member member{&group, rank};
@@ -95,7 +94,6 @@ TEST_F(BootstrapTest, WithoutAThreadThereIsNoRendezvousAndSignalsAreAsBefore) {
 }
 
 TEST_F(BootstrapTest, ACallbackThatFailsIsAnErrorWithItsNumber) {
-  ::setenv("HEP_RENDEZVOUS_TIMEOUT_MS", "50", 1);
   ThreadGather group(2);
   group.result = 17;
   on_threads(2, [&](int rank) {
@@ -107,7 +105,6 @@ TEST_F(BootstrapTest, ACallbackThatFailsIsAnErrorWithItsNumber) {
 }
 
 TEST_F(BootstrapTest, ACallbackThatMixesUpRanksIsFoundOut) {
-  ::setenv("HEP_RENDEZVOUS_TIMEOUT_MS", "50", 1);
   ThreadGather group(2);
   on_threads(2, [&](int rank) {
     ThreadGather::Member member{&group, 1 - rank};
