@@ -36,7 +36,9 @@
  * STREAMS
  *
  * On the cuda backend a call that takes a stream only enqueues work on it: it never waits for the
- * device, and it can be captured into a CUDA graph (`hepRoutingQuery` is the exception to both).
+ * device, and it can be captured into a CUDA graph (`hepRoutingQuery` is the exception to both). A
+ * replay has the pointers and sizes (T, K, capacities) of its capture; the contents may be others each
+ * time.
  * On the host backend the stream must be NULL and the work is done when the call returns, so every
  * rank needs its own thread or process.
  *
@@ -233,15 +235,16 @@ typedef struct {
   int32_t domain_size; /**< ranks that map each other's memory; 0: all; less is not served yet */
 
   /* Tuning, as in Hybrid-EP; 0 means: chosen by the library within sm_budget. */
-  int32_t routing_threads;      /**< threads a block of the routing kernel, a multiple of 32; fewer
+  int32_t routing_threads;     /**< threads a block of the routing kernel, a multiple of 32; fewer
                                      are used where many experts leave no room for their counters */
-  int32_t routing_blocks;       /**< blocks of the routing kernel */
-  int32_t dispatch_stages;      /**< rows in flight in a dispatch block, which must fit there */
-  int32_t dispatch_blocks;      /**< blocks of the dispatch kernel */
-  int32_t combine_load_stages;  /**< most rows in flight towards a reducer; as many as fit */
+  int32_t routing_blocks;      /**< blocks of the routing kernel */
+  int32_t dispatch_stages;     /**< most rows in flight in a dispatch block, which must fit there */
+  int32_t dispatch_blocks;     /**< blocks of the dispatch kernel */
+  int32_t combine_load_stages; /**< most rows in flight towards a reducer; as many as fit */
   int32_t combine_store_stages; /**< rows in flight from shared memory to a peer, 1 to 4, where
                                      nothing is reduced; reducers store from registers */
-  int32_t combine_blocks;       /**< blocks of the combine kernel, both halves together */
+  int32_t combine_blocks; /**< blocks of the combine kernel, both halves together; chosen by the
+                                     library: as many as fill NVLink, at most sm_budget */
 
   hepLogCallback_t log; /**< receives the process's log messages, until this communicator or a later
                              one with a callback ends; NULL: they go to standard error */

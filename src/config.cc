@@ -156,33 +156,56 @@ void set_defaults(hepConfig_t* config, int num_ranks) {
 
 int32_t or_default(int32_t value, int32_t chosen) { return value != 0 ? value : chosen; }
 
-// Of the ranks that a token selects, with uniform routing, R * (1 - (1 - 1/R)^K).
-double mean_partials(int num_ranks, int32_t top_k) {
-  return num_ranks * (1 - std::pow(1 - 1.0 / num_ranks, top_k));
-}
-
 // GB/s, measured on H200s: what a block forwards, what it reads where it reduces, what NVLink takes.
 constexpr double kForwardRate = 41, kReduceRate = 63, kLinkRate = 344;
 
-// Blocks that the first half of combine needs to fill NVLink; more would only stand in the way of the
-// second half. All destinations get equally many, if there are enough: see combine.cu.
-int32_t first_half_blocks(int32_t blocks, double wanted, int32_t destinations) {
+// The blocks of the first half go evenly to all destinations, if there are enough: see combine.cu.
+int32_t spread(double wanted, int32_t blocks, int32_t destinations) {
   const auto count = static_cast<int32_t>(std::lround(std::min<double>(blocks, wanted)));
   if (count < destinations || destinations == 0) return std::min(count, destinations);
   const int32_t fewer = count - count % destinations, more = fewer + destinations;
   return more <= blocks && more - count < count - fewer ? more : fewer;
 }
 
-int32_t forward_blocks(int32_t blocks, int num_ranks) {
-  return first_half_blocks(blocks, kLinkRate / kForwardRate, num_ranks - 1);
-}
+// As many blocks for each half of combine as fill NVLink, within the budget. More would not be faster,
+// and blocks that wait for partial sums slow the others down: on 4 H200s, 9 blocks that forward and 23
+// that only add took six times as long as 9 and 7.
+struct CombinePlanner {
+  int32_t budget;  // of blocks
+  bool fixed;      // all of them are to be used
+  int num_ranks;
+  double partials;  // of a token, with uniform routing: R * (1 - (1 - 1/R)^K)
 
-// `rows_of_token` are read for each token, and a partial sum for each of its ranks is sent.
-int32_t reduce_blocks(int32_t blocks, int num_ranks, int32_t top_k, double rows_of_token) {
-  if (num_ranks == 1) return blocks;
-  const double sent = mean_partials(num_ranks, top_k) * (num_ranks - 1) / num_ranks;
-  return first_half_blocks(blocks, kLinkRate / kReduceRate * rows_of_token / sent, num_ranks);
-}
+  CombinePlanner(const hepConfig_t& config, int ranks)
+      : budget(or_default(config.combine_blocks, config.sm_budget)),
+        fixed(config.combine_blocks != 0),
+        num_ranks(ranks),
+        partials(ranks * (1 - std::pow(1 - 1.0 / ranks, config.max_top_k))) {}
+
+  CombineGrid in_place() const { return {limited(2 * reducers(partials)), 0}; }
+  CombineGrid forward() const {
+    return grid(spread(kLinkRate / kForwardRate, budget, num_ranks - 1));
+  }
+  CombineGrid reduce(double rows_of_token) const {
+    return grid(num_ranks == 1 ? budget : spread(reducers(rows_of_token), budget, num_ranks));
+  }
+
+ private:
+  CombineGrid grid(int32_t first_half) const {
+    return {limited(first_half + reducers(partials)), first_half};
+  }
+
+  // Blocks that read so many rows of each token while NVLink carries its partial sums.
+  double reducers(double rows_of_token) const {
+    if (num_ranks == 1) return budget;
+    const double sent = partials * (num_ranks - 1) / num_ranks;
+    return kLinkRate / kReduceRate * rows_of_token / sent;
+  }
+
+  int32_t limited(double wanted) const {
+    return fixed ? budget : static_cast<int32_t>(std::lround(std::min<double>(budget, wanted)));
+  }
+};
 
 // More bytes on their way to a GPU than NVLink needs slow it down: on H200s, with 24 blocks of 15 rows
 // of 14 KiB 409 GB/s arrive, with 24 of 6 423. In expert-major a stage is held longer, for each of its
@@ -262,13 +285,14 @@ Plan make_plan(const hepConfig_t& config, int num_ranks) {
       or_default(config.routing_blocks, std::min(config.sm_budget, kMaxDefaultRoutingBlocks));
   plan.dispatch_blocks = or_default(config.dispatch_blocks, config.sm_budget);
   plan.dispatch_stages = config.dispatch_stages;
-  plan.combine_blocks = or_default(config.combine_blocks, config.sm_budget);
-  const int32_t top_k = config.max_top_k;
-  plan.combine_forward_blocks = forward_blocks(plan.combine_blocks, num_ranks);
-  plan.combine_reduce_blocks[hepLayoutFlat] =
-      reduce_blocks(plan.combine_blocks, num_ranks, top_k, mean_partials(num_ranks, top_k));
-  plan.combine_reduce_blocks[hepLayoutExpertMajor] =
-      reduce_blocks(plan.combine_blocks, num_ranks, top_k, top_k);
+  const CombinePlanner combine(config, num_ranks);
+  plan.combine_in_place = combine.in_place();
+  plan.combine_forward = combine.forward();
+  plan.combine_reduce[hepLayoutFlat] = combine.reduce(combine.partials);
+  plan.combine_reduce[hepLayoutExpertMajor] = combine.reduce(config.max_top_k);
+  plan.combine_blocks = std::max({plan.combine_in_place.blocks, plan.combine_forward.blocks,
+                                  plan.combine_reduce[hepLayoutFlat].blocks,
+                                  plan.combine_reduce[hepLayoutExpertMajor].blocks});
   plan.combine_load_stages = config.combine_load_stages;
   plan.combine_store_stages = config.combine_store_stages;
   return plan;

@@ -24,16 +24,20 @@ Status read_struct(const T* theirs, T* mine, uint32_t magic, const char* name) {
   return read_struct(theirs, mine, sizeof(T), magic, name);
 }
 
+// A launch of combine: its blocks, and how many of them begin with the first half.
+struct CombineGrid {
+  int32_t blocks, first_half;
+};
+
 // How the kernels of a communicator are launched.
 struct Plan {
   int32_t routing_threads, routing_blocks;
   int32_t dispatch_blocks;
-  int32_t dispatch_stages;  // 0: by the size of the rows
-  int32_t combine_blocks;
-  // Blocks that begin with the first half: where rows are sent as they are, or reduced, in flat or
-  // in the expert layouts.
-  int32_t combine_forward_blocks;
-  int32_t combine_reduce_blocks[2];
+  int32_t dispatch_stages;        // 0: by the size of the rows
+  int32_t combine_blocks;         // the most of the following
+  CombineGrid combine_in_place;   // where the peers read the rows
+  CombineGrid combine_forward;    // where rows are sent as they are
+  CombineGrid combine_reduce[2];  // where rows are reduced, in flat or in the expert layouts
   int32_t combine_load_stages, combine_store_stages;
 };
 

@@ -524,11 +524,14 @@ TEST_F(ConfigPlan, StaysWithinTheBudget) {
     EXPECT_GE(plan.dispatch_blocks, 1);
     EXPECT_LE(plan.dispatch_blocks, budget);
     EXPECT_LE(plan.combine_blocks, budget);
-    for (const int blocks : {plan.combine_forward_blocks, plan.combine_reduce_blocks[hepLayoutFlat],
-                             plan.combine_reduce_blocks[hepLayoutExpertMajor]}) {
-      EXPECT_GE(blocks, 1);
-      EXPECT_LE(blocks, plan.combine_blocks);
+    for (const CombineGrid& grid :
+         {plan.combine_forward, plan.combine_reduce[hepLayoutFlat],
+          plan.combine_reduce[hepLayoutExpertMajor], plan.combine_in_place}) {
+      EXPECT_GE(grid.blocks, 2);
+      EXPECT_LE(grid.blocks, plan.combine_blocks);
+      EXPECT_LE(grid.first_half, grid.blocks);
     }
+    EXPECT_EQ(plan.combine_in_place.first_half, 0);
   }
 }
 
@@ -544,16 +547,22 @@ TEST_F(ConfigPlan, GivesEveryDestinationOfCombineEquallyManyBlocks) {
           EXPECT_EQ(blocks % destinations, 0) << budget << " SMs, " << ranks << " ranks";
         }
       };
-      expect_equal(plan.combine_forward_blocks, ranks - 1);  // a rank's own rows stay in place
-      expect_equal(plan.combine_reduce_blocks[hepLayoutFlat], ranks);
-      expect_equal(plan.combine_reduce_blocks[hepLayoutExpertMajor], ranks);
+      expect_equal(plan.combine_forward.first_half, ranks - 1);  // a rank's own rows stay in place
+      expect_equal(plan.combine_reduce[hepLayoutFlat].first_half, ranks);
+      expect_equal(plan.combine_reduce[hepLayoutExpertMajor].first_half, ranks);
     }
   }
 }
 
+TEST_F(ConfigPlan, CombineLeavesBlocksThatItHasNoUseFor) {
+  hepConfig_t config = valid_config();
+  config.sm_budget = 128;
+  EXPECT_LE(make_plan(resolved_config(config), kRanks).combine_blocks, 32);
+}
+
 TEST_F(ConfigPlan, OneRankSendsNothing) {
   const hepConfig_t config = resolved_config(valid_config(), 1);
-  EXPECT_EQ(make_plan(config, 1).combine_forward_blocks, 0);
+  EXPECT_EQ(make_plan(config, 1).combine_forward.first_half, 0);
 }
 
 TEST_F(ConfigPlan, FollowsTheTuningFields) {
@@ -572,6 +581,9 @@ TEST_F(ConfigPlan, FollowsTheTuningFields) {
   for (const int layout : {hepLayoutFlat, hepLayoutExpertMajor})
     EXPECT_EQ(dispatch_stages(plan, 16, layout), 7);
   EXPECT_EQ(plan.combine_blocks, 9);
+  for (const CombineGrid& grid : {plan.combine_forward, plan.combine_reduce[hepLayoutFlat],
+                                  plan.combine_reduce[hepLayoutExpertMajor], plan.combine_in_place})
+    EXPECT_EQ(grid.blocks, 9);
   EXPECT_EQ(plan.combine_load_stages, 11);
   EXPECT_EQ(plan.combine_store_stages, 3);
 }

@@ -419,11 +419,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (arrive_is_last(&context.state->combine.arrivals) && !has_failed(context)) finish(args, epoch);
 }
 
-int first_half_blocks(const CombineArgs& args, const Plan& plan) {
-  if (args.outputs_offset != kNotInWindow) return 0;
-  const hepCombineArgs_t& call = args.call;
-  return sends_rows_as_they_are(call) ? plan.combine_forward_blocks
-                                      : plan.combine_reduce_blocks[call.layout != hepLayoutFlat];
+CombineGrid choose_grid(const CombineArgs& args, const Plan& plan) {
+  if (args.outputs_offset != kNotInWindow) return plan.combine_in_place;
+  if (sends_rows_as_they_are(args.call)) return plan.combine_forward;
+  return plan.combine_reduce[args.call.layout != hepLayoutFlat];
 }
 
 struct Instance {
@@ -466,7 +465,8 @@ cudaError_t prepare_combine_kernels() {
 cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stream) {
   const int bytes = stage_bytes(std::max(args.row_bytes, args.partial_row_bytes));
   args.load_stages = plan.combine_load_stages > 0 ? plan.combine_load_stages : kMaxLoadStages;
-  args.first_half_blocks = first_half_blocks(args, plan);
+  const CombineGrid grid = choose_grid(args, plan);
+  args.first_half_blocks = grid.first_half;
   const auto shared_bytes = [&] {
     return kPipelines * PipelineMemory::bytes(args.load_stages, bytes);
   };
@@ -474,8 +474,7 @@ cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stre
   args.store_stages =
       std::min(plan.combine_store_stages > 0 ? plan.combine_store_stages : kDefaultStoreStages,
                args.load_stages - 1);
-  return launch(find_kernel(args.call), plan.combine_blocks, kThreads, shared_bytes(), stream,
-                args);
+  return launch(find_kernel(args.call), grid.blocks, kThreads, shared_bytes(), stream, args);
 }
 
 }  // namespace hep
