@@ -78,7 +78,8 @@
  * thread each that listens and takes no signals. After a timeout the first call that reports it waits
  * up to a quarter of a second for the rank that did not come, which may be waiting for somebody else:
  * `hepGetLastError` then tells what each of the two was doing. A process that is stopped, or cut off from the
- * network, does not answer and is not gone: waits for it time out.
+ * network, does not answer and is not gone: waits for it time out. A child of fork() must not use its
+ * parent's communicators.
  *
  * STRUCTS
  *

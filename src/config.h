@@ -33,7 +33,7 @@ struct CombineGrid {
 struct Plan {
   int32_t routing_threads, routing_blocks;
   int32_t dispatch_blocks;
-  int32_t dispatch_stages;        // 0: by the size of the rows
+  int32_t dispatch_stages;        // rows in flight in a block; 0: by the size of the rows
   int32_t combine_blocks;         // the most of the following
   CombineGrid combine_in_place;   // where the peers read the rows
   CombineGrid combine_forward;    // where rows are sent as they are

@@ -177,7 +177,8 @@ void PeerGroup::take(int process, const PeerMessage& message) {
   const bool sound = message.magic == kMessageMagic && message.rank >= 0 &&
                      message.rank < num_ranks && process_of_[message.rank] == process &&
                      (message.event == PeerEvent::kLeft || message.event == PeerEvent::kFailed) &&
-                     message.result >= hepSuccess && message.result <= hepErrorInternal &&
+                     message.result >= hepSuccess && message.result <= hepErrorOverflow &&
+                     (message.result > hepSuccess || message.event == PeerEvent::kLeft) &&
                      message.missing_rank >= -1 && message.missing_rank < num_ranks;
   if (!sound) return lose(process);
   const size_t length = ::strnlen(message.sentence, sizeof message.sentence);

@@ -6,6 +6,7 @@
 #include <poll.h>
 
 #include <atomic>
+#include <thread>
 #include <vector>
 
 namespace hep {
@@ -49,6 +50,27 @@ TEST(PeerGroup, CallsNobodyAnyMoreOnceTheProcessExits) {
   ::poll(nullptr, 0, 200);  // several looks around
   EXPECT_EQ(own.looks + other.looks, looks);
   EXPECT_EQ(own.failed, 0);
+}
+
+TEST(PeerGroup, TakesAFailureWithoutAResultForTheEndOfAPeerThatCannotBeTrusted) {
+  PeerGroup own({1, 2}, 0), peer({1, 2}, 1);
+  ASSERT_TRUE(own.open().ok());
+  ASSERT_TRUE(peer.open().ok());
+  const std::vector<LinkAddress> addresses{own.address(), peer.address()};
+  const Deadline deadline = Deadline::after_ms(10000);
+  std::thread other([&] { EXPECT_TRUE(peer.connect(addresses, deadline).ok()); });
+  EXPECT_TRUE(own.connect(addresses, deadline).ok());
+  other.join();
+  Counter listener, ignored;
+  own.listen(0, &listener, false);
+  peer.listen(1, &ignored, false);
+  ASSERT_TRUE(own.start_thread().ok());
+  peer.announce(PeerEvent::kFailed, {1, hepSuccess, -1, "rank 1: nothing"});
+  for (int tries = 0; tries < 10000 && listener.lost == 0; ++tries) ::poll(nullptr, 0, 1);
+  EXPECT_EQ(listener.lost, 1);
+  EXPECT_EQ(listener.failed, 0);
+  own.listen(0, nullptr, false);
+  peer.listen(1, nullptr, false);
 }
 
 }  // namespace

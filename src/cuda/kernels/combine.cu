@@ -169,7 +169,8 @@ __device__ bool wait_for_slots(const CombineArgs& args, uint64_t epoch) {
   return all_free;
 }
 
-// Sums this rank's rows for the tokens of one chunk of one source, and signals the source.
+// This rank's rows for the tokens of one chunk of one source, to be summed or forwarded; then the
+// signal to the source.
 template <typename V>
 __device__ void load_chunk(const CombineArgs& args, int source, int chunk,
                            ContributionLoader& loader) {

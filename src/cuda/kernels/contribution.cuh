@@ -88,8 +88,8 @@ struct PipelineMemory {
 
   // By one thread, before a barrier of the block.
   __device__ void initialize() const {
-    reducing.initialize(kReducerWarps);
-    forwarding.initialize(1);
+    reducing.initialize(kReducerWarps * kArrivingLanes);
+    forwarding.initialize(kArrivingLanes);
     signals.initialize(1, kReducerWarps);
   }
 };

@@ -374,7 +374,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (__syncthreads_or(has_failed(context))) return;
   const int bytes = stage_bytes(kLayout, args.rows_per_stage, args.row_bytes, args.top_k);
   const Ring<RowItem> ring(shared, shared + args.stages * bytes, args.stages, bytes);
-  if (threadIdx.x == 0) ring.initialize(1);
+  if (threadIdx.x == 0) ring.initialize(kArrivingLanes);
   for (int i = threadIdx.x; i < context.num_ranks(); i += blockDim.x) published[i] = nullptr;
   for (int i = threadIdx.x; i <= context.num_ranks(); i += blockDim.x)
     source_rows[i] = at<uint32_t>(args.routing, context.routing_layout.source_rows)[i];

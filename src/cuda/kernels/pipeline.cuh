@@ -9,8 +9,16 @@
 
 namespace hep {
 
-// Bulk copies want 16 bytes, rows of stages begin at whole cache lines.
+// Bulk copies want 16 bytes; stages begin at whole cache lines.
 constexpr int kStageAlignment = 128;
+
+// Lanes of a warp that arrive when it hands a stage back. After a __syncwarp() one is enough; but the
+// racecheck tool does not follow that, and takes what the others have read for races. A build for it has
+// all of them arrive.
+#ifndef HEP_ARRIVING_LANES
+#define HEP_ARRIVING_LANES 1
+#endif
+constexpr int kArrivingLanes = HEP_ARRIVING_LANES;
 
 template <typename Item>
 struct Ring {
@@ -109,7 +117,7 @@ struct DelayedRelease {
     }
     ptx::bulk_wait_read<kInFlight>();
     __syncwarp();
-    if (lane_index() == 0) ptx::mbarrier_arrive(&ring.empty[oldest.stage]);
+    if (lane_index() < kArrivingLanes) ptx::mbarrier_arrive(&ring.empty[oldest.stage]);
     oldest.advance(ring.depth);
   }
 };

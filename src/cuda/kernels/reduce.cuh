@@ -28,7 +28,7 @@ struct Incoming {
   // All lanes: they have read the stage and its item.
   __device__ void release() {
     __syncwarp();
-    if (lane_index() == 0) ptx::mbarrier_arrive(&ring.empty[cursor.stage]);
+    if (lane_index() < kArrivingLanes) ptx::mbarrier_arrive(&ring.empty[cursor.stage]);
     cursor.advance(ring.depth);
   }
 };
