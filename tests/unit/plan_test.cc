@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a resolved config to launches and sizes.
+#include "config_fixture.h"
+#include "data_type.h"
+
+namespace hep {
+namespace {
+
+using ConfigPlan = Config;
+using ConfigWorkspace = Config;
+
+// -------------------------------------------------------------------------------------- plan
+
+TEST_F(ConfigPlan, StaysWithinTheBudget) {
+  for (int budget = 2; budget <= 256; ++budget) {
+    hepConfig_t config = valid_config();
+    config.sm_budget = budget;
+    const Plan plan = make_plan(resolved_config(config), kRanks);
+    EXPECT_GE(plan.routing_blocks, 1);
+    EXPECT_LE(plan.routing_blocks, budget);
+    EXPECT_GE(plan.dispatch_blocks, 1);
+    EXPECT_LE(plan.dispatch_blocks, budget);
+    EXPECT_LE(plan.combine_blocks, budget);
+    for (const CombineGrid& grid :
+         {plan.combine_forward, plan.combine_reduce[hepLayoutFlat],
+          plan.combine_reduce[hepLayoutExpertMajor], plan.combine_in_place}) {
+      EXPECT_GE(grid.blocks, 2);
+      EXPECT_LE(grid.blocks, plan.combine_blocks);
+      EXPECT_LE(grid.first_half, grid.blocks);
+    }
+    EXPECT_EQ(plan.combine_in_place.first_half, 0);
+  }
+}
+
+TEST_F(ConfigPlan, GivesEveryDestinationOfCombineEquallyManyBlocks) {
+  for (int budget = 2; budget <= 64; ++budget) {
+    for (const int ranks : {2, 3, 4, 8}) {
+      hepConfig_t config = valid_config();
+      config.num_experts = 24;
+      config.sm_budget = budget;
+      const Plan plan = make_plan(resolved_config(config, ranks), ranks);
+      const auto expect_equal = [&](int blocks, int destinations) {
+        if (blocks > destinations) {
+          EXPECT_EQ(blocks % destinations, 0) << budget << " SMs, " << ranks << " ranks";
+        }
+      };
+      expect_equal(plan.combine_forward.first_half, ranks - 1);  // a rank's own rows stay in place
+      expect_equal(plan.combine_reduce[hepLayoutFlat].first_half, ranks);
+      expect_equal(plan.combine_reduce[hepLayoutExpertMajor].first_half, ranks);
+    }
+  }
+}
+
+TEST_F(ConfigPlan, CombineLeavesBlocksThatItHasNoUseFor) {
+  hepConfig_t config = valid_config();
+  config.sm_budget = 128;
+  EXPECT_LE(make_plan(resolved_config(config), kRanks).combine_blocks, 32);
+}
+
+TEST_F(ConfigPlan, OneRankSendsNothing) {
+  const hepConfig_t config = resolved_config(valid_config(), 1);
+  EXPECT_EQ(make_plan(config, 1).combine_forward.first_half, 0);
+}
+
+TEST_F(ConfigPlan, FollowsTheTuningFields) {
+  hepConfig_t config = valid_config();
+  config.routing_threads = 128;
+  config.routing_blocks = 3;
+  config.dispatch_blocks = 5;
+  config.dispatch_stages = 7;
+  config.combine_blocks = 9;
+  config.combine_load_stages = 11;
+  config.combine_store_stages = 3;
+  const Plan plan = make_plan(resolved_config(config), kRanks);
+  EXPECT_EQ(plan.routing_threads, 128);
+  EXPECT_EQ(plan.routing_blocks, 3);
+  EXPECT_EQ(plan.dispatch_blocks, 5);
+  for (const int layout : {hepLayoutFlat, hepLayoutExpertMajor})
+    EXPECT_EQ(dispatch_stages(plan, 16, layout), 7);
+  EXPECT_EQ(plan.combine_blocks, 9);
+  for (const CombineGrid& grid : {plan.combine_forward, plan.combine_reduce[hepLayoutFlat],
+                                  plan.combine_reduce[hepLayoutExpertMajor], plan.combine_in_place})
+    EXPECT_EQ(grid.blocks, 9);
+  EXPECT_EQ(plan.combine_load_stages, 11);
+  EXPECT_EQ(plan.combine_store_stages, 3);
+}
+
+TEST_F(ConfigPlan, DispatchStagesFitInSharedMemory) {
+  constexpr int64_t kSharedBytes = 227 * 1024;  // of a block, on compute capability 9.0
+  const Plan plan = make_plan(resolved_config(valid_config()), kRanks);
+  for (const int64_t row_bytes : {16, 4096, 8192, 14336, 16384, 32768, 65536}) {
+    for (const int layout : {hepLayoutFlat, hepLayoutExpertMajor, hepLayoutExpertPadded}) {
+      const int32_t stages = dispatch_stages(plan, row_bytes, layout);
+      EXPECT_GE(stages, 2) << row_bytes;
+      EXPECT_LT(stages * row_bytes, kSharedBytes) << row_bytes;
+    }
+  }
+}
+
+// --------------------------------------------------------------------------------- workspace
+
+TEST_F(ConfigWorkspace, ItemsAddUpToTheTotal) {
+  for (int ranks : {1, 4, 32}) {
+    hepConfig_t config = valid_config();
+    config.heap_bytes = 1 << 20;
+    const hepWorkspace_t workspace = make_workspace(resolved_config(config, ranks), ranks);
+    EXPECT_EQ(workspace.total_bytes, workspace.token_bytes + workspace.partial_bytes +
+                                         workspace.record_bytes + workspace.signal_bytes +
+                                         workspace.heap_bytes);
+  }
+}
+
+TEST_F(ConfigWorkspace, EachItemHoldsWhatItsDocumentationSays) {
+  hepConfig_t config = valid_config();
+  config.heap_bytes = 1000;
+  const hepWorkspace_t workspace = make_workspace(resolved_config(config), kRanks);
+  const uint64_t rounding = 2 * 256, tokens = 4096, row = 14336;
+  EXPECT_GE(workspace.token_bytes, tokens * row + tokens * 8 * 4);
+  EXPECT_LE(workspace.token_bytes, tokens * row + tokens * 8 * 4 + rounding);
+  EXPECT_GE(workspace.partial_bytes, tokens * 4 * row);  // min(K, R) is 4
+  EXPECT_LE(workspace.partial_bytes, tokens * 4 * row + tokens * 8 * 4 + rounding);
+  EXPECT_GE(workspace.heap_bytes, 1000u);
+  EXPECT_LE(workspace.heap_bytes, 1000u + rounding);
+  EXPECT_GT(workspace.record_bytes, 0u);
+  EXPECT_GT(workspace.signal_bytes, 0u);
+  EXPECT_GT(workspace.scratch_bytes, 0u);
+  // Rows, selections and weights of all that may arrive.
+  EXPECT_GE(workspace.routing_bytes, kRanks * tokens * (16 + 8 * 8 + 8 * 4));
+}
+
+TEST_F(ConfigWorkspace, HoldsTheLargestRowsAndSumsThatTheTypesCanHave) {
+  const uint64_t tokens = 4096, hidden = 7168, partials = 4, gradients = tokens * 8 * 4;
+  const uint64_t weights = tokens * 8 * 4, rounding = 3 * 256;
+  const struct {
+    const char* what;
+    int32_t type, combine_type, partial_type, scale_bytes;
+    uint64_t row, scales, partial_row;
+  } table[] = {
+      {"BF16", 0, 0, 0, 0, hidden * 2, 0, hidden * 2},
+      {"FP8, BF16 backward", hepTypeFloat8E4M3, 0, 0, 224, hidden * 2, 224, hidden * 2},
+      {"FP32 sums", 0, 0, hepTypeFloat32, 0, hidden * 2, 0, hidden * 4},
+      {"FP32", hepTypeFloat32, 0, 0, 3, hidden * 4, 16, hidden * 2},
+      {"FP8, FP32 backward", hepTypeFloat8E5M2, hepTypeFloat32, hepTypeFloat32, 0, hidden * 4, 0,
+       hidden * 4},
+  };
+  for (const auto& entry : table) {
+    SCOPED_TRACE(entry.what);
+    hepConfig_t config = valid_config();
+    config.type = entry.type;
+    config.combine_type = entry.combine_type;
+    config.partial_type = entry.partial_type;
+    config.scale_bytes = entry.scale_bytes;
+    const hepWorkspace_t workspace = make_workspace(resolved_config(config), kRanks);
+    const uint64_t token_bytes = tokens * (entry.row + entry.scales) + weights;
+    EXPECT_GE(workspace.token_bytes, token_bytes);
+    EXPECT_LE(workspace.token_bytes, token_bytes + rounding);
+    EXPECT_GE(workspace.partial_bytes, tokens * partials * entry.partial_row + gradients);
+    EXPECT_LE(workspace.partial_bytes,
+              tokens * partials * entry.partial_row + gradients + rounding);
+  }
+}
+
+TEST_F(ConfigWorkspace, MakesNoRoomForRowsOfMoreThan64KiB) {
+  hepConfig_t config = valid_config();
+  config.type = hepTypeFloat8E4M3;
+  config.hidden = 65536;  // BF16 rows would have 128 KiB
+  EXPECT_EQ(make_shape(resolved_config(config), kRanks).row_bytes, 65536);
+}
+
+TEST_F(ConfigWorkspace, IsKnownForTheLargestConfig) {
+  hepConfig_t config = valid_config();
+  config.max_tokens = 65536;
+  config.hidden = 32768;
+  config.num_experts = 72 * 56;
+  config.max_top_k = 32;
+  const hepWorkspace_t workspace = make_workspace(resolved_config(config, 72), 72);
+  EXPECT_GT(workspace.partial_bytes, uint64_t{65536} * 32 * 65536 - 1);
+  EXPECT_LT(workspace.total_bytes, uint64_t{1} << 38);
+}
+
+}  // namespace
+}  // namespace hep
