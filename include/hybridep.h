@@ -29,6 +29,7 @@
  *   expert row   one row per selection of an expert of this rank, ordered by (local expert,
  *                source rank, token, k)
  *   place        the index of a row in the output of a layout
+ *   device memory   of the rank's GPU on the cuda backend, any memory of the process on the host backend
  *
  * Placement is a pure function of the routing: two runs give the same bytes, on every backend and
  * with any number of SMs. Matrices are dense and row-major; shapes below are written [rows][columns].
@@ -148,7 +149,7 @@ typedef enum {
   hepErrorOutOfMemory = 4,     /**< host or device memory could not be had */
   hepErrorSystem = 5,          /**< a system call failed */
   hepErrorCuda = 6,            /**< a CUDA call failed */
-  hepErrorMismatch = 7,        /**< two ranks disagree on version, config or topology */
+  hepErrorMismatch = 7,        /**< two ranks disagree on version, config, topology or top_k */
   hepErrorUnreachable = 8,     /**< two devices cannot map each other's memory */
   hepErrorTimeout = 9,         /**< a wait for a peer expired */
   hepErrorAborted = 10,        /**< the communicator was aborted */
@@ -161,8 +162,9 @@ typedef enum {
 HEP_API const char* hepGetErrorString(hepResult_t result);
 
 /**
- * The sentence that explains the last call of this thread that did not return `hepSuccess`; an
- * empty string when there was none. Valid until the thread's next failing call. Thread-safe.
+ * The sentence that explains the last call of this thread that did not return `hepSuccess`, or the error
+ * that `hepCommGetAsyncError` told it last; an empty string when there was none. Valid until the
+ * thread's next failing call. Thread-safe.
  */
 HEP_API const char* hepGetLastError(void);
 
@@ -628,7 +630,8 @@ typedef struct {
   int32_t* tokens_per_expert; /**< in: [EL] host memory to fill, or NULL */
   int64_t num_flat_rows;      /**< rows that the flat layout needs */
   int64_t num_expert_rows;    /**< expert rows without padding */
-  int64_t num_padded_rows;    /**< rows that the expert-major layout needs */
+  int64_t num_padded_rows;    /**< rows that the expert-major layout needs, padding included; the
+                                   capacity of expert-padded is the largest of tokens_per_expert */
 } hepRoutingCounts_t;
 
 #define HEP_ROUTING_COUNTS_INITIALIZER HEP_INITIALIZER(hepRoutingCounts_t, HEP_ROUTING_COUNTS_MAGIC)
@@ -743,8 +746,9 @@ typedef struct {
 
 /**
  * Brings every token to the ranks of its selected experts. Collective: all ranks call it on the
- * routing of the same update, with the same layout, type and quantisation. When it is done, in stream
- * order, `x` and all other arguments may be reused. The struct is read during the call only.
+ * routing of the same update, with the same layout, type and quantisation; that is not checked, and
+ * ranks that differ get wrong values or time out. When it is done, in stream order, `x` and all other
+ * arguments may be reused. The struct is read during the call only.
  *
  * `weights` are kept in the routing for a later combine in weight mode hepWeightsDispatched.
  * Errors: hepErrorInvalidArgument, hepErrorUnsupported, hepErrorCuda; hepErrorInvalidUsage before the
@@ -800,8 +804,9 @@ typedef struct {
 
 /**
  * Brings the experts' results back and sums them. Collective: all ranks call it on the routing of
- * the same update, with the same layout, weight mode and types. When it is done, in stream order, all
- * arguments may be reused. The struct is read during the call only.
+ * the same update, with the same layout, weight mode and types; that is not checked, and ranks that
+ * differ get wrong values or time out. When it is done, in stream order, all arguments may be reused.
+ * The struct is read during the call only.
  *
  * Numbers. The contributions of one rank to a token are taken in ascending (expert, k) order. The
  * first gives s = w * y, each further one s = fma(w, y, s), in FP32 (in mode hepWeightsNone w is 1
