@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend.h"
 
+#include <algorithm>
 #include <cinttypes>
+
+#include "data_type.h"
 
 namespace hep {
 
@@ -18,6 +21,15 @@ Status find_rows_in_heap(const BackendContext& context, const char* name, const 
                  " bytes of the communicator's heap follow its address",
                  context.rank, name, num_rows, row_bytes, static_cast<uint64_t>(end - begin));
   return {};
+}
+
+Status find_outputs_in_heap(const BackendContext& context, const hepCombineArgs_t& call,
+                            bool* in_heap) {
+  constexpr int64_t kMostRows = int64_t{1} << 48;  // of an expert; more are in no heap
+  const Shape& shape = context.shape;
+  const int experts = call.layout == hepLayoutExpertPadded ? shape.num_local_experts() : 1;
+  return find_rows_in_heap(context, "y", call.y, std::min(call.capacity, kMostRows) * experts,
+                           int64_t{shape.hidden} * element_bytes(call.type), in_heap);
 }
 
 }  // namespace hep

@@ -32,6 +32,10 @@ struct BackendContext {
 Status find_rows_in_heap(const BackendContext& context, const char* name, const void* rows,
                          int64_t num_rows, int64_t row_bytes, bool* in_heap);
 
+// The same of the expert outputs of a combine, whose type is the call's.
+Status find_outputs_in_heap(const BackendContext& context, const hepCombineArgs_t& call,
+                            bool* in_heap);
+
 // The routing of one batch on one backend.
 class BackendRouting {
  public:

@@ -87,14 +87,10 @@ Status CudaRouting::publish_rows(const hepDispatchArgs_t& call, int64_t row_byte
 }
 
 // Outputs in the heap need not be sent if nothing is to be done to them first: the peers read them.
-Status CudaRouting::find_outputs(const hepCombineArgs_t& call, int64_t row_bytes,
-                                 uint64_t* outputs_offset) {
+Status CudaRouting::find_outputs(const hepCombineArgs_t& call, uint64_t* outputs_offset) {
   const BackendContext& context = backend_.context();
   bool in_heap;
-  constexpr int64_t kMostRows = int64_t{1} << 48;  // of an expert; more are in no heap
-  const int experts = call.layout == hepLayoutExpertPadded ? context.shape.num_local_experts() : 1;
-  HEP_TRY(find_rows_in_heap(context, "y", call.y, std::min(call.capacity, kMostRows) * experts,
-                            row_bytes, &in_heap));
+  HEP_TRY(find_outputs_in_heap(context, call, &in_heap));
   *outputs_offset = in_heap && sends_rows_as_they_are(call)
                         ? static_cast<const char*>(call.y) -
                               static_cast<const char*>(context.windows[context.rank])
@@ -149,7 +145,7 @@ Status CudaRouting::combine(const hepCombineArgs_t& call, hepStream_t stream) {
   const int hidden = backend_.context().shape.hidden;
   args.row_bytes = hidden * element_bytes(call.type);
   args.partial_row_bytes = hidden * element_bytes(call.partial_type);
-  HEP_TRY(find_outputs(call, args.row_bytes, &args.outputs_offset));
+  HEP_TRY(find_outputs(call, &args.outputs_offset));
   if (call.row_gradients != nullptr)
     HEP_CUDA_TRY(launch_send_gradients(args, backend_.context().plan, stream));
   HEP_CUDA_TRY(launch_combine(args, backend_.context().plan, stream));

@@ -28,7 +28,7 @@ class CudaRouting : public BackendRouting {
                   const void** indices);
   Status publish_rows(const hepDispatchArgs_t& call, int64_t row_bytes, hepStream_t stream,
                       uint64_t* rows_offset);
-  Status find_outputs(const hepCombineArgs_t& call, int64_t row_bytes, uint64_t* outputs_offset);
+  Status find_outputs(const hepCombineArgs_t& call, uint64_t* outputs_offset);
 
   CudaBackend& backend_;
   const int alignment_;

@@ -54,8 +54,7 @@ Status HostRouting::dispatch(const hepDispatchArgs_t& args, hepStream_t stream) 
 Status HostRouting::combine(const hepCombineArgs_t& args, hepStream_t stream) {
   HEP_TRY(backend_.check_stream(stream));
   bool in_heap = false;  // makes no difference here, but a y that leaves the heap is refused
-  HEP_TRY(find_rows_in_heap(backend_.context(), "y", args.y, args.capacity,
-                            backend_.context().shape.partial_row_bytes, &in_heap));
+  HEP_TRY(find_outputs_in_heap(backend_.context(), args, &in_heap));
   HEP_TRY(backend_.check_alive());
   return run_combine(backend_.start(hepOperationCombine), args, state_);
 }

@@ -185,4 +185,27 @@ TEST(Limits, OneRankMayHave65536TokensAndTheOthersNone) {
   run(config, builder.finish("65536 tokens"));
 }
 
+// Whatever the partial sums take on their way: y is measured by its own type.
+TEST(Outputs, MayFillTheHeap) {
+  constexpr int64_t kRows = 128;
+  hepConfig_t config = small_config();
+  config.partial_type = hepTypeFloat32;
+  config.heap_bytes = kRows * config.hidden * 2;
+  run_ranks(config, [&](Rank& self) {
+    RoutingHandle routing;
+    ASSERT_HEP(hepRoutingCreate(routing.out(), self.comm, nullptr));
+    ASSERT_HEP(hepRoutingUpdate(routing.get(), nullptr, 0, 1, hepIndexInt32, self.stream.get()));
+    hepCombineArgs_t args = HEP_COMBINE_ARGS_INITIALIZER;
+    args.partial_type = hepTypeFloat32;
+    args.capacity = kRows;
+    void* y = nullptr;
+    ASSERT_HEP(hepMemAlloc(self.comm, config.heap_bytes, &y));
+    args.y = y;
+    EXPECT_HEP(hepCombine(routing.get(), &args, self.stream.get()));
+    self.stream.synchronize();
+    self.barrier();
+    EXPECT_HEP(hepMemFree(self.comm, y));
+  });
+}
+
 }  // namespace

@@ -22,13 +22,12 @@ constexpr int kThreads = (kFirstExtrasWarp + kExtrasWarps) * kWarpSize;
 constexpr int kFewRowsPerGroup = 4;
 
 // Flat rows of a source follow each other, and mostly come from tokens that follow each other: a stage
-// holds several, because each copy costs as much as 1.5 KiB more of it. (On an H200: 14 KiB rows in four
-// copies instead of one took a third longer.)
+// holds several, for fewer copies. (On an H200, 14 KiB rows in four copies instead of one took a third
+// longer.) So many stages must remain: on 4 H200s with 16 blocks, 5 stages of 2 rows gave 410 GB/s, 10 of
+// 1 row 421.
 constexpr int kStageTargetBytes = 28 * 1024;
 constexpr int kMaxRowsPerStage = 16;
-constexpr int kFewStages =
-    6;  // so many remain: on 4 H200s with 16 blocks, 5 stages of 2 rows gave 410
-        // GB/s, 10 of 1 row 421
+constexpr int kFewStages = 6;
 static_assert(kMaxRowsPerStage + kFewRowsPerGroup <= kWarpSize);
 
 // Stores that a storer has in flight before it hands the oldest one's stage back.
