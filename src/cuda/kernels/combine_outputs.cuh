@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// Outputs that stay where they are: combine tells the peers where theirs lie, if they can be read there.
+#pragma once
+
+#include "cuda/kernels/contribution.cuh"
+#include "cuda/kernels/signal.cuh"
+
+namespace hep {
+
+// This rank's outputs for the tokens of another.
+struct OutputRange {
+  int64_t first, count;  // rows of y
+};
+
+__device__ inline OutputRange outputs_for(const CombineArgs& args, int rank) {
+  const uint32_t* source_rows = at<uint32_t>(args.routing, args.context.routing_layout.source_rows);
+  const int64_t first = source_rows[rank], end = source_rows[rank + 1];
+  return {first, max(min(end, args.call.capacity) - first, int64_t{0})};
+}
+
+// Tells each peer where its rows lie, once it has read what it was told before. By one block.
+__device__ inline void publish_outputs(const CombineArgs& args, uint64_t epoch) {
+  const KernelContext& context = args.context;
+  for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x) {
+    if (rank == context.rank) continue;
+    if (!wait_for(context, {hepOperationCombine, hepPhaseSlots, rank, epoch},
+                  &context.signals_from(rank)->slots_free, epoch - 1))
+      return;
+    const OutputRange range = outputs_for(args, rank);
+    const uint64_t offset = args.outputs_offset == kNotInWindow
+                                ? kNotInWindow
+                                : args.outputs_offset + range.first * args.row_bytes;
+    Signals* signals = context.signals_to(rank);
+    ptx::st_relaxed_sys(&signals->outputs_offset, offset);
+    ptx::st_relaxed_sys(&signals->num_outputs, range.count);
+    ptx::st_release_sys(&signals->outputs_ready, epoch);
+  }
+}
+
+// What a peer has published.
+__device__ inline bool find_outputs(const CombineArgs& args, uint64_t epoch, int rank,
+                                    Outputs* outputs) {
+  const KernelContext& context = args.context;
+  const Signals* signals = context.signals_from(rank);
+  if (!wait_for(context, {hepOperationCombine, hepPhasePartials, rank, epoch},
+                &signals->outputs_ready, epoch))
+    return false;
+  const uint64_t offset = ptx::ld_relaxed_sys(&signals->outputs_offset);
+  *outputs = {at<char>(context.windows[rank], offset),
+              static_cast<uint32_t>(ptx::ld_relaxed_sys(&signals->num_outputs)),
+              offset != kNotInWindow};
+  return true;
+}
+
+// Of all ranks, this one's wherever they lie. By one warp.
+__device__ inline bool find_all_outputs(const CombineArgs& args, uint64_t epoch, Outputs* outputs) {
+  const KernelContext& context = args.context;
+  bool found = true;
+  for (int rank = lane_index(); rank < context.num_ranks(); rank += kWarpSize) {
+    if (rank != context.rank) {
+      found &= find_outputs(args, epoch, rank, &outputs[rank]);
+      continue;
+    }
+    const OutputRange range = outputs_for(args, rank);
+    outputs[rank] = {static_cast<const char*>(args.call.y) + range.first * args.row_bytes,
+                     static_cast<uint32_t>(range.count), true};
+  }
+  if (!__all_sync(kFullWarp, found)) return false;
+  __syncwarp();  // a vote does not order memory
+  // The copy engine reads what the peers wrote by other means.
+  ptx::fence_proxy_async();
+  return true;
+}
+
+}  // namespace hep
