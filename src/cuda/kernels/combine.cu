@@ -89,10 +89,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (in_first_half && !as_they_are) load_contributions<V>(args, epoch, pipeline, loader);
     load_parts<V>(args, epoch, memory.outputs, loader);
     if (lane_index() == 0) loader.end();
-  } else if (role <= kReducerWarps) {
-    reduce<typename V::Type, typename V::Partial>(memory, role - 1);
-  } else if (lane_index() == 0) {
-    give_signals(memory.signals, epoch);
+  } else {
+    reduce<typename V::Type, typename V::Partial>(memory, role - 1, epoch);
   }
   if (arrive_is_last(&context.state->combine.arrivals) && !has_failed(context)) finish(args, epoch);
 }

@@ -12,7 +12,7 @@ namespace hep {
 
 constexpr int kPipelines = 2;
 constexpr int kReducerWarps = 7;
-constexpr int kWarpsPerPipeline = 1 + kReducerWarps + 1;  // a loader, and one that signals
+constexpr int kWarpsPerPipeline = 1 + kReducerWarps;  // a loader and reducers
 constexpr int kPipelineThreads = kWarpsPerPipeline * kWarpSize;
 constexpr int kThreads = kPipelines * kPipelineThreads;
 
@@ -24,8 +24,9 @@ constexpr int kSegmentBytes = kReducerWarps * kSliceBytes;
 
 constexpr int kMaxLoadStages = 32;
 
-// Signals of a pipeline that are not given yet.
-constexpr int kSignalSlots = 4;
+// For signals of a pipeline that some reducer warps have come to and others not: they are no further apart
+// than the ring is deep.
+constexpr int kSignalSlots = 2 * kMaxLoadStages;
 
 // What is done with a stage.
 struct Contribution {
@@ -41,12 +42,6 @@ enum : uint16_t {
   kSignal = 4,   // no row: the target becomes the epoch once everything up to here is written
   kEnd = 8,
   kPartials = 16  // the rows are partial sums
-};
-
-// A signal whose sums are stored.
-struct Signal {
-  uint64_t* address;  // NULL: there are no more
-  uint64_t reserved;
 };
 
 // Where the expert outputs of a rank for this one lie.
@@ -66,23 +61,23 @@ __host__ __device__ constexpr int stage_bytes(int row_bytes) {
 //   stages           [load_stages][stage_bytes]
 //   reducing         barriers and items of the reducers' ring
 //   forwarding       barriers and items of the forwarder's
-//   signals          barriers and items of signals; all reducer warps together produce one
+//   signal_arrivals  [kSignalSlots] reducer warps that have come to a signal, over all its turns
 //   outputs          [kMaxRanks]
 struct PipelineMemory {
   Ring<Contribution> reducing, forwarding;
-  Ring<Signal> signals;
+  uint32_t* signal_arrivals;
   Outputs* outputs;
 
   __device__ PipelineMemory(char* memory, int load_stages, int stage_bytes)
       : reducing(memory, memory + load_stages * stage_bytes, load_stages, stage_bytes),
         forwarding(memory, reducing.end(), load_stages, stage_bytes),
-        signals(nullptr, forwarding.end(), kSignalSlots, 0),
-        outputs(reinterpret_cast<Outputs*>(signals.end())) {}
+        signal_arrivals(reinterpret_cast<uint32_t*>(forwarding.end())),
+        outputs(reinterpret_cast<Outputs*>(signal_arrivals + kSignalSlots)) {}
 
   __host__ __device__ static constexpr int bytes(int load_stages, int stage_bytes) {
     const int size = load_stages * stage_bytes +
                      2 * Ring<Contribution>::control_bytes(load_stages) +
-                     Ring<Signal>::control_bytes(kSignalSlots) + kMaxRanks * sizeof(Outputs);
+                     kSignalSlots * sizeof(uint32_t) + kMaxRanks * sizeof(Outputs);
     return align_up(size, kStageAlignment);
   }
 
@@ -90,7 +85,7 @@ struct PipelineMemory {
   __device__ void initialize() const {
     reducing.initialize(kReducerWarps * kArrivingLanes);
     forwarding.initialize(kArrivingLanes);
-    signals.initialize(1, kReducerWarps);
+    for (int i = 0; i < kSignalSlots; ++i) signal_arrivals[i] = 0;
   }
 };
 

@@ -45,9 +45,9 @@ struct Ring {
   __device__ char* end() const { return reinterpret_cast<char*>(full) + control_bytes(depth); }
 
   // By one thread, before a barrier of the block.
-  __device__ void initialize(int num_consumers, int num_producers = 1) const {
+  __device__ void initialize(int num_consumers) const {
     for (int i = 0; i < depth; ++i) {
-      ptx::mbarrier_init(&full[i], num_producers);
+      ptx::mbarrier_init(&full[i], 1);
       ptx::mbarrier_init(&empty[i], num_consumers);
     }
     ptx::fence_mbarrier_init();

@@ -37,6 +37,15 @@ __device__ inline uint64_t atomic_add_acq_rel_gpu(uint64_t* address, uint64_t va
   return before;
 }
 
+__device__ inline uint32_t atomic_add_acq_rel_cta(uint32_t* shared, uint32_t value) {
+  uint32_t before;
+  asm volatile("atom.add.acq_rel.cta.shared::cta.u32 %0, [%1], %2;"
+               : "=r"(before)
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "r"(value)
+               : "memory");
+  return before;
+}
+
 __device__ inline uint64_t atomic_add_relaxed_gpu(uint64_t* address, uint64_t value) {
   uint64_t before;
   asm volatile("atom.add.relaxed.gpu.global.u64 %0, [%1], %2;"
