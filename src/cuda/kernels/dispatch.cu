@@ -112,23 +112,28 @@ __device__ void publish_extras(const DispatchArgs& args, uint64_t epoch) {
 struct SourceGate {
   const DispatchArgs& args;
   uint64_t epoch;
-  const char** published;  // [R] in shared memory, NULL at first
+  const char** published;  // [R] in shared memory, NULL at first; used by lane 0 alone
 
   // By all lanes of a warp; NULL after a failure.
   __device__ const char* rows_of(int source) const {
-    const char* known = published[source];
-    if (__all_sync(kFullWarp, known != nullptr)) return known;
+    uint64_t rows = lane_index() == 0 ? reinterpret_cast<uint64_t>(published[source]) : 0;
+    rows = __shfl_sync(kFullWarp, rows, 0);
+    if (rows != 0) return reinterpret_cast<const char*>(rows);
+    if (lane_index() == 0) rows = reinterpret_cast<uint64_t>(wait_for_rows(source));
+    return reinterpret_cast<const char*>(__shfl_sync(kFullWarp, rows, 0));
+  }
+
+ private:
+  __device__ const char* wait_for_rows(int source) const {
     const KernelContext& context = args.context;
     const Signals* signals = context.signals_from(source);
-    const char* rows = nullptr;
-    if (lane_index() == 0 && wait_for(context, {hepOperationDispatch, hepPhaseRows, source, epoch},
-                                      &signals->rows_ready, epoch)) {
-      rows = at<char>(context.windows[source], ptx::ld_relaxed_sys(&signals->rows_offset));
-      published[source] = rows;
-    }
-    __syncwarp();
+    if (!wait_for(context, {hepOperationDispatch, hepPhaseRows, source, epoch},
+                  &signals->rows_ready, epoch))
+      return nullptr;
     // The copy engine reads what the source wrote by other means.
     ptx::fence_proxy_async();
+    published[source] =
+        at<char>(context.windows[source], ptx::ld_relaxed_sys(&signals->rows_offset));
     return published[source];
   }
 };
@@ -181,6 +186,15 @@ __device__ RowGroup find_group(const DispatchArgs& args, const GroupOrder& order
   return found;
 }
 
+// By one lane.
+__device__ inline void load_flat_row(const DispatchArgs& args, uint32_t token, uint32_t index,
+                                     const char* source_rows, Producer<RowItem>& producer) {
+  const int row_bytes = args.row_bytes;
+  producer.acquire({index, 1, 0, 0}, row_bytes);
+  producer.load(0, source_rows + static_cast<uint64_t>(token) * row_bytes, row_bytes);
+  producer.advance();
+}
+
 // Rows of one group from `begin` on into one stage; those of tokens that follow each other by one copy.
 // By all lanes.
 __device__ inline void load_flat_rows(const DispatchArgs& args, const RowGroup& group,
@@ -212,6 +226,13 @@ __device__ void load_group(const DispatchArgs& args, const RowGroup& group, cons
     return;
   }
   const int64_t end = min(int64_t{group.end}, args.call.capacity);
+  if (args.rows_per_stage == 1) {
+    for (int64_t index = group.begin; index < end; ++index) {
+      const uint32_t token = group.token(index);
+      if (lane_index() == 0) load_flat_row(args, token, index, source_rows, producer);
+    }
+    return;
+  }
   for (int64_t index = group.begin; index < end; index += args.rows_per_stage)
     load_flat_rows(args, group, index, min(int64_t{args.rows_per_stage}, end - index), source_rows,
                    producer);
