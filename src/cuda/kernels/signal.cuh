@@ -17,7 +17,7 @@ struct WaitPoint {
 };
 
 // Polls of local memory take about 0.5 us, those of host memory over PCIe more than a microsecond.
-constexpr int kPollsPerLookAround = 64;
+constexpr int kPollsPerLookAround = 1024;
 
 __device__ inline bool has_failed(const KernelContext& context) {
   return *reinterpret_cast<volatile uint32_t*>(&context.state->failed) != 0;
@@ -90,13 +90,14 @@ __device__ inline bool wait_for(const KernelContext& context, const WaitPoint& p
 
 // Called by all threads of a block, when what the block has to make known is written. Returns to all
 // threads whether this block is the last of the grid to arrive; the last sees what all blocks wrote.
-// `arrivals` is only ever counted up.
+// `arrivals` is 0 between kernels, whose grids differ.
 __device__ inline bool arrive_is_last(uint64_t* arrivals) {
   __shared__ bool last;
   __syncthreads();
   if (threadIdx.x == 0) {
     ptx::fence_acq_rel_sys();
-    last = (ptx::atomic_add_acq_rel_gpu(arrivals, 1) + 1) % gridDim.x == 0;
+    last = ptx::atomic_add_acq_rel_gpu(arrivals, 1) + 1 == gridDim.x;
+    if (last) *arrivals = 0;
   }
   __syncthreads();
   return last;
