@@ -184,15 +184,17 @@ struct CombinePlanner {
 
   CombineGrid in_place() const { return {limited(2 * reducers(partials)), 0}; }
   CombineGrid forward() const {
-    return grid(spread(kLinkRate / kForwardRate, budget, num_ranks - 1));
+    return grid(spread(kLinkRate / kForwardRate, budget, num_ranks - 1), partials / num_ranks);
   }
   CombineGrid reduce(double rows_of_token) const {
-    return grid(num_ranks == 1 ? budget : spread(reducers(rows_of_token), budget, num_ranks));
+    const double own = rows_of_token / num_ranks;
+    return grid(spread(reducers(rows_of_token - own), budget, std::max(num_ranks - 1, 1)), own);
   }
 
  private:
-  CombineGrid grid(int32_t first_half) const {
-    return {limited(first_half + reducers(partials)), first_half};
+  // The second half reads what the peers sent, and this rank's own rows.
+  CombineGrid grid(int32_t first_half, double own_rows) const {
+    return {limited(first_half + reducers(partials - partials / num_ranks + own_rows)), first_half};
   }
 
   // Blocks that read so many rows of each token while NVLink carries its partial sums.

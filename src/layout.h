@@ -24,8 +24,10 @@ constexpr int64_t kMaxRowBytes = 64 * 1024;
 constexpr int kMaxScaleBytes = 16 * 1024;
 constexpr int64_t kRowGranularity = 16;  // what the copy engine of an SM moves at least
 
-// Combine signals progress by chunks of this many consecutive tokens of a source rank.
-constexpr int kChunkTokens = 32;
+// Combine signals progress by chunks of consecutive tokens of a source rank: of so many at most, and of
+// fewer where the source has few tokens, so that all blocks have work.
+constexpr int kMaxChunkTokens = 32;
+constexpr int kWantedChunks = 128;
 
 // Sections start at cache lines, windows at pages.
 constexpr uint64_t kSectionAlignment = 256;
@@ -36,6 +38,13 @@ HEP_HOST_DEVICE constexpr uint64_t align_up(uint64_t value, uint64_t alignment) 
 
 HEP_HOST_DEVICE constexpr int ceil_div(int value, int divisor) {
   return (value + divisor - 1) / divisor;
+}
+
+// Tokens of a chunk, a power of two, of a source that has so many tokens.
+HEP_HOST_DEVICE constexpr int chunk_tokens(int num_tokens) {
+  int tokens = 1;
+  while (tokens < kMaxChunkTokens && tokens * kWantedChunks < num_tokens) tokens *= 2;
+  return tokens;
 }
 
 // The sizes of a communicator; all that the layouts depend on. Equal on all ranks.
@@ -55,7 +64,11 @@ struct Shape {
   HEP_HOST_DEVICE constexpr uint64_t scale_stride() const {
     return align_up(scale_bytes, kRowGranularity);
   }
-  HEP_HOST_DEVICE constexpr int max_chunks() const { return ceil_div(max_tokens, kChunkTokens); }
+  HEP_HOST_DEVICE constexpr int max_chunks() const {
+    const int fewest = max_tokens < kWantedChunks ? max_tokens : kWantedChunks;
+    const int longest = ceil_div(max_tokens, kMaxChunkTokens);
+    return longest > fewest ? longest : fewest;
+  }
 
   // Most ranks that one token can select: the slots for partial sums that it needs.
   HEP_HOST_DEVICE constexpr int max_partials() const {

@@ -148,7 +148,8 @@ Status reduce_source(const Operation& operation, int source, Combiner& combiner,
   const WindowLayout& layout = operation.layout();
   void* window = operation.window(source);
   const uint32_t* chunk_rows = state.chunk_rows + source * (operation.shape().max_chunks() + 1);
-  const int num_chunks = ceil_div(static_cast<int>(state.source_tokens[source]), kChunkTokens);
+  const int tokens = static_cast<int>(state.source_tokens[source]);
+  const int num_chunks = ceil_div(tokens, chunk_tokens(tokens));
   for (int chunk = 0; chunk < num_chunks; ++chunk) {
     for (uint32_t i = chunk_rows[chunk]; i < chunk_rows[chunk + 1]; ++i) {
       const Row& row = state.rows[i];
@@ -163,13 +164,14 @@ Status reduce_source(const Operation& operation, int source, Combiner& combiner,
 
 Status add_own_tokens(const Operation& operation, Combiner& combiner, const RoutingState& state) {
   const WindowLayout& layout = operation.layout();
-  for (int chunk = 0; chunk < ceil_div(state.num_tokens, kChunkTokens); ++chunk) {
+  const int tokens = chunk_tokens(state.num_tokens);
+  for (int chunk = 0; chunk < ceil_div(state.num_tokens, tokens); ++chunk) {
     for (int peer = 0; peer < operation.num_ranks(); ++peer) {
       const auto& ready = *at<uint64_t>(operation.own_window(), layout.chunk_ready_at(chunk, peer));
       HEP_TRY(operation.wait(hepPhasePartials, peer, ready, operation.epoch()));
     }
-    const int end = std::min(state.num_tokens, (chunk + 1) * kChunkTokens);
-    for (int token = chunk * kChunkTokens; token < end; ++token) {
+    const int end = std::min(state.num_tokens, (chunk + 1) * tokens);
+    for (int token = chunk * tokens; token < end; ++token) {
       combiner.add_partials(token);
       combiner.take_gradients(token);
     }

@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (role == 0) {
       ContributionLoader loader{{memory.forwarding, {}}};
       load_contributions<V>(args, epoch, pipeline, loader);
-      if (lane_index() == 0) loader.end();
+      loader.end();
     } else if (role == 1) {
       forward(memory.forwarding, args.store_stages, epoch);
     }
@@ -87,8 +87,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (role == 0) {
     ContributionLoader loader{{memory.reducing, {}}};
     if (in_first_half && !as_they_are) load_contributions<V>(args, epoch, pipeline, loader);
-    load_parts<V>(args, epoch, memory.outputs, loader);
-    if (lane_index() == 0) loader.end();
+    load_parts<V>(args, epoch, pipeline, memory.outputs, loader);
+    loader.end();
   } else {
     reduce<typename V::Type, typename V::Partial>(memory, role - 1, epoch);
   }

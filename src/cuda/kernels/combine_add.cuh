@@ -7,62 +7,100 @@
 
 namespace hep {
 
-// Tokens of a task of the second half; the tasks are few, and the last to end should be short.
-constexpr int kTokensPerTask = 8;
-static_assert(kChunkTokens % kTokensPerTask == 0);
+// Tokens are dealt out a few at a time, because one by one takes too long.
+constexpr int kTaskTokens = 8;
 
-// Deals out this rank's tokens in ascending order, a few at a time, to whichever pipeline asks: no
-// token's result depends on who adds it up. By one warp; the next task is asked for early.
+// So few are not worth dealing out: all pipelines begin together.
+constexpr int kFewTokens = 512;
+
+// Tasks do not reach over the end of a chunk.
+static_assert(chunk_tokens(kFewTokens + 1) % kTaskTokens == 0);
+
+struct TokenTask {
+  int first, end;  // tokens; none: first >= end
+};
+
+// This rank's tokens in ascending order, dealt out to whichever pipeline asks, or, if they are few, to all in
+// turn: no token's result depends on who adds it up. By one warp; the next task is asked for early.
 struct TokenTasks {
   const CombineArgs& args;
-  uint64_t ticket;  // in lane 0: the next task
-  int token = 0, end = 0;
+  int tokens;     // of a task; lanes suffice for their parts
+  uint64_t task;  // the next; in lane 0
 
-  __device__ explicit TokenTasks(const CombineArgs& combine) : args(combine) { draw(); }
+  __device__ TokenTasks(const CombineArgs& combine, int pipeline)
+      : args(combine), tokens(1), task(pipeline * gridDim.x + blockIdx.x) {
+    if (args.num_tokens <= kFewTokens) return;
+    const int at_once = kWarpSize / args.context.shape().max_partials();
+    while (tokens < kTaskTokens && 2 * tokens <= at_once) tokens *= 2;
+    draw();
+  }
 
-  // -1: no tokens are left. By all lanes.
-  __device__ int next() {
-    if (token == end) {
-      const uint64_t task = __shfl_sync(kFullWarp, ticket, 0);
-      if (task >= ceil_div(args.num_tokens, kTokensPerTask)) return -1;
-      token = static_cast<int>(task) * kTokensPerTask;
-      end = min(token + kTokensPerTask, args.num_tokens);
-      draw();
-    }
-    return token++;
+  // By all lanes.
+  __device__ TokenTask next() {
+    const uint64_t mine = __shfl_sync(kFullWarp, task, 0);
+    if (mine >= ceil_div(args.num_tokens, tokens)) return {0, 0};
+    draw();
+    const int first = static_cast<int>(mine) * tokens;
+    return {first, min(first + tokens, args.num_tokens)};
   }
 
  private:
   __device__ void draw() {
-    if (lane_index() == 0)
-      ticket = ptx::atomic_add_relaxed_gpu(&args.context.state->combine_tasks, 1);
+    if (args.num_tokens <= kFewTokens)
+      task += kPipelines * gridDim.x;
+    else if (lane_index() == 0)
+      task = ptx::atomic_add_relaxed_gpu(&args.context.state->combine_tasks, 1);
   }
 };
 
-// Where the parts of a token's sum come from, one a lane.
+// What the sums of a task's tokens are made of: one part a lane, those of a token side by side. A part is
+// what a peer sent or holds, or this rank's own outputs. Looked up in steps, each of which needs what the
+// step before has loaded, and comes a task later.
+template <typename V>
 struct TokenParts {
-  int token;  // -1: none
-  int count;
-  SentRow sent;  // of the lane
+  TokenTask task{0, 0};
+  int token = 0;  // of the lane
+  int slot = 0;   // of the lane among the token's
+  int count = 0;  // parts of the token
+  SentRow sent{0, 0};
+  bool own = false;  // this rank's own outputs are added up where they lie:
+  uint32_t own_index = 0;
+  uint4 own_record{};
+
+  __device__ bool is_part() const { return slot < count; }
+  // A token that selected nothing has one part that is nothing.
+  __device__ bool has_items() const { return is_part() || (token < task.end && slot == 0); }
+
+  __device__ void look_up(const CombineArgs& args, TokenTask of) {
+    const RoutingLayout& layout = args.context.routing_layout;
+    const int slots = args.context.shape().max_partials();
+    task = of;
+    slot = lane_index() % slots;
+    token = lane_index() + slots <= kWarpSize + slot ? task.first + lane_index() / slots : task.end;
+    count = 0;
+    if (token >= task.end) return;
+    count = at<uint8_t>(args.routing, layout.partial_counts)[token];
+    sent = at<SentRow>(args.routing, layout.sent_rows)[token * slots + slot];
+  }
+
+  __device__ void find_own(const CombineArgs& args) {
+    own = V::kOwnInPlace && !V::as_they_are(args) && is_part() && sent.rank == args.context.rank;
+    if (!own) return;
+    const RoutingLayout& layout = args.context.routing_layout;
+    own_index = at<uint32_t>(args.routing, layout.source_rows)[args.context.rank] + sent.index;
+    own_record = at<uint4>(args.routing, layout.rows)[own_index];
+  }
 };
 
-__device__ inline TokenParts look_up(const CombineArgs& args, int token) {
-  const RoutingLayout& layout = args.context.routing_layout;
-  const int slots = args.context.shape().max_partials();
-  TokenParts parts{token, 0, {0, 0}};
-  if (token < 0) return parts;
-  parts.count = at<uint8_t>(args.routing, layout.partial_counts)[token];
-  if (lane_index() < slots)
-    parts.sent = at<SentRow>(args.routing, layout.sent_rows)[token * slots + lane_index()];
-  return parts;
-}
-
-// Waits until every rank that sends partial sums has sent those of a chunk. `outputs` NULL: all send.
-__device__ inline bool wait_for_partials(const CombineArgs& args, uint64_t epoch, int chunk,
-                                         const Outputs* outputs) {
+// Waits until every rank that sends partial sums has sent those of a chunk. `outputs` NULL: all send, but
+// perhaps this one.
+template <typename V>
+__device__ bool wait_for_partials(const CombineArgs& args, uint64_t epoch, int chunk,
+                                  const Outputs* outputs) {
   const KernelContext& context = args.context;
   bool here = true;
   for (int rank = lane_index(); rank < context.num_ranks(); rank += kWarpSize) {
+    if (V::kOwnInPlace && rank == context.rank) continue;
     if (outputs != nullptr && outputs[rank].in_place) continue;
     here &= wait_for(
         context, {hepOperationCombine, hepPhasePartials, rank, epoch},
@@ -76,40 +114,81 @@ __device__ inline bool wait_for_partials(const CombineArgs& args, uint64_t epoch
   return true;
 }
 
-// The lane's part: an output in place, NULL if it was dropped there, or a partial sum.
-__device__ inline const char* part_at(const CombineArgs& args, const TokenParts& parts,
-                                      const Outputs* outputs) {
+// A part that is not this rank's own: an output in place, NULL if it was dropped there, or a partial sum.
+template <typename V>
+__device__ const char* part_at(const CombineArgs& args, const TokenParts<V>& parts,
+                               const Outputs* outputs) {
   const KernelContext& context = args.context;
-  if (outputs != nullptr && lane_index() < parts.count && outputs[parts.sent.rank].in_place) {
+  if (!parts.is_part()) return nullptr;
+  if (outputs != nullptr && outputs[parts.sent.rank].in_place) {
     const Outputs& from = outputs[parts.sent.rank];
     if (parts.sent.index >= from.num_rows) return nullptr;
     return from.rows + int64_t{parts.sent.index} * args.row_bytes;
   }
-  return at<char>(context.own_window(),
-                  context.window_layout.partial_at(parts.token, lane_index()));
+  return at<char>(context.own_window(), context.window_layout.partial_at(parts.token, parts.slot));
+}
+
+// Loads what is added up to a task's tokens.
+template <typename V>
+__device__ void load_task(const CombineArgs& args, const TokenParts<V>& parts,
+                          const Outputs* outputs, ContributionLoader& loader) {
+  const int slots = args.context.shape().max_partials();
+  const auto part = reinterpret_cast<uint64_t>(part_at(args, parts, outputs));
+  uint32_t num_items = parts.has_items();
+  if (parts.own) num_items = rows_of<V>(args, reinterpret_cast<const Row&>(parts.own_record));
+  const EntryItems entries(num_items);
+  const int num_lanes = (parts.task.end - parts.task.first) * slots;
+  for (int first = 0, last; first < num_lanes; first = last) {
+    last = args.partial_row_bytes > kSegmentBytes ? first + slots
+                                                  : entries.end_of_batch(first, slots, num_lanes);
+    const EntryItems::Batch items = entries.batch(first, last);
+    const bool own = __shfl_sync(kFullWarp, parts.own, items.entry);
+    const Row row = row_of_lane(parts.own_record, items.entry);
+    const uint32_t own_index = __shfl_sync(kFullWarp, parts.own_index, items.entry);
+    const int token = __shfl_sync(kFullWarp, parts.token, items.entry);
+    OutputRow output{reinterpret_cast<const char*>(__shfl_sync(kFullWarp, part, items.entry)),
+                     1.0f};
+    if (own && items.siblings != 0) output = find_output<V>(args, row, own_index, items.index);
+
+    // A part that was dropped elsewhere counts as +0, like this rank's own if all its rows were dropped.
+    const uint32_t active = contributing_lanes(items, output.address);
+    const uint32_t of_token = __match_any_sync(kFullWarp, token);
+    uint16_t flags = V::kOneType ? 0 : kPartials;
+    if (own && output.address != nullptr) {
+      flags |= kOwn;
+      if ((active & items.siblings & lanes_above()) == 0) flags |= kEndsPartial;
+    }
+    if ((active & of_token & lanes_above()) == 0) flags |= kLast;
+    char* sum = static_cast<char*>(args.call.out) + int64_t{token} * args.row_bytes;
+    load_sums<typename V::Partial, typename V::Type>(
+        loader, args.partial_row_bytes, {active, output.address, output.weight, sum, flags});
+  }
 }
 
 template <typename V>
-__device__ void load_parts(const CombineArgs& args, uint64_t epoch, Outputs* outputs,
+__device__ void load_parts(const CombineArgs& args, uint64_t epoch, int pipeline, Outputs* outputs,
                            ContributionLoader& loader) {
   if (!V::as_they_are(args))
     outputs = nullptr;
   else if (!find_all_outputs(args, epoch, outputs))
     return;
-  TokenTasks tasks(args);
+  TokenTasks tasks(args, pipeline);
+  TokenParts<V> next, second;
+  next.look_up(args, tasks.next());
+  second.look_up(args, tasks.next());
+  next.find_own(args);
+
+  const int tokens_of_chunk = chunk_tokens(args.num_tokens);
   int ready_chunk = -1;
-  TokenParts next = look_up(args, tasks.next());
-  while (next.token >= 0) {
-    const TokenParts current = next;
-    next = look_up(args, tasks.next());
-    const int chunk = current.token / kChunkTokens;
-    if (chunk != ready_chunk && !wait_for_partials(args, epoch, chunk, outputs)) return;
+  while (next.task.first < next.task.end) {
+    const TokenParts<V> current = next;
+    next = second;
+    next.find_own(args);
+    second.look_up(args, tasks.next());
+    const int chunk = current.task.first / tokens_of_chunk;
+    if (chunk != ready_chunk && !wait_for_partials<V>(args, epoch, chunk, outputs)) return;
     ready_chunk = chunk;
-    load_sum<typename V::Partial, typename V::Type>(
-        loader, args.partial_row_bytes, __ballot_sync(kFullWarp, lane_index() < current.count),
-        part_at(args, current, outputs), 1.0f,
-        static_cast<char*>(args.call.out) + static_cast<int64_t>(current.token) * args.row_bytes,
-        V::kOneType ? 0 : kPartials);
+    load_task(args, current, outputs, loader);
   }
 }
 

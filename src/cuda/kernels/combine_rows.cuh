@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "cuda/kernel_args.h"
+#include "cuda/kernels/contribution.cuh"
 #include "cuda/kernels/warp.cuh"
 
 namespace hep {
@@ -22,56 +23,74 @@ struct Variant {
     return kOfLayout == kAnyLayout ? args.call.layout : kOfLayout;
   }
 
+  // Whether this rank's outputs for its own tokens are added up where they lie, with the others' partial
+  // sums: of which one less is written and read, a tenth of all that an expert-major combine moves on 4
+  // ranks.
+  static constexpr bool kOwnInPlace = kOneType;
+
   // What sends_rows_as_they_are() says, as far as possible at compile time.
   static __device__ bool as_they_are(const CombineArgs& args) {
     return kOneType && layout(args) == hepLayoutFlat && args.call.weight_mode == hepWeightsNone;
   }
 };
 
-// What leads to this rank's rows of one token: in the expert layouts one a lane, by selection; in flat
-// one, in lane 0. Looked up ahead of time: nothing in find_rows() waits for what is loaded.
-struct TokenRows {
-  Selection selection;  // of the lane, in the expert layouts
-  float weight;         // of the lane's selection
+// Records are held one a lane and handed round by shuffles.
+__device__ inline Row row_of_lane(const uint4& record, int lane) {
+  uint4 raw;
+  raw.x = __shfl_sync(kFullWarp, record.x, lane);
+  raw.y = __shfl_sync(kFullWarp, record.y, lane);
+  raw.z = __shfl_sync(kFullWarp, record.z, lane);
+  raw.w = 0;
+  return reinterpret_cast<const Row&>(raw);
+}
+
+// How many rows of y a flat row has: in flat itself, in the expert layouts one for each selection.
+template <typename V>
+__device__ uint32_t rows_of(const CombineArgs& args, const Row& row) {
+  return V::layout(args) == hepLayoutFlat ? 1 : row.count;
+}
+
+// A row of y. `address` is NULL if it was dropped.
+struct OutputRow {
+  const char* address;
+  float weight;
 };
 
-template <typename V>
-__device__ TokenRows find_rows(const CombineArgs& args, const Row& row) {
-  const KernelContext& context = args.context;
-  const uint32_t selection = row.first + lane_index();
-  TokenRows found{{0, 0, 0}, 1.0f};
-  if (lane_index() >= row.count) return found;
-  if (V::layout(args) != hepLayoutFlat)
-    found.selection = at<Selection>(args.routing, context.routing_layout.selections)[selection];
-  if (args.call.weight_mode == hepWeightsDispatched)
-    found.weight = at<float>(args.routing, context.routing_layout.weights)[selection];
-  return found;
-}
-
-// Where the lane's row lies in y; kDropped if it has none.
-template <typename V>
-__device__ int64_t place_of_lane(const CombineArgs& args, const Row& row, uint32_t index,
-                                 const TokenRows& found) {
-  if (V::layout(args) == hepLayoutFlat)
-    return lane_index() == 0 && index < args.call.capacity ? index : kDropped;
-  if (lane_index() >= row.count) return kDropped;
-  return row_of_selection(V::layout(args), args.call.capacity,
-                          at<int32_t>(args.routing, args.context.routing_layout.expert_offsets),
-                          found.selection);
-}
-
-// The weight of the lane's row. By all lanes.
-template <typename V>
-__device__ float weight_of(const CombineArgs& args, const Row& row, const TokenRows& found,
-                           int64_t place) {
-  if (args.call.weight_mode == hepWeightsRow)
-    return place != kDropped ? args.call.row_weights[place] : 0.0f;
-  if (V::layout(args) != hepLayoutFlat) return found.weight;
-  // A flat row's weight is the sum of its selections'.
-  float sum = found.weight;
-  for (int i = 1; i < row.count && args.call.weight_mode == hepWeightsDispatched; ++i)
-    sum += __shfl_sync(kFullWarp, found.weight, i);
+// A flat row's weight is the sum of its selections'.
+__device__ inline float dispatched_weight(const CombineArgs& args, const Row& row) {
+  const float* weights = at<float>(args.routing, args.context.routing_layout.weights) + row.first;
+  float sum = weights[0];
+  for (int i = 1; i < row.count; ++i) sum += weights[i];
   return sum;
+}
+
+// Row `number` of those that flat row `index` has.
+template <typename V>
+__device__ OutputRow find_output(const CombineArgs& args, const Row& row, uint32_t index,
+                                 uint32_t number) {
+  const RoutingLayout& layout = args.context.routing_layout;
+  const bool flat = V::layout(args) == hepLayoutFlat;
+  int64_t place = index < args.call.capacity ? index : kDropped;
+  if (!flat)
+    place = row_of_selection(V::layout(args), args.call.capacity,
+                             at<int32_t>(args.routing, layout.expert_offsets),
+                             at<Selection>(args.routing, layout.selections)[row.first + number]);
+  if (place == kDropped) return {nullptr, 0.0f};
+  float weight = 1.0f;
+  if (args.call.weight_mode == hepWeightsRow)
+    weight = args.call.row_weights[place];
+  else if (args.call.weight_mode == hepWeightsDispatched)
+    weight = flat ? dispatched_weight(args, row)
+                  : at<float>(args.routing, layout.weights)[row.first + number];
+  return {static_cast<const char*>(args.call.y) + place * args.row_bytes, weight};
+}
+
+// The lanes whose rows contribute: those that were not dropped, or, if all of an entry's were, its first,
+// which then contributes nothing.
+__device__ inline uint32_t contributing_lanes(const EntryItems::Batch& items, const char* row) {
+  const uint32_t kept = __ballot_sync(kFullWarp, items.siblings != 0 && row != nullptr);
+  const bool stands_in = items.index == 0 && (kept & items.siblings) == 0;
+  return __ballot_sync(kFullWarp, items.siblings != 0 && (row != nullptr || stands_in));
 }
 
 }  // namespace hep

@@ -41,7 +41,10 @@ enum : uint16_t {
   kNothing = 2,  // the stage holds no row: +0 is added
   kSignal = 4,   // no row: the target becomes the epoch once everything up to here is written
   kEnd = 8,
-  kPartials = 16  // the rows are partial sums
+  kPartials = 16,  // the rows are partial sums
+  kOwn =
+      32,  // one of this rank's own outputs: they are first summed to a partial sum by themselves
+  kEndsPartial = 64  // the last of them
 };
 
 // Where the expert outputs of a rank for this one lie.
@@ -89,46 +92,39 @@ struct PipelineMemory {
   }
 };
 
-// The loader's side: one lane puts contributions into a ring.
+// The loader's side.
 struct ContributionLoader {
-  Producer<Contribution> producer;
+  WarpProducer<Contribution> producer;
 
-  // `row` NULL: nothing contributes.
-  __device__ void load(const char* row, Contribution item) {
+  // The lanes of `active` each load a contribution; `row` NULL: nothing contributes. By all lanes.
+  __device__ void load(uint32_t active, const char* row, Contribution item) {
     if (row == nullptr) item.flags |= kNothing;
-    const uint32_t bytes = row != nullptr ? item.bytes : 0;
-    producer.acquire(item, bytes);
-    if (bytes > 0) producer.load(0, row, bytes);
-    producer.advance();
+    producer.load(active, item, row, row != nullptr ? item.bytes : 0);
   }
 
-  __device__ void signal(uint64_t* address) { load(nullptr, {address, 0.0f, 0, kSignal}); }
-  __device__ void end() { load(nullptr, {nullptr, 0.0f, 0, kEnd}); }
+  __device__ void signal(uint64_t* address) { load(1, nullptr, {address, 0.0f, 0, kSignal}); }
+  __device__ void end() { load(1, nullptr, {nullptr, 0.0f, 0, kEnd}); }
 };
 
-// Loads the rows of one sum, which becomes a row of Out, segment by segment. `contributing` has a bit for
-// each lane that holds a row's address, NULL for nothing, and weight; they are added in the order of the
-// lanes. If none contributes, the sum is +0. `flags` are those of all contributions. By all lanes.
+// Rows of sums, one a lane of `active`: where the row lies, NULL for nothing, what it counts, where the sum
+// goes, and how it stands in it.
+struct LaneContributions {
+  uint32_t active;
+  const char* row;
+  float weight;
+  char* target;
+  uint16_t flags;
+};
+
+// Rows of In are added up to rows of Out, segment by segment: rows of more than one segment must be those
+// of one sum. By all lanes.
 template <typename In, typename Out>
-__device__ void load_sum(ContributionLoader& loader, int row_bytes, uint32_t contributing,
-                         const char* row, float weight, char* destination, uint16_t flags) {
-  for (int offset = 0; offset < row_bytes; offset += kSegmentBytes) {
-    Contribution item{destination + scaled_bytes<In, Out>(offset), 0.0f,
-                      static_cast<uint16_t>(min(row_bytes - offset, kSegmentBytes)), flags};
-    if (contributing == 0) {
-      item.flags |= kLast;
-      if (lane_index() == 0) loader.load(nullptr, item);
-      continue;
-    }
-    for (uint32_t left = contributing; left != 0; left &= left - 1) {
-      const int lane = __ffs(left) - 1;
-      const auto address = reinterpret_cast<const char*>(
-          __shfl_sync(kFullWarp, reinterpret_cast<uint64_t>(row), lane));
-      item.weight = __shfl_sync(kFullWarp, weight, lane);
-      if ((left & (left - 1)) == 0) item.flags |= kLast;
-      if (lane_index() == 0) loader.load(address != nullptr ? address + offset : nullptr, item);
-    }
-  }
+__device__ void load_sums(ContributionLoader& loader, int row_bytes,
+                          const LaneContributions& lanes) {
+  for (int offset = 0; offset < row_bytes; offset += kSegmentBytes)
+    loader.load(lanes.active, lanes.row != nullptr ? lanes.row + offset : nullptr,
+                {lanes.target + scaled_bytes<In, Out>(offset), lanes.weight,
+                 static_cast<uint16_t>(min(row_bytes - offset, kSegmentBytes)), lanes.flags});
 }
 
 }  // namespace hep

@@ -94,6 +94,18 @@ struct VectorSum {
     for (int i = 0; i < kValues; ++i) values[i] = __fadd_rn(values[i], 0.0f);
   }
 
+  __device__ void add(const VectorSum& other) {
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) values[i] = __fadd_rn(values[i], other.values[i]);
+  }
+
+  // To what a row of In can hold.
+  __device__ void round() {
+#pragma unroll
+    for (int i = 0; i < kValues; i += Word<In>::kValues)
+      Word<In>::unpack(Word<In>::pack(values + i), values + i);
+  }
+
   // Rounds to scaled_bytes<In, Out>(16) bytes, to which `to` is aligned, or to 16.
   template <typename Out>
   __device__ void store(char* to) const {

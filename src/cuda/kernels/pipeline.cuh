@@ -69,6 +69,12 @@ struct Cursor {
       parity ^= 1;
     }
   }
+
+  // `steps` is at most `depth`.
+  __device__ Cursor plus(int steps, int depth) const {
+    const int end = stage + steps;
+    return end < depth ? Cursor{end, parity} : Cursor{end - depth, parity ^ 1};
+  }
 };
 
 // Waits that end because copies of this block end and its warps go on: they need no bound.
@@ -98,6 +104,47 @@ struct Producer {
   }
 
   __device__ void advance() { cursor.advance(ring.depth); }
+};
+
+// The producer's side, used by a warp: each lane fills a stage of its own.
+template <typename Item>
+struct WarpProducer {
+  const Ring<Item>& ring;
+  Cursor cursor;
+
+  // The lanes of `active`, in their order, each describe a stage and load `bytes` into it, 0: nothing. By
+  // all lanes. Stages become free one after the other; each is filled at once.
+  __device__ void load(uint32_t active, const Item& item, const void* global, uint32_t bytes) {
+    const bool is_active = active >> lane_index() & 1;
+    const int index = __popc(active & lanes_below());
+    const int count = __popc(active);
+    for (int done = 0; done < count; done += ring.depth) {
+      const bool now = is_active && index >= done && index < done + ring.depth;
+      const Cursor mine = cursor.plus(now ? index - done : 0, ring.depth);
+      uint32_t waiting = __ballot_sync(kFullWarp, now);
+      while (waiting != 0) {
+        const int first = __ffs(waiting) - 1;
+        wait_phase(&ring.empty[__shfl_sync(kFullWarp, mine.stage, first)],
+                   __shfl_sync(kFullWarp, mine.parity, first) ^ 1);
+        const bool free = (waiting >> lane_index() & 1) &&
+                          ptx::mbarrier_test_wait(&ring.empty[mine.stage], mine.parity ^ 1);
+        if (free) fill(mine.stage, item, global, bytes);
+        waiting &= ~__ballot_sync(kFullWarp, free);
+      }
+      cursor = cursor.plus(min(count - done, ring.depth), ring.depth);
+    }
+  }
+
+ private:
+  __device__ void fill(int stage, const Item& item, const void* global, uint32_t bytes) const {
+    ring.items[stage] = item;
+    if (bytes == 0) {
+      ptx::mbarrier_arrive(&ring.full[stage]);
+      return;
+    }
+    ptx::mbarrier_arrive_expect_tx(&ring.full[stage], bytes);
+    ptx::bulk_load(ring.stage(stage), global, bytes, &ring.full[stage]);
+  }
 };
 
 // The side of a consumer, one warp, that stores straight from stages: a stage goes back when the

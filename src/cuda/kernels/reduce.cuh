@@ -44,23 +44,28 @@ __device__ void for_each_vector(uint32_t vectors, Body body) {
   }
 }
 
-// From the first contribution, which has arrived, to the last: one loop for a sum, so that the sums
-// stay in their registers.
+// A reducer warp's slice of a sum, at work. The sums stay in registers: everything is inlined.
 template <typename In, typename Out, bool kWhole>
-__device__ void reduce_sum(Incoming& incoming, Contribution item, uint32_t slice,
-                           uint32_t vectors) {
-  VectorSum<In> sum[kVectorsPerLane];
-  const uint4* row = incoming.row(slice);
-  if (item.flags & kNothing)
-    for_each_vector<kWhole>(vectors, [&](int i, uint32_t) { sum[i].clear(); });
-  else
-    for_each_vector<kWhole>(
-        vectors, [&](int i, uint32_t vector) { sum[i].assign(row[vector], item.weight); });
-  incoming.release();
+struct SliceReducer {
+  using Sum = VectorSum<In>[kVectorsPerLane];
+  // Only these may come among the parts of a sum, whose type is theirs.
+  static constexpr bool kMayOwn = std::is_same_v<In, Out>;
 
-  while (!(item.flags & kLast)) {
-    item = incoming.wait();
-    row = incoming.row(slice);
+  Incoming& incoming;
+  uint32_t slice, vectors;
+
+  __device__ void take_first(const Contribution& item, Sum& sum) {
+    const uint4* row = incoming.row(slice);
+    if (item.flags & kNothing)
+      for_each_vector<kWhole>(vectors, [&](int i, uint32_t) { sum[i].clear(); });
+    else
+      for_each_vector<kWhole>(
+          vectors, [&](int i, uint32_t vector) { sum[i].assign(row[vector], item.weight); });
+    incoming.release();
+  }
+
+  __device__ void take(const Contribution& item, Sum& sum) {
+    const uint4* row = incoming.row(slice);
     if (item.flags & kNothing)
       for_each_vector<kWhole>(vectors, [&](int i, uint32_t) { sum[i].add_zero(); });
     else
@@ -69,11 +74,41 @@ __device__ void reduce_sum(Incoming& incoming, Contribution item, uint32_t slice
     incoming.release();
   }
 
-  char* target = static_cast<char*>(item.target) + scaled_bytes<In, Out>(slice);
-  for_each_vector<kWhole>(vectors, [&](int i, uint32_t vector) {
-    sum[i].template store<Out>(target + vector * scaled_bytes<In, Out>(sizeof(uint4)));
-  });
-}
+  // From the first of this rank's own outputs to the last; `item` becomes that.
+  __device__ void sum_own(Contribution& item, Sum& sum) {
+    take_first(item, sum);
+    while (!(item.flags & kEndsPartial)) {
+      item = incoming.wait();
+      take(item, sum);
+    }
+    for_each_vector<kWhole>(vectors, [&](int i, uint32_t) { sum[i].round(); });
+  }
+
+  // From the first contribution, which has arrived, to the last.
+  __device__ void reduce(Contribution item) {
+    Sum sum;
+    if (kMayOwn && (item.flags & kOwn))
+      sum_own(item, sum);
+    else
+      take_first(item, sum);
+
+    while (!(item.flags & kLast)) {
+      item = incoming.wait();
+      if (kMayOwn && (item.flags & kOwn)) {
+        Sum own;
+        sum_own(item, own);
+        for_each_vector<kWhole>(vectors, [&](int i, uint32_t) { sum[i].add(own[i]); });
+      } else {
+        take(item, sum);
+      }
+    }
+
+    char* target = static_cast<char*>(item.target) + scaled_bytes<In, Out>(slice);
+    for_each_vector<kWhole>(vectors, [&](int i, uint32_t vector) {
+      sum[i].template store<Out>(target + vector * scaled_bytes<In, Out>(sizeof(uint4)));
+    });
+  }
+};
 
 // The last reducer warp to come to a signal gives it: all have stored their slices by then. The warp waits
 // until the peer has them, more than a microsecond, but the others go on. (A warp that did nothing but
@@ -100,9 +135,9 @@ __device__ void reduce_slice(Incoming& incoming, const Contribution& item, uint3
   const uint32_t bytes = item.bytes > slice ? min(item.bytes - slice, kSliceBytes) : 0;
   const uint32_t vectors = bytes / sizeof(uint4);
   if (vectors == kWholeSlice)
-    reduce_sum<In, Out, true>(incoming, item, slice, vectors);
+    SliceReducer<In, Out, true>{incoming, slice, vectors}.reduce(item);
   else
-    reduce_sum<In, Out, false>(incoming, item, slice, vectors);
+    SliceReducer<In, Out, false>{incoming, slice, vectors}.reduce(item);
 }
 
 // Rows of Type become sums of Partial, and those, marked kPartials, sums of Type.

@@ -139,7 +139,11 @@ __device__ inline void receive_rows(const RouteArgs& args, const ReceiveMemory& 
   const KernelContext& context = args.context;
   const uint32_t row_base = memory.row_base[source];
   const uint32_t num_rows = memory.row_base[source + 1] - row_base;
-  const int num_chunks = ceil_div(memory.source_tokens[source], kChunkTokens);
+  const int tokens_of_chunk = chunk_tokens(memory.source_tokens[source]);
+  const int num_chunks = ceil_div(memory.source_tokens[source], tokens_of_chunk);
+  const auto chunk_of = [shift = __ffs(tokens_of_chunk) - 1](uint32_t token) {
+    return static_cast<int>(token >> shift);
+  };
   const uint32_t first = part * kWarpSize + lane_index();
   const uint4* incoming =
       at<uint4>(context.own_window(), context.window_layout.rows_at(epoch, source));
@@ -152,8 +156,7 @@ __device__ inline void receive_rows(const RouteArgs& args, const ReceiveMemory& 
     int previous_chunk;
   };
   const auto load = [&](uint32_t i) {
-    return Loaded{__ldcg(incoming + i),
-                  i == 0 ? -1 : static_cast<int>(__ldcg(&incoming[i - 1].x)) / kChunkTokens};
+    return Loaded{__ldcg(incoming + i), i == 0 ? -1 : chunk_of(__ldcg(&incoming[i - 1].x))};
   };
   for_each_loaded<kRecordsAtOnce>(first, parts * kWarpSize, num_rows, load,
                                   [&](uint32_t i, Loaded& loaded) {
@@ -162,7 +165,7 @@ __device__ inline void receive_rows(const RouteArgs& args, const ReceiveMemory& 
                                     rows[i] = loaded.raw;
 
                                     // The first row of a chunk is where it begins, and where empty chunks before it begin, too.
-                                    const int chunk = row.token / kChunkTokens;
+                                    const int chunk = chunk_of(row.token);
                                     for (int c = loaded.previous_chunk + 1; c <= chunk; ++c)
                                       chunk_rows[c] = row_base + i;
                                     if (i == num_rows - 1)

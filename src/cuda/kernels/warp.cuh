@@ -23,6 +23,57 @@ __device__ inline uint32_t warp_inclusive_sum(uint32_t value) {
   return value;
 }
 
+__device__ inline uint32_t lanes_above() { return ~(lanes_below() | 1u << lane_index()); }
+
+// The lanes of [begin, end), which is not empty.
+__device__ inline uint32_t lanes_between(int begin, int end) {
+  return (kFullWarp >> (kWarpSize - (end - begin))) << begin;
+}
+
+// Entries, one a lane, that consist of `count` items each; a batch of whole entries has an item for each
+// lane.
+struct EntryItems {
+  uint32_t begin, end;  // of the lane's entry, counted over all lanes
+
+  __device__ explicit EntryItems(uint32_t count) {
+    end = warp_inclusive_sum(count);
+    begin = end - count;
+  }
+
+  // The items of the entries of lanes [first, last).
+  struct Batch {
+    int entry;          // the lane whose entry the lane's item belongs to
+    uint32_t index;     // of the item in its entry
+    uint32_t siblings;  // lanes whose items are of the same entry; 0: the lane has no item
+  };
+  __device__ Batch batch(int first, int last) const {
+    const uint32_t start = __shfl_sync(kFullWarp, begin, first);
+    const uint32_t size = __shfl_sync(kFullWarp, end, last - 1) - start;
+    const uint32_t item = start + lane_index();
+    // The last lane whose entry begins at the item or before: empty ones lie before the next one's begin.
+    int entry = 0;
+    for (int step = kWarpSize / 2; step > 0; step /= 2)
+      if (__shfl_sync(kFullWarp, begin, entry + step) <= item) entry += step;
+    entry = min(entry, last - 1);
+    Batch found{entry, item - __shfl_sync(kFullWarp, begin, entry), 0};
+    const uint32_t entry_end = __shfl_sync(kFullWarp, end, entry);
+    if (lane_index() < size)
+      found.siblings = lanes_between(lane_index() - found.index, entry_end - start);
+    return found;
+  }
+
+  // How far a batch from lane `first` reaches: to the last lane whose entry still fits, of groups of
+  // `group` lanes whose entries belong together. One group always fits.
+  __device__ int end_of_batch(int first, int group, int last) const {
+    const uint32_t start = __shfl_sync(kFullWarp, begin, first);
+    const int last_of_group = min(lane_index() / group * group + group, kWarpSize) - 1;
+    const uint32_t group_end = __shfl_sync(kFullWarp, end, last_of_group);
+    const bool fits =
+        lane_index() >= first && lane_index() < last && group_end - start <= kWarpSize;
+    return first + __popc(__ballot_sync(kFullWarp, fits));
+  }
+};
+
 // A warp handles as many tokens or rows at once as it has lanes for their top_k selections, one each.
 struct SelectionLanes {
   int groups;         // tokens or rows at once
