@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What only some calls have: overflow that is an error, maps that select too much, types that change from
-// call to call on one routing, the largest shapes.
+// call to call on one routing.
 #include <algorithm>
 #include <string>
 #include <vector>
@@ -135,54 +135,6 @@ TEST(Formats, EveryTypeThatFitsTravelsOnOneCommunicator) {
     }
   }
   run(config, builder.finish("every type"));
-}
-
-// ------------------------------------------------------------------------------------- limits
-
-TEST(Limits, RowsOf64KiBAndOf16BytesTravel) {
-  if (world().num_ranks() > 8) GTEST_SKIP() << "too much memory with so many ranks";
-  for (const int hidden : {32768, 8}) {
-    hepConfig_t config = small_config();
-    config.hidden = hidden;
-    config.max_tokens = 9;
-    config.heap_bytes = 0;
-    Random random(options().seed + 50);
-    JobBuilder builder(world().num_ranks(), config, random);
-    const int update = builder.add_update(builder.add_routing(1), 4, hepIndexInt32, same_tokens(9));
-    builder.add_dispatch(update, hepLayoutFlat, true);
-    builder.add_combine(update, hepLayoutExpertMajor, hepWeightsRow);
-    run(config, builder.finish("hidden " + std::to_string(hidden)));
-  }
-}
-
-TEST(Limits, ManyExpertsThatAreNoMultipleOfFourAndTopK32Work) {
-  hepConfig_t config = small_config();
-  config.num_experts = 1031 / world().num_ranks() * world().num_ranks();
-  config.max_top_k = 32;
-  config.heap_bytes = 0;
-  Random random(options().seed + 51);
-  JobBuilder builder(world().num_ranks(), config, random);
-  const int update = builder.add_update(builder.add_routing(8), 32, hepIndexInt32, same_tokens(40));
-  const int dispatch = builder.add_dispatch(update, hepLayoutExpertMajor, true);
-  builder.add_combine(update, hepLayoutExpertMajor, hepWeightsDispatched, dispatch);
-  run(config, builder.finish("many experts"));
-}
-
-TEST(Limits, OneRankMayHave65536TokensAndTheOthersNone) {
-  if (world().num_ranks() > 8) GTEST_SKIP() << "too much memory with so many ranks";
-  hepConfig_t config = small_config();
-  config.hidden = 16;
-  config.max_tokens = 65536;
-  config.max_top_k = 2;
-  config.heap_bytes = 0;
-  std::vector<int64_t> tokens = same_tokens(0);
-  tokens.back() = 65536;
-  Random random(options().seed + 52);
-  JobBuilder builder(world().num_ranks(), config, random);
-  const int update = builder.add_update(builder.add_routing(1), 2, hepIndexInt32, tokens);
-  const int dispatch = builder.add_dispatch(update, hepLayoutFlat, true);
-  builder.add_combine(update, hepLayoutFlat, hepWeightsDispatched, dispatch);
-  run(config, builder.finish("65536 tokens"));
 }
 
 // Whatever the partial sums take on their way: y is measured by its own type.
