@@ -138,6 +138,7 @@ struct Absence {
   hepOperation_t operation;
   hepPhase_t phase;
   uint64_t number;
+  Mentions words;  // for operation and phase
 };
 
 // Up to 32 ranks, every rank needs every other in every operation: each token selects an expert of
@@ -199,7 +200,8 @@ void expect_failure_named(Rank& self, const Absence& absence) {
   hepResult_t error = hepSuccess;
   EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
   EXPECT_EQ(error, hepErrorTimeout);
-  expect_mentions(hepGetLastError(), {"rank", std::to_string(last_rank())});
+  expect_mentions(hepGetLastError(), {"rank " + std::to_string(last_rank())});
+  expect_mentions(hepGetLastError(), absence.words);
   hepFailure_t failure = HEP_FAILURE_INITIALIZER;
   EXPECT_HEP(hepCommGetFailure(self.comm, &failure));
   EXPECT_EQ(failure.result, hepErrorTimeout);
@@ -235,20 +237,22 @@ void expect_absence_named(const std::vector<hepOperation_t>& before, const Absen
 
 TEST(Failure, UpdateNamesThePeerThatStaysAway) {
   if (world().num_ranks() < 2) GTEST_SKIP() << "needs a peer that stays away";
-  expect_absence_named({hepOperationRouting}, {hepOperationRouting, hepPhaseRecords, 2});
+  expect_absence_named({hepOperationRouting},
+                       {hepOperationRouting, hepPhaseRecords, 2, {"routing update 2", "records"}});
 }
 
 TEST(Failure, DispatchNamesThePeerThatStaysAway) {
   if (world().num_ranks() < 2) GTEST_SKIP() << "needs a peer that stays away";
   if (world().num_ranks() > 32) GTEST_SKIP() << "a token cannot select every rank";
-  expect_absence_named({hepOperationRouting}, {hepOperationDispatch, hepPhaseRows, 1});
+  expect_absence_named({hepOperationRouting},
+                       {hepOperationDispatch, hepPhaseRows, 1, {"dispatch 1", "rows"}});
 }
 
 TEST(Failure, CombineNamesThePeerThatStaysAway) {
   if (world().num_ranks() < 2) GTEST_SKIP() << "needs a peer that stays away";
   if (world().num_ranks() > 32) GTEST_SKIP() << "a token cannot select every rank";
   expect_absence_named({hepOperationRouting, hepOperationDispatch},
-                       {hepOperationCombine, hepPhasePartials, 1});
+                       {hepOperationCombine, hepPhasePartials, 1, {"combine 1", "partial"}});
 }
 
 }  // namespace
