@@ -89,9 +89,9 @@ struct Combine {
 
 struct Job {
   std::string name;
-  hepResult_t async_error = hepSuccess;  // what hepCommGetAsyncError tells afterwards on all ranks
-  std::vector<char> overflowed;  // by rank: a dispatch with hepOverflowError dropped rows; told if
-                                 // nothing else is
+  // By rank, what hepCommGetAsyncError tells afterwards, the first before the second: tokens selected
+  // experts that there are not, or too many; a dispatch with hepOverflowError dropped rows.
+  std::vector<char> misrouted, overflowed;
   int num_experts, hidden;
   hepDataType_t type = hepTypeBfloat16, combine_type = hepTypeBfloat16;  // the communicator's
   hepDataType_t partial_type = hepTypeBfloat16;
@@ -131,6 +131,8 @@ class JobBuilder {
   Job finish(const std::string& name);
 
  private:
+  bool is_misrouted(const Update& update, int rank) const;
+
   int num_ranks_;
   Random& random_;
   Job job_;

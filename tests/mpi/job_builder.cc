@@ -94,7 +94,7 @@ std::vector<int64_t> choose_by_map(Random& random, int num_experts, int top_k, c
     row[expert] = static_cast<unsigned char>(random.between(1, 255));
   };
   for (const int64_t expert : choose(random, num_experts, top_k, hepIndexInt32, taste))
-    if (expert >= 0) select(expert);
+    if (expert >= 0 && expert < num_experts) select(expert);
   if (random.chance(taste.excess_percent))
     for (int i = 0; i <= top_k && i < num_experts; ++i) select(i);
   map->insert(map->end(), row.begin(), row.end());
@@ -218,9 +218,27 @@ int JobBuilder::add_combine(int update, hepLayout_t layout, hepWeightMode_t mode
   return index;
 }
 
+bool JobBuilder::is_misrouted(const Update& update, int rank) const {
+  const reference::Batch& batch = update.expected->batch(rank);
+  if (update.index_type != hepIndexMap)
+    return std::any_of(batch.indices.begin(), batch.indices.end(), [this](int64_t expert) {
+      return expert < -1 || expert >= job_.num_experts;
+    });
+  for (int64_t token = 0; token < batch.num_tokens; ++token) {
+    const unsigned char* const row = &update.maps[rank][token * job_.num_experts];
+    const int64_t selected = job_.num_experts - std::count(row, row + job_.num_experts, 0);
+    if (selected > update.expected->top_k()) return true;
+  }
+  return false;
+}
+
 Job JobBuilder::finish(const std::string& name) {
   job_.name = name;
   job_.overflowed.assign(num_ranks_, 0);
+  job_.misrouted.assign(num_ranks_, 0);
+  for (const Update& update : job_.updates)
+    for (int rank = 0; rank < num_ranks_; ++rank)
+      if (is_misrouted(update, rank)) job_.misrouted[rank] = 1;
   for (const Dispatch& dispatch : job_.dispatches) {
     for (int rank = 0; rank < num_ranks_; ++rank) {
       const reference::Arrivals& arrivals = job_.updates[dispatch.update].expected->at(rank);

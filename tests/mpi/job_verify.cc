@@ -91,7 +91,7 @@ void JobRun::verify() {
 }
 
 hepResult_t JobRun::expected_async_error() const {
-  if (job_->async_error != hepSuccess) return job_->async_error;
+  if (job_->misrouted[rank_.rank]) return hepErrorInvalidArgument;
   return job_->overflowed[rank_.rank] ? hepErrorOverflow : hepSuccess;
 }
 

@@ -61,10 +61,12 @@ bool fails(const hepConfig_t& config, const std::vector<Job>& jobs) {
 }
 
 // Asynchronous errors stay with the communicator.
-void keep_overflows(std::vector<Job>* jobs) {
+void keep_async_errors(std::vector<Job>* jobs) {
   for (size_t i = 1; i < jobs->size(); ++i)
-    for (int rank = 0; rank < world().num_ranks(); ++rank)
+    for (int rank = 0; rank < world().num_ranks(); ++rank) {
+      (*jobs)[i].misrouted[rank] |= (*jobs)[i - 1].misrouted[rank];
       (*jobs)[i].overflowed[rank] |= (*jobs)[i - 1].overflowed[rank];
+    }
 }
 
 class Case {
@@ -136,7 +138,7 @@ TEST(RandomCases, EveryOutputByteIsTheOracles) {
       numbers.push_back(number);
       jobs.push_back(Case(number, config).job());
     }
-    keep_overflows(&jobs);
+    keep_async_errors(&jobs);
     if (!fails(config, jobs)) continue;
     report_failure(config, numbers, jobs);
     return;

@@ -46,6 +46,7 @@ Taste random_taste(Random& random, int num_experts, int num_ranks) {
   Taste taste;
   taste.absent_percent = random.pick({0, 0, 10, 50, 95, 100, 0, 10});
   taste.distinct = random.chance(50);
+  if (random.chance(10)) taste.illegal_percent = taste.excess_percent = random.pick({1, 30});
   if (random.chance(30)) {
     taste.hot_percent = random.pick({50, 90, 100});
     const bool rank_is_hot = random.chance(50);
