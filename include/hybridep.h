@@ -43,9 +43,18 @@
  * On the host backend the stream must be NULL and the work is done when the call returns, so every
  * rank needs its own thread or process.
  *
- * All ranks issue the operations of one communicator in the same order, and the caller orders them
- * on the device: on one stream, or on several that are chained by events. A call that is refused has
- * not happened: it must be made again before the next, or the peers take the next for it.
+ * LANES
+ *
+ * A lane is a sequence of operations (updates, dispatches and combines). Every routing lives on one:
+ * on one of the config's `lanes`, or, if it is a low-latency routing, on one of the four low-latency
+ * lanes. All ranks issue the operations of one lane in the same order, and the caller orders them on the
+ * device: on one stream, or on several that are chained by events. A call that is refused has not
+ * happened: it must be made again before the next of its lane, or the peers take the next for it.
+ *
+ * Operations of different lanes may overlap, and each rank may issue them in an order of its own. On the
+ * cuda backend their kernels wait for those of the peers, so those that may run at the same time must
+ * find room on the device together: 4 low-latency operations of 32 blocks each do on a GPU of 132 SMs. On
+ * the host backend two threads, or the halves of operations (`hepDispatchSend`), make them overlap.
  *
  * Several ranks may share a device, for tests. Each then needs a stream of its own, not the legacy
  * default stream; their blocks must find room on the device together; and since CUDA does not promise
@@ -54,9 +63,10 @@
  *
  * THREADS
  *
- * Different communicators may be used from different threads at once. Calls on one communicator and
- * its routings are made by one thread at a time, except `hepCommAbort`, `hepCommGetAsyncError` and
- * `hepCommGetFailure`, which any thread may call at any time before `hepCommDestroy`.
+ * Different communicators may be used from different threads at once, and so may the routings of
+ * different lanes of one communicator. Otherwise calls on one communicator and its routings are made by
+ * one thread at a time, except `hepCommAbort`, `hepCommGetAsyncError` and `hepCommGetFailure`, which any
+ * thread may call at any time before `hepCommDestroy`.
  *
  * ERRORS
  *
@@ -228,13 +238,17 @@ typedef struct {
   int32_t num_experts; /**< E, a multiple of the number of ranks, to 4096 */
   int32_t max_top_k;   /**< most selections a token may have, 1 to 32; 0: 8 */
   int32_t scale_bytes; /**< bytes of scales that can travel beside a row, to 16384; 0: none */
-  int32_t low_latency_tokens; /**< most tokens of a low-latency batch; not served yet */
+  int32_t low_latency_tokens; /**< most tokens a rank dispatches in one batch of a low-latency
+                                   routing, 1 to 65536, more or less than max_tokens; 0: there are no
+                                   such routings */
   int64_t heap_bytes;         /**< memory for `hepMemAlloc`; 0: none */
 
   /* Settings; 0 means: chosen by the library. */
   int32_t timeout_ms;  /**< bound of every wait on a peer; 0: 30000 */
-  int32_t sm_budget;   /**< most SMs (blocks) that an operation occupies, from 2; 0: 16 */
-  int32_t lanes;       /**< independent sequences of operations; 0: 1; more are not served yet */
+  int32_t sm_budget;   /**< most SMs (blocks) that an operation occupies, from 2; 0: 16; of a
+                             low-latency routing see low_latency_blocks */
+  int32_t lanes;       /**< independent sequences of operations, 1 to 4; 0: 1. Each takes memory of
+                             its own; low-latency routings have four more */
   int32_t domain_size; /**< ranks that map each other's memory; 0: all; less is not served yet */
 
   /* Tuning, as in Hybrid-EP; 0 means: chosen by the library within sm_budget. */
@@ -259,6 +273,11 @@ typedef struct {
                              them, otherwise hepTypeBfloat16 */
   int32_t partial_type; /**< hepDataType_t of partial sums: with hepTypeFloat32 there is room for
                              such, which have twice the bytes; 0: hepTypeBfloat16 */
+
+  int32_t low_latency_blocks; /**< most SMs (blocks) that an operation of a low-latency routing
+                                   occupies, from 2; 0: sm_budget if that is set, otherwise 32. The
+                                   block counts above are for the other routings alone */
+  int32_t reserved;           /**< zero */
 } hepConfig_t;
 
 #define HEP_CONFIG_INITIALIZER HEP_INITIALIZER(hepConfig_t, HEP_CONFIG_MAGIC)
@@ -277,15 +296,19 @@ typedef struct {
   size_t size;
   uint32_t magic;
   uint32_t version;
-  uint64_t total_bytes;   /**< the sum of the next five: the communicator's window */
-  uint64_t token_bytes;   /**< published rows, scales and weights: max_tokens rows */
-  uint64_t partial_bytes; /**< on their way back: partial sums, max_tokens * min(max_top_k, R) rows,
-                               and gradients of the weights */
+  uint64_t total_bytes;   /**< the sum of the next five and low_latency_bytes: the communicator's
+                               window */
+  uint64_t token_bytes;   /**< published rows, scales and weights: max_tokens rows a lane */
+  uint64_t partial_bytes; /**< on their way back: partial sums, max_tokens * min(max_top_k, R) rows
+                               a lane, and gradients of the weights */
   uint64_t record_bytes;  /**< routing records, arriving from every rank */
   uint64_t signal_bytes;  /**< signals between ranks */
   uint64_t heap_bytes;    /**< memory for `hepMemAlloc` */
-  uint64_t routing_bytes; /**< in addition, for as many routings as were alive at once */
+  uint64_t routing_bytes; /**< in addition, for as many routings as were alive at once on a lane */
   uint64_t scratch_bytes; /**< in addition, once: counters and scratch of the kernels */
+  uint64_t low_latency_bytes; /**< of the low-latency lanes: all that the other lanes have, but for
+                                   low_latency_tokens tokens; 0 without them */
+  uint64_t low_latency_routing_bytes; /**< routing_bytes of a low-latency routing */
 } hepWorkspace_t;
 
 #define HEP_WORKSPACE_INITIALIZER HEP_INITIALIZER(hepWorkspace_t, HEP_WORKSPACE_MAGIC)
@@ -427,6 +450,12 @@ typedef struct {
   int32_t dispatch_blocks; /**< SMs that `hepDispatch` occupies; 0 on the host backend */
   int32_t combine_blocks;  /**< SMs that `hepCombine` occupies; 0 on the host backend */
   int32_t timeout_ms;      /**< bound of every wait on a peer */
+  int32_t lanes;           /**< for routings of hepModeThroughput */
+  int32_t low_latency_lanes; /**< for routings of hepModeLowLatency: 4, or 0 without them */
+  int32_t
+      low_latency_tokens; /**< tokens a batch of those: of such a routing, read it for max_tokens */
+  int32_t
+      low_latency_blocks; /**< most SMs that an operation of those occupies; 0 on the host backend */
 } hepLimits_t;
 
 #define HEP_LIMITS_INITIALIZER HEP_INITIALIZER(hepLimits_t, HEP_LIMITS_MAGIC)
@@ -512,9 +541,11 @@ typedef struct {
   int32_t
       missing_rank;  /**< the rank that is gone or did not come; of hepErrorAborted: that aborted,
                              or that was waited for; -1 if none */
-  uint64_t number;   /**< which operation of its kind on this communicator, from 1 */
+  uint64_t number;   /**< which operation of its kind on its lane, from 1 */
   uint64_t expected; /**< the signal that was waited for; of hepErrorMismatch: this rank's top_k */
   uint64_t seen;     /**< the signal that was there; of hepErrorMismatch: the other rank's */
+  int32_t mode;      /**< hepMode_t of the lane */
+  int32_t lane;      /**< of the operation, as in hepRoutingConfig_t */
 } hepFailure_t;
 
 #define HEP_FAILURE_INITIALIZER HEP_INITIALIZER(hepFailure_t, HEP_FAILURE_MAGIC)
@@ -527,9 +558,14 @@ HEP_API hepResult_t hepCommGetFailure(hepComm_t comm, hepFailure_t* failure);
 
 /* ------------------------------------------------------------------------------------- routing */
 
+/**
+ * What the operations of a routing are made for. Arguments, layouts, order and results are the same in
+ * both modes.
+ */
 typedef enum {
-  hepModeThroughput = 0,
-  hepModeLowLatency = 1 /**< not served yet */
+  hepModeThroughput = 0, /**< bandwidth with few SMs; batches of up to max_tokens tokens a rank */
+  hepModeLowLatency = 1 /**< little time with more SMs; batches of up to low_latency_tokens tokens a
+                              rank. Operations can be split in halves, and four be under way at once */
 } hepMode_t;
 
 #define HEP_ROUTING_CONFIG_MAGIC 0x48455052u
@@ -540,14 +576,17 @@ typedef struct {
   uint32_t magic;
   uint32_t version;
   int32_t alignment; /**< each expert's block starts at a multiple: 1, 8, 16, 32, 64, 128; 0: 1 */
-  int32_t mode;      /**< hepMode_t */
-  int32_t lane;      /**< below the config's lanes */
+  int32_t mode; /**< hepMode_t; hepModeLowLatency needs low_latency_tokens in the communicator's
+                           config */
+  int32_t lane; /**< the lane that the routing lives on, of those of its mode: from 0, below the
+                           config's lanes, in hepModeLowLatency below 4 */
 } hepRoutingConfig_t;
 
 #define HEP_ROUTING_CONFIG_INITIALIZER HEP_INITIALIZER(hepRoutingConfig_t, HEP_ROUTING_CONFIG_MAGIC)
 
 /**
- * Creates a routing and its device memory (`routing_bytes` of `hepWorkspaceSize`). Local. Not during
+ * Creates a routing and its device memory (`routing_bytes` of `hepWorkspaceSize`, in hepModeLowLatency
+ * `low_latency_routing_bytes`). Any number of routings may share a lane. Local. Not during
  * stream capture. `config` may be NULL for the defaults.
  * Errors: hepErrorInvalidArgument, hepErrorUnsupported, hepErrorOutOfMemory, hepErrorCuda;
  * the result of `hepCommGetAsyncError` once the communicator failed.
@@ -557,9 +596,10 @@ HEP_API hepResult_t hepRoutingCreate(hepRouting_t* routing, hepComm_t comm,
 
 /**
  * Frees a routing. Local, waits for nothing: work that reads its memory, such as what a
- * `hepRoutingView_t` points to, must be done or come before the next operation of the communicator,
- * which may use the memory again. NULL is legal.
- * Errors: hepErrorInvalidArgument.
+ * `hepRoutingView_t` points to, must be done or come before the next operation of the lane, which may
+ * use the memory again. NULL is legal.
+ * Errors: hepErrorInvalidArgument; hepErrorInvalidUsage between the halves of an operation of this
+ * routing, unless the communicator has failed.
  */
 HEP_API hepResult_t hepRoutingDestroy(hepRouting_t routing);
 
@@ -580,15 +620,17 @@ typedef enum {
  *              Or a byte map, by `index_type`: a token may select fewer than top_k experts; those past
  *              the first top_k count as not selected and are reported likewise.
  *              Read in stream order. NULL is legal if num_tokens is 0.
- * num_tokens   T, 0 to max_tokens; may differ from rank to rank
+ * num_tokens   T, 0 to max_tokens, of a low-latency routing low_latency_tokens; may differ from rank to
+ *              rank. Replays of a captured graph have the T of its capture: a smaller batch gives -1
+ *              for all selections of the tokens past its end, which then have no rows
  * top_k        K, 1 to max_top_k; the same on all ranks, or the communicator fails with an
  *              asynchronous hepErrorMismatch
  * index_type   the type of the ids, or hepIndexMap; may differ from rank to rank
  * stream       NULL on the host backend
  *
  * Until its next update the routing serves any number of dispatches and combines, in any order.
- * Errors: hepErrorInvalidArgument, hepErrorCuda; the result of `hepCommGetAsyncError` once the
- * communicator failed.
+ * Errors: hepErrorInvalidArgument, hepErrorCuda; hepErrorInvalidUsage between the halves of an operation
+ * of the lane; the result of `hepCommGetAsyncError` once the communicator failed.
  */
 HEP_API hepResult_t hepRoutingUpdate(hepRouting_t routing, const void* indices, int64_t num_tokens,
                                      int top_k, hepIndexType_t index_type, hepStream_t stream);
@@ -639,8 +681,9 @@ typedef struct {
 /**
  * Waits until all work enqueued on `stream` is done and returns the counts of the latest update, so
  * that outputs can be allocated exactly. Local. Not during stream capture.
- * Errors: hepErrorInvalidArgument, hepErrorCuda; hepErrorInvalidUsage before the first update or
- * during capture; the result of `hepCommGetAsyncError` if the communicator failed.
+ * Errors: hepErrorInvalidArgument, hepErrorCuda; hepErrorInvalidUsage before the first update, during
+ * capture, or between the halves of a dispatch with an update; the result of `hepCommGetAsyncError` if
+ * the communicator failed.
  */
 HEP_API hepResult_t hepRoutingQuery(hepRouting_t routing, hepRoutingCounts_t* counts,
                                     hepStream_t stream);
@@ -740,6 +783,16 @@ typedef struct {
 
   int32_t* expert_rows; /**< optional, expert-padded only: [EL] rows of each expert that were
                              written: min(tokens_per_expert, capacity) */
+
+  /* An update in the same call, on all ranks or on none: if `update` is not 0, the routing is first
+     updated as by hepRoutingUpdate(routing, indices, num_tokens, top_k, index_type, stream), and T and K
+     above are those; the call is refused as a whole, or not at all. Otherwise the rest is 0. */
+  int32_t update;
+  int32_t top_k;
+  int32_t index_type; /**< hepIndexType_t */
+  int32_t reserved2;  /**< zero */
+  const void* indices;
+  int64_t num_tokens;
 } hepDispatchArgs_t;
 
 #define HEP_DISPATCH_ARGS_INITIALIZER HEP_INITIALIZER(hepDispatchArgs_t, HEP_DISPATCH_ARGS_MAGIC)
@@ -752,10 +805,35 @@ typedef struct {
  *
  * `weights` are kept in the routing for a later combine in weight mode hepWeightsDispatched.
  * Errors: hepErrorInvalidArgument, hepErrorUnsupported, hepErrorCuda; hepErrorInvalidUsage before the
- * routing's first update; the result of `hepCommGetAsyncError` once the communicator failed.
+ * routing's first update, or between the halves of an operation of the lane; the result of
+ * `hepCommGetAsyncError` once the communicator failed.
  */
 HEP_API hepResult_t hepDispatch(hepRouting_t routing, const hepDispatchArgs_t* args,
                                 hepStream_t stream);
+
+/**
+ * The first half of a dispatch on a low-latency routing: makes known what the peers need of this rank. It
+ * waits for nothing but that the peers are done with the lane's operations before. Collective, like all
+ * halves: all ranks split an operation, or none.
+ *
+ * `hepDispatchReceive` completes it, on any stream on which the caller has ordered it after the first
+ * half, with the arguments given here; the struct is read during this call only. Until then no other
+ * operation of the lane may be issued, on this routing or another, but operations of all other lanes; and
+ * until it is done, in stream order, all inputs and outputs belong to the library. Both halves together
+ * do exactly what `hepDispatch` does. They may be captured in one CUDA graph or in two; each graph is
+ * then replayed as often as the other, in turn.
+ * Errors: as `hepDispatch`; hepErrorUnsupported for a routing of hepModeThroughput.
+ */
+HEP_API hepResult_t hepDispatchSend(hepRouting_t routing, const hepDispatchArgs_t* args,
+                                    hepStream_t stream);
+
+/**
+ * The second half of a dispatch: waits for what the peers have sent, and writes the outputs.
+ * Errors: hepErrorInvalidArgument, hepErrorUnsupported, hepErrorCuda; hepErrorInvalidUsage unless
+ * `hepDispatchSend` was the routing's latest operation; the result of `hepCommGetAsyncError` once the
+ * communicator failed.
+ */
+HEP_API hepResult_t hepDispatchReceive(hepRouting_t routing, hepStream_t stream);
 
 typedef enum {
   hepWeightsNone = 0, /**< plain sum */
@@ -821,6 +899,20 @@ typedef struct {
  */
 HEP_API hepResult_t hepCombine(hepRouting_t routing, const hepCombineArgs_t* args,
                                hepStream_t stream);
+
+/**
+ * The first half of a combine on a low-latency routing: sums this rank's contributions, and sends them to
+ * the tokens' ranks. `hepCombineReceive` completes it. All that `hepDispatchSend` says of halves holds.
+ * Errors: as `hepCombine`; hepErrorUnsupported for a routing of hepModeThroughput.
+ */
+HEP_API hepResult_t hepCombineSend(hepRouting_t routing, const hepCombineArgs_t* args,
+                                   hepStream_t stream);
+
+/**
+ * The second half of a combine: adds up what the ranks have sent.
+ * Errors: as `hepDispatchReceive`, with `hepCombineSend`.
+ */
+HEP_API hepResult_t hepCombineReceive(hepRouting_t routing, hepStream_t stream);
 
 #ifdef __cplusplus
 }

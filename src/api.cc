@@ -2,6 +2,7 @@
 // Every exported function: check the handles, call, return.
 #include <hybridep.h>
 
+#include <algorithm>
 #include <cinttypes>
 #include <exception>
 #include <new>
@@ -61,7 +62,8 @@ hepResult_t create(hepComm_t* comm, Create create_with) {
 }
 
 hepLimits_t limits_of(const hepComm& comm) {
-  const Shape shape = make_shape(comm.config, comm.num_ranks);
+  const Lane& lane = comm.lanes.front();
+  const Shape& shape = lane.shape;
   const bool cuda = comm.config.backend == hepBackendCuda;
   hepLimits_t limits = HEP_LIMITS_INITIALIZER;
   limits.max_tokens = shape.max_tokens;
@@ -71,10 +73,18 @@ hepLimits_t limits_of(const hepComm& comm) {
   limits.row_bytes = shape.row_bytes;
   limits.max_flat_rows = static_cast<int64_t>(shape.num_ranks) * shape.max_tokens;
   limits.max_expert_rows = limits.max_flat_rows * shape.max_top_k;
-  limits.routing_blocks = cuda ? comm.plan.routing_blocks : 0;
-  limits.dispatch_blocks = cuda ? comm.plan.dispatch_blocks : 0;
-  limits.combine_blocks = cuda ? comm.plan.combine_blocks : 0;
+  limits.routing_blocks = cuda ? lane.plan.routing_blocks : 0;
+  limits.dispatch_blocks = cuda ? lane.plan.dispatch_blocks : 0;
+  limits.combine_blocks = cuda ? lane.plan.combine_blocks : 0;
   limits.timeout_ms = comm.config.timeout_ms;
+  limits.lanes = num_lanes(comm.config, hepModeThroughput);
+  limits.low_latency_lanes = num_lanes(comm.config, hepModeLowLatency);
+  if (limits.low_latency_lanes == 0) return limits;
+  const Plan& low_latency = comm.lanes.back().plan;
+  limits.low_latency_tokens = comm.config.low_latency_tokens;
+  if (cuda)
+    limits.low_latency_blocks = std::max(
+        {low_latency.routing_blocks, low_latency.dispatch_blocks, low_latency.combine_blocks});
   return limits;
 }
 
@@ -321,8 +331,7 @@ hepResult_t hepRoutingDestroy(hepRouting_t routing) {
   return call([&]() -> Status {
     if (routing == nullptr) return Status();
     HEP_TRY(check_routing(routing));
-    delete routing;
-    return Status();
+    return destroy_routing(routing);
   });
 }
 
@@ -351,13 +360,42 @@ hepResult_t hepRoutingQuery(hepRouting_t routing, hepRoutingCounts_t* counts, he
 hepResult_t hepDispatch(hepRouting_t routing, const hepDispatchArgs_t* args, hepStream_t stream) {
   return call([&]() -> Status {
     HEP_TRY(check_routing(routing));
-    return dispatch(routing, args, stream);
+    return dispatch(routing, args, Half::kBoth, stream);
+  });
+}
+
+hepResult_t hepDispatchSend(hepRouting_t routing, const hepDispatchArgs_t* args,
+                            hepStream_t stream) {
+  return call([&]() -> Status {
+    HEP_TRY(check_routing(routing));
+    return dispatch(routing, args, Half::kSend, stream);
+  });
+}
+
+hepResult_t hepDispatchReceive(hepRouting_t routing, hepStream_t stream) {
+  return call([&]() -> Status {
+    HEP_TRY(check_routing(routing));
+    return receive(routing, hepOperationDispatch, stream);
   });
 }
 
 hepResult_t hepCombine(hepRouting_t routing, const hepCombineArgs_t* args, hepStream_t stream) {
   return call([&]() -> Status {
     HEP_TRY(check_routing(routing));
-    return combine(routing, args, stream);
+    return combine(routing, args, Half::kBoth, stream);
+  });
+}
+
+hepResult_t hepCombineSend(hepRouting_t routing, const hepCombineArgs_t* args, hepStream_t stream) {
+  return call([&]() -> Status {
+    HEP_TRY(check_routing(routing));
+    return combine(routing, args, Half::kSend, stream);
+  });
+}
+
+hepResult_t hepCombineReceive(hepRouting_t routing, hepStream_t stream) {
+  return call([&]() -> Status {
+    HEP_TRY(check_routing(routing));
+    return receive(routing, hepOperationCombine, stream);
   });
 }

@@ -108,14 +108,14 @@ Status check_column_major(const hepConfig_t& config, const hepDispatchArgs_t& ar
   return check_alignment(args.row_scales, bytes, "row_scales");
 }
 
-Status check_scales(const hepRouting& routing, const hepDispatchArgs_t& args) {
+Status check_scales(const hepRouting& routing, const hepDispatchArgs_t& args, int64_t num_tokens) {
   const hepConfig_t& config = routing.comm->config;
   const bool any = args.scales != nullptr || args.row_scales != nullptr;
   if (any && config.scale_bytes == 0)
     return error(hepErrorInvalidArgument, "%s is given, but the config's scale_bytes is 0",
                  args.scales != nullptr ? "scales" : "row_scales");
   if (args.row_scales != nullptr && args.scales == nullptr && args.quantize == hepQuantizeNone &&
-      routing.num_tokens > 0)
+      num_tokens > 0)
     return error(hepErrorInvalidArgument,
                  "row_scales is given, but scales is NULL: ranks with tokens give scales all or "
                  "none");
@@ -137,6 +137,26 @@ Status check_gather(const hepDispatchArgs_t& args) {
     return error(hepErrorInvalidArgument,
                  "gather is %p and gather_capacity %" PRId64 ": give both or none",
                  static_cast<void*>(args.gather), args.gather_capacity);
+  return Status();
+}
+
+// The update that a dispatch begins with, if any.
+Status check_own_update(const hepRouting& routing, const hepDispatchArgs_t& args) {
+  if (args.reserved2 != 0)
+    return error(hepErrorUnsupported, "reserved2 is %d, must be 0", args.reserved2);
+  if (args.update != 0)
+    return check_update(routing, args.indices, args.num_tokens, args.top_k, args.index_type);
+  const struct {
+    const char* name;
+    bool given;
+  } fields[] = {{"indices", args.indices != nullptr},
+                {"num_tokens", args.num_tokens != 0},
+                {"top_k", args.top_k != 0},
+                {"index_type", args.index_type != 0}};
+  for (const auto& field : fields)
+    if (field.given)
+      return error(hepErrorInvalidArgument,
+                   "%s is given, but belongs to an update, and update is 0", field.name);
   return Status();
 }
 
@@ -183,12 +203,15 @@ Status check_gradients(const hepRouting& routing, const hepCombineArgs_t& args) 
 
 }  // namespace
 
-Status check_update(const hepConfig_t& config, const void* indices, int64_t num_tokens, int top_k,
-                    hepIndexType_t index_type) {
-  if (num_tokens < 0 || num_tokens > config.max_tokens)
+Status check_update(const hepRouting& routing, const void* indices, int64_t num_tokens, int top_k,
+                    int32_t index_type) {
+  const hepConfig_t& config = routing.comm->config;
+  const Lane& lane = routing.lane();
+  if (num_tokens < 0 || num_tokens > lane.shape.max_tokens)
     return error(hepErrorInvalidArgument,
-                 "num_tokens is %" PRId64 ", must be 0 to the config's max_tokens, %d", num_tokens,
-                 config.max_tokens);
+                 "num_tokens is %" PRId64 ", must be 0 to the config's %s, %d", num_tokens,
+                 lane.mode == hepModeLowLatency ? "low_latency_tokens" : "max_tokens",
+                 lane.shape.max_tokens);
   if (top_k < 1 || top_k > config.max_top_k)
     return error(hepErrorInvalidArgument, "top_k is %d, must be 1 to the config's max_top_k, %d",
                  top_k, config.max_top_k);
@@ -208,18 +231,19 @@ Status resolve_dispatch(const hepRouting& routing, hepDispatchArgs_t* args) {
   const hepConfig_t& config = routing.comm->config;
   if (args->type == hepTypeDefault) args->type = config.type;
   HEP_TRY(check_layout(args->layout));
-  HEP_TRY(check_dispatch_type(config, make_shape(config, routing.comm->num_ranks).row_bytes,
-                              args->type));
+  HEP_TRY(check_own_update(routing, *args));
+  const int64_t num_tokens = args->update != 0 ? args->num_tokens : routing.num_tokens;
+  HEP_TRY(check_dispatch_type(config, routing.lane().shape.row_bytes, args->type));
   if (args->overflow != hepOverflowDrop && args->overflow != hepOverflowError)
     return error(hepErrorInvalidArgument, "overflow is %d, must be a hepOverflow_t",
                  args->overflow);
   if (args->reserved != 0)
     return error(hepErrorUnsupported, "reserved is %d, must be 0", args->reserved);
 
-  HEP_TRY(check_rows(args->x, routing.num_tokens, "x", "num_tokens"));
+  HEP_TRY(check_rows(args->x, num_tokens, "x", "num_tokens"));
   HEP_TRY(check_capacity(args->rows, args->capacity, "rows"));
   HEP_TRY(check_quantization(config, *args));
-  HEP_TRY(check_scales(routing, *args));
+  HEP_TRY(check_scales(routing, *args, num_tokens));
   HEP_TRY(check_array(args->weights, "weights"));
   HEP_TRY(check_array(args->row_weights, "row_weights"));
   HEP_TRY(check_array(args->row_sources, "row_sources"));

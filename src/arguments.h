@@ -9,8 +9,8 @@
 
 namespace hep {
 
-Status check_update(const hepConfig_t& config, const void* indices, int64_t num_tokens, int top_k,
-                    hepIndexType_t index_type);
+Status check_update(const hepRouting& routing, const void* indices, int64_t num_tokens, int top_k,
+                    int32_t index_type);
 
 // Check the arguments, and put the communicator's types in place of zeros.
 Status resolve_dispatch(const hepRouting& routing, hepDispatchArgs_t* args);

@@ -8,33 +8,34 @@
 #include <memory>
 #include <vector>
 
-#include "config.h"
-#include "layout.h"
+#include "half.h"
+#include "lanes.h"
 #include "status.h"
 
 namespace hep {
+
+// A lane as one rank sees it.
+struct LaneContext : Lane {
+  int rank;
+  std::vector<void*> windows;  // [R] the lane's parts of the windows as mapped by this rank;
+                               // windows[rank] is its own; zero at first
+};
 
 // What a communicator hands to its backend.
 struct BackendContext {
   int rank;
   int device;  // CUDA ordinal; -1 on the host
-  Shape shape;
-  WindowLayout window_layout;  // WindowLayout::make(shape)
-  RoutingLayout routing_layout;
-  Plan plan;
   int timeout_ms;
-  std::vector<void*>
-      windows;  // [R] as mapped by this rank; windows[rank] is its own; zero at first
+  std::vector<LaneContext> lanes;
 };
 
 // Whether rows lie in the heap of this rank's window, where peers read them in place. Those that begin
 // there must end there. `name` is the argument's, for the error.
-Status find_rows_in_heap(const BackendContext& context, const char* name, const void* rows,
+Status find_rows_in_heap(const LaneContext& lane, const char* name, const void* rows,
                          int64_t num_rows, int64_t row_bytes, bool* in_heap);
 
 // The same of the expert outputs of a combine, whose type is the call's.
-Status find_outputs_in_heap(const BackendContext& context, const hepCombineArgs_t& call,
-                            bool* in_heap);
+Status find_outputs_in_heap(const LaneContext& lane, const hepCombineArgs_t& call, bool* in_heap);
 
 // The routing of one batch on one backend.
 class BackendRouting {
@@ -43,8 +44,9 @@ class BackendRouting {
 
   virtual Status update(const void* indices, int num_tokens, int top_k, hepIndexType_t index_type,
                         hepStream_t stream) = 0;
-  virtual Status dispatch(const hepDispatchArgs_t& args, hepStream_t stream) = 0;
-  virtual Status combine(const hepCombineArgs_t& args, hepStream_t stream) = 0;
+  // With an update if the arguments say so.
+  virtual Status dispatch(const hepDispatchArgs_t& args, Half half, hepStream_t stream) = 0;
+  virtual Status combine(const hepCombineArgs_t& args, Half half, hepStream_t stream) = 0;
 
   // Waits for the stream; fills the three numbers and, if not NULL, tokens_per_expert.
   virtual Status query(hepRoutingCounts_t* counts, hepStream_t stream) = 0;
@@ -57,7 +59,10 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  virtual Status create_routing(int alignment, std::unique_ptr<BackendRouting>* routing) = 0;
+  // `lane` is an index of BackendContext::lanes. Routings of different lanes may be used by different
+  // threads at once.
+  virtual Status create_routing(int lane, int alignment,
+                                std::unique_ptr<BackendRouting>* routing) = 0;
 
   // Memory of the caller's that peers may read in place; NULL registers nothing.
   virtual Status register_memory(void* pointer, size_t bytes) = 0;

@@ -124,7 +124,8 @@ Status prepare(const hepConfig_t* config, hepComm& comm, Hello* hello) {
   HEP_TRY(resolve_config(config, comm.num_ranks, &comm.config));
   comm.log.set(comm.config.log, comm.config.log_context);
   HEP_TRY(choose_backend(comm));
-  comm.plan = make_plan(comm.config, comm.num_ranks);
+  comm.lanes = make_lanes(comm.config, comm.num_ranks);
+  comm.split.resize(comm.lanes.size());
 
   hello->version = HEP_VERSION;
   hello->config = comm.config;
@@ -157,8 +158,7 @@ Status create_window(const std::vector<Hello>& hellos, hepComm& comm, WindowHand
   MemoryKind kind;
   HEP_TRY(choose_memory_kind(static_cast<hepBackend_t>(comm.config.backend), masks, several_hosts,
                              &kind));
-  const WindowLayout layout = WindowLayout::make(make_shape(comm.config, comm.num_ranks));
-  HEP_TRY(Window::create(kind, comm.device, layout.total, &comm.window));
+  HEP_TRY(Window::create(kind, comm.device, window_bytes(comm.lanes), &comm.window));
   *handle = comm.window->handle();
   return Status();
 }
@@ -195,16 +195,14 @@ Status connect_to_peers(const std::vector<Address>& addresses, hepComm& comm, De
 }
 
 Status create_backend(hepComm& comm) {
-  BackendContext context;
-  context.rank = comm.rank;
-  context.device = comm.device;
-  context.shape = make_shape(comm.config, comm.num_ranks);
-  context.window_layout = WindowLayout::make(context.shape);
-  context.routing_layout = RoutingLayout::make(context.shape);
-  context.plan = comm.plan;
-  context.timeout_ms = comm.config.timeout_ms;
-  for (int r = 0; r < comm.num_ranks; ++r) context.windows.push_back(comm.window->address(r));
-  comm.heap = std::make_unique<Heap>(align_up(context.shape.heap_bytes, Heap::kAlignment));
+  BackendContext context{comm.rank, comm.device, comm.config.timeout_ms, {}};
+  for (const Lane& lane : comm.lanes) {
+    LaneContext seen{lane, comm.rank, {}};
+    for (int r = 0; r < comm.num_ranks; ++r)
+      seen.windows.push_back(at<char>(comm.window->address(r), lane.offset));
+    context.lanes.push_back(std::move(seen));
+  }
+  comm.heap = std::make_unique<Heap>(align_up(comm.config.heap_bytes, Heap::kAlignment));
   const bool cuda = comm.config.backend == hepBackendCuda;
   HEP_TRY(cuda ? create_cuda_backend(context, &comm.backend)
                : create_host_backend(context, &comm.backend));
@@ -322,6 +320,6 @@ hepComm::~hepComm() {
 }
 
 void* hepComm::heap_address() const {
-  const hep::WindowLayout layout = hep::WindowLayout::make(hep::make_shape(config, num_ranks));
-  return hep::at<char>(window->address(rank), layout.heap);
+  const hep::Lane& lane = lanes.front();
+  return hep::at<char>(window->address(rank), lane.offset + lane.window_layout.heap);
 }

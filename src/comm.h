@@ -6,10 +6,12 @@
 
 #include <atomic>
 #include <memory>
+#include <vector>
 
 #include "backend.h"
 #include "deadline.h"
 #include "handles.h"
+#include "lanes.h"
 #include "log.h"
 #include "memory/heap.h"
 #include "memory/window.h"
@@ -25,7 +27,7 @@ struct hepComm {
   int num_ranks = 0;
   hepConfig_t config{};  // resolved; the backend is the one that was chosen
   int device = -1;
-  hep::Plan plan{};
+  std::vector<hep::Lane> lanes;
 
   hep::LogCallback log;  // goes last, so that it receives what the others say as they go
   std::unique_ptr<hep::Window> window;
@@ -35,6 +37,9 @@ struct hepComm {
   std::unique_ptr<hep::Health> health;
 
   std::atomic<int> live_routings{0};
+
+  // By lane: the routing of which an operation is between its halves; NULL: none.
+  std::vector<struct hepRouting*> split;
 
   const hep::LiveHandle handle{hep::HandleKind::kComm, this};
 

@@ -24,7 +24,6 @@ constexpr int kFewDispatchStages = 4;  // chosen at least, if they fit
 constexpr int kMaxDispatchStages = 64;
 constexpr int kDefaultRoutingThreads = 1024;
 constexpr int kMaxDefaultRoutingBlocks = 16;
-constexpr uint64_t kScratchBytes = 4096;
 
 // What every struct of the API begins with.
 struct StructHeader {
@@ -99,13 +98,11 @@ Status check_shape(const hepConfig_t& config, int num_ranks) {
   HEP_TRY(check_interval("max_top_k", config.max_top_k, 1, kMaxTopK));
   HEP_TRY(check_interval("heap_bytes", config.heap_bytes, 0, kMaxHeapBytes));
   HEP_TRY(check_interval("scale_bytes", config.scale_bytes, 0, kMaxScaleBytes));
-  return check_unserved("low_latency_tokens", config.low_latency_tokens);
+  HEP_TRY(check_interval("low_latency_tokens", config.low_latency_tokens, 0, kMaxTokens));
+  return check_unserved("reserved", config.reserved);
 }
 
 Status check_domain(const hepConfig_t& config, int num_ranks) {
-  if (config.lanes > 1)
-    return error(hepErrorUnsupported, "%s is %d, but this version serves only 1",
-                 setting_origin("lanes").c_str(), config.lanes);
   if (config.domain_size > num_ranks)
     return error(hepErrorInvalidArgument, "%s is %d, but must be at most num_ranks, %d",
                  setting_origin("domain_size").c_str(), config.domain_size, num_ranks);
@@ -149,6 +146,8 @@ void set_defaults(hepConfig_t* config, int num_ranks) {
   set(&config->partial_type, hepTypeBfloat16);
   set(&config->max_top_k, kDefaultTopK);
   set(&config->timeout_ms, kDefaultTimeoutMs);
+  set(&config->low_latency_blocks,
+      config->sm_budget != 0 ? config->sm_budget : kDefaultLowLatencyBlocks);
   set(&config->sm_budget, kDefaultSmBudget);
   set(&config->lanes, 1);
   set(&config->domain_size, num_ranks);
@@ -280,7 +279,12 @@ Shape make_shape(const hepConfig_t& config, int num_ranks) {
   return shape;
 }
 
-Plan make_plan(const hepConfig_t& config, int num_ranks) {
+Plan make_plan(const hepConfig_t& given, int num_ranks, hepMode_t mode) {
+  hepConfig_t config = given;
+  if (mode == hepModeLowLatency) {
+    config.sm_budget = given.low_latency_blocks;
+    config.routing_blocks = config.dispatch_blocks = config.combine_blocks = 0;
+  }
   Plan plan{};
   plan.routing_threads = or_default(config.routing_threads, kDefaultRoutingThreads);
   plan.routing_blocks =
@@ -303,23 +307,6 @@ Plan make_plan(const hepConfig_t& config, int num_ranks) {
 int32_t dispatch_stages(const Plan& plan, int64_t row_bytes, int layout) {
   return or_default(plan.dispatch_stages,
                     default_dispatch_stages(row_bytes, plan.dispatch_blocks, layout));
-}
-
-hepWorkspace_t make_workspace(const hepConfig_t& config, int num_ranks) {
-  const Shape shape = make_shape(config, num_ranks);
-  const WindowLayout window = WindowLayout::make(shape);
-  hepWorkspace_t workspace = HEP_WORKSPACE_INITIALIZER;
-  workspace.total_bytes = window.total;
-  workspace.signal_bytes = window.records;
-  workspace.record_bytes = window.rows - window.records;
-  workspace.token_bytes = window.partials - window.rows;
-  workspace.partial_bytes = window.heap - window.partials;
-  workspace.heap_bytes = window.total - window.heap;
-  workspace.routing_bytes = RoutingLayout::make(shape).total;
-  const uint64_t counters = static_cast<uint64_t>(config.num_experts) + 2 * num_ranks;
-  workspace.scratch_bytes =
-      kScratchBytes + make_plan(config, num_ranks).routing_blocks * counters * sizeof(uint32_t);
-  return workspace;
 }
 
 std::string config_difference(const hepConfig_t& a, const hepConfig_t& b) {
@@ -350,6 +337,7 @@ std::string config_difference(const hepConfig_t& a, const hepConfig_t& b) {
       FIELD(combine_blocks),
       FIELD(combine_type),
       FIELD(partial_type),
+      FIELD(low_latency_blocks),
 #undef FIELD
   };
   for (const auto& field : fields)

@@ -47,11 +47,9 @@ Status resolve_config(const hepConfig_t* theirs, int num_ranks, hepConfig_t* res
 
 // The following take a resolved config.
 Shape make_shape(const hepConfig_t& config, int num_ranks);
-Plan make_plan(const hepConfig_t& config, int num_ranks);
+Plan make_plan(const hepConfig_t& config, int num_ranks, hepMode_t mode = hepModeThroughput);
 // Rows in flight in a block of a dispatch of rows of this size.
 int32_t dispatch_stages(const Plan& plan, int64_t row_bytes, int layout);
-
-hepWorkspace_t make_workspace(const hepConfig_t& config, int num_ranks);
 
 // Says in which field two resolved configs differ, for example "hidden (7168 and 4096)"; empty if
 // they agree.

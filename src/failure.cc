@@ -4,6 +4,8 @@
 #include <cinttypes>
 #include <string>
 
+#include "lanes.h"
+
 namespace hep {
 namespace {
 
@@ -14,6 +16,15 @@ const char* operation_name(int32_t operation) {
     case hepOperationCombine: return "combine";
     default: return "operation";
   }
+}
+
+// "dispatch 7", and where there are several lanes to tell apart, "dispatch 7 of lane 1".
+std::string operation_text(const hepFailure_t& failure) {
+  std::string text =
+      std::string(operation_name(failure.operation)) + " " + std::to_string(failure.number);
+  if (failure.mode != hepModeThroughput || failure.lane != 0)
+    text += " of " + lane_name(failure.mode, failure.lane);
+  return text;
 }
 
 const char* awaited(int32_t phase) {
@@ -55,9 +66,8 @@ Status ended_status(const hepFailure_t& failure, const std::string& cause) {
   const std::string why = cause.empty() ? default_cause(failure) : cause;
   if (failure.operation == hepOperationNone)
     return error(result, "rank %d: %s", failure.rank, why.c_str());
-  return error(result, "rank %d: %s %" PRIu64 " was ended in phase '%s': %s", failure.rank,
-               operation_name(failure.operation), failure.number, phase_name(failure.phase),
-               why.c_str());
+  return error(result, "rank %d: %s was ended in phase '%s': %s", failure.rank,
+               operation_text(failure).c_str(), phase_name(failure.phase), why.c_str());
 }
 
 }  // namespace
@@ -69,18 +79,17 @@ Status failure_status(const hepFailure_t& failure, const std::string& cause) {
       if (!cause.empty() || failure.operation == hepOperationNone)
         return ended_status(failure, cause);
       return error(hepErrorTimeout,
-                   "rank %d: %s %" PRIu64
-                   " timed out waiting for rank %d to %s: expected signal "
-                   "%" PRIu64 ", saw %" PRIu64,
-                   failure.rank, operation_name(failure.operation), failure.number,
-                   failure.missing_rank, awaited(failure.phase), failure.expected, failure.seen);
+                   "rank %d: %s timed out waiting for rank %d to %s: expected signal %" PRIu64
+                   ", saw %" PRIu64,
+                   failure.rank, operation_text(failure).c_str(), failure.missing_rank,
+                   awaited(failure.phase), failure.expected, failure.seen);
     case hepErrorMismatch:
       if (!cause.empty()) return ended_status(failure, cause);
       return error(hepErrorMismatch,
-                   "rank %d: routing update %" PRIu64 ": rank %d has top_k %" PRIu64
-                   ", this rank %" PRIu64 "; it must be the same on all ranks",
-                   failure.rank, failure.number, failure.missing_rank, failure.seen,
-                   failure.expected);
+                   "rank %d: %s: rank %d has top_k %" PRIu64 ", this rank %" PRIu64
+                   "; it must be the same on all ranks",
+                   failure.rank, operation_text(failure).c_str(), failure.missing_rank,
+                   failure.seen, failure.expected);
     default: return ended_status(failure, cause);
   }
 }

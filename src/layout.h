@@ -20,6 +20,8 @@ constexpr int kMaxTokens = 65536;
 constexpr int kMaxTopK = 32;
 constexpr int kMaxExperts = 4096;
 constexpr int kMaxBlocks = 256;  // of a kernel
+constexpr int kMaxLanes = 4;
+constexpr int kLowLatencyLanes = 4;
 constexpr int64_t kMaxRowBytes = 64 * 1024;
 constexpr int kMaxScaleBytes = 16 * 1024;
 constexpr int64_t kRowGranularity = 16;  // what the copy engine of an SM moves at least
@@ -140,7 +142,8 @@ static_assert(sizeof(RecordHeader) == 16);
 
 // -------------------------------------------------------------------------------------- window
 
-// Byte offsets into a window; the same on every rank.
+// Byte offsets into one lane's part of a window; the same on every rank. The heap follows, behind the parts
+// of all lanes.
 //
 //   signals        [R]               Signals
 //   block_records  [R][kMaxBlocks]   cuda: epoch of the routing update for which this block of the peer
@@ -190,6 +193,12 @@ struct WindowLayout {
     w.heap = align_up(w.gradients + tokens * top_k * sizeof(float), kSectionAlignment);
     w.total = w.heap + align_up(shape.heap_bytes, kSectionAlignment);
     return w;
+  }
+
+  // Where other lanes lie between this one and the heap.
+  constexpr void move_heap(uint64_t begin) {
+    total += begin - heap;
+    heap = begin;
   }
 
   HEP_HOST_DEVICE constexpr uint64_t signals_at(int peer) const { return peer * sizeof(Signals); }

@@ -15,6 +15,7 @@ namespace hep {
 
 constexpr int kDefaultTimeoutMs = 30000;
 constexpr int kDefaultSmBudget = 16;
+constexpr int kDefaultLowLatencyBlocks = 32;
 constexpr int kDefaultRendezvousTimeoutMs = 600000;
 
 struct Setting {

@@ -9,12 +9,82 @@
 namespace hep {
 namespace {
 
-Status check_usable(const hepRouting& routing, const char* call) {
+const char* operation_name(hepOperation_t operation) {
+  return operation == hepOperationDispatch ? "dispatch" : "combine";
+}
+
+const char* receive_name(hepOperation_t operation) {
+  return operation == hepOperationDispatch ? "hepDispatchReceive" : "hepCombineReceive";
+}
+
+// Another operation may not come between the halves of one.
+Status check_not_split(const hepRouting& routing, const char* call) {
+  const hepRouting* open = routing.comm->split[routing.lane_index];
+  if (open == nullptr) return Status();
+  const Lane& lane = routing.lane();
+  return error(hepErrorInvalidUsage, "%s between the halves of a %s of %s on %s; %s comes first",
+               call, operation_name(open->split),
+               open == &routing ? "this routing" : "another routing",
+               lane_name(lane.mode, lane.number).c_str(), receive_name(open->split));
+}
+
+Status check_updated(const hepRouting& routing, const char* call) {
+  if (routing.updated) return Status();
+  return error(hepErrorInvalidUsage, "%s before the first hepRoutingUpdate of this routing", call);
+}
+
+Status check_has_halves(const hepRouting& routing, const char* call) {
+  if (routing.lane().mode == hepModeLowLatency) return Status();
+  return error(hepErrorUnsupported, "%s needs a routing of hepModeLowLatency", call);
+}
+
+// That an operation may begin.
+Status check_ready(const hepRouting& routing, const char* call, Half half) {
   HEP_TRY(routing.comm->check());
-  if (!routing.updated)
-    return error(hepErrorInvalidUsage, "%s before the first hepRoutingUpdate of this routing",
-                 call);
-  return Status();
+  if (half == Half::kSend) HEP_TRY(check_has_halves(routing, call));
+  return check_not_split(routing, call);
+}
+
+void begin_split(hepRouting& routing, hepOperation_t operation) {
+  routing.split = operation;
+  routing.comm->split[routing.lane_index] = &routing;
+}
+
+void end_split(hepRouting& routing) {
+  routing.split = hepOperationNone;
+  routing.comm->split[routing.lane_index] = nullptr;
+}
+
+void note_update(hepRouting& routing, int64_t num_tokens, int top_k) {
+  routing.updated = true;
+  routing.has_weights = false;
+  routing.num_tokens = static_cast<int>(num_tokens);
+  routing.top_k = top_k;
+}
+
+Status check_routing_config(const hepComm& comm, hepRoutingConfig_t* config) {
+  switch (config->alignment) {
+    case 0: config->alignment = 1; break;
+    case 1:
+    case 8:
+    case 16:
+    case 32:
+    case 64:
+    case 128: break;
+    default:
+      return error(hepErrorInvalidArgument, "alignment is %d, must be 1, 8, 16, 32, 64 or 128",
+                   config->alignment);
+  }
+  if (config->mode != hepModeThroughput && config->mode != hepModeLowLatency)
+    return error(hepErrorInvalidArgument, "mode is %d, must be a hepMode_t", config->mode);
+  const int lanes = num_lanes(comm.config, config->mode);
+  if (lanes == 0)
+    return error(hepErrorInvalidArgument,
+                 "mode is hepModeLowLatency, but the config's low_latency_tokens is 0");
+  if (config->lane >= 0 && config->lane < lanes) return Status();
+  return error(hepErrorInvalidArgument, "lane is %d, must be 0 to %d: %s", config->lane, lanes - 1,
+               config->mode == hepModeLowLatency ? "that many have routings of hepModeLowLatency"
+                                                 : "below the config's lanes");
 }
 
 // An operation that failed on the way, and not because of its arguments, has failed the communicator.
@@ -40,67 +110,87 @@ Status create_routing(hepComm_t comm, const hepRoutingConfig_t* theirs,
   hepRoutingConfig_t config = HEP_ROUTING_CONFIG_INITIALIZER;
   if (theirs != nullptr)
     HEP_TRY(read_struct(theirs, &config, HEP_ROUTING_CONFIG_MAGIC, "hepRoutingConfig_t"));
-  switch (config.alignment) {
-    case 0: config.alignment = 1; break;
-    case 1:
-    case 8:
-    case 16:
-    case 32:
-    case 64:
-    case 128: break;
-    default:
-      return error(hepErrorInvalidArgument, "alignment is %d, must be 1, 8, 16, 32, 64 or 128",
-                   config.alignment);
-  }
-  if (config.mode != hepModeThroughput && config.mode != hepModeLowLatency)
-    return error(hepErrorInvalidArgument, "mode is %d, must be a hepMode_t", config.mode);
-  if (config.mode == hepModeLowLatency)
-    return error(hepErrorUnsupported, "mode hepModeLowLatency is not served yet");
-  if (config.lane < 0 || config.lane >= comm->config.lanes)
-    return error(hepErrorInvalidArgument, "lane is %d, must be below the config's lanes, %d",
-                 config.lane, comm->config.lanes);
+  HEP_TRY(check_routing_config(*comm, &config));
 
-  auto routing = std::make_unique<hepRouting>(comm);
-  HEP_TRY(comm->backend->create_routing(config.alignment, &routing->backend));
+  const int before = config.mode == hepModeLowLatency ? comm->config.lanes : 0;
+  auto routing = std::make_unique<hepRouting>(comm, before + config.lane);
+  HEP_TRY(comm->backend->create_routing(routing->lane_index, config.alignment, &routing->backend));
   *out = std::move(routing);
+  return Status();
+}
+
+Status destroy_routing(hepRouting_t routing) {
+  if (routing->split != hepOperationNone && routing->comm->check().ok())
+    HEP_TRY(check_not_split(*routing, "hepRoutingDestroy"));
+  delete routing;
   return Status();
 }
 
 Status update_routing(hepRouting_t routing, const void* indices, int64_t num_tokens, int top_k,
                       hepIndexType_t index_type, hepStream_t stream) {
-  const hepConfig_t& config = routing->comm->config;
-  HEP_TRY(routing->comm->check());
-  HEP_TRY(check_update(config, indices, num_tokens, top_k, index_type));
+  HEP_TRY(check_ready(*routing, "hepRoutingUpdate", Half::kBoth));
+  HEP_TRY(check_update(*routing, indices, num_tokens, top_k, index_type));
   HEP_TRY(outcome(*routing, routing->backend->update(indices, static_cast<int>(num_tokens), top_k,
                                                      index_type, stream)));
-  routing->updated = true;
-  routing->has_weights = false;
-  routing->num_tokens = static_cast<int>(num_tokens);
-  routing->top_k = top_k;
+  note_update(*routing, num_tokens, top_k);
   return Status();
 }
 
-Status dispatch(hepRouting_t routing, const hepDispatchArgs_t* theirs, hepStream_t stream) {
-  HEP_TRY(check_usable(*routing, "hepDispatch"));
+Status dispatch(hepRouting_t routing, const hepDispatchArgs_t* theirs, Half half,
+                hepStream_t stream) {
+  const char* call = half == Half::kSend ? "hepDispatchSend" : "hepDispatch";
+  HEP_TRY(check_ready(*routing, call, half));
   hepDispatchArgs_t args = HEP_DISPATCH_ARGS_INITIALIZER;
   HEP_TRY(read_struct(theirs, &args, HEP_DISPATCH_ARGS_MAGIC, "hepDispatchArgs_t"));
+  if (args.update == 0) HEP_TRY(check_updated(*routing, call));
   HEP_TRY(resolve_dispatch(*routing, &args));
-  HEP_TRY(outcome(*routing, routing->backend->dispatch(args, stream)));
+  HEP_TRY(outcome(*routing, routing->backend->dispatch(args, half, stream)));
+
+  if (args.update != 0) note_update(*routing, args.num_tokens, args.top_k);
   // A rank without tokens has no weights to give, and needs none.
   if (args.weights != nullptr || routing->num_tokens == 0) routing->has_weights = true;
+  if (half == Half::kBoth) return Status();
+  routing->dispatch_args = args;
+  begin_split(*routing, hepOperationDispatch);
   return Status();
 }
 
-Status combine(hepRouting_t routing, const hepCombineArgs_t* theirs, hepStream_t stream) {
-  HEP_TRY(check_usable(*routing, "hepCombine"));
+Status combine(hepRouting_t routing, const hepCombineArgs_t* theirs, Half half,
+               hepStream_t stream) {
+  const char* call = half == Half::kSend ? "hepCombineSend" : "hepCombine";
+  HEP_TRY(check_ready(*routing, call, half));
+  HEP_TRY(check_updated(*routing, call));
   hepCombineArgs_t args = HEP_COMBINE_ARGS_INITIALIZER;
   HEP_TRY(read_struct(theirs, &args, HEP_COMBINE_ARGS_MAGIC, "hepCombineArgs_t"));
   HEP_TRY(resolve_combine(*routing, &args));
-  return outcome(*routing, routing->backend->combine(args, stream));
+  HEP_TRY(outcome(*routing, routing->backend->combine(args, half, stream)));
+  if (half == Half::kBoth) return Status();
+  routing->combine_args = args;
+  begin_split(*routing, hepOperationCombine);
+  return Status();
+}
+
+Status receive(hepRouting_t routing, hepOperation_t operation, hepStream_t stream) {
+  const char* call = receive_name(operation);
+  HEP_TRY(routing->comm->check());
+  HEP_TRY(check_has_halves(*routing, call));
+  if (routing->split == hepOperationNone)
+    return error(hepErrorInvalidUsage, "%s without the first half of a %s of this routing", call,
+                 operation_name(operation));
+  if (routing->split != operation) return check_not_split(*routing, call);
+  HEP_TRY(outcome(*routing,
+                  operation == hepOperationDispatch
+                      ? routing->backend->dispatch(routing->dispatch_args, Half::kReceive, stream)
+                      : routing->backend->combine(routing->combine_args, Half::kReceive, stream)));
+  end_split(*routing);
+  return Status();
 }
 
 Status query_routing(hepRouting_t routing, hepRoutingCounts_t* theirs, hepStream_t stream) {
-  HEP_TRY(check_usable(*routing, "hepRoutingQuery"));
+  HEP_TRY(routing->comm->check());
+  HEP_TRY(check_updated(*routing, "hepRoutingQuery"));
+  if (routing->split == hepOperationDispatch && routing->dispatch_args.update != 0)
+    HEP_TRY(check_not_split(*routing, "hepRoutingQuery"));
   hepRoutingCounts_t counts = HEP_ROUTING_COUNTS_INITIALIZER;
   HEP_TRY(read_struct(theirs, &counts, HEP_ROUTING_COUNTS_MAGIC, "hepRoutingCounts_t"));
   HEP_TRY(routing->backend->query(&counts, stream));
@@ -111,8 +201,7 @@ Status query_routing(hepRouting_t routing, hepRoutingCounts_t* theirs, hepStream
 
 Status view_routing(hepRouting_t routing, hepRoutingView_t* theirs) {
   HEP_TRY(check_output_struct(theirs, HEP_ROUTING_VIEW_MAGIC, "hepRoutingView_t"));
-  const hepComm& comm = *routing->comm;
-  const RoutingLayout layout = RoutingLayout::make(make_shape(comm.config, comm.num_ranks));
+  const RoutingLayout& layout = routing->lane().routing_layout;
   const void* memory = routing->backend->memory();
   const RoutingTotals* totals = at<RoutingTotals>(memory, layout.totals);
 
@@ -128,6 +217,11 @@ Status view_routing(hepRouting_t routing, hepRoutingView_t* theirs) {
 
 }  // namespace hep
 
-hepRouting::hepRouting(hepComm* owner) : comm(owner) { ++comm->live_routings; }
+hepRouting::hepRouting(hepComm* owner, int index) : comm(owner), lane_index(index) {
+  ++comm->live_routings;
+}
 
-hepRouting::~hepRouting() { --comm->live_routings; }
+hepRouting::~hepRouting() {
+  if (comm->split[lane_index] == this) comm->split[lane_index] = nullptr;
+  --comm->live_routings;
+}

@@ -13,10 +13,13 @@
 #include "status.h"
 
 struct hepRouting {
-  explicit hepRouting(hepComm* comm);
+  hepRouting(hepComm* comm, int lane_index);
   ~hepRouting();
 
-  hepComm* comm;
+  const hep::Lane& lane() const { return comm->lanes[lane_index]; }
+
+  hepComm* const comm;
+  const int lane_index;
   std::unique_ptr<hep::BackendRouting> backend;
 
   // Of the latest update.
@@ -24,6 +27,11 @@ struct hepRouting {
   bool has_weights = false;  // a dispatch with weights followed it
   int num_tokens = 0;
   int top_k = 0;
+
+  // An operation whose first half was issued and whose second was not, and its resolved arguments.
+  hepOperation_t split = hepOperationNone;
+  hepDispatchArgs_t dispatch_args{};
+  hepCombineArgs_t combine_args{};
 
   const hep::LiveHandle handle{hep::HandleKind::kRouting, this};
 };
@@ -35,10 +43,16 @@ Status check_routing(hepRouting_t routing);
 
 Status create_routing(hepComm_t comm, const hepRoutingConfig_t* config,
                       std::unique_ptr<hepRouting>* out);
+Status destroy_routing(hepRouting_t routing);
 Status update_routing(hepRouting_t routing, const void* indices, int64_t num_tokens, int top_k,
                       hepIndexType_t index_type, hepStream_t stream);
-Status dispatch(hepRouting_t routing, const hepDispatchArgs_t* args, hepStream_t stream);
-Status combine(hepRouting_t routing, const hepCombineArgs_t* args, hepStream_t stream);
+
+// Both halves, or the first.
+Status dispatch(hepRouting_t routing, const hepDispatchArgs_t* args, Half half, hepStream_t stream);
+Status combine(hepRouting_t routing, const hepCombineArgs_t* args, Half half, hepStream_t stream);
+// The second half of a dispatch or combine.
+Status receive(hepRouting_t routing, hepOperation_t operation, hepStream_t stream);
+
 Status query_routing(hepRouting_t routing, hepRoutingCounts_t* counts, hepStream_t stream);
 Status view_routing(hepRouting_t routing, hepRoutingView_t* view);
 

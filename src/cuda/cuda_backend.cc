@@ -15,14 +15,16 @@ constexpr int kMinCapabilityMajor = 9;
 
 // Blocks wait for each other, so all must find room at once; those of dispatch and combine may take an
 // SM each.
-Status check_plan(const Plan& plan, int device) {
+Status check_plan(const CudaLane& lane, int device) {
+  const Plan& plan = lane.context.plan;
   int num_sms = 0;
   HEP_CUDA_TRY(cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, device));
   const int blocks = std::max({plan.routing_blocks, plan.dispatch_blocks, plan.combine_blocks});
   if (blocks > num_sms)
     return error(hepErrorInvalidArgument,
-                 "sm_budget and the block counts ask for %d SMs, but device %d has %d", blocks,
-                 device, num_sms);
+                 "%s and the block counts ask for %d SMs, but device %d has %d",
+                 lane.context.mode == hepModeLowLatency ? "low_latency_blocks" : "sm_budget",
+                 blocks, device, num_sms);
   return Status();
 }
 
@@ -34,17 +36,22 @@ Status MappedMemory::allocate(size_t bytes) {
   return Status();
 }
 
+CudaBackend::CudaBackend(const BackendContext& context)
+    : rank_(context.rank), device_(context.device), timeout_ms_(context.timeout_ms) {
+  for (const LaneContext& lane : context.lanes) lanes_.push_back(std::make_unique<CudaLane>(lane));
+}
+
 CudaBackend::~CudaBackend() {
-  const DeviceGuard guard(context_.device);
+  const DeviceGuard guard(device_);
   if (host_state() == nullptr) return;
   abort();
   cudaDeviceSynchronize();
 }
 
 Status CudaBackend::start() {
-  const DeviceGuard guard(context_.device);
+  const DeviceGuard guard(device_);
   HEP_TRY(guard.status());
-  HEP_TRY(check_plan(context_.plan, context_.device));
+  for (const auto& lane : lanes_) HEP_TRY(check_plan(*lane, device_));
   HEP_CUDA_TRY(prepare_map_kernels());
   HEP_CUDA_TRY(prepare_route_kernels());
   HEP_CUDA_TRY(prepare_quantize_kernels());
@@ -52,26 +59,36 @@ Status CudaBackend::start() {
   HEP_CUDA_TRY(prepare_gradient_kernels());
   HEP_CUDA_TRY(prepare_combine_kernels());
 
-  const Shape& shape = context_.shape;
-  HEP_TRY(device_state_.allocate(sizeof(DeviceState)));
-  HEP_TRY(block_counts_.allocate(sizeof(uint32_t) * context_.plan.routing_blocks *
-                                 (shape.num_experts + 2 * shape.num_ranks)));
+  HEP_TRY(failed_.allocate(sizeof(uint32_t)));
   HEP_TRY(host_state_.allocate(sizeof(HostState)));
-
-  KernelContext& kernel = kernel_context_;
-  kernel.window_layout = context_.window_layout;
-  kernel.routing_layout = context_.routing_layout;
-  kernel.state = static_cast<DeviceState*>(device_state_.get());
-  kernel.host = host_state();
-  kernel.block_counts = static_cast<uint32_t*>(block_counts_.get());
-  kernel.timeout_ns = static_cast<uint64_t>(context_.timeout_ms) * 1000000;
-  kernel.rank = context_.rank;
-  for (size_t r = 0; r < context_.windows.size(); ++r) kernel.windows[r] = context_.windows[r];
+  for (const auto& lane : lanes_) HEP_TRY(start_lane(*lane));
   return Status();
 }
 
-Status CudaBackend::create_routing(int alignment, std::unique_ptr<BackendRouting>* routing) {
-  auto created = std::make_unique<CudaRouting>(*this, alignment);
+Status CudaBackend::start_lane(CudaLane& lane) {
+  const LaneContext& context = lane.context;
+  HEP_TRY(lane.state.allocate(sizeof(DeviceState)));
+  HEP_TRY(lane.block_counts.allocate(sizeof(uint32_t) * context.plan.routing_blocks *
+                                     (context.shape.num_experts + 2 * context.shape.num_ranks)));
+
+  KernelContext& kernel = lane.kernel;
+  kernel.window_layout = context.window_layout;
+  kernel.routing_layout = context.routing_layout;
+  kernel.state = static_cast<DeviceState*>(lane.state.get());
+  kernel.failed = static_cast<uint32_t*>(failed_.get());
+  kernel.host = host_state();
+  kernel.block_counts = static_cast<uint32_t*>(lane.block_counts.get());
+  kernel.timeout_ns = static_cast<uint64_t>(timeout_ms_) * 1000000;
+  kernel.rank = rank_;
+  kernel.mode = context.mode;
+  kernel.lane = context.number;
+  for (size_t r = 0; r < context.windows.size(); ++r) kernel.windows[r] = context.windows[r];
+  return Status();
+}
+
+Status CudaBackend::create_routing(int lane, int alignment,
+                                   std::unique_ptr<BackendRouting>* routing) {
+  auto created = std::make_unique<CudaRouting>(*this, *lanes_[lane], alignment);
   HEP_TRY(created->start());
   *routing = std::move(created);
   return Status();
@@ -112,10 +129,12 @@ hepFailure_t CudaBackend::failure() const {
     failure.number = record.number;
     failure.expected = record.expected;
     failure.seen = record.seen;
+    failure.mode = record.mode;
+    failure.lane = record.lane;
     return failure;
   }
   const std::lock_guard<std::mutex> lock(mutex_);
-  failure.rank = context_.rank;
+  failure.rank = rank_;
   failure.result = stop_result_;
   failure.missing_rank = -1;
   return failure;
@@ -133,28 +152,28 @@ Backend::Overflow CudaBackend::overflow() const {
   return {true, host.overflow_number, host.overflow_needed, host.overflow_capacity};
 }
 
-Status CudaBackend::take_routing_memory(std::unique_ptr<DeviceMemory>* memory) {
+Status CudaBackend::take_routing_memory(CudaLane& lane, std::unique_ptr<DeviceMemory>* memory) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (!spare_routing_memory_.empty()) {
-      *memory = std::move(spare_routing_memory_.back());
-      spare_routing_memory_.pop_back();
+    if (!lane.spare_routing_memory.empty()) {
+      *memory = std::move(lane.spare_routing_memory.back());
+      lane.spare_routing_memory.pop_back();
       return Status();
     }
   }
-  const DeviceGuard guard(context_.device);
+  const DeviceGuard guard(device_);
   HEP_TRY(guard.status());
   auto created = std::make_unique<DeviceMemory>();
-  HEP_TRY(created->allocate(context_.routing_layout.total));
+  HEP_TRY(created->allocate(lane.context.routing_layout.total));
   const std::lock_guard<std::mutex> lock(mutex_);
-  spare_routing_memory_.reserve(++num_routing_memories_);  // returning it must not fail
+  lane.spare_routing_memory.reserve(++lane.num_routing_memories);  // returning it must not fail
   *memory = std::move(created);
   return Status();
 }
 
-void CudaBackend::return_routing_memory(std::unique_ptr<DeviceMemory> memory) {
+void CudaBackend::return_routing_memory(CudaLane& lane, std::unique_ptr<DeviceMemory> memory) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  spare_routing_memory_.push_back(std::move(memory));
+  lane.spare_routing_memory.push_back(std::move(memory));
 }
 
 Status create_cuda_backend(const BackendContext& context, std::unique_ptr<Backend>* backend) {

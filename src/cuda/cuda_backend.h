@@ -12,16 +12,29 @@
 
 namespace hep {
 
+// A lane and its device memory.
+struct CudaLane {
+  explicit CudaLane(const LaneContext& lane) : context(lane) {}
+
+  const LaneContext context;
+  DeviceMemory state, block_counts;
+  KernelContext kernel{};
+
+  // Guarded by the backend.
+  std::vector<std::unique_ptr<DeviceMemory>> spare_routing_memory;
+  size_t num_routing_memories = 0;  // spare or not
+};
+
 class CudaBackend : public Backend {
  public:
-  explicit CudaBackend(const BackendContext& context) : context_(context) {}
+  explicit CudaBackend(const BackendContext& context);
 
   // Ends what still runs, then frees.
   ~CudaBackend() override;
 
   Status start();
 
-  Status create_routing(int alignment, std::unique_ptr<BackendRouting>* routing) override;
+  Status create_routing(int lane, int alignment, std::unique_ptr<BackendRouting>* routing) override;
   Status register_memory(void* pointer, size_t bytes) override;
   Status deregister_memory(void* pointer) override;
   void stop(hepResult_t result) override;
@@ -30,27 +43,26 @@ class CudaBackend : public Backend {
   BadIndex bad_index() const override;
   Overflow overflow() const override;
 
-  const BackendContext& context() const { return context_; }
-  const KernelContext& kernel_context() const { return kernel_context_; }
+  int device() const { return device_; }
 
-  // Memory of routings. A destroyed routing's serves the next one: freeing it would wait for the
-  // device, and the operations of a communicator follow each other on the device anyway.
-  Status take_routing_memory(std::unique_ptr<DeviceMemory>* memory);
-  void return_routing_memory(std::unique_ptr<DeviceMemory> memory);
+  // Memory of routings. A destroyed routing's serves the next one of its lane: freeing it would wait for
+  // the device, and the operations of a lane follow each other on the device anyway.
+  Status take_routing_memory(CudaLane& lane, std::unique_ptr<DeviceMemory>* memory);
+  void return_routing_memory(CudaLane& lane, std::unique_ptr<DeviceMemory> memory);
 
  private:
+  Status start_lane(CudaLane& lane);
+
   HostState* host_state() const { return static_cast<HostState*>(host_state_.get()); }
 
-  const BackendContext context_;
-  DeviceMemory device_state_;
-  DeviceMemory block_counts_;
+  const int rank_, device_;
+  const int timeout_ms_;
+  DeviceMemory failed_;
   MappedMemory host_state_;
-  KernelContext kernel_context_{};
+  std::vector<std::unique_ptr<CudaLane>> lanes_;
 
   mutable std::mutex mutex_;
   hepResult_t stop_result_ = hepSuccess;  // what host_state_ says; guarded by mutex_
-  std::vector<std::unique_ptr<DeviceMemory>> spare_routing_memory_;
-  size_t num_routing_memories_ = 0;  // spare or not
 };
 
 }  // namespace hep

@@ -28,24 +28,30 @@ Status check_device_pointer(const void* pointer, const char* name, int device) {
 }  // namespace
 
 CudaRouting::~CudaRouting() {
-  if (memory_) backend_.return_routing_memory(std::move(memory_));
+  if (memory_) backend_.return_routing_memory(lane_, std::move(memory_));
 }
 
-Status CudaRouting::start() { return backend_.take_routing_memory(&memory_); }
+Status CudaRouting::start() { return backend_.take_routing_memory(lane_, &memory_); }
 
 Status CudaRouting::update(const void* indices, int num_tokens, int top_k,
                            hepIndexType_t index_type, hepStream_t stream) {
-  const int device = backend_.context().device;
+  const int device = backend_.device();
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
   HEP_TRY(check_device_pointer(indices, "indices", device));
-  if (index_type == hepIndexMap && num_tokens > 0)
-    HEP_TRY(list_map(static_cast<const uint8_t*>(indices), num_tokens, top_k, stream, &indices));
+  return run_update({indices, num_tokens, top_k, index_type}, Half::kBoth, stream);
+}
+
+Status CudaRouting::run_update(TopK choice, Half half, hepStream_t stream) {
+  if (choice.index_type == hepIndexMap && choice.num_tokens > 0 && half != Half::kReceive)
+    HEP_TRY(list_map(static_cast<const uint8_t*>(choice.indices), choice.num_tokens, choice.top_k,
+                     stream, &choice.indices));
   const RouteArgs args{
-      backend_.kernel_context(), memory_->get(), indices, num_tokens, top_k, alignment_};
-  HEP_CUDA_TRY(launch_route(args, index_type == hepIndexInt64, backend_.context().plan, stream));
-  num_tokens_ = num_tokens;
-  top_k_ = top_k;
+      lane_.kernel, memory_->get(), choice.indices, choice.num_tokens, choice.top_k, alignment_,
+      half};
+  HEP_CUDA_TRY(launch_route(args, choice.index_type == hepIndexInt64, lane_.context.plan, stream));
+  num_tokens_ = choice.num_tokens;
+  top_k_ = choice.top_k;
   return Status();
 }
 
@@ -53,42 +59,48 @@ Status CudaRouting::update(const void* indices, int num_tokens, int top_k,
 // more use once the routing is updated.
 Status CudaRouting::list_map(const uint8_t* map, int num_tokens, int top_k, hepStream_t stream,
                              const void** indices) {
-  const BackendContext& context = backend_.context();
+  const LaneContext& context = lane_.context;
   int32_t* listed = at<int32_t>(memory_->get(), context.routing_layout.weights);
-  const MapArgs args{backend_.kernel_context().host, map,  listed, num_tokens,
-                     context.shape.num_experts,      top_k};
+  const MapArgs args{lane_.kernel.host, map, listed, num_tokens, context.shape.num_experts, top_k};
   HEP_CUDA_TRY(launch_map(args, context.plan, stream));
   *indices = listed;
   return Status();
 }
 
 // Rows in the heap are read where they are; others are copied to the window, or quantised into it.
-Status CudaRouting::publish_rows(const hepDispatchArgs_t& call, int64_t row_bytes,
-                                 hepStream_t stream, uint64_t* rows_offset) {
-  const BackendContext& context = backend_.context();
+Status CudaRouting::find_rows(const hepDispatchArgs_t& call, uint64_t* rows_offset) {
+  const LaneContext& context = lane_.context;
+  *rows_offset = context.window_layout.rows;
+  if (call.quantize != hepQuantizeNone) return Status();
+  bool in_heap;
+  HEP_TRY(find_rows_in_heap(context, "x", call.x, call.update != 0 ? call.num_tokens : num_tokens_,
+                            context.shape.hidden * element_bytes(call.type), &in_heap));
+  if (in_heap)
+    *rows_offset =
+        static_cast<const char*>(call.x) - static_cast<const char*>(context.windows[context.rank]);
+  return Status();
+}
+
+Status CudaRouting::publish_rows(const hepDispatchArgs_t& call, uint64_t rows_offset,
+                                 hepStream_t stream) {
+  const LaneContext& context = lane_.context;
   char* window = static_cast<char*>(context.windows[context.rank]);
+  if (num_tokens_ == 0 || rows_offset != context.window_layout.rows) return Status();
   if (call.quantize != hepQuantizeNone) {
-    *rows_offset = context.window_layout.rows;
-    if (num_tokens_ == 0) return Status();
     const QuantizeArgs args{context.window_layout, window,       call.x, num_tokens_,
                             context.shape.hidden,  call.quantize};
     HEP_CUDA_TRY(launch_quantize(args, context.plan, stream));
     return Status();
   }
-  const void* x = call.x;
-  bool in_heap;
-  HEP_TRY(find_rows_in_heap(context, "x", x, num_tokens_, row_bytes, &in_heap));
-  *rows_offset = in_heap ? static_cast<const char*>(x) - window : context.window_layout.rows;
-  if (in_heap || num_tokens_ == 0) return Status();
-  const size_t bytes = num_tokens_ * row_bytes;
-  HEP_CUDA_TRY(cudaMemcpyAsync(window + context.window_layout.rows, x, bytes,
-                               cudaMemcpyDeviceToDevice, stream));
+  const size_t bytes = int64_t{num_tokens_} * context.shape.hidden * element_bytes(call.type);
+  HEP_CUDA_TRY(
+      cudaMemcpyAsync(window + rows_offset, call.x, bytes, cudaMemcpyDeviceToDevice, stream));
   return Status();
 }
 
 // Outputs in the heap need not be sent if nothing is to be done to them first: the peers read them.
 Status CudaRouting::find_outputs(const hepCombineArgs_t& call, uint64_t* outputs_offset) {
-  const BackendContext& context = backend_.context();
+  const LaneContext& context = lane_.context;
   bool in_heap;
   HEP_TRY(find_outputs_in_heap(context, call, &in_heap));
   *outputs_offset = in_heap && sends_rows_as_they_are(call)
@@ -98,8 +110,8 @@ Status CudaRouting::find_outputs(const hepCombineArgs_t& call, uint64_t* outputs
   return Status();
 }
 
-Status CudaRouting::dispatch(const hepDispatchArgs_t& call, hepStream_t stream) {
-  const int device = backend_.context().device;
+Status CudaRouting::dispatch(const hepDispatchArgs_t& call, Half half, hepStream_t stream) {
+  const int device = backend_.device();
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
   HEP_TRY(check_device_pointer(call.x, "x", device));
@@ -113,21 +125,28 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, hepStream_t stream) 
   HEP_TRY(check_device_pointer(call.scales, "scales", device));
   HEP_TRY(check_device_pointer(call.row_scales, "row_scales", device));
   HEP_TRY(check_device_pointer(call.expert_rows, "expert_rows", device));
+  HEP_TRY(check_device_pointer(call.indices, "indices", device));
 
   DispatchArgs args{};
-  args.context = backend_.kernel_context();
+  HEP_TRY(find_rows(call, &args.rows_offset));
+  if (call.update != 0)
+    HEP_TRY(
+        run_update({call.indices, static_cast<int>(call.num_tokens), call.top_k, call.index_type},
+                   half, stream));
+  if (half != Half::kReceive) HEP_TRY(publish_rows(call, args.rows_offset, stream));
+  args.context = lane_.kernel;
   args.routing = memory_->get();
   args.num_tokens = num_tokens_;
   args.top_k = top_k_;
   args.call = call;
-  args.row_bytes = backend_.context().shape.hidden * element_bytes(call.type);
-  HEP_TRY(publish_rows(call, args.row_bytes, stream, &args.rows_offset));
-  HEP_CUDA_TRY(launch_dispatch(args, backend_.context().plan, stream));
+  args.row_bytes = lane_.context.shape.hidden * element_bytes(call.type);
+  args.half = half;
+  HEP_CUDA_TRY(launch_dispatch(args, lane_.context.plan, stream));
   return Status();
 }
 
-Status CudaRouting::combine(const hepCombineArgs_t& call, hepStream_t stream) {
-  const int device = backend_.context().device;
+Status CudaRouting::combine(const hepCombineArgs_t& call, Half half, hepStream_t stream) {
+  const int device = backend_.device();
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
   HEP_TRY(check_device_pointer(call.y, "y", device));
@@ -137,23 +156,24 @@ Status CudaRouting::combine(const hepCombineArgs_t& call, hepStream_t stream) {
   HEP_TRY(check_device_pointer(call.gradients, "gradients", device));
 
   CombineArgs args{};
-  args.context = backend_.kernel_context();
+  args.context = lane_.kernel;
   args.routing = memory_->get();
   args.num_tokens = num_tokens_;
   args.top_k = top_k_;
   args.call = call;
-  const int hidden = backend_.context().shape.hidden;
+  const int hidden = lane_.context.shape.hidden;
   args.row_bytes = hidden * element_bytes(call.type);
   args.partial_row_bytes = hidden * element_bytes(call.partial_type);
   HEP_TRY(find_outputs(call, &args.outputs_offset));
-  if (call.row_gradients != nullptr)
-    HEP_CUDA_TRY(launch_send_gradients(args, backend_.context().plan, stream));
-  HEP_CUDA_TRY(launch_combine(args, backend_.context().plan, stream));
+  args.half = half;
+  if (call.row_gradients != nullptr && half != Half::kReceive)
+    HEP_CUDA_TRY(launch_send_gradients(args, lane_.context.plan, stream));
+  HEP_CUDA_TRY(launch_combine(args, lane_.context.plan, stream));
   return Status();
 }
 
 Status CudaRouting::query(hepRoutingCounts_t* counts, hepStream_t stream) {
-  const int device = backend_.context().device;
+  const int device = backend_.device();
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
@@ -161,8 +181,8 @@ Status CudaRouting::query(hepRoutingCounts_t* counts, hepStream_t stream) {
   if (capture != cudaStreamCaptureStatusNone)
     return error(hepErrorInvalidUsage, "hepRoutingQuery waits, so it cannot be captured");
 
-  const RoutingLayout& layout = backend_.context().routing_layout;
-  const int local_experts = backend_.context().shape.num_local_experts();
+  const RoutingLayout& layout = lane_.context.routing_layout;
+  const int local_experts = lane_.context.shape.num_local_experts();
   RoutingTotals totals;
   int32_t padded_rows;
   std::vector<int32_t> tokens_per_expert(local_experts);

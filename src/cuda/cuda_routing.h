@@ -11,26 +11,35 @@ namespace hep {
 
 class CudaRouting : public BackendRouting {
  public:
-  CudaRouting(CudaBackend& backend, int alignment) : backend_(backend), alignment_(alignment) {}
+  CudaRouting(CudaBackend& backend, CudaLane& lane, int alignment)
+      : backend_(backend), lane_(lane), alignment_(alignment) {}
   ~CudaRouting() override;
 
   Status start();
 
   Status update(const void* indices, int num_tokens, int top_k, hepIndexType_t index_type,
                 hepStream_t stream) override;
-  Status dispatch(const hepDispatchArgs_t& args, hepStream_t stream) override;
-  Status combine(const hepCombineArgs_t& args, hepStream_t stream) override;
+  Status dispatch(const hepDispatchArgs_t& args, Half half, hepStream_t stream) override;
+  Status combine(const hepCombineArgs_t& args, Half half, hepStream_t stream) override;
   Status query(hepRoutingCounts_t* counts, hepStream_t stream) override;
   const void* memory() const override { return memory_->get(); }
 
  private:
+  struct TopK {
+    const void* indices;
+    int num_tokens, top_k;
+    int32_t index_type;
+  };
+
+  Status run_update(TopK choice, Half half, hepStream_t stream);
   Status list_map(const uint8_t* map, int num_tokens, int top_k, hepStream_t stream,
                   const void** indices);
-  Status publish_rows(const hepDispatchArgs_t& call, int64_t row_bytes, hepStream_t stream,
-                      uint64_t* rows_offset);
+  Status find_rows(const hepDispatchArgs_t& call, uint64_t* rows_offset);
+  Status publish_rows(const hepDispatchArgs_t& call, uint64_t rows_offset, hepStream_t stream);
   Status find_outputs(const hepCombineArgs_t& call, uint64_t* outputs_offset);
 
   CudaBackend& backend_;
+  CudaLane& lane_;
   const int alignment_;
   std::unique_ptr<DeviceMemory> memory_;
 

@@ -6,12 +6,13 @@
 
 #include <cstdint>
 
+#include "half.h"
 #include "layout.h"
 
 namespace hep {
 
-// Device memory of one rank's communicator, zero at first. Operations of one kind follow each other
-// in stream order; their kernels advance the epochs, so that captured graphs replay.
+// Device memory of one rank's lane, zero at first. Operations of one kind follow each other in stream
+// order; their kernels advance the epochs, so that captured graphs replay.
 struct DeviceState {
   struct Operation {
     uint64_t epoch;     // completed operations of this kind
@@ -25,9 +26,6 @@ struct DeviceState {
   uint64_t extras_published;  // dispatch: have published their share of weights and scales
 
   uint64_t combine_tasks;  // combine: tasks of the second half that have been dealt out
-
-  uint32_t failed;  // set by the first wait that fails: every later wait gives up at once
-  uint32_t reserved;
 };
 
 // Host memory that kernels can reach.
@@ -39,23 +37,26 @@ struct HostState {
   uint32_t bad_index_set;  // device to host, 0 to 1 by the first
   int64_t bad_index_token, bad_index_k, bad_index_value;
   uint32_t bad_index_ready;
-  uint32_t overflow_ready;  // device to host: the first overflow that is an error is complete
+  uint32_t overflow_set;  // device to host, 0 to 1 by the first overflow that is an error
+  uint32_t overflow_ready;
   uint64_t overflow_number;
   int64_t overflow_needed, overflow_capacity;
   uint32_t failure_ready;  // device to host: `failure` is complete
   hepFailure_t failure;
 };
 
-// A communicator as kernels see it.
+// A lane of a communicator as kernels see it.
 struct KernelContext {
   WindowLayout window_layout;
   RoutingLayout routing_layout;
   DeviceState* state;
+  uint32_t* failed;  // of all lanes: set by the first wait that fails: later ones give up at once
   HostState* host;
   uint32_t* block_counts;  // scratch of the routing kernel: [routing_blocks][E + 2 R]
   uint64_t timeout_ns;
   int32_t rank;
-  void* windows[kMaxRanks];
+  int32_t mode, lane;        // as in hepFailure_t
+  void* windows[kMaxRanks];  // the lane's parts
 
   HEP_HOST_DEVICE const Shape& shape() const { return window_layout.shape; }
   HEP_HOST_DEVICE int num_ranks() const { return window_layout.shape.num_ranks; }
@@ -86,6 +87,7 @@ struct RouteArgs {
   int32_t num_tokens;
   int32_t top_k;
   int32_t alignment;
+  Half half;
 };
 
 struct QuantizeArgs {
@@ -105,6 +107,7 @@ struct DispatchArgs {
   int32_t top_k;
   int32_t row_bytes;
   int32_t stages, rows_per_stage;
+  Half half;
   hepDispatchArgs_t call;
 };
 
@@ -123,6 +126,7 @@ struct CombineArgs {
   int32_t first_half_blocks;  // the first ones of the grid; all do the second half
   uint64_t outputs_offset;    // of y in this rank's window, for peers to read; or kNotInWindow
   int32_t load_stages, store_stages;
+  Half half;
   hepCombineArgs_t call;
 };
 

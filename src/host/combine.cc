@@ -181,11 +181,17 @@ Status add_own_tokens(const Operation& operation, Combiner& combiner, const Rout
 
 }  // namespace
 
-Status run_combine(const Operation& operation, const hepCombineArgs_t& args,
-                   const RoutingState& state) {
+Status send_partials(const Operation& operation, const hepCombineArgs_t& args,
+                     const RoutingState& state) {
   Combiner combiner(operation, args, state);
   for (int source = 0; source < operation.num_ranks(); ++source)
     HEP_TRY(reduce_source(operation, source, combiner, state));
+  return {};
+}
+
+Status add_partials(const Operation& operation, const hepCombineArgs_t& args,
+                    const RoutingState& state) {
+  Combiner combiner(operation, args, state);
   HEP_TRY(add_own_tokens(operation, combiner, state));
   for (int peer = 0; peer < operation.num_ranks(); ++peer)
     store_release(&operation.to(peer).slots_free, operation.epoch());

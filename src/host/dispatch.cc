@@ -199,10 +199,8 @@ Status find_source(const Operation& operation, int rank, int top_k, Source* sour
 
 }  // namespace
 
-Status run_dispatch(const Operation& operation, const hepDispatchArgs_t& args, bool x_in_heap,
+Status receive_rows(const Operation& operation, const hepDispatchArgs_t& args,
                     RoutingState& state) {
-  publish(operation, args, x_in_heap, state);
-
   Receiver receiver(operation, args, state);
   receiver.count_rows();
   receiver.write_padding();
@@ -213,10 +211,12 @@ Status run_dispatch(const Operation& operation, const hepDispatchArgs_t& args, b
     receiver.take_rows(source);
     store_release(&operation.to(s).rows_read, operation.epoch());
   }
+  return {};
+}
 
+Status wait_for_readers(const Operation& operation, uint64_t epoch) {
   for (int peer = 0; peer < operation.num_ranks(); ++peer)
-    HEP_TRY(
-        operation.wait(hepPhaseReaders, peer, operation.from(peer).rows_read, operation.epoch()));
+    HEP_TRY(operation.wait(hepPhaseReaders, peer, operation.from(peer).rows_read, epoch));
   return {};
 }
 

@@ -10,16 +10,20 @@
 namespace hep {
 
 HostBackend::HostBackend(const BackendContext& context)
-    : context_(context), waiter_(context.rank, context.timeout_ms) {}
+    : rank_(context.rank), waiter_(context.rank, context.timeout_ms) {
+  for (const LaneContext& lane : context.lanes) lanes_.push_back({lane});
+}
 
-Status HostBackend::create_routing(int alignment, std::unique_ptr<BackendRouting>* routing) {
-  const uint64_t bytes = context_.routing_layout.total;
+Status HostBackend::create_routing(int lane, int alignment,
+                                   std::unique_ptr<BackendRouting>* routing) {
+  const uint64_t bytes = lanes_[lane].context.routing_layout.total;
   HostRouting::Memory memory(std::calloc(bytes, 1));
   std::unique_ptr<BackendRouting> made;
-  if (memory) made.reset(new (std::nothrow) HostRouting(*this, std::move(memory), alignment));
+  if (memory)
+    made.reset(new (std::nothrow) HostRouting(*this, lanes_[lane], std::move(memory), alignment));
   if (!made)
-    return error(hepErrorOutOfMemory, "rank %d: no memory for a routing of %llu bytes",
-                 context_.rank, static_cast<unsigned long long>(bytes));
+    return error(hepErrorOutOfMemory, "rank %d: no memory for a routing of %llu bytes", rank_,
+                 static_cast<unsigned long long>(bytes));
   *routing = std::move(made);
   return {};
 }
@@ -37,12 +41,14 @@ Backend::Overflow HostBackend::overflow() const {
 Status HostBackend::check_stream(hepStream_t stream) const {
   if (stream == nullptr) return {};
   return error(hepErrorInvalidArgument,
-               "rank %d: stream is %p, but on the host backend it must be NULL", context_.rank,
+               "rank %d: stream is %p, but on the host backend it must be NULL", rank_,
                static_cast<void*>(stream));
 }
 
-Operation HostBackend::start(hepOperation_t kind) {
-  return Operation(context_, waiter_, kind, ++epochs_[kind]);
+Operation HostBackend::start(HostLane& lane, hepOperation_t kind, Half half) {
+  uint64_t& epoch = lane.epochs[kind];
+  if (half != Half::kReceive) ++epoch;
+  return Operation(lane.context, waiter_, kind, epoch);
 }
 
 void HostBackend::note_bad_index(int64_t token, int64_t k, int64_t value) {

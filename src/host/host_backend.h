@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "backend.h"
 #include "host/operation.h"
@@ -17,11 +18,17 @@
 
 namespace hep {
 
+// A lane, which one thread at a time uses.
+struct HostLane {
+  const LaneContext context;
+  uint64_t epochs[hepOperationCombine + 1] = {};  // latest operation of each kind
+};
+
 class HostBackend final : public Backend {
  public:
   explicit HostBackend(const BackendContext& context);
 
-  Status create_routing(int alignment, std::unique_ptr<BackendRouting>* routing) override;
+  Status create_routing(int lane, int alignment, std::unique_ptr<BackendRouting>* routing) override;
   Status register_memory(void* pointer, size_t bytes) override {
     return registrations_.add(pointer, bytes);
   }
@@ -32,26 +39,25 @@ class HostBackend final : public Backend {
   BadIndex bad_index() const override;
   Overflow overflow() const override;
 
-  const BackendContext& context() const { return context_; }
-
   // Refuses any stream: there is none on the host.
   Status check_stream(hepStream_t stream) const;
 
   // Fails once a wait has failed or stop() was called.
   Status check_alive() const { return waiter_.check(); }
 
-  // Starts the next operation of a kind; check_alive comes before it.
-  Operation start(hepOperation_t kind);
+  // Starts the next operation of a kind on a lane, or for its second half takes up the one that has
+  // been started; check_alive comes before it.
+  Operation start(HostLane& lane, hepOperation_t kind, Half half);
 
   // Keep the first.
   void note_bad_index(int64_t token, int64_t k, int64_t value);
   void note_overflow(uint64_t number, int64_t needed, int64_t capacity);
 
  private:
-  const BackendContext context_;
+  const int rank_;
   Waiter waiter_;
+  std::vector<HostLane> lanes_;
   Registrations registrations_;
-  uint64_t epochs_[hepOperationCombine + 1] = {};  // latest operation of each kind
   mutable std::mutex mutex_;
   BadIndex bad_index_{};  // guarded by mutex_
   Overflow overflow_{};   // guarded by mutex_

@@ -22,47 +22,65 @@ RoutingState::RoutingState(void* memory, const RoutingLayout& layout, int alignm
       selections(at<Selection>(memory, layout.selections)),
       weights(at<float>(memory, layout.weights)) {}
 
-HostRouting::HostRouting(HostBackend& backend, Memory memory, int alignment)
+HostRouting::HostRouting(HostBackend& backend, HostLane& lane, Memory memory, int alignment)
     : backend_(backend),
+      lane_(lane),
       memory_(std::move(memory)),
-      state_(memory_.get(), backend.context().routing_layout, alignment) {}
+      state_(memory_.get(), lane.context.routing_layout, alignment) {}
+
+Status HostRouting::run_update(const TopK& choice, Half half) {
+  const Operation operation = backend_.start(lane_, hepOperationRouting, half);
+  if (half != Half::kReceive) send_update(operation, choice, backend_, state_);
+  return half != Half::kSend ? receive_update(operation, state_) : Status();
+}
 
 Status HostRouting::update(const void* indices, int num_tokens, int top_k,
                            hepIndexType_t index_type, hepStream_t stream) {
   HEP_TRY(backend_.check_stream(stream));
   HEP_TRY(backend_.check_alive());
-  return run_update(backend_.start(hepOperationRouting), {indices, index_type, num_tokens, top_k},
-                    backend_, state_);
+  return run_update({indices, index_type, num_tokens, top_k}, Half::kBoth);
 }
 
-Status HostRouting::dispatch(const hepDispatchArgs_t& args, hepStream_t stream) {
+Status HostRouting::dispatch(const hepDispatchArgs_t& args, Half half, hepStream_t stream) {
   HEP_TRY(backend_.check_stream(stream));
+  const TopK choice{args.indices, static_cast<hepIndexType_t>(args.index_type),
+                    static_cast<int>(args.num_tokens), args.top_k};
+  const int num_tokens = args.update != 0 ? choice.num_tokens : state_.num_tokens;
   bool in_heap = false;
   if (args.quantize == hepQuantizeNone)
-    HEP_TRY(find_rows_in_heap(backend_.context(), "x", args.x, state_.num_tokens,
-                              backend_.context().shape.hidden * element_bytes(args.type),
-                              &in_heap));
+    HEP_TRY(find_rows_in_heap(lane_.context, "x", args.x, num_tokens,
+                              lane_.context.shape.hidden * element_bytes(args.type), &in_heap));
   HEP_TRY(backend_.check_alive());
-  const Operation operation = backend_.start(hepOperationDispatch);
-  HEP_TRY(run_dispatch(operation, args, in_heap, state_));
+
+  if (args.update != 0) HEP_TRY(run_update(choice, half));
+  const Operation operation = backend_.start(lane_, hepOperationDispatch, half);
+  // A second half waits for the peers' first halves alone, so that one thread can be several ranks: x,
+  // which is the caller's again then, is not read in place.
+  const bool whole = half == Half::kBoth;
+  if (half != Half::kReceive) HEP_TRY(publish(operation, args, in_heap && whole, state_));
+  if (half == Half::kSend) return {};
+  HEP_TRY(receive_rows(operation, args, state_));
+  if (whole) HEP_TRY(wait_for_readers(operation, operation.epoch()));
   const hepRowCounters_t& counters = state_.totals->row_counters;
   if (counters.overflow != 0 && args.overflow == hepOverflowError)
     backend_.note_overflow(operation.epoch(), counters.needed, args.capacity);
   return {};
 }
 
-Status HostRouting::combine(const hepCombineArgs_t& args, hepStream_t stream) {
+Status HostRouting::combine(const hepCombineArgs_t& args, Half half, hepStream_t stream) {
   HEP_TRY(backend_.check_stream(stream));
   bool in_heap = false;  // makes no difference here, but a y that leaves the heap is refused
-  HEP_TRY(find_outputs_in_heap(backend_.context(), args, &in_heap));
+  HEP_TRY(find_outputs_in_heap(lane_.context, args, &in_heap));
   HEP_TRY(backend_.check_alive());
-  return run_combine(backend_.start(hepOperationCombine), args, state_);
+  const Operation operation = backend_.start(lane_, hepOperationCombine, half);
+  if (half != Half::kReceive) HEP_TRY(send_partials(operation, args, state_));
+  return half != Half::kSend ? add_partials(operation, args, state_) : Status();
 }
 
 Status HostRouting::query(hepRoutingCounts_t* counts, hepStream_t stream) {
   HEP_TRY(backend_.check_stream(stream));
   HEP_TRY(backend_.check_alive());
-  const int num_experts = backend_.context().shape.num_local_experts();
+  const int num_experts = lane_.context.shape.num_local_experts();
   counts->num_flat_rows = state_.totals->num_flat_rows;
   counts->num_expert_rows = state_.totals->num_expert_rows;
   counts->num_padded_rows = state_.expert_offsets[num_experts];

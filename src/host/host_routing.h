@@ -16,6 +16,7 @@
 namespace hep {
 
 class HostBackend;
+struct HostLane;
 
 // The sections of RoutingLayout by name, and what the latest update was called with.
 struct RoutingState {
@@ -45,15 +46,23 @@ struct TopK {
   int top_k;
 };
 
-// The operations, one file each.
-Status run_update(const Operation& operation, const TopK& choice, HostBackend& backend,
-                  RoutingState& state);
-Status run_dispatch(const Operation& operation, const hepDispatchArgs_t& args, bool x_in_heap,
-                    RoutingState& state);
-void publish(const Operation& operation, const hepDispatchArgs_t& args, bool x_in_heap,
-             const RoutingState& state);  // the first half of a dispatch
-Status run_combine(const Operation& operation, const hepCombineArgs_t& args,
-                   const RoutingState& state);
+// The halves of the operations. The first ones wait for nothing but peers that are not done with the
+// operation of this kind before.
+void send_update(const Operation& operation, const TopK& choice, HostBackend& backend,
+                 RoutingState& state);
+Status receive_update(const Operation& operation, RoutingState& state);
+
+// `x_in_place`: the peers read the rows where they are, in the heap.
+Status publish(const Operation& operation, const hepDispatchArgs_t& args, bool x_in_place,
+               const RoutingState& state);
+Status receive_rows(const Operation& operation, const hepDispatchArgs_t& args, RoutingState& state);
+// Waits until the peers have read this rank's rows.
+Status wait_for_readers(const Operation& operation, uint64_t epoch);
+
+Status send_partials(const Operation& operation, const hepCombineArgs_t& args,
+                     const RoutingState& state);
+Status add_partials(const Operation& operation, const hepCombineArgs_t& args,
+                    const RoutingState& state);
 
 class HostRouting final : public BackendRouting {
  public:
@@ -63,17 +72,20 @@ class HostRouting final : public BackendRouting {
   };
   using Memory = std::unique_ptr<void, Free>;
 
-  HostRouting(HostBackend& backend, Memory memory, int alignment);
+  HostRouting(HostBackend& backend, HostLane& lane, Memory memory, int alignment);
 
   Status update(const void* indices, int num_tokens, int top_k, hepIndexType_t index_type,
                 hepStream_t stream) override;
-  Status dispatch(const hepDispatchArgs_t& args, hepStream_t stream) override;
-  Status combine(const hepCombineArgs_t& args, hepStream_t stream) override;
+  Status dispatch(const hepDispatchArgs_t& args, Half half, hepStream_t stream) override;
+  Status combine(const hepCombineArgs_t& args, Half half, hepStream_t stream) override;
   Status query(hepRoutingCounts_t* counts, hepStream_t stream) override;
   const void* memory() const override { return memory_.get(); }
 
  private:
+  Status run_update(const TopK& choice, Half half);
+
   HostBackend& backend_;
+  HostLane& lane_;
   Memory memory_;
   RoutingState state_;
 };

@@ -15,15 +15,15 @@ namespace hep {
 
 class Operation {
  public:
-  Operation(const BackendContext& context, Waiter& waiter, hepOperation_t kind, uint64_t epoch)
-      : context_(context), waiter_(waiter), kind_(kind), epoch_(epoch) {}
+  Operation(const LaneContext& lane, Waiter& waiter, hepOperation_t kind, uint64_t epoch)
+      : lane_(lane), waiter_(waiter), kind_(kind), epoch_(epoch) {}
 
   uint64_t epoch() const { return epoch_; }
-  int rank() const { return context_.rank; }
-  int num_ranks() const { return context_.shape.num_ranks; }
-  const Shape& shape() const { return context_.shape; }
-  const WindowLayout& layout() const { return context_.window_layout; }
-  void* window(int rank) const { return context_.windows[rank]; }
+  int rank() const { return lane_.rank; }
+  int num_ranks() const { return lane_.shape.num_ranks; }
+  const Shape& shape() const { return lane_.shape; }
+  const WindowLayout& layout() const { return lane_.window_layout; }
+  void* window(int rank) const { return lane_.windows[rank]; }
   void* own_window() const { return window(rank()); }
 
   // What a peer tells this rank, and what this rank tells a peer.
@@ -34,17 +34,21 @@ class Operation {
 
   // Waits until `peer` has brought its signal to `expected`.
   Status wait(hepPhase_t phase, int peer, const uint64_t& signal, uint64_t expected) const {
-    return waiter_.wait(&signal, expected, {kind_, epoch_, phase, peer});
+    return waiter_.wait(&signal, expected, awaited(phase, peer));
   }
 
   // Fails the communicator for something other than a wait.
   Status fail(hepResult_t result, hepPhase_t phase, int peer, uint64_t expected,
               uint64_t seen) const {
-    return waiter_.fail(result, {kind_, epoch_, phase, peer}, expected, seen);
+    return waiter_.fail(result, awaited(phase, peer), expected, seen);
   }
 
  private:
-  const BackendContext& context_;
+  Awaited awaited(hepPhase_t phase, int peer) const {
+    return {kind_, epoch_, lane_.mode, lane_.number, phase, peer};
+  }
+
+  const LaneContext& lane_;
   Waiter& waiter_;
   const hepOperation_t kind_;
   const uint64_t epoch_;

@@ -30,11 +30,11 @@ void copy_scales(const Operation& operation, const void* scales, int num_tokens)
 }
 
 // Returns where the rows lie in the window.
-uint64_t publish_rows(const Operation& operation, const hepDispatchArgs_t& args, bool x_in_heap,
+uint64_t publish_rows(const Operation& operation, const hepDispatchArgs_t& args, bool x_in_place,
                       int num_tokens) {
   char* window = static_cast<char*>(operation.own_window());
   if (args.scales != nullptr) copy_scales(operation, args.scales, num_tokens);
-  if (x_in_heap) return static_cast<const char*>(args.x) - window;
+  if (x_in_place) return static_cast<const char*>(args.x) - window;
   const uint64_t rows = operation.layout().rows;
   const uint64_t row_bytes = uint64_t(operation.shape().hidden) * element_bytes(args.type);
   if (args.quantize != hepQuantizeNone)
@@ -46,10 +46,10 @@ uint64_t publish_rows(const Operation& operation, const hepDispatchArgs_t& args,
 
 }  // namespace
 
-// The sections may be overwritten: the dispatch before waited until all peers had read them.
-void publish(const Operation& operation, const hepDispatchArgs_t& args, bool x_in_heap,
-             const RoutingState& state) {
-  const uint64_t rows_offset = publish_rows(operation, args, x_in_heap, state.num_tokens);
+Status publish(const Operation& operation, const hepDispatchArgs_t& args, bool x_in_place,
+               const RoutingState& state) {
+  HEP_TRY(wait_for_readers(operation, operation.epoch() - 1));
+  const uint64_t rows_offset = publish_rows(operation, args, x_in_place, state.num_tokens);
   for (int peer = 0; peer < operation.num_ranks(); ++peer) {
     Signals& to = operation.to(peer);
     to.rows_offset = rows_offset;
@@ -57,11 +57,12 @@ void publish(const Operation& operation, const hepDispatchArgs_t& args, bool x_i
     store_release(&to.rows_ready, operation.epoch());
   }
 
-  if (args.weights == nullptr) return;
+  if (args.weights == nullptr) return {};
   std::copy_n(args.weights, static_cast<int64_t>(state.num_tokens) * state.top_k,
               at<float>(operation.own_window(), operation.layout().weights_at(0, state.top_k)));
   for (int peer = 0; peer < operation.num_ranks(); ++peer)
     store_release(&operation.to(peer).weights_ready, operation.epoch());
+  return {};
 }
 
 }  // namespace hep

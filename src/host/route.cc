@@ -102,29 +102,6 @@ int read_choices(const TopK& choice, int token, int num_experts, HostBackend& ba
                                     : read_ids(choice, token, num_experts, backend, choices);
 }
 
-void send_records(const Operation& operation, const TopK& choice, HostBackend& backend,
-                  RoutingState& state) {
-  const Shape& shape = operation.shape();
-  std::array<RecordWriter, kMaxRanks> writers;
-  for (int d = 0; d < shape.num_ranks; ++d) writers[d] = RecordWriter(operation, d, choice);
-
-  TokenChoices choices;
-  for (int token = 0; token < choice.num_tokens; ++token) {
-    const int count = read_choices(choice, token, shape.num_experts, backend, &choices);
-    int ordinal = 0;
-    for (int begin = 0, end; begin < count; begin = end, ++ordinal) {
-      const int destination = choices[begin].expert / shape.num_local_experts();
-      end = begin + 1;
-      while (end < count && choices[end].expert / shape.num_local_experts() == destination) ++end;
-      writers[destination].add_row(token, ordinal, &choices[begin], end - begin);
-    }
-    state.partial_counts[token] = static_cast<uint8_t>(ordinal);
-  }
-
-  for (int d = 0; d < shape.num_ranks; ++d)
-    store_release(&operation.to(d).records_ready, operation.epoch());
-}
-
 // What the layouts of a batch depend on must be the same on all ranks.
 Status check_top_k(const Operation& operation, int source, int top_k) {
   const auto& header = *at<RecordHeader>(operation.own_window(),
@@ -201,14 +178,37 @@ void take_records(const Operation& operation, RoutingState& state) {
 
 }  // namespace
 
-Status run_update(const Operation& operation, const TopK& choice, HostBackend& backend,
-                  RoutingState& state) {
+// The records of the update before last lie where these will, and are no longer read: its peers have sent
+// those of the last one since.
+void send_update(const Operation& operation, const TopK& choice, HostBackend& backend,
+                 RoutingState& state) {
   state.num_tokens = choice.num_tokens;
   state.top_k = choice.top_k;
-  send_records(operation, choice, backend, state);
+  const Shape& shape = operation.shape();
+  std::array<RecordWriter, kMaxRanks> writers;
+  for (int d = 0; d < shape.num_ranks; ++d) writers[d] = RecordWriter(operation, d, choice);
+
+  TokenChoices choices;
+  for (int token = 0; token < choice.num_tokens; ++token) {
+    const int count = read_choices(choice, token, shape.num_experts, backend, &choices);
+    int ordinal = 0;
+    for (int begin = 0, end; begin < count; begin = end, ++ordinal) {
+      const int destination = choices[begin].expert / shape.num_local_experts();
+      end = begin + 1;
+      while (end < count && choices[end].expert / shape.num_local_experts() == destination) ++end;
+      writers[destination].add_row(token, ordinal, &choices[begin], end - begin);
+    }
+    state.partial_counts[token] = static_cast<uint8_t>(ordinal);
+  }
+
+  for (int d = 0; d < shape.num_ranks; ++d)
+    store_release(&operation.to(d).records_ready, operation.epoch());
+}
+
+Status receive_update(const Operation& operation, RoutingState& state) {
   for (int s = 0; s < operation.num_ranks(); ++s) {
     HEP_TRY(operation.wait(hepPhaseRecords, s, operation.from(s).records_ready, operation.epoch()));
-    HEP_TRY(check_top_k(operation, s, choice.top_k));
+    HEP_TRY(check_top_k(operation, s, state.top_k));
   }
   place_experts(operation, state);
   take_records(operation, state);

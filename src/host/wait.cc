@@ -104,6 +104,8 @@ Status Waiter::fail(hepResult_t result, const Awaited& awaited, uint64_t expecte
     failure_.number = awaited.number;
     failure_.expected = expected;
     failure_.seen = seen;
+    failure_.mode = awaited.mode;
+    failure_.lane = awaited.lane;
   }
   return failure_status(failure_);
 }

@@ -18,11 +18,13 @@ namespace hep {
 struct Awaited {
   hepOperation_t operation;
   uint64_t number;  // the operation's epoch
+  hepMode_t mode;
+  int32_t lane;
   hepPhase_t phase;
   int peer;
 };
 
-// Thread-safe: one thread waits, any thread may stop it or read the failure.
+// Thread-safe: a thread a lane waits, any thread may stop them or read the failure.
 class Waiter {
  public:
   Waiter(int rank, int timeout_ms);

@@ -252,8 +252,10 @@ TEST(BadObject, ConfigsThatBreakARuleAreRefused) {
       {"sm_budget", &hepConfig_t::sm_budget, -1, hepErrorInvalidArgument},
       {"routing_threads", &hepConfig_t::routing_threads, 33, hepErrorInvalidArgument},
       {"scale_bytes", &hepConfig_t::scale_bytes, -4, hepErrorInvalidArgument},
-      {"low_latency_tokens", &hepConfig_t::low_latency_tokens, 128, hepErrorUnsupported},
-      {"lanes", &hepConfig_t::lanes, 2, hepErrorUnsupported},
+      {"low_latency_tokens", &hepConfig_t::low_latency_tokens, -3, hepErrorInvalidArgument},
+      {"low_latency_tokens", &hepConfig_t::low_latency_tokens, 65537, hepErrorInvalidArgument},
+      {"low_latency_blocks", &hepConfig_t::low_latency_blocks, 257, hepErrorInvalidArgument},
+      {"lanes", &hepConfig_t::lanes, 5, hepErrorInvalidArgument},
   };
   for (const auto& entry : table) {
     hepConfig_t config = small_config();

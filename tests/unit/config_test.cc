@@ -279,12 +279,27 @@ const Rule kRules[] = {
      4,
      kInvalid,
      {"scale_bytes", "16385", "16384"}},
-    {"low latency",
-     [](hepConfig_t* c) { c->low_latency_tokens = 128; },
+    {"negative low-latency tokens",
+     [](hepConfig_t* c) { c->low_latency_tokens = -1; },
+     4,
+     kInvalid,
+     {"low_latency_tokens", "-1", "65536"}},
+    {"too many low-latency tokens",
+     [](hepConfig_t* c) { c->low_latency_tokens = 65537; },
+     4,
+     kInvalid,
+     {"low_latency_tokens", "65537", "65536"}},
+    {"one low-latency block",
+     [](hepConfig_t* c) { c->low_latency_blocks = 1; },
+     4,
+     kInvalid,
+     {"low_latency_blocks", "1", "2"}},
+    {"five lanes", [](hepConfig_t* c) { c->lanes = 5; }, 4, kInvalid, {"lanes", "5", "4"}},
+    {"a reserved field",
+     [](hepConfig_t* c) { c->reserved = 1; },
      4,
      hepErrorUnsupported,
-     {"low_latency_tokens", "128"}},
-    {"two lanes", [](hepConfig_t* c) { c->lanes = 2; }, 4, hepErrorUnsupported, {"lanes", "2"}},
+     {"reserved", "1"}},
     {"two domains",
      [](hepConfig_t* c) { c->domain_size = 2; },
      4,
@@ -321,6 +336,9 @@ TEST_F(Config, TheLimitsThemselvesAreLegal) {
   config.combine_load_stages = 32;
   config.combine_store_stages = 4;
   config.domain_size = 72;
+  config.lanes = 4;
+  config.low_latency_tokens = 65536;
+  config.low_latency_blocks = 256;
   resolved_config(config, 72);
 
   config = valid_config();
@@ -343,6 +361,17 @@ TEST_F(Config, ZeroMeansTheDocumentedDefault) {
   EXPECT_EQ(resolved.heap_bytes, 0);
   EXPECT_EQ(resolved.combine_type, hepTypeBfloat16);
   EXPECT_EQ(resolved.partial_type, hepTypeBfloat16);
+  EXPECT_EQ(resolved.low_latency_tokens, 0);
+  EXPECT_EQ(resolved.low_latency_blocks, 32);
+}
+
+TEST_F(Config, LowLatencyOperationsKeepToAnSmBudgetThatIsSet) {
+  hepConfig_t config = valid_config();
+  config.sm_budget = 6;
+  EXPECT_EQ(resolved_config(config).low_latency_blocks, 6);
+  config.low_latency_blocks = 40;
+  EXPECT_EQ(resolved_config(config).low_latency_blocks, 40);
+  EXPECT_EQ(resolved_config(config).sm_budget, 6);
 }
 
 TEST_F(Config, CombineTakesTheDispatchTypeIfItCanBeAdded) {
@@ -376,7 +405,7 @@ TEST_F(Config, ErrorsNameTheVariableThatAValueComesFrom) {
     const char *variable, *value;
   };
   for (const auto& [variable, value] :
-       {Case{"HEP_TIMEOUT_MS", "-1"}, Case{"HEP_LANES", "2"}, Case{"HEP_DOMAIN_SIZE", "2"},
+       {Case{"HEP_TIMEOUT_MS", "-1"}, Case{"HEP_LANES", "5"}, Case{"HEP_DOMAIN_SIZE", "2"},
         Case{"HEP_DOMAIN_SIZE", "72"}, Case{"HEP_ROUTING_THREADS", "100"},
         Case{"HEP_ROUTING_BLOCKS", "200"}, Case{"HEP_DISPATCH_BLOCKS", "200"},
         Case{"HEP_COMBINE_BLOCKS", "200"}, Case{"HEP_DISPATCH_STAGES", "32"}}) {
@@ -461,12 +490,15 @@ TEST_F(Config, EveryOtherFieldThatDiffersIsNamedWithBothValues) {
                           FIELD(combine_store_stages),
                           FIELD(combine_blocks),
                           FIELD(combine_type),
-                          FIELD(partial_type)};
+                          FIELD(partial_type),
+                          FIELD(low_latency_blocks)};
 #undef FIELD
-  // Every int32_t of the struct stands above: none can be forgotten in a comparison.
+  // Every int32_t of the struct stands above, but for the last, which must be zero: none can be forgotten in
+  // a comparison.
   const size_t before_log = offsetof(hepConfig_t, combine_blocks) + sizeof(int32_t) -
                             offsetof(hepConfig_t, backend) - sizeof(int64_t);
-  const size_t after_log = sizeof(hepConfig_t) - offsetof(hepConfig_t, log_context) - sizeof(void*);
+  const size_t after_log =
+      offsetof(hepConfig_t, reserved) - offsetof(hepConfig_t, log_context) - sizeof(void*);
   EXPECT_EQ(std::size(fields) * sizeof(int32_t), before_log + after_log);
   for (const Field& field : fields) {
     hepConfig_t a{}, b{};

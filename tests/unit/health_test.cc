@@ -34,7 +34,7 @@ class StoppedBackend final : public Backend {
     return failure;
   }
 
-  Status create_routing(int, std::unique_ptr<BackendRouting>*) override { return Status(); }
+  Status create_routing(int, int, std::unique_ptr<BackendRouting>*) override { return Status(); }
   Status register_memory(void*, size_t) override { return Status(); }
   Status deregister_memory(void*) override { return Status(); }
   void peer_left(int) override {}

@@ -240,12 +240,15 @@ TEST_F(HostBackendExample, OperationsWithAStreamAreRefused) {
   Matrix rows = canary_rows(3);
   EXPECT_EQ(ranks_.routing(0).update(nullptr, 0, kTopK, hepIndexInt32, stream).result(),
             hepErrorInvalidArgument);
-  EXPECT_EQ(ranks_.routing(0).dispatch(dispatch_args(hepLayoutFlat, x_[0], rows), stream).result(),
-            hepErrorInvalidArgument);
   EXPECT_EQ(ranks_.routing(0)
-                .combine(combine_args(hepLayoutFlat, hepWeightsNone, rows, rows), stream)
+                .dispatch(dispatch_args(hepLayoutFlat, x_[0], rows), Half::kBoth, stream)
                 .result(),
             hepErrorInvalidArgument);
+  EXPECT_EQ(
+      ranks_.routing(0)
+          .combine(combine_args(hepLayoutFlat, hepWeightsNone, rows, rows), Half::kBoth, stream)
+          .result(),
+      hepErrorInvalidArgument);
 }
 
 TEST(HostBackend, PaddingRowsAreZeroUpToTheCapacity) {
@@ -298,12 +301,12 @@ TEST(HostBackend, RankWithoutTokensTakesPartWithNullPointers) {
     const Matrix x = rank == 0 ? rows_of({3}) : Matrix();
     Matrix rows = rank == 0 ? Matrix() : canary_rows(1);
     hepDispatchArgs_t args = dispatch_args(hepLayoutFlat, x, rows);
-    Ranks::expect_ok(ranks.routing(rank).dispatch(args, nullptr));
+    Ranks::expect_ok(ranks.routing(rank).dispatch(args, Half::kBoth, nullptr));
     EXPECT_EQ(rows, rank == 0 ? Matrix() : rows_of({3}));
 
     Matrix out = rank == 0 ? canary_rows(1) : Matrix();
     Ranks::expect_ok(ranks.routing(rank).combine(
-        combine_args(hepLayoutFlat, hepWeightsNone, rows, out), nullptr));
+        combine_args(hepLayoutFlat, hepWeightsNone, rows, out), Half::kBoth, nullptr));
     EXPECT_EQ(out, rank == 0 ? rows_of({3}) : Matrix());
   });
 }
@@ -367,7 +370,8 @@ TEST(HostBackend, RowsThatReachPastTheHeapAreRefused) {
   Matrix rows = canary_rows(2);
   hepDispatchArgs_t args = dispatch_args(hepLayoutFlat, rows, rows);
   args.x = at<char>(ranks.window(0), ranks.layout().heap + 256 - kHidden * 2);
-  EXPECT_EQ(ranks.routing(0).dispatch(args, nullptr).result(), hepErrorInvalidArgument);
+  EXPECT_EQ(ranks.routing(0).dispatch(args, Half::kBoth, nullptr).result(),
+            hepErrorInvalidArgument);
   EXPECT_EQ(ranks.backend(0).failure().result, hepSuccess);
 }
 
@@ -479,11 +483,11 @@ TEST(HostBackend, ManyRanksRepeatOperationsWithChangingTokens) {
       hepRoutingCounts_t counts{};
       Ranks::expect_ok(ranks.routing(rank).query(&counts, nullptr));
       Matrix rows = canary_rows(static_cast<int>(counts.num_flat_rows));
-      Ranks::expect_ok(
-          ranks.routing(rank).dispatch(dispatch_args(hepLayoutFlat, x, rows), nullptr));
+      Ranks::expect_ok(ranks.routing(rank).dispatch(dispatch_args(hepLayoutFlat, x, rows),
+                                                    Half::kBoth, nullptr));
       Matrix out = canary_rows(num_tokens);
       Ranks::expect_ok(ranks.routing(rank).combine(
-          combine_args(hepLayoutFlat, hepWeightsNone, rows, out), nullptr));
+          combine_args(hepLayoutFlat, hepWeightsNone, rows, out), Half::kBoth, nullptr));
       EXPECT_EQ(out, expected) << "rank " << rank << ", round " << round;
     }
   });

@@ -28,12 +28,13 @@ class HostBackendFailure : public ::testing::Test {
   // Rank 0's dispatch of one token, with nobody to answer.
   Status dispatch_alone() {
     rows_ = canary_rows(1);
-    return ranks_->routing(0).dispatch(dispatch_args(hepLayoutFlat, x_, rows_), nullptr);
+    return ranks_->routing(0).dispatch(dispatch_args(hepLayoutFlat, x_, rows_), Half::kBoth,
+                                       nullptr);
   }
   Status combine_alone() {
     rows_ = canary_rows(1);
     return ranks_->routing(0).combine(combine_args(hepLayoutFlat, hepWeightsNone, x_, rows_),
-                                      nullptr);
+                                      Half::kBoth, nullptr);
   }
 
   // The updates that come before must not fall to the short timeout on a busy machine: the ranks'

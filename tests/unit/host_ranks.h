@@ -78,13 +78,14 @@ class Ranks {
       std::memset(windows_[r].get(), 0, layout_.total);
     }
     for (int r = 0; r < options.num_ranks; ++r) {
-      BackendContext context{
-          r, -1, shape, layout_, RoutingLayout::make(shape), Plan{}, options.timeout_ms, {}};
-      for (const auto& window : windows_) context.windows.push_back(window.get());
+      LaneContext lane{
+          {hepModeThroughput, 0, 0, shape, layout_, RoutingLayout::make(shape), Plan{}}, r, {}};
+      for (const auto& window : windows_) lane.windows.push_back(window.get());
+      const BackendContext context{r, -1, options.timeout_ms, {lane}};
       backends_.emplace_back();
       routings_.emplace_back();
       EXPECT_TRUE(create_host_backend(context, &backends_[r]).ok());
-      EXPECT_TRUE(backends_[r]->create_routing(options.alignment, &routings_[r]).ok());
+      EXPECT_TRUE(backends_[r]->create_routing(0, options.alignment, &routings_[r]).ok());
     }
   }
 
@@ -123,10 +124,10 @@ class Ranks {
     run([&](int rank) { expect_ok(update_one(rank, indices[rank], top_k)); });
   }
   void dispatch(const std::vector<hepDispatchArgs_t>& args) {
-    run([&](int rank) { expect_ok(routings_[rank]->dispatch(args[rank], nullptr)); });
+    run([&](int rank) { expect_ok(routings_[rank]->dispatch(args[rank], Half::kBoth, nullptr)); });
   }
   void combine(const std::vector<hepCombineArgs_t>& args) {
-    run([&](int rank) { expect_ok(routings_[rank]->combine(args[rank], nullptr)); });
+    run([&](int rank) { expect_ok(routings_[rank]->combine(args[rank], Half::kBoth, nullptr)); });
   }
 
   static void expect_ok(const Status& status) { EXPECT_TRUE(status.ok()) << status.message(); }

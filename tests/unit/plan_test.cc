@@ -2,6 +2,7 @@
 // From a resolved config to launches and sizes.
 #include "config_fixture.h"
 #include "data_type.h"
+#include "lanes.h"
 
 namespace hep {
 namespace {
@@ -97,6 +98,22 @@ TEST_F(ConfigPlan, DispatchStagesFitInSharedMemory) {
   }
 }
 
+TEST_F(ConfigPlan, LowLatencyOperationsHaveBlocksOfTheirOwn) {
+  hepConfig_t config = valid_config();
+  config.sm_budget = 8;
+  config.dispatch_blocks = 3;
+  config.routing_blocks = 2;
+  config.low_latency_blocks = 40;
+  const hepConfig_t resolved = resolved_config(config);
+  EXPECT_EQ(make_plan(resolved, kRanks).dispatch_blocks, 3);
+  const Plan plan = make_plan(resolved, kRanks, hepModeLowLatency);
+  EXPECT_EQ(plan.dispatch_blocks, 40);
+  EXPECT_GT(plan.routing_blocks, 2);
+  EXPECT_LE(plan.routing_blocks, 40);
+  EXPECT_GE(plan.combine_blocks, 2);
+  EXPECT_LE(plan.combine_blocks, 40);
+}
+
 // --------------------------------------------------------------------------------- workspace
 
 TEST_F(ConfigWorkspace, ItemsAddUpToTheTotal) {
@@ -107,6 +124,63 @@ TEST_F(ConfigWorkspace, ItemsAddUpToTheTotal) {
     EXPECT_EQ(workspace.total_bytes, workspace.token_bytes + workspace.partial_bytes +
                                          workspace.record_bytes + workspace.signal_bytes +
                                          workspace.heap_bytes);
+    config.lanes = 3;
+    config.low_latency_tokens = 128;
+    const hepWorkspace_t several = make_workspace(resolved_config(config, ranks), ranks);
+    EXPECT_EQ(several.total_bytes, several.token_bytes + several.partial_bytes +
+                                       several.record_bytes + several.signal_bytes +
+                                       several.heap_bytes + several.low_latency_bytes);
+  }
+}
+
+TEST_F(ConfigWorkspace, EveryLaneTakesAsMuchAsTheFirst) {
+  hepConfig_t config = valid_config();
+  config.heap_bytes = 1 << 20;
+  const hepWorkspace_t one = make_workspace(resolved_config(config), kRanks);
+  EXPECT_EQ(one.low_latency_bytes, 0u);
+  EXPECT_EQ(one.low_latency_routing_bytes, 0u);
+  config.lanes = 3;
+  const hepWorkspace_t three = make_workspace(resolved_config(config), kRanks);
+  EXPECT_EQ(three.token_bytes, 3 * one.token_bytes);
+  EXPECT_EQ(three.partial_bytes, 3 * one.partial_bytes);
+  EXPECT_EQ(three.record_bytes, 3 * one.record_bytes);
+  EXPECT_EQ(three.signal_bytes, 3 * one.signal_bytes);
+  EXPECT_EQ(three.scratch_bytes, 3 * one.scratch_bytes);
+  EXPECT_EQ(three.heap_bytes, one.heap_bytes);
+  EXPECT_EQ(three.routing_bytes, one.routing_bytes);
+}
+
+TEST_F(ConfigWorkspace, FourLowLatencyLanesAreSizedForTheirTokens) {
+  hepConfig_t small = valid_config();
+  small.max_tokens = 128;
+  const hepWorkspace_t of_128 = make_workspace(resolved_config(small), kRanks);
+  hepConfig_t config = valid_config();
+  config.low_latency_tokens = 128;
+  const hepWorkspace_t workspace = make_workspace(resolved_config(config), kRanks);
+  EXPECT_EQ(workspace.low_latency_bytes, 4 * (of_128.total_bytes - of_128.heap_bytes));
+  EXPECT_EQ(workspace.low_latency_routing_bytes, of_128.routing_bytes);
+  const hepWorkspace_t without = make_workspace(resolved_config(valid_config()), kRanks);
+  EXPECT_EQ(workspace.routing_bytes, without.routing_bytes);
+  EXPECT_EQ(workspace.token_bytes, without.token_bytes);
+}
+
+TEST_F(ConfigWorkspace, LanesLieOneAfterTheOtherAndTheHeapBehindThemAll) {
+  hepConfig_t config = valid_config();
+  config.heap_bytes = 1 << 20;
+  config.lanes = 2;
+  config.low_latency_tokens = 7;
+  const std::vector<Lane> lanes = make_lanes(resolved_config(config), kRanks);
+  ASSERT_EQ(lanes.size(), 6u);
+  uint64_t end = 0;
+  for (const Lane& lane : lanes) {
+    EXPECT_EQ(lane.offset, end);
+    EXPECT_EQ(lane.offset % kSectionAlignment, 0u);
+    EXPECT_EQ(lane.shape.max_tokens, lane.mode == hepModeLowLatency ? 7 : config.max_tokens);
+    end += WindowLayout::make(lane.shape).heap;
+  }
+  for (const Lane& lane : lanes) {
+    EXPECT_EQ(lane.offset + lane.window_layout.heap, end);
+    EXPECT_EQ(lane.offset + lane.window_layout.total, window_bytes(lanes));
   }
 }
 

@@ -347,10 +347,10 @@ __device__ int64_t needed_rows(const DispatchArgs& args) {
   return __reduce_max_sync(kFullWarp, most);
 }
 
-// The first is kept; dispatches follow each other.
+// The first is kept.
 __device__ void report_overflow(const DispatchArgs& args, uint64_t epoch, int64_t needed) {
+  if (atomicCAS_system(&args.context.host->overflow_set, 0u, 1u) != 0) return;
   volatile HostState* host = args.context.host;
-  if (host->overflow_ready != 0) return;
   host->overflow_number = epoch;
   host->overflow_needed = needed;
   host->overflow_capacity = args.call.capacity;

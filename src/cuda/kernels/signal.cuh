@@ -20,13 +20,13 @@ struct WaitPoint {
 constexpr int kPollsPerLookAround = 1024;
 
 __device__ inline bool has_failed(const KernelContext& context) {
-  return *reinterpret_cast<volatile uint32_t*>(&context.state->failed) != 0;
+  return *reinterpret_cast<volatile uint32_t*>(context.failed) != 0;
 }
 
 // The first failure of this rank is kept; the host sees the record when it is complete.
 __device__ inline void record_failure(const KernelContext& context, const WaitPoint& point,
                                       hepResult_t result, uint64_t expected, uint64_t seen) {
-  if (atomicCAS(&context.state->failed, 0u, 1u) != 0) return;
+  if (atomicCAS(context.failed, 0u, 1u) != 0) return;
   volatile hepFailure_t* failure = &context.host->failure;
   failure->result = result;
   failure->operation = point.operation;
@@ -36,6 +36,8 @@ __device__ inline void record_failure(const KernelContext& context, const WaitPo
   failure->number = point.number;
   failure->expected = expected;
   failure->seen = seen;
+  failure->mode = context.mode;
+  failure->lane = context.lane;
   __threadfence_system();
   *reinterpret_cast<volatile uint32_t*>(&context.host->failure_ready) = 1;
 }
