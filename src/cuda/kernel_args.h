@@ -16,14 +16,15 @@ namespace hep {
 struct DeviceState {
   struct Operation {
     uint64_t epoch;     // completed operations of this kind
-    uint64_t arrivals;  // blocks that have come to their end, over all operations
+    uint64_t arrivals;  // blocks that have come to their end; 0 between operations
   };
   Operation dispatch, combine;
   uint64_t routing_epoch;
 
-  // Blocks that have come to a point within an operation, over all operations.
-  uint64_t routing_counted;   // routing: have counted their tokens
-  uint64_t extras_published;  // dispatch: have published their share of weights and scales
+  uint64_t routing_counted;  // routing: blocks that have counted their tokens, over all operations
+  uint64_t
+      extras_published;  // dispatch: blocks that have published their share of weights and scales;
+                         // 0 between operations
 
   uint64_t combine_tasks;  // combine: tasks of the second half that have been dealt out
 };
