@@ -70,10 +70,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (role == 0 && lane_index() == 0) memory.initialize();
   // A NaN that arrives as it is becomes canonical when it is added up.
   const bool as_they_are = V::as_they_are(args);
-  if (as_they_are && blockIdx.x == 0) publish_outputs(args, epoch);
+  const bool sends = args.half != Half::kReceive, receives = args.half != Half::kSend;
+  if (sends && as_they_are && blockIdx.x == 0) publish_outputs(args, epoch);
   __syncthreads();
 
-  const bool in_first_half = blockIdx.x < args.first_half_blocks;
+  const bool in_first_half = sends && blockIdx.x < args.first_half_blocks;
   if (in_first_half && as_they_are) {
     if (role == 0) {
       ContributionLoader loader{{memory.forwarding, {}}};
@@ -87,11 +88,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (role == 0) {
     ContributionLoader loader{{memory.reducing, {}}};
     if (in_first_half && !as_they_are) load_contributions<V>(args, epoch, pipeline, loader);
-    load_parts<V>(args, epoch, pipeline, memory.outputs, loader);
+    if (receives) load_parts<V>(args, epoch, pipeline, memory.outputs, loader);
     loader.end();
   } else {
     reduce<typename V::Type, typename V::Partial>(memory, role - 1, epoch);
   }
+  if (!receives) return;
   if (arrive_is_last(&context.state->combine.arrivals) && !has_failed(context)) finish(args, epoch);
 }
 
@@ -150,7 +152,8 @@ cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stre
   args.store_stages =
       std::min(plan.combine_store_stages > 0 ? plan.combine_store_stages : kDefaultStoreStages,
                args.load_stages - 1);
-  return launch(find_kernel(args.call), grid.blocks, kThreads, shared_bytes(), stream, args);
+  const int blocks = args.half == Half::kSend ? std::max(grid.first_half, 1) : grid.blocks;
+  return launch(find_kernel(args.call), blocks, kThreads, shared_bytes(), stream, args);
 }
 
 }  // namespace hep

@@ -398,8 +398,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   for (int i = threadIdx.x; i < context.num_ranks(); i += blockDim.x) published[i] = nullptr;
   for (int i = threadIdx.x; i <= context.num_ranks(); i += blockDim.x)
     source_rows[i] = at<uint32_t>(args.routing, context.routing_layout.source_rows)[i];
-  if (blockIdx.x == 0) signal_rows(args, epoch);
-  publish_extras(args, epoch);
+  if (args.half != Half::kReceive) {
+    if (blockIdx.x == 0) signal_rows(args, epoch);
+    publish_extras(args, epoch);
+  }
+  if (args.half == Half::kSend) return;
   __syncthreads();
 
   switch (warp_index()) {

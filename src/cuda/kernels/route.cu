@@ -31,28 +31,42 @@ __device__ bool wait_for_blocks(const RouteArgs& args, uint64_t epoch) {
   return __syncthreads_and(counted_all);
 }
 
+// The sending half, by all threads of all blocks. Returns the epoch; 0 after a failure.
 template <typename Index>
-__global__ void __launch_bounds__(kMaxThreads)
-    route_kernel(const __grid_constant__ RouteArgs args) {
-  extern __shared__ uint4 shared[];
+__device__ uint64_t send(const RouteArgs& args, void* shared) {
   const KernelContext& context = args.context;
   const SendMemory sending(shared, context.shape(), blockDim.x / kWarpSize);
   const TokenRange range = tokens_of_warp(args);
   const int first_expert =
       expert_of_lane<Index>(args, SelectionLanes(args.top_k), range.begin, range.end);
   const uint64_t epoch = context.state->routing_epoch + 1;
-  if (__syncthreads_or(has_failed(context))) return;
+  if (__syncthreads_or(has_failed(context))) return 0;
 
   count_tokens<Index>(args, range, first_expert,
                       sending.counters + warp_index() * num_counters(context.shape()));
   __syncthreads();
   sum_over_warps(args, sending);
-  if (!wait_for_blocks(args, epoch)) return;
+  if (!wait_for_blocks(args, epoch)) return 0;
   if (blockIdx.x == 0 && threadIdx.x == 0) context.state->routing_epoch = epoch;
   sum_over_blocks(args, sending);
   send_headers(args, sending, epoch);
   send_records<Index>(args, range, first_expert, sending, epoch);
   signal_records(args, epoch);
+  return epoch;
+}
+
+// The epoch of which the sending half was a kernel before; 0 after a failure.
+__device__ uint64_t sent_epoch(const RouteArgs& args) {
+  return __syncthreads_or(has_failed(args.context)) ? 0 : args.context.state->routing_epoch;
+}
+
+template <typename Index>
+__global__ void __launch_bounds__(kMaxThreads)
+    route_kernel(const __grid_constant__ RouteArgs args) {
+  extern __shared__ uint4 shared[];
+  const KernelContext& context = args.context;
+  const uint64_t epoch = args.half == Half::kReceive ? sent_epoch(args) : send<Index>(args, shared);
+  if (epoch == 0 || args.half == Half::kSend) return;
 
   if (!wait_for_records(args, epoch)) return;
   const ReceiveMemory receiving(shared, context.shape());
