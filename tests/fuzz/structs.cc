@@ -2,6 +2,7 @@
 // The structs of the API, filled with anything, of any size that their memory has.
 #include <hybridep.h>
 
+#include <cstddef>
 #include <vector>
 
 #include "input.h"
@@ -11,6 +12,7 @@ namespace {
 using fuzz::require;
 
 constexpr size_t kHeaderBytes = 16;
+constexpr int kMaxTokens = 4;
 
 // In memory of just its size, so that the address sanitizer sees what is read or written past it.
 class Struct {
@@ -43,21 +45,29 @@ class Struct {
 struct Job {
   hepComm_t comm = nullptr;
   hepRouting_t routing = nullptr;
+  hepRouting_t low_latency = nullptr;
 
   Job() {
     hepUniqueId_t id;
     hepConfig_t config = HEP_CONFIG_INITIALIZER;
     config.backend = hepBackendHost;
-    config.max_tokens = 4;
+    config.max_tokens = kMaxTokens;
     config.hidden = 8;
     config.num_experts = 2;
+    config.lanes = 2;
+    config.low_latency_tokens = kMaxTokens;
+    hepRoutingConfig_t place = HEP_ROUTING_CONFIG_INITIALIZER;
+    place.mode = hepModeLowLatency;
     require(hepGetUniqueId(&id) == hepSuccess &&
                 hepCommInitRank(&comm, 1, &id, 0, &config) == hepSuccess &&
                 hepRoutingCreate(&routing, comm, nullptr) == hepSuccess &&
-                hepRoutingUpdate(routing, nullptr, 0, 1, hepIndexInt32, nullptr) == hepSuccess,
+                hepRoutingUpdate(routing, nullptr, 0, 1, hepIndexInt32, nullptr) == hepSuccess &&
+                hepRoutingCreate(&low_latency, comm, &place) == hepSuccess &&
+                hepRoutingUpdate(low_latency, nullptr, 0, 1, hepIndexInt32, nullptr) == hepSuccess,
             "a job of one rank starts");
   }
   ~Job() {
+    hepRoutingDestroy(low_latency);
     hepRoutingDestroy(routing);
     hepCommDestroy(comm);
   }
@@ -76,6 +86,22 @@ void check_config(fuzz::Input& input) {
   require(checked == hepSuccess || sized != hepSuccess, "an illegal config has no size");
 }
 
+// An update may not bring tokens, which would have to lie somewhere.
+hepDispatchArgs_t* dispatch_args(Struct& args) {
+  auto* dispatch = args.as<hepDispatchArgs_t>();
+  if (dispatch->size >= offsetof(hepDispatchArgs_t, num_tokens) + sizeof(int64_t) &&
+      dispatch->num_tokens > 0 && dispatch->num_tokens <= kMaxTokens)
+    dispatch->num_tokens = 0;
+  return dispatch;
+}
+
+void dispatch_in_halves(const Job& job, fuzz::Input& input) {
+  Struct args(input, HEP_DISPATCH_ARGS_MAGIC);
+  if (hepDispatchSend(job.low_latency, dispatch_args(args), nullptr) == hepSuccess)
+    require(hepDispatchReceive(job.low_latency, nullptr) == hepSuccess,
+            "a first half that was taken has a second");
+}
+
 void create_routing(const Job& job, fuzz::Input& input) {
   Struct config(input, HEP_ROUTING_CONFIG_MAGIC);
   hepRouting_t routing = nullptr;
@@ -88,11 +114,11 @@ void create_routing(const Job& job, fuzz::Input& input) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const Job job;
   fuzz::Input input(data, size);
-  switch (input.byte() % 5) {
+  switch (input.byte() % 6) {
     case 0: check_config(input); break;
     case 1: {
       Struct args(input, HEP_DISPATCH_ARGS_MAGIC);
-      hepDispatch(job.routing, args.as<hepDispatchArgs_t>(), nullptr);
+      hepDispatch(job.routing, dispatch_args(args), nullptr);
       break;
     }
     case 2: {
@@ -101,10 +127,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       break;
     }
     case 3: create_routing(job, input); break;
-    default: {
+    case 4: {
       Struct view(input, HEP_ROUTING_VIEW_MAGIC);
       hepRoutingGetView(job.routing, view.as<hepRoutingView_t>());
+      break;
     }
+    default: dispatch_in_halves(job, input);
   }
   hepDispatchArgs_t args = HEP_DISPATCH_ARGS_INITIALIZER;
   args.layout = hepLayoutFlat;

@@ -144,7 +144,8 @@ struct Absence {
 // Up to 32 ranks, every rank needs every other in every operation: each token selects an expert of
 // each rank.
 struct EveryoneNeedsEveryone {
-  explicit EveryoneNeedsEveryone(Rank& rank) : self(rank) {
+  EveryoneNeedsEveryone(Rank& rank, const hepRoutingConfig_t& place)
+      : self(rank), in_halves(place.mode == hepModeLowLatency) {
     const int experts_per_rank = config.num_experts / top_k;
     std::vector<int32_t> ids;
     for (int token = 0; token < kTokens; ++token) {
@@ -163,17 +164,25 @@ struct EveryoneNeedsEveryone {
     dispatch.rows = y.data();
     combine.y = y.data();
     combine.out = x.data();
-    EXPECT_HEP(hepRoutingCreate(routing.out(), rank.comm, nullptr));
+    EXPECT_HEP(hepRoutingCreate(routing.out(), rank.comm, &place));
     rank.barrier();
   }
 
+  // On a low-latency routing in halves, of which the first needs nobody.
   hepResult_t issue(hepOperation_t operation) {
     const hepStream_t stream = self.stream.get();
     if (operation == hepOperationRouting) {
       return hepRoutingUpdate(routing.get(), indices.data(), kTokens, top_k, hepIndexInt32, stream);
     }
-    return operation == hepOperationDispatch ? hepDispatch(routing.get(), &dispatch, stream)
-                                             : hepCombine(routing.get(), &combine, stream);
+    if (!in_halves)
+      return operation == hepOperationDispatch ? hepDispatch(routing.get(), &dispatch, stream)
+                                               : hepCombine(routing.get(), &combine, stream);
+    const hepResult_t sent = operation == hepOperationDispatch
+                                 ? hepDispatchSend(routing.get(), &dispatch, stream)
+                                 : hepCombineSend(routing.get(), &combine, stream);
+    if (sent != hepSuccess) return sent;
+    return operation == hepOperationDispatch ? hepDispatchReceive(routing.get(), stream)
+                                             : hepCombineReceive(routing.get(), stream);
   }
 
   static int most_top_k() { return std::min(world().num_ranks(), 32); }
@@ -182,6 +191,8 @@ struct EveryoneNeedsEveryone {
     hepConfig_t config = small_config();
     config.max_top_k = most_top_k();
     config.timeout_ms = kShortTimeoutMs;
+    config.low_latency_tokens = kTokens;
+    config.lanes = 2;
     return config;
   }
 
@@ -190,13 +201,14 @@ struct EveryoneNeedsEveryone {
   const int top_k = most_top_k();
   const hepBackend_t backend = world().backend();
   Rank& self;
+  const bool in_halves;
   RoutingHandle routing;
   harness::Buffer indices, x, y;
   hepDispatchArgs_t dispatch = HEP_DISPATCH_ARGS_INITIALIZER;
   hepCombineArgs_t combine = HEP_COMBINE_ARGS_INITIALIZER;
 };
 
-void expect_failure_named(Rank& self, const Absence& absence) {
+void expect_failure_named(Rank& self, const Absence& absence, const hepRoutingConfig_t& place) {
   hepResult_t error = hepSuccess;
   EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
   EXPECT_EQ(error, hepErrorTimeout);
@@ -211,13 +223,16 @@ void expect_failure_named(Rank& self, const Absence& absence) {
   EXPECT_EQ(failure.missing_rank, last_rank());
   EXPECT_EQ(failure.number, absence.number);
   EXPECT_LT(failure.seen, failure.expected);
+  EXPECT_EQ(failure.mode, place.mode);
+  EXPECT_EQ(failure.lane, place.lane);
 }
 
 // The operations before go well; then the last rank stays away from one more.
-void expect_absence_named(const std::vector<hepOperation_t>& before, const Absence& absence) {
+void expect_absence_named(const std::vector<hepOperation_t>& before, const Absence& absence,
+                          const hepRoutingConfig_t& place) {
   const hepConfig_t config = EveryoneNeedsEveryone::make_config();
   run_ranks(config, [&](Rank& self) {
-    EveryoneNeedsEveryone work(self);
+    EveryoneNeedsEveryone work(self, place);
     for (const hepOperation_t operation : before) ASSERT_HEP(work.issue(operation));
     self.stream.synchronize();
     self.barrier();
@@ -227,12 +242,23 @@ void expect_absence_named(const std::vector<hepOperation_t>& before, const Absen
                   (world().backend() == hepBackendCuda && result == hepSuccess))
           << hepGetErrorString(result);
       self.stream.synchronize();
-      expect_failure_named(self, absence);
+      expect_failure_named(self, absence, place);
       EXPECT_EQ(work.issue(absence.operation), hepErrorTimeout) << "a later call";
     }
     self.barrier();
   });
   run_ranks(config, [&](Rank& self) { expect_working(self, config); });
+}
+
+// On the first lane, and on others.
+void expect_absence_named(const std::vector<hepOperation_t>& before, const Absence& absence) {
+  hepRoutingConfig_t place = HEP_ROUTING_CONFIG_INITIALIZER;
+  expect_absence_named(before, absence, place);
+  place.lane = 1;
+  expect_absence_named(before, absence, place);
+  place.mode = hepModeLowLatency;
+  place.lane = 3;
+  expect_absence_named(before, absence, place);
 }
 
 TEST(Failure, UpdateNamesThePeerThatStaysAway) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Operations can be captured once and replayed with other contents.
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -93,6 +94,84 @@ TEST(Graph, ReplaysMixWithEagerOperations) {
       eager.verify();
     }
   });
+}
+
+// Two batches under way at once, each a dispatch with an update and a combine, in halves. Their tokens
+// are as many in all replays, but some are idle.
+Job halves_of(const hepConfig_t& config, int replay) {
+  Random random(options().seed + 1000 + replay);
+  const int num_ranks = world().num_ranks();
+  const int64_t most_rows = int64_t{num_ranks} * kTokens * kTopK + config.num_experts * 16;
+  JobBuilder builder(num_ranks, config.num_experts, config.hidden, random);
+  Taste taste;
+  taste.idle_tail = true;
+  int dispatches[2];
+  for (const int lane : {0, 3}) {
+    const int routing = builder.add_routing(16, hepModeLowLatency, lane);
+    const int update = builder.add_update(routing, kTopK, hepIndexInt64,
+                                          std::vector<int64_t>(num_ranks, kTokens - lane), taste);
+    const int index = builder.add_dispatch(update, hepLayoutExpertMajor, true);
+    dispatches[lane != 0] = index;
+    Dispatch& dispatch = builder.dispatch(index);
+    dispatch.capacity.assign(num_ranks, most_rows);
+    dispatch.x_in_heap.assign(num_ranks, lane != 0);
+    dispatch.calls = {true, 4};
+    builder.fold_update(index);
+  }
+  for (const int index : dispatches) {
+    Combine& combine = builder.combine(builder.add_combine(
+        builder.dispatch(index).update, hepLayoutExpertMajor, hepWeightsDispatched, index));
+    combine.capacity.assign(num_ranks, most_rows);
+    combine.calls = {true, 4};
+  }
+  return builder.finish("halves, replay " + std::to_string(replay));
+}
+
+// Captures the job's calls in one graph, or in a new one wherever second halves follow first ones.
+void replay_halves(bool in_one_graph) {
+  hepConfig_t config = graph_config();
+  config.low_latency_tokens = kTokens;
+  config.low_latency_blocks = 8;
+  std::vector<Job> jobs;
+  for (int replay = 0; replay < kReplays / 2; ++replay) jobs.push_back(halves_of(config, replay));
+  run_ranks(config, [&](Rank& self) {
+    std::vector<std::unique_ptr<harness::Graph>> graphs;
+    JobRun run(jobs[0], self);
+    bool issued = true;
+    const std::vector<Step>& order = jobs[0].order;
+    for (size_t i = 0; i < order.size(); ++i) {
+      const bool turns = i > 0 && order[i].half != order[i - 1].half;
+      if (i == 0 || (turns && !in_one_graph)) {
+        if (i > 0) graphs.back()->end(self.stream);
+        graphs.push_back(std::make_unique<harness::Graph>());
+        graphs.back()->begin(self.stream);
+      }
+      issued &= run.issue(order[i]);
+    }
+    graphs.back()->end(self.stream);
+    ASSERT_TRUE(issued);
+    for (const Job& job : jobs) {
+      run.load(job);
+      self.barrier();
+      for (const auto& graph : graphs) graph->launch(self.stream);
+      self.stream.synchronize();
+      run.verify();
+    }
+  });
+}
+
+TEST(Graph, HalvesReplayInOneGraph) {
+  if (world().backend() != hepBackendCuda) GTEST_SKIP() << "the host backend has no graphs";
+  if (world().shares_devices())
+    GTEST_SKIP() << "CUDA does not promise that graphs of ranks on one device run at the same time";
+  replay_halves(true);
+}
+
+TEST(Graph, HalvesReplayInGraphsOfTheirOwn) {
+  if (world().backend() != hepBackendCuda) GTEST_SKIP() << "the host backend has no graphs";
+  if (world().shares_devices())
+    GTEST_SKIP() << "CUDA does not promise that graphs of ranks on one device run at the same time";
+  replay_halves(false);
 }
 
 TEST(Graph, QueriesAreRefusedDuringCapture) {

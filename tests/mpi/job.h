@@ -36,6 +36,33 @@ struct RowWeights {
   float at(int rank, int64_t place) const;
 };
 
+// What a routing is created with.
+struct RoutingPlace {
+  int alignment;
+  hepMode_t mode;
+  int lane;
+
+  bool shares_lane(const RoutingPlace& other) const {
+    return mode == other.mode && lane == other.lane;
+  }
+};
+
+// How a dispatch or combine is called: whole, or in halves, between which come as many calls on other
+// lanes, or as there are before the next on its own.
+struct Calls {
+  bool split = false;
+  int between = 0;
+};
+
+enum class Half { kBoth, kSend, kReceive };
+
+// One call of a job.
+struct Step {
+  hepOperation_t operation;
+  int index;  // in its list
+  Half half;
+};
+
 struct Update {
   int routing;
   hepIndexType_t index_type;
@@ -46,6 +73,8 @@ struct Update {
 
 struct Dispatch {
   int update;
+  bool does_update;  // in the same call
+  Calls calls;
   hepLayout_t layout;
   Payload x;
   bool has_weights;
@@ -73,6 +102,7 @@ struct Dispatch {
 
 struct Combine {
   int update;
+  Calls calls;
   hepLayout_t layout;
   hepWeightMode_t mode;
   int weights_of;  // for hepWeightsDispatched: the dispatch that carried the weights
@@ -96,11 +126,18 @@ struct Job {
   hepDataType_t type = hepTypeBfloat16, combine_type = hepTypeBfloat16;  // the communicator's
   hepDataType_t partial_type = hepTypeBfloat16;
   int scale_bytes = 0;
-  std::vector<int> alignments;  // by routing
+  std::vector<RoutingPlace> routings;
   std::vector<Update> updates;
   std::vector<Dispatch> dispatches;
   std::vector<Combine> combines;
-  std::vector<std::pair<hepOperation_t, int>> order;  // kind, and index into its list
+  std::vector<Step> order;
+
+  const RoutingPlace& place_of(const Step& step) const {
+    const int update = step.operation == hepOperationRouting    ? step.index
+                       : step.operation == hepOperationDispatch ? dispatches[step.index].update
+                                                                : combines[step.index].update;
+    return routings[updates[update].routing];
+  }
 };
 
 // How the tokens of an update choose.
@@ -111,6 +148,7 @@ struct Taste {
   int first_hot = 0, num_hot = 1;
   bool distinct = false;   // no expert twice in a token, where E allows it
   int excess_percent = 0;  // maps: tokens that select more than top_k
+  bool idle_tail = false;  // from some token on, on each rank, nothing is selected
 };
 
 // Puts jobs together; capacities are exact unless changed before finish().
@@ -119,11 +157,14 @@ class JobBuilder {
   JobBuilder(int num_ranks, int num_experts, int hidden, Random& random);
   JobBuilder(int num_ranks, const hepConfig_t& config, Random& random);
 
-  int add_routing(int alignment);
+  int add_routing(int alignment, hepMode_t mode = hepModeThroughput, int lane = 0);
   int add_update(int routing, int top_k, hepIndexType_t index_type,
                  const std::vector<int64_t>& num_tokens, const Taste& taste = Taste());
   int add_dispatch(int update, hepLayout_t layout, bool has_weights);
   int add_combine(int update, hepLayout_t layout, hepWeightMode_t mode, int weights_of = -1);
+
+  // Moves a dispatch's update into its call, if nothing that uses it comes before.
+  void fold_update(int dispatch);
 
   Update& update(int index) { return job_.updates[index]; }
   Dispatch& dispatch(int index) { return job_.dispatches[index]; }
@@ -132,6 +173,7 @@ class JobBuilder {
 
  private:
   bool is_misrouted(const Update& update, int rank) const;
+  std::vector<Step> split_calls() const;
 
   int num_ranks_;
   Random& random_;
@@ -147,9 +189,10 @@ class JobRun {
   JobRun(const JobRun&) = delete;
   JobRun& operator=(const JobRun&) = delete;
 
-  void load(const Job& job);  // inputs; poisons the outputs
-  bool issue();               // enqueues all operations; false, and a failure, if one is refused
-  void verify();              // after the stream is done: every output byte, against the oracle
+  void load(const Job& job);     // inputs; poisons the outputs
+  bool issue();                  // enqueues all operations; false, and a failure, if one is refused
+  bool issue(const Step& step);  // enqueues one
+  void verify();                 // after the stream is done: every output byte, against the oracle
   std::vector<unsigned char> outputs();  // the bytes of all outputs
 
   hepRouting_t routing(int index) const { return routings_[index]->get(); }
@@ -190,8 +233,11 @@ class JobRun {
   void load_dispatch(const Dispatch& dispatch, DispatchRun* run);
   void load_combine(const Combine& combine, CombineRun* run);
   bool issue_update(const Update& update, UpdateRun* run);
-  bool issue_dispatch(const Dispatch& dispatch, DispatchRun* run);
-  bool issue_combine(const Combine& combine, CombineRun* run);
+  bool issue_dispatch(const Dispatch& dispatch, Half half, DispatchRun* run);
+  bool issue_combine(const Combine& combine, Half half, CombineRun* run);
+  hepDispatchArgs_t dispatch_args(const Dispatch& dispatch, const DispatchRun& run) const;
+  hepCombineArgs_t combine_args(const Combine& combine, const CombineRun& run) const;
+  bool follow_update(const Update& update, UpdateRun* run);
   void launched();
   bool succeeded(hepResult_t result, const char* call);
   void expect_counts(const Update& update);

@@ -148,9 +148,9 @@ JobBuilder::JobBuilder(int num_ranks, const hepConfig_t& config, Random& random)
   job_.scale_bytes = config.scale_bytes;
 }
 
-int JobBuilder::add_routing(int alignment) {
-  job_.alignments.push_back(alignment);
-  return static_cast<int>(job_.alignments.size()) - 1;
+int JobBuilder::add_routing(int alignment, hepMode_t mode, int lane) {
+  job_.routings.push_back({alignment, mode, lane});
+  return static_cast<int>(job_.routings.size()) - 1;
 }
 
 int JobBuilder::add_update(int routing, int top_k, hepIndexType_t index_type,
@@ -159,19 +159,23 @@ int JobBuilder::add_update(int routing, int top_k, hepIndexType_t index_type,
   std::vector<std::vector<unsigned char>> maps(num_ranks_);
   for (int rank = 0; rank < num_ranks_; ++rank) {
     batches[rank].num_tokens = num_tokens[rank];
+    const int64_t busy = taste.idle_tail ? random_.between(0, num_tokens[rank]) : num_tokens[rank];
+    Taste idle;
+    idle.absent_percent = 100;
     for (int64_t token = 0; token < num_tokens[rank]; ++token) {
+      const Taste& own = token < busy ? taste : idle;
       const std::vector<int64_t> chosen =
           index_type == hepIndexMap
-              ? choose_by_map(random_, job_.num_experts, top_k, taste, &maps[rank])
-              : choose(random_, job_.num_experts, top_k, index_type, taste);
+              ? choose_by_map(random_, job_.num_experts, top_k, own, &maps[rank])
+              : choose(random_, job_.num_experts, top_k, index_type, own);
       batches[rank].indices.insert(batches[rank].indices.end(), chosen.begin(), chosen.end());
     }
   }
   auto expected = std::make_shared<reference::Routing>(
-      job_.num_experts, top_k, job_.alignments[routing], std::move(batches));
+      job_.num_experts, top_k, job_.routings[routing].alignment, std::move(batches));
   const int index = static_cast<int>(job_.updates.size());
   job_.updates.push_back({routing, index_type, false, std::move(expected), std::move(maps)});
-  job_.order.emplace_back(hepOperationRouting, index);
+  job_.order.push_back({hepOperationRouting, index, Half::kBoth});
   return index;
 }
 
@@ -195,7 +199,7 @@ int JobBuilder::add_dispatch(int update, hepLayout_t layout, bool has_weights) {
   }
   const int index = static_cast<int>(job_.dispatches.size());
   job_.dispatches.push_back(std::move(dispatch));
-  job_.order.emplace_back(hepOperationDispatch, index);
+  job_.order.push_back({hepOperationDispatch, index, Half::kBoth});
   return index;
 }
 
@@ -214,7 +218,7 @@ int JobBuilder::add_combine(int update, hepLayout_t layout, hepWeightMode_t mode
     combine.capacity.push_back(expected.at(rank).num_rows(layout));
   const int index = static_cast<int>(job_.combines.size());
   job_.combines.push_back(std::move(combine));
-  job_.order.emplace_back(hepOperationCombine, index);
+  job_.order.push_back({hepOperationCombine, index, Half::kBoth});
   return index;
 }
 
@@ -232,8 +236,58 @@ bool JobBuilder::is_misrouted(const Update& update, int rank) const {
   return false;
 }
 
+void JobBuilder::fold_update(int dispatch) {
+  const int update = job_.dispatches[dispatch].update;
+  const auto uses_it = [&](const Step& step) {
+    return step.operation == hepOperationDispatch
+               ? step.index != dispatch && job_.dispatches[step.index].update == update
+               : step.operation == hepOperationCombine &&
+                     job_.combines[step.index].update == update;
+  };
+  if (std::any_of(job_.order.begin(), job_.order.end(), uses_it)) return;
+  const auto own = std::find_if(job_.order.begin(), job_.order.end(), [&](const Step& step) {
+    return step.operation == hepOperationRouting && step.index == update;
+  });
+  job_.order.erase(own);
+  job_.dispatches[dispatch].does_update = true;
+}
+
+// The steps with operations in halves.
+std::vector<Step> JobBuilder::split_calls() const {
+  struct Open {
+    Step receive;
+    int between;
+  };
+  std::vector<Step> calls;
+  std::vector<Open> open;
+  const auto close_where = [&](auto condition) {
+    for (size_t i = 0; i < open.size();) {
+      if (!condition(open[i])) {
+        ++i;
+        continue;
+      }
+      calls.push_back(open[i].receive);
+      open.erase(open.begin() + i);
+    }
+  };
+  for (const Step& step : job_.order) {
+    close_where([&](const Open& other) {
+      return job_.place_of(other.receive).shares_lane(job_.place_of(step));
+    });
+    close_where([](Open& other) { return other.between-- == 0; });
+    const Calls how = step.operation == hepOperationDispatch  ? job_.dispatches[step.index].calls
+                      : step.operation == hepOperationCombine ? job_.combines[step.index].calls
+                                                              : Calls{};
+    calls.push_back({step.operation, step.index, how.split ? Half::kSend : Half::kBoth});
+    if (how.split) open.push_back({{step.operation, step.index, Half::kReceive}, how.between});
+  }
+  close_where([](const Open&) { return true; });
+  return calls;
+}
+
 Job JobBuilder::finish(const std::string& name) {
   job_.name = name;
+  job_.order = split_calls();
   job_.overflowed.assign(num_ranks_, 0);
   job_.misrouted.assign(num_ranks_, 0);
   for (const Update& update : job_.updates)

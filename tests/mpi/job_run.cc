@@ -41,9 +41,11 @@ int64_t index_bytes(const Update& update, int rank) {
 
 JobRun::JobRun(const Job& job, Rank& rank)
     : job_(&job), rank_(rank), backend_(harness::world().backend()) {
-  for (const int alignment : job.alignments) {
+  for (const RoutingPlace& place : job.routings) {
     hepRoutingConfig_t config = HEP_ROUTING_CONFIG_INITIALIZER;
-    config.alignment = alignment;
+    config.alignment = place.alignment;
+    config.mode = place.mode;
+    config.lane = place.lane;
     routings_.push_back(std::make_unique<RoutingHandle>());
     succeeded(hepRoutingCreate(routings_.back()->out(), rank.comm, &config), "hepRoutingCreate");
   }
@@ -191,15 +193,19 @@ bool JobRun::succeeded(hepResult_t result, const char* call) {
 }
 
 bool JobRun::issue() {
-  for (const auto& [operation, index] : job_->order) {
-    const bool issued = operation == hepOperationRouting
-                            ? issue_update(job_->updates[index], &updates_[index])
-                        : operation == hepOperationDispatch
-                            ? issue_dispatch(job_->dispatches[index], &dispatches_[index])
-                            : issue_combine(job_->combines[index], &combines_[index]);
-    if (!issued) return false;
-  }
+  for (const Step& step : job_->order)
+    if (!issue(step)) return false;
   return true;
+}
+
+bool JobRun::issue(const Step& step) {
+  const int index = step.index;
+  switch (step.operation) {
+    case hepOperationRouting: return issue_update(job_->updates[index], &updates_[index]);
+    case hepOperationDispatch:
+      return issue_dispatch(job_->dispatches[index], step.half, &dispatches_[index]);
+    default: return issue_combine(job_->combines[index], step.half, &combines_[index]);
+  }
 }
 
 // CUDA does not promise that a kernel starts while others run, and on an H200 it does not if they have
@@ -218,6 +224,12 @@ bool JobRun::issue_update(const Update& update, UpdateRun* run) {
                        update.expected->top_k(), update.index_type, stream.get());
   if (!succeeded(result, "hepRoutingUpdate")) return false;
   launched();
+  return follow_update(update, run);
+}
+
+bool JobRun::follow_update(const Update& update, UpdateRun* run) {
+  harness::Stream& stream = rank_.stream;
+  const hepRouting_t routing = this->routing(update.routing);
   stream.fill(run->indices.data(), kJunk, run->indices.bytes());
 
   hepRoutingView_t view = HEP_ROUTING_VIEW_INITIALIZER;
@@ -231,33 +243,51 @@ bool JobRun::issue_update(const Update& update, UpdateRun* run) {
   return true;
 }
 
-bool JobRun::issue_dispatch(const Dispatch& dispatch, DispatchRun* run) {
-  harness::Stream& stream = rank_.stream;
-  const hepRouting_t routing = this->routing(job_->updates[dispatch.update].routing);
+hepDispatchArgs_t JobRun::dispatch_args(const Dispatch& dispatch, const DispatchRun& run) const {
   hepDispatchArgs_t args = HEP_DISPATCH_ARGS_INITIALIZER;
   args.layout = dispatch.layout;
-  args.x = run->x.data;
-  args.weights = run->weights.as<float>();
-  args.rows = run->rows.data();
+  args.x = run.x.data;
+  args.weights = run.weights.as<float>();
+  args.rows = run.rows.data();
   args.capacity = dispatch.capacity[rank_.rank];
-  args.row_weights = run->row_weights.as<float>();
-  args.row_experts = run->row_experts.as<int32_t>();
-  args.row_sources = run->row_sources.as<int32_t>();
-  args.row_tokens = run->row_tokens.as<int32_t>();
+  args.row_weights = run.row_weights.as<float>();
+  args.row_experts = run.row_experts.as<int32_t>();
+  args.row_sources = run.row_sources.as<int32_t>();
+  args.row_tokens = run.row_tokens.as<int32_t>();
   args.type = dispatch.type;
   args.quantize = dispatch.quantize;
   args.overflow = dispatch.overflow;
-  args.scales = run->scales.data();
-  args.row_scales = run->row_scales.data();
+  args.scales = run.scales.data();
+  args.row_scales = run.row_scales.data();
   if (args.row_scales != nullptr && dispatch.scale_element_bytes != 0) {
     args.scale_element_bytes = dispatch.scale_element_bytes;
     args.row_scales_stride = dispatch.scale_stride(rank_.rank);
   }
-  args.expert_rows = run->expert_rows.as<int32_t>();
-  args.gather = run->gather.as<int32_t>();
+  args.expert_rows = run.expert_rows.as<int32_t>();
+  args.gather = run.gather.as<int32_t>();
   args.gather_capacity = dispatch.gather_capacity[rank_.rank];
-  if (!succeeded(hepDispatch(routing, &args, stream.get()), "hepDispatch")) return false;
+  if (dispatch.does_update) {
+    const Update& update = job_->updates[dispatch.update];
+    args.update = 1;
+    args.indices = updates_[dispatch.update].indices.data();
+    args.num_tokens = update.expected->batch(rank_.rank).num_tokens;
+    args.top_k = update.expected->top_k();
+    args.index_type = update.index_type;
+  }
+  return args;
+}
+
+bool JobRun::issue_dispatch(const Dispatch& dispatch, Half half, DispatchRun* run) {
+  harness::Stream& stream = rank_.stream;
+  const Update& update = job_->updates[dispatch.update];
+  const hepRouting_t routing = this->routing(update.routing);
+  const hepDispatchArgs_t args = dispatch_args(dispatch, *run);
+  const hepResult_t result = half == Half::kReceive ? hepDispatchReceive(routing, stream.get())
+                             : half == Half::kSend  ? hepDispatchSend(routing, &args, stream.get())
+                                                    : hepDispatch(routing, &args, stream.get());
+  if (!succeeded(result, "a dispatch")) return false;
   launched();
+  if (half == Half::kSend) return true;
   stream.fill(run->x.data, kJunk, run->x.bytes);
   stream.fill(run->scales.data(), kJunk, run->scales.bytes());
   stream.fill(run->weights.data(), kJunk, run->weights.bytes());
@@ -265,25 +295,34 @@ bool JobRun::issue_dispatch(const Dispatch& dispatch, DispatchRun* run) {
   hepRoutingView_t view = HEP_ROUTING_VIEW_INITIALIZER;
   if (!succeeded(hepRoutingGetView(routing, &view), "hepRoutingGetView")) return false;
   stream.copy(run->counters.data(), view.row_counters, sizeof(hepRowCounters_t));
-  return true;
+  return !dispatch.does_update || follow_update(update, &updates_[dispatch.update]);
 }
 
-bool JobRun::issue_combine(const Combine& combine, CombineRun* run) {
-  harness::Stream& stream = rank_.stream;
+hepCombineArgs_t JobRun::combine_args(const Combine& combine, const CombineRun& run) const {
   hepCombineArgs_t args = HEP_COMBINE_ARGS_INITIALIZER;
   args.layout = combine.layout;
   args.weight_mode = combine.mode;
-  args.y = run->y.data;
+  args.y = run.y.data;
   args.capacity = combine.capacity[rank_.rank];
-  args.row_weights = run->row_weights.as<float>();
+  args.row_weights = run.row_weights.as<float>();
   args.type = combine.type;
   args.partial_type = combine.partial_type;
-  args.row_gradients = run->row_gradients.as<float>();
-  args.gradients = run->gradients.as<float>();
-  args.out = run->out.data();
+  args.row_gradients = run.row_gradients.as<float>();
+  args.gradients = run.gradients.as<float>();
+  args.out = run.out.data();
+  return args;
+}
+
+bool JobRun::issue_combine(const Combine& combine, Half half, CombineRun* run) {
+  harness::Stream& stream = rank_.stream;
   const hepRouting_t routing = this->routing(job_->updates[combine.update].routing);
-  if (!succeeded(hepCombine(routing, &args, stream.get()), "hepCombine")) return false;
+  const hepCombineArgs_t args = combine_args(combine, *run);
+  const hepResult_t result = half == Half::kReceive ? hepCombineReceive(routing, stream.get())
+                             : half == Half::kSend  ? hepCombineSend(routing, &args, stream.get())
+                                                    : hepCombine(routing, &args, stream.get());
+  if (!succeeded(result, "a combine")) return false;
   launched();
+  if (half == Half::kSend) return true;
   stream.fill(run->y.data, kJunk, run->y.bytes);
   stream.fill(run->row_weights.data(), kJunk, run->row_weights.bytes());
   stream.fill(run->row_gradients.data(), kJunk, run->row_gradients.bytes());

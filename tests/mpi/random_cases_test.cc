@@ -29,7 +29,8 @@ std::string describe(int number, const hepConfig_t& config) {
        << " H=" << config.hidden << " max_tokens=" << config.max_tokens
        << " max_top_k=" << config.max_top_k << " type=" << config.type
        << " combine_type=" << config.combine_type << " partial_type=" << config.partial_type
-       << " scale_bytes=" << config.scale_bytes << ")";
+       << " scale_bytes=" << config.scale_bytes << " lanes=" << config.lanes
+       << " low_latency_tokens=" << config.low_latency_tokens << ")";
   return text.str();
 }
 

@@ -83,7 +83,7 @@ class Steps {
     const int num_routings = static_cast<int>(random_.between(1, 3));
     const int num_steps = static_cast<int>(random_.between(2, 6));
     for (int routing = 0; routing < num_routings; ++routing) {
-      builder_.add_routing(random_.pick({1, 8, 16, 32, 64, 128}));
+      add_routing();
       current_.push_back(-1);
       weighted_.push_back(-1);
       tokens_.emplace_back();
@@ -104,6 +104,22 @@ class Steps {
   }
 
  private:
+  // On a lane of either mode.
+  void add_routing() {
+    const int alignment = random_.pick({1, 8, 16, 32, 64, 128});
+    const bool low_latency = config_.low_latency_tokens > 0 && random_.chance(60);
+    const int lanes = low_latency ? 4 : std::max(config_.lanes, 1);
+    builder_.add_routing(alignment, low_latency ? hepModeLowLatency : hepModeThroughput,
+                         static_cast<int>(random_.between(0, lanes - 1)));
+    low_latency_.push_back(low_latency);
+  }
+
+  // Halves where they are legal.
+  Calls random_calls(int routing) {
+    const Calls calls{random_.chance(60), static_cast<int>(random_.between(0, 4))};
+    return low_latency_[routing] ? calls : Calls{};
+  }
+
   bool keeps(int step) const { return (size_.steps >> step & 1) != 0; }
 
   void update(int routing) {
@@ -111,7 +127,8 @@ class Steps {
     const hepIndexType_t index_type =
         plain_ || random_.chance(70) ? random_.pick({hepIndexInt32, hepIndexInt64}) : hepIndexMap;
     std::vector<int64_t>& tokens = tokens_[routing];
-    tokens = random_tokens(random_, num_ranks_, config_.max_tokens);
+    tokens = random_tokens(random_, num_ranks_,
+                           low_latency_[routing] ? config_.low_latency_tokens : config_.max_tokens);
     for (int64_t& count : tokens) count = std::min(count, size_.max_tokens);
     const Taste taste = random_taste(random_, config_.num_experts, num_ranks_);
     current_[routing] = builder_.add_update(routing, top_k, index_type, tokens, taste);
@@ -159,6 +176,8 @@ class Steps {
           layout == hepLayoutFlat ? random_capacity(random_, dispatch.gather_capacity[rank]) : 0;
     }
     if (!plain_) vary(&dispatch);
+    dispatch.calls = random_calls(routing);
+    if (random_.chance(50)) builder_.fold_update(index);
   }
 
   // A type that the communicator has room for, and what goes with it.
@@ -193,6 +212,7 @@ class Steps {
     if (layout == hepLayoutExpertPadded)
       for (int64_t& count : rows) count *= config_.num_experts / num_ranks_;
     combine.y_in_heap = heap_use(rows);
+    combine.calls = random_calls(routing);
     if (plain_) return;
     combine.type = random_.pick({hepTypeDefault, hepTypeBfloat16, hepTypeFloat16, hepTypeFloat32});
     combine.partial_type = random_.pick({hepTypeDefault, hepTypeBfloat16, hepTypeFloat32});
@@ -208,6 +228,7 @@ class Steps {
   int64_t heap_left_;
   Random random_;
   JobBuilder builder_;
+  std::vector<char> low_latency_;        // by routing
   std::vector<int> current_, weighted_;  // by routing: its latest update, and dispatch with weights
   std::vector<std::vector<int64_t>> tokens_;  // of the latest update, by routing and rank
 };
@@ -224,12 +245,19 @@ std::string list(const std::vector<int64_t>& values) {
   return text.str();
 }
 
+std::string describe(const RoutingPlace& place) {
+  std::ostringstream text;
+  text << (place.mode == hepModeLowLatency ? "low-latency lane " : "lane ") << place.lane
+       << ", alignment " << place.alignment;
+  return text.str();
+}
+
 std::string describe(const Job& job, const Update& update) {
   std::vector<int64_t> tokens;
   for (int rank = 0; rank < update.expected->num_ranks(); ++rank)
     tokens.push_back(update.expected->batch(rank).num_tokens);
   std::ostringstream text;
-  text << "update of routing " << update.routing << " (alignment " << job.alignments[update.routing]
+  text << "update of routing " << update.routing << " (" << describe(job.routings[update.routing])
        << "): K=" << update.expected->top_k() << ", index type " << update.index_type << ", tokens "
        << list(tokens);
   return text.str();
@@ -242,6 +270,7 @@ std::string describe(const Job& job, const Dispatch& dispatch) {
        << dispatch.quantize << ", scales " << dispatch.has_scales << " by "
        << dispatch.scale_element_bytes << ", weights " << dispatch.has_weights << ", overflow "
        << dispatch.overflow << ", capacity " << list(dispatch.capacity);
+  if (dispatch.does_update) text << ", with the " << describe(job, job.updates[dispatch.update]);
   return text.str();
 }
 
@@ -266,9 +295,14 @@ hepConfig_t random_config(Random& random, int num_ranks, bool plain) {
   config.max_tokens =
       static_cast<int>(random.chance(20) ? random.between(1, 8) : random.between(1, 300));
   if (!plain) choose_types(random, &config);
-  config.heap_bytes = kHeapBatches * (int64_t{config.max_tokens} * config.hidden * 4 + 256);
+  config.lanes = num_ranks > 8 ? random.pick({0, 2}) : random.pick({0, 0, 1, 2, 3});
+  if (random.chance(70))
+    config.low_latency_tokens = static_cast<int>(random.between(1, num_ranks > 8 ? 40 : 130));
+  const int64_t most_tokens = std::max(config.max_tokens, config.low_latency_tokens);
+  config.heap_bytes = kHeapBatches * (most_tokens * config.hidden * 4 + 256);
   config.timeout_ms = kTimeoutMs;
   config.sm_budget = random.pick({0, 4, 8, 13});
+  config.low_latency_blocks = random.pick({2, 5, 12, 13});
   if (random.chance(50)) {
     config.routing_threads = random.pick({0, 64, 128, 512});
     config.routing_blocks = random.pick({0, 1, 2, 3});
@@ -287,8 +321,11 @@ Job random_job(uint64_t seed, const hepConfig_t& config, int num_ranks, const Si
 
 std::string describe(const Job& job) {
   std::ostringstream text;
-  for (const auto& [operation, index] : job.order)
+  for (const auto& [operation, index, half] : job.order)
     text << "\n  "
+         << (half == Half::kSend      ? "first half of "
+             : half == Half::kReceive ? "second half of "
+                                      : "")
          << (operation == hepOperationRouting    ? describe(job, job.updates[index])
              : operation == hepOperationDispatch ? describe(job, job.dispatches[index])
                                                  : describe(job, job.combines[index]));

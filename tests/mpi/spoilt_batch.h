@@ -12,14 +12,14 @@ struct Batch {
   static constexpr int kTopK = 2;
   static constexpr int64_t kCapacity = 64;
 
-  Batch(Rank& rank, const hepConfig_t& config)
+  Batch(Rank& rank, const hepConfig_t& config, const hepRoutingConfig_t* place = nullptr)
       : self(rank),
         indices(backend, kTokens * kTopK * 8 + 16),
         rows(backend, kCapacity * config.hidden * 2 + 16),
         x(backend, kCapacity * config.hidden * 2 + 16),
         numbers(backend, 4096) {
     for (harness::Buffer* buffer : {&indices, &rows, &x, &numbers}) buffer->fill(0);
-    EXPECT_HEP(hepRoutingCreate(routing.out(), rank.comm, nullptr));
+    EXPECT_HEP(hepRoutingCreate(routing.out(), rank.comm, place));
     rank.barrier();
     dispatch.layout = combine.layout = hepLayoutFlat;
     dispatch.x = x.data();

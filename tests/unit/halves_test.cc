@@ -5,9 +5,11 @@
 #include <hybridep.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace {
@@ -161,6 +163,24 @@ TEST_F(Halves, FourBatchesAreUnderWayAtOnceInAnOrderOfEachRanksOwn) {
       EXPECT_EQ(batches[1][lane]->out, rows_of({lane < 2 ? 20 * value : 10 * value})) << lane;
     }
   }
+}
+
+TEST_F(Halves, AFirstHalfWaitsUntilPeersHaveReadWhatWasSentBefore) {
+  Batch a(comms_[0], 0, {3, -1}, {5}), b(comms_[1], 0, {-1, -1}, {6});
+  ASSERT_HEP(a.send_dispatch());
+  ASSERT_HEP(b.send_dispatch());
+  ASSERT_HEP(a.receive_dispatch());
+  const Floats later = rows_of({7});
+  a.tokens = later.data();
+  std::thread again([&a] { EXPECT_HEP(a.send_dispatch()); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // time enough to overwrite them
+  EXPECT_HEP(b.receive_dispatch());
+  EXPECT_EQ(b.arrived(1), rows_of({5}));
+  again.join();
+  ASSERT_HEP(b.send_dispatch());
+  ASSERT_HEP(b.receive_dispatch());
+  ASSERT_HEP(a.receive_dispatch());
+  EXPECT_EQ(b.arrived(1), rows_of({7}));
 }
 
 class HalvesThatFail : public Halves {
