@@ -22,7 +22,7 @@ void Bench::run() {
   for (const int sms : job_.options.sms) {
     for (const Tuning& tuning : tunings(job_.options.vary)) run_communicator(sms, tuning);
   }
-  if (session_.nccl != nullptr) {
+  if (session_.nccl != nullptr && !job_.format().is_quantized()) {
     run_all_to_all();
     run_all_gather();
   }
@@ -47,7 +47,8 @@ void Bench::run_communicator(int sms, const Tuning& tuning) {
   require(hepCommLimits(handles.comm, &handles.limits), "hepCommLimits");
 
   const auto wanted = [&](Operation operation) {
-    return job_.options.measures(operation) && tuning.concerns(operation);
+    return job_.options.measures(operation) && tuning.concerns(operation) &&
+           (operation == Operation::kDispatch || job_.format().can_combine());
   };
   run_routing(handles);  // what follows needs it
   for (const hepLayout_t layout : job_.options.layouts) {
@@ -98,6 +99,7 @@ Case Bench::describe(const Handles& handles, Operation operation, int sms) const
   description.tuning = handles.tuning;
   description.sm_budget = handles.sm_budget;
   description.sms = sms;
+  description.bytes_per_row = job_.row_bytes();
   return description;
 }
 
@@ -114,12 +116,9 @@ void Bench::meet() {
   if (!world_.barrier(rank_)) throw std::runtime_error("another rank failed");
 }
 
-std::vector<int32_t> Bench::token_starts(int64_t rows) const {
-  std::vector<int32_t> starts;
-  for (int64_t row = 0; row < rows; ++row) {
-    starts.push_back(row_start(Matrix::kTokens, rank_, row));
-  }
-  return starts;
+void Bench::fill_tokens(void* x, int64_t rows) {
+  session_.rows(job_.format().x_type())
+      .fill(x, row_starts(Matrix::kTokens, rank_, rows), job_.shape.hidden);
 }
 
 }  // namespace perf

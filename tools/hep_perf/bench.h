@@ -29,6 +29,7 @@ class Bench {
  private:
   struct Handles;  // a communicator and its routing
   struct Weights;  // of a dispatch: what goes in and what comes out
+  struct Scaling;  // of a dispatch: scales, likewise
   struct Layer;    // the buffers of whole layers
   class Rows;      // rows in one kind of memory
 
@@ -57,7 +58,7 @@ class Bench {
                 Memory memory, const std::string& weights) const;
   void meet();
   int last_call() const { return num_calls(passes_, job_.backend) - 1; }
-  std::vector<int32_t> token_starts(int64_t rows) const;  // of this rank's tokens
+  void fill_tokens(void* x, int64_t rows);  // with this rank's
 
   harness::World& world_;
   const Job& job_;

@@ -5,9 +5,10 @@
 namespace perf {
 namespace {
 
-Case baseline(const char* operation) {
+Case baseline(const Job& job, const char* operation) {
   Case description;
   description.operation = operation;
+  description.bytes_per_row = job.row_bytes();
   return description;
 }
 
@@ -39,7 +40,7 @@ void Bench::run_all_to_all() {
     received += receive_bytes.back();
   }
   const harness::Buffer packed(job_.backend, starts.size() * row_bytes);
-  session_.rows.fill(packed.as<uint16_t>(), starts, job_.shape.hidden);
+  session_.rows(job_.format().type).fill(packed.data(), starts, job_.shape.hidden);
   const harness::Buffer rows = poisoned(job_.backend, received);
   const auto call = [&](int) {
     const char* from = packed.as<char>();
@@ -56,8 +57,8 @@ void Bench::run_all_to_all() {
   meet();   // every rank has prepared
   call(0);  // NCCL connects at first use, which takes the host long
   session_.stream.synchronize();
-  run_case(nullptr, passes_, baseline("nccl all-to-all"), call, [&] {
-    return checker_.dispatch(hepLayoutFlat, 0, {rows.as<uint16_t>(), nullptr, nullptr});
+  run_case(nullptr, passes_, baseline(job_, "nccl all-to-all"), call, [&] {
+    return checker_.dispatch(hepLayoutFlat, 0, {rows.data(), nullptr, nullptr});
   });
 }
 
@@ -65,7 +66,7 @@ void Bench::run_all_to_all() {
 void Bench::run_all_gather() {
   const int64_t bytes = job_.shape.tokens * job_.row_bytes();
   const harness::Buffer x(job_.backend, bytes);
-  session_.rows.fill(x.as<uint16_t>(), token_starts(job_.shape.tokens), job_.shape.hidden);
+  fill_tokens(x.data(), job_.shape.tokens);
   const harness::Buffer all = poisoned(job_.backend, bytes * job_.num_ranks);
   const auto call = [&](int) {
     session_.nccl->all_gather(x.data(), all.data(), bytes, session_.stream.get());
@@ -73,8 +74,8 @@ void Bench::run_all_gather() {
   meet();
   call(0);
   session_.stream.synchronize();
-  run_case(nullptr, passes_, baseline("nccl all-gather"), call,
-           [&] { return checker_.all_tokens(all.as<uint16_t>()); });
+  run_case(nullptr, passes_, baseline(job_, "nccl all-gather"), call,
+           [&] { return checker_.all_tokens(all.data()); });
 }
 
 }  // namespace perf

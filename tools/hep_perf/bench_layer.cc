@@ -16,8 +16,8 @@ struct Bench::Layer {
         memory(memory),
         stream(session.stream),
         capacity(batch_capacity(job, layout, rank)),
-        x(job, handles.comm, memory, batch_slots(job).total_rows()),
-        rows(job, handles.comm, memory, capacity),
+        x(job, handles.comm, memory, batch_slots(job).total_rows() * job.x_bytes()),
+        rows(job, handles.comm, memory, capacity * job.row_bytes()),
         weights(job, rank, layout, capacity),
         out(poisoned(job.backend, job.shape.tokens * job.row_bytes())),
         indices{uploaded(job.backend, job.workload.indices(0, rank)),
@@ -41,7 +41,7 @@ struct Bench::Layer {
     require(hepRoutingUpdate(handles.routing, indices[batch].data(), job.shape.tokens,
                              job.shape.top_k, hepIndexInt32, stream.get()),
             "hepRoutingUpdate");
-    dispatch.x = x.data() + first_token(batch) * job.shape.hidden;
+    dispatch.x = x.data() + first_token(batch) * job.x_bytes();
     require(hepDispatch(handles.routing, &dispatch, stream.get()), "hepDispatch");
     require(hepCombine(handles.routing, &combine, stream.get()), "hepCombine");
   }
@@ -62,8 +62,7 @@ struct Bench::Layer {
 
 void Bench::run_layers(const Handles& handles, hepLayout_t layout, Memory memory) {
   Layer layer(job_, handles, layout, memory, rank_, session_);
-  session_.rows.fill(layer.x.data(), token_starts(batch_slots(job_).total_rows()),
-                     job_.shape.hidden);
+  fill_tokens(layer.x.data(), batch_slots(job_).total_rows());
   for (const Operation operation : {Operation::kLayer, Operation::kLayerGraph}) {
     if (job_.options.measures(operation)) run_layer(handles, layer, operation);
   }
@@ -103,7 +102,7 @@ void Bench::run_layer(const Handles& handles, Layer& layer, Operation operation)
            checker_.dispatch(
                layer.layout, layer.first_token(0),
                {layer.rows.data(), layer.dispatch.row_weights, layer.dispatch.row_experts}) +
-           checker_.layer(layer.layout, layer.first_token(0), layer.out.as<uint16_t>());
+           checker_.layer(layer.layout, layer.first_token(0), layer.out.data());
   });
 }
 

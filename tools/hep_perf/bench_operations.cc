@@ -15,7 +15,8 @@ void Bench::run_routing(const Handles& handles) {
                          job_.shape.tokens, job_.shape.top_k, hepIndexInt32, session_.stream.get()),
         "hepRoutingUpdate");
   };
-  if (job_.options.measures(Operation::kRouting) && handles.tuning.concerns(Operation::kRouting)) {
+  if (job_.options.measures(Operation::kRouting) && job_.shape.times_routing &&
+      handles.tuning.concerns(Operation::kRouting)) {
     Case description = describe(handles, Operation::kRouting, handles.limits.routing_blocks);
     description.moves_rows = false;
     run_case(handles.comm, passes_, description, call,
@@ -31,37 +32,42 @@ void Bench::run_dispatch(const Handles& handles, hepLayout_t layout, Memory memo
   const int64_t num_rows = job_.routing().at(rank_).num_rows(layout);
   const Slots token = token_slots(job_);
   const Slots output = output_slots(job_, num_rows, token);
-  const Rows x(job_, handles.comm, memory, token.total_rows());
-  session_.rows.fill(x.data(), token_starts(token.total_rows()), job_.shape.hidden);
+  const Rows x(job_, handles.comm, memory, token.total_rows() * job_.x_bytes());
+  fill_tokens(x.data(), token.total_rows());
   const harness::Buffer rows = poisoned(job_.backend, output.total_rows() * job_.row_bytes());
   const Weights weights(job_, rank_, layout, num_rows);
+  const Scaling scales(job_, rank_, token.total_rows(), output.total_rows(), session_);
 
   hepDispatchArgs_t args = HEP_DISPATCH_ARGS_INITIALIZER;
   args.layout = layout;
   args.capacity = num_rows;
+  args.quantize = job_.format().quantize;
   weights.fill(&args);
-  const auto rows_of_call = [&](int index) {
-    return num_rows == 0 ? nullptr
-                         : rows.as<uint16_t>() + output.first_row(index) * job_.shape.hidden;
+  const auto choose_slots = [&](int index) {
+    args.x = x.data() + token.first_row(index) * job_.x_bytes();
+    const int64_t first_row = output.first_row(index);
+    args.rows = num_rows == 0 ? nullptr : rows.as<char>() + first_row * job_.row_bytes();
+    scales.fill(token.first_row(index), first_row, &args);
   };
   const auto call = [&](int index) {
-    args.x = x.data() + token.first_row(index) * job_.shape.hidden;
-    args.rows = rows_of_call(index);
+    choose_slots(index);
     require(hepDispatch(handles.routing, &args, session_.stream.get()), "hepDispatch");
   };
-  const Case description = describe(handles, Operation::kDispatch, handles.limits.dispatch_blocks,
-                                    layout, memory, job_.options.weights ? "carried" : "none");
+  Case description = describe(handles, Operation::kDispatch, handles.limits.dispatch_blocks, layout,
+                              memory, job_.options.weights ? "carried" : "none");
+  description.bytes_per_row += job_.scale_bytes();
   run_case(handles.comm, passes_, description, call, [&] {
+    choose_slots(last_call());
     return checker_.dispatch(layout, token.first_row(last_call()),
-                             {rows_of_call(last_call()), args.row_weights, args.row_experts});
+                             {args.rows, args.row_weights, args.row_experts, args.row_scales});
   });
 }
 
 // Where no dispatch is measured, one must still carry the weights that combine multiplies by.
 void Bench::carry_weights(const Handles& handles, hepLayout_t layout) {
   const int64_t num_rows = job_.routing().at(rank_).num_rows(layout);
-  const Rows x(job_, handles.comm, Memory::kAny, job_.shape.tokens);
-  const Rows rows(job_, handles.comm, Memory::kAny, num_rows);
+  const Rows x(job_, handles.comm, Memory::kAny, job_.shape.tokens * job_.x_bytes());
+  const Rows rows(job_, handles.comm, Memory::kAny, num_rows * job_.row_bytes());
   const Weights weights(job_, rank_, layout, num_rows);
   hepDispatchArgs_t args = HEP_DISPATCH_ARGS_INITIALIZER;
   args.layout = layout;
@@ -77,12 +83,10 @@ void Bench::carry_weights(const Handles& handles, hepLayout_t layout) {
 void Bench::run_combine(const Handles& handles, hepLayout_t layout, Memory memory) {
   const Slots expert = expert_slots(job_, layout, rank_);
   const Slots output = output_slots(job_, job_.shape.tokens, expert);
-  const Rows y(job_, handles.comm, memory, expert.total_rows());
-  std::vector<int32_t> starts;
-  for (int64_t row = 0; row < expert.total_rows(); ++row) {
-    starts.push_back(row_start(Matrix::kExpertOutputs, rank_, row));
-  }
-  session_.rows.fill(y.data(), starts, job_.shape.hidden);
+  const Rows y(job_, handles.comm, memory, expert.total_rows() * job_.row_bytes());
+  session_.rows(job_.format().type)
+      .fill(y.data(), row_starts(Matrix::kExpertOutputs, rank_, expert.total_rows()),
+            job_.shape.hidden);
   const harness::Buffer out = poisoned(job_.backend, output.total_rows() * job_.row_bytes());
 
   hepCombineArgs_t args = HEP_COMBINE_ARGS_INITIALIZER;
@@ -90,10 +94,10 @@ void Bench::run_combine(const Handles& handles, hepLayout_t layout, Memory memor
   args.weight_mode = job_.weight_mode(layout);
   args.capacity = expert.rows;
   const auto out_of_call = [&](int index) {
-    return out.as<uint16_t>() + output.first_row(index) * job_.shape.hidden;
+    return out.as<char>() + output.first_row(index) * job_.row_bytes();
   };
   const auto call = [&](int index) {
-    args.y = expert.rows == 0 ? nullptr : y.data() + expert.first_row(index) * job_.shape.hidden;
+    args.y = expert.rows == 0 ? nullptr : y.data() + expert.first_row(index) * job_.row_bytes();
     args.out = out_of_call(index);
     require(hepCombine(handles.routing, &args, session_.stream.get()), "hepCombine");
   };

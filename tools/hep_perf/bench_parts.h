@@ -43,8 +43,7 @@ struct Bench::Handles {
 // In memory of the library's heap or in other memory.
 class Bench::Rows {
  public:
-  Rows(const Job& job, hepComm_t comm, Memory memory, int64_t rows) : comm_(comm) {
-    const int64_t bytes = rows * job.row_bytes();
+  Rows(const Job& job, hepComm_t comm, Memory memory, int64_t bytes) : comm_(comm) {
     if (bytes == 0) return;
     if (memory == Memory::kHeap) {
       require(hepMemAlloc(comm, bytes, &heap_), "hepMemAlloc");
@@ -57,9 +56,7 @@ class Bench::Rows {
   Rows& operator=(const Rows&) = delete;
 
   // NULL if there are none.
-  uint16_t* data() const {
-    return heap_ != nullptr ? static_cast<uint16_t*>(heap_) : buffer_.as<uint16_t>();
-  }
+  char* data() const { return heap_ != nullptr ? static_cast<char*>(heap_) : buffer_.as<char>(); }
 
  private:
   hepComm_t comm_;
@@ -83,6 +80,28 @@ struct Bench::Weights {
     args->row_experts = experts.as<int32_t>();
   }
   harness::Buffer in, of_rows, experts;
+};
+
+// Scales of a dispatch: those of its tokens, unless they are made on the way, and those that arrive.
+struct Bench::Scaling {
+  Scaling(const Job& job, int rank, int64_t tokens, int64_t rows, Session& session) : job(job) {
+    const Format& format = job.format();
+    if (!format.has_scales()) return;
+    of_rows = poisoned(job.backend, rows * job.scale_bytes());
+    if (format.is_quantized()) return;
+    in = harness::Buffer(job.backend, tokens * job.scale_bytes());
+    session.rows(hepTypeFloat32)
+        .fill(in.data(), row_starts(Matrix::kScales, rank, tokens),
+              format.scale_columns(job.shape.hidden));
+  }
+  // Gives a dispatch those from these rows on.
+  void fill(int64_t first_token, int64_t first_row, hepDispatchArgs_t* args) const {
+    const int64_t bytes = job.scale_bytes();
+    args->scales = in.data() == nullptr ? nullptr : in.as<char>() + first_token * bytes;
+    args->row_scales = of_rows.data() == nullptr ? nullptr : of_rows.as<char>() + first_row * bytes;
+  }
+  const Job& job;
+  harness::Buffer in, of_rows;
 };
 
 }  // namespace perf

@@ -16,9 +16,10 @@ namespace perf {
 
 // What a dispatch wrote: pointers to memory of the backend.
 struct DispatchResult {
-  const uint16_t* rows;
-  const float* row_weights;    // NULL if not asked for
-  const int32_t* row_experts;  // likewise
+  const void* rows;
+  const float* row_weights;          // NULL if not asked for
+  const int32_t* row_experts;        // likewise
+  const void* row_scales = nullptr;  // NULL if the format has none
 };
 
 class Checker {
@@ -29,28 +30,43 @@ class Checker {
 
   // `first_token` and `call` tell which slots were the inputs of the call that wrote the results.
   int64_t dispatch(hepLayout_t layout, int64_t first_token, const DispatchResult& result);
-  int64_t combine(hepLayout_t layout, int call, const uint16_t* out);
+  int64_t combine(hepLayout_t layout, int call, const void* out);
 
   // The combine of a layer, whose experts return what they were given.
-  int64_t layer(hepLayout_t layout, int64_t first_token, const uint16_t* out);
+  int64_t layer(hepLayout_t layout, int64_t first_token, const void* out);
 
   // A whole [tokens][hidden] of every rank.
-  int64_t all_tokens(const uint16_t* rows);
+  int64_t all_tokens(const void* rows);
 
  private:
-  using RowOf = std::function<const uint16_t*(int rank, int64_t place)>;
+  using RowOf = std::function<const void*(int rank, int64_t place)>;
 
-  // Compares `count` rows of `columns` values with those that `expected(row)` points to.
-  template <typename T, typename Expected>
-  int64_t compare(const T* rows, int64_t count, int64_t columns, Expected expected);
-  int64_t compare_combined(const std::vector<uint16_t>& expected, const uint16_t* out);
-  std::vector<uint16_t> expected_combine(hepLayout_t layout, const RowOf& row) const;
+  // What a quantising dispatch brings to this rank, by flat row.
+  struct Quantized {
+    int64_t first_token = -1;  // of the tokens that it is of
+    std::vector<unsigned char> rows, scales;
+  };
+
+  // check_dispatch.cc
+  int64_t forwarded(hepLayout_t layout, int64_t first_token, const DispatchResult& result);
+  int64_t quantized(hepLayout_t layout, int64_t first_token, const DispatchResult& result);
+  const Quantized& quantize(int64_t first_token);
+  int64_t small_arrays(hepLayout_t layout, const DispatchResult& result);
+
+  // check_combine.cc
+  int64_t compare_combined(const std::vector<char>& expected, const void* out);
+  std::vector<char> expected_combine(hepLayout_t layout, const RowOf& row) const;
+
+  // Compares `count` rows of `columns` elements with those that `expected(row)` points to.
+  int64_t compare(const void* rows, int64_t count, int64_t columns, int element_bytes,
+                  const std::function<const void*(int64_t)>& expected);
 
   const Job& job_;
   int rank_;
   Session& session_;
+  Quantized quantized_;
   // Every case makes the same number of calls, so the last call's result depends on the layout.
-  std::map<hepLayout_t, std::vector<uint16_t>> expected_combine_, expected_layer_;
+  std::map<hepLayout_t, std::vector<char>> expected_combine_, expected_layer_;
 };
 
 }  // namespace perf

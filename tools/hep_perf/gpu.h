@@ -37,14 +37,15 @@ class Gate {
 
 // Rows that are stretches of a table of values; all pointers are memory of the current device.
 struct GpuRows {
-  const uint16_t* values;
+  const void* values;
   const int32_t* starts;  // [count] in the values; -1: a row of zeros
   int64_t count;
-  int hidden;
+  int columns;        // elements of a row
+  int element_bytes;  // 1, 2 or 4
 };
 // Both wait until the stream is done.
-void fill_rows(const GpuRows& expected, uint16_t* rows, hepStream_t stream);
-int64_t count_wrong_rows(const GpuRows& expected, const uint16_t* rows, unsigned long long* counter,
+void fill_rows(const GpuRows& expected, void* rows, hepStream_t stream);
+int64_t count_wrong_rows(const GpuRows& expected, const void* rows, unsigned long long* counter,
                          hepStream_t stream);
 
 // An empty kernel with 2 KiB of arguments, by a bare launch: what enqueuing a kernel costs at least.

@@ -67,12 +67,12 @@ void Gate::open() {
   state_->changed.notify_all();
 }
 
-void fill_rows(const GpuRows& expected, uint16_t* rows, hepStream_t stream) {
+void fill_rows(const GpuRows& expected, void* rows, hepStream_t stream) {
   check(launch_fill_rows(expected, rows, stream), "fill rows");
   check(cudaStreamSynchronize(stream), "fill rows");
 }
 
-int64_t count_wrong_rows(const GpuRows& expected, const uint16_t* rows, unsigned long long* counter,
+int64_t count_wrong_rows(const GpuRows& expected, const void* rows, unsigned long long* counter,
                          hepStream_t stream) {
   unsigned long long count = 0;
   check(cudaMemsetAsync(counter, 0, sizeof *counter, stream), "cudaMemsetAsync");

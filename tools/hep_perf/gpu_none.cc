@@ -19,8 +19,8 @@ GpuInfo gpu_info() { return GpuInfo(); }
 Gate::Gate(hepStream_t) { refuse(); }
 void Gate::open() {}
 
-void fill_rows(const GpuRows&, uint16_t*, hepStream_t) { refuse(); }
-int64_t count_wrong_rows(const GpuRows&, const uint16_t*, unsigned long long*, hepStream_t) {
+void fill_rows(const GpuRows&, void*, hepStream_t) { refuse(); }
+int64_t count_wrong_rows(const GpuRows&, const void*, unsigned long long*, hepStream_t) {
   refuse();
 }
 void launch_empty_kernel(hepStream_t) { refuse(); }

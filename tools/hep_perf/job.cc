@@ -20,15 +20,14 @@ reference::Routing make_routing(const Options& options, const Shape& shape,
   return reference::Routing(options.experts, shape.top_k, options.alignment, batches);
 }
 
-// How many slots of so many rows exceed the cache.
-int slots_beyond_cache(const Job& job, int64_t rows) {
-  if (job.backend != hepBackendCuda || rows == 0) return 1;
-  const int64_t bytes = rows * job.row_bytes();
+// How many slots of so many bytes exceed the cache.
+int slots_beyond_cache(const Job& job, int64_t bytes) {
+  if (job.backend != hepBackendCuda || bytes == 0) return 1;
   return static_cast<int>(std::min<int64_t>(kMaxSlots, (kCacheBytes + bytes - 1) / bytes));
 }
 
-Slots input_slots(const Job& job, int64_t rows) {
-  const int count = slots_beyond_cache(job, rows);
+Slots input_slots(const Job& job, int64_t rows, int64_t row_bytes) {
+  const int count = slots_beyond_cache(job, rows * row_bytes);
   return {rows, count == 1 ? kOverlapStride : rows, std::max(2, count)};
 }
 
@@ -38,26 +37,38 @@ int64_t heap_bytes(const Job& job) {
   const auto& memories = options.memories;
   if (std::find(memories.begin(), memories.end(), Memory::kHeap) == memories.end()) return 0;
   constexpr int64_t kSlack = int64_t{1} << 20;
+  const bool combines = job.format().can_combine();
   const bool layers =
-      options.measures(Operation::kLayer) || options.measures(Operation::kLayerGraph);
-  int64_t rows = options.measures(Operation::kDispatch) ? token_slots(job).total_rows() : 0;
+      combines && (options.measures(Operation::kLayer) || options.measures(Operation::kLayerGraph));
+  int64_t bytes =
+      options.measures(Operation::kDispatch) ? token_slots(job).total_rows() * job.x_bytes() : 0;
+  const auto take = [&](int64_t rows) { bytes = std::max(bytes, rows * job.row_bytes()); };
   for (const hepLayout_t layout : options.layouts) {
     for (int rank = 0; rank < job.num_ranks; ++rank) {
-      if (options.measures(Operation::kCombine)) {
-        rows = std::max(rows, expert_slots(job, layout, rank).total_rows());
+      if (combines && options.measures(Operation::kCombine)) {
+        take(expert_slots(job, layout, rank).total_rows());
       }
-      if (layers) {
-        rows = std::max(rows, batch_slots(job).total_rows() + batch_capacity(job, layout, rank));
-      }
+      if (layers) take(batch_slots(job).total_rows() + batch_capacity(job, layout, rank));
     }
   }
-  return rows * job.row_bytes() + kSlack;
+  return bytes + kSlack;
 }
 
 }  // namespace
 
-Job::Job(const Options& given, const Shape& shape, const std::vector<uint16_t>& values,
-         hepBackend_t backend, int num_ranks)
+hepConfig_t work_config(const Options& options, const Shape& shape) {
+  hepConfig_t config = HEP_CONFIG_INITIALIZER;
+  config.type = shape.format.type;
+  config.scale_bytes = static_cast<int32_t>(shape.format.scale_bytes(shape.hidden));
+  config.max_tokens = shape.tokens;
+  config.hidden = shape.hidden;
+  config.num_experts = options.experts;
+  config.max_top_k = shape.top_k;
+  return config;
+}
+
+Job::Job(const Options& given, const Shape& shape, const Values& values, hepBackend_t backend,
+         int num_ranks)
     : options(given),
       shape(shape),
       values(values),
@@ -74,12 +85,8 @@ Job::Job(const Options& given, const Shape& shape, const std::vector<uint16_t>& 
 }
 
 hepConfig_t Job::config(int sms, const Tuning& tuning) const {
-  hepConfig_t config = HEP_CONFIG_INITIALIZER;
+  hepConfig_t config = work_config(options, shape);
   config.backend = backend;
-  config.max_tokens = shape.tokens;
-  config.hidden = shape.hidden;
-  config.num_experts = options.experts;
-  config.max_top_k = shape.top_k;
   config.timeout_ms = options.timeout_ms;
   config.sm_budget = sms;
   config.heap_bytes = heap_bytes(*this);
@@ -107,14 +114,14 @@ hepWeightMode_t Job::weight_mode(hepLayout_t layout) const {
   return options.weights && layout != hepLayoutFlat ? hepWeightsDispatched : hepWeightsNone;
 }
 
-Slots token_slots(const Job& job) { return input_slots(job, job.shape.tokens); }
+Slots token_slots(const Job& job) { return input_slots(job, job.shape.tokens, job.x_bytes()); }
 
 Slots expert_slots(const Job& job, hepLayout_t layout, int rank) {
-  return input_slots(job, job.routing().at(rank).num_rows(layout));
+  return input_slots(job, job.routing().at(rank).num_rows(layout), job.row_bytes());
 }
 
 Slots output_slots(const Job& job, int64_t rows, const Slots& inputs) {
-  int count = slots_beyond_cache(job, rows);
+  int count = slots_beyond_cache(job, rows * job.row_bytes());
   // An output slot must meet another input slot each time it is used.
   if (count % inputs.count == 0) ++count;
   return {rows, rows, count};

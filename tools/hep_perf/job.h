@@ -10,19 +10,23 @@
 
 #include "options.h"
 #include "reference.h"
+#include "values.h"
 #include "workload.h"
 
 namespace perf {
 
-constexpr int64_t kElementBytes = 2;  // BF16
-constexpr const char* kTypeName = "bf16";
+// What the library needs to know of a job's work.
+hepConfig_t work_config(const Options& options, const Shape& shape);
 
 struct Job {
-  // `values`, from make_values(), is kept by reference.
-  Job(const Options& options, const Shape& shape, const std::vector<uint16_t>& values,
-      hepBackend_t backend, int num_ranks);
+  // `values` is kept by reference.
+  Job(const Options& options, const Shape& shape, const Values& values, hepBackend_t backend,
+      int num_ranks);
 
-  int64_t row_bytes() const { return shape.hidden * kElementBytes; }
+  const Format& format() const { return shape.format; }
+  int64_t x_bytes() const { return shape.format.x_bytes(shape.hidden); }  // of a row
+  int64_t row_bytes() const { return shape.format.row_bytes(shape.hidden); }
+  int64_t scale_bytes() const { return shape.format.scale_bytes(shape.hidden); }
   hepConfig_t config(int sms, const Tuning& tuning) const;
 
   // Flat rows that a rank receives, mean of the ranks: all, and those of other ranks.
@@ -32,15 +36,15 @@ struct Job {
   hepWeightMode_t weight_mode(hepLayout_t layout) const;
 
   // [hidden] of a row of a rank's matrix.
-  const uint16_t* row(Matrix matrix, int rank, int64_t row) const {
-    return &values[row_start(matrix, rank, row)];
+  const void* row(hepDataType_t type, Matrix matrix, int rank, int64_t row) const {
+    return values.of(type).at(row_start(matrix, rank, row));
   }
 
   const reference::Routing& routing() const { return routings[0]; }
 
   Options options;
   Shape shape;
-  const std::vector<uint16_t>& values;
+  const Values& values;
   hepBackend_t backend;
   int num_ranks;
   Workload workload;

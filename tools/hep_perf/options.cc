@@ -4,7 +4,6 @@
 
 #include <getopt.h>
 
-#include <algorithm>
 #include <functional>
 #include <sstream>
 
@@ -73,12 +72,24 @@ Setter choices(std::vector<T> Options::*field, const Name<T> (&names)[N]) {
   };
 }
 
+template <typename T>
+Setter choices(std::vector<T> Options::*field, bool (*find)(const std::string&, T*)) {
+  return [=](Options* options, const char* text) {
+    return parse_list<T>(text, &(options->*field), find);
+  };
+}
+
 Setter numbers(std::vector<int> Options::*field) {
   return [=](Options* options, const char* text) {
     return parse_list<int>(text, &(options->*field), [](const std::string& item, int* value) {
       return parse_int(item.c_str(), 1, value);
     });
   };
+}
+
+// Those in UE8M0 are only made by quantisation.
+bool find_forwarded_scales(const std::string& name, Scales* scales) {
+  return find_scales(name, scales) && *scales != Scales::kUe8m0;
 }
 
 bool add_vary(Options* options, const char* text) {
@@ -116,6 +127,18 @@ const std::vector<Option>& table() {
        numbers(&Options::top_k)},
       {'d', "routing", "LIST", "uniform, hot-rank, hot-expert, zipf (default: uniform)",
        choices(&Options::routings, kRoutings)},
+      {'f', "type", "LIST",
+       "of rows: bf16, fp16, fp32, fp8-e4m3, fp8-e5m2 (default: bf16); FP8, and rows with scales, "
+       "are dispatched alone",
+       choices(&Options::types, find_type)},
+      {'A', "scales", "LIST",
+       "beside each row, forwarded: none, or fp32, one for 128 elements (default: fp32 for FP8, "
+       "otherwise none)",
+       choices(&Options::scales, find_forwarded_scales)},
+      {'q', "quantize", "LIST",
+       "of fp8-e4m3: none, or x is BF16 and is quantised on the way, with scales in fp32 or ue8m0 "
+       "(default: none)",
+       choices(&Options::quantizations, find_quantization)},
       {'e', "experts", "N", "experts in all (default: 8 a rank; host: 4 a rank)",
        number(&Options::experts, 1)},
       {'o', "operations", "LIST",
@@ -137,7 +160,7 @@ const std::vector<Option>& table() {
        add_vary},
       {'n', "iterations", "N", "timed calls a case (default: 30; host: 20)",
        number(&Options::iterations, 1)},
-      {'w', "warmup", "N", "untimed calls before them (default: 5; host: 3)",
+      {'w', "warmup", "N", "untimed calls before them (default: 10; host: 3)",
        number(&Options::warmup, 0)},
       {'a', "alignment", "N", "rows to which an expert's block is aligned (default: 1)",
        number(&Options::alignment, 1)},
@@ -171,18 +194,20 @@ Routings, all with distinct experts in a token:
   hot-expert  every token selects expert 0
   zipf        the p-th most wanted expert is wanted in proportion to 1 / p
 
-Lists of tokens, hidden, top-k and routing are crossed; each combination is measured with each SM
-budget. A case is one API call on a cached routing, between CUDA events on its stream (host: by the
-clock). Dispatch carries weights; combine is a plain sum in the flat layout and multiplies by the
+Lists of tokens, hidden, top-k, routing, type, scales and quantize are crossed; each combination is
+measured with each SM budget. A case is one API call on a cached routing, between CUDA events on its
+stream (host: by the clock). Dispatch carries weights; combine is a plain sum in the flat layout and multiplies by the
 dispatched weights in the expert-major layout. A layer is a routing update, a dispatch and a combine
 of what it gave, alternating between two batches; layer-graph is the same as a captured CUDA graph.
+  format       type of the rows, + that of the scales beside them; x > rows where it is quantised
   median, min  microseconds; the time of an iteration is that of its slowest rank
   kernel us    the kernels alone, without copies and launch gaps (CUPTI, in a pass of its own);
                median, an iteration counting as long as on its slowest rank
   host us      what the host takes to enqueue it, median of all ranks; the header tells what a bare
                launch of an empty kernel with 2 KiB of arguments takes
-  alg GB/s     bytes of the flat rows that a rank receives, its own included (mean of the ranks),
-               over the median; in both layouts and both directions, so that figures compare
+  alg GB/s     bytes of the flat rows that a rank receives, and in dispatch of their scales, its own
+               included (mean of the ranks), over the median; in both layouts and both directions, so
+               that figures compare
   NVLink GB/s  the same without the rank's own rows: what crosses NVLink (host: between ranks)
   ceiling      NVLink GB/s of the faster of TMA load from and TMA store to peers with the SM budget
                of the case, all GPUs at once, measured in the same run
@@ -225,61 +250,6 @@ bool parse_options(int argc, char** argv, Options* options, std::string* error) 
     return false;
   }
   return true;
-}
-
-bool resolve_defaults(hepBackend_t backend, int num_ranks, Options* options, std::string* error) {
-  const bool cuda = backend == hepBackendCuda;
-  const auto fill = [](int* field, int value) {
-    if (*field == 0) *field = value;
-  };
-  const auto fill_list = [](std::vector<int>* list, int value) {
-    if (list->empty()) *list = {value};
-  };
-  fill_list(&options->tokens, cuda ? 4096 : 256);
-  fill_list(&options->hidden, cuda ? 7168 : 1024);
-  fill_list(&options->top_k, cuda ? 8 : 4);
-  fill(&options->experts, num_ranks * (cuda ? 8 : 4));
-  fill(&options->iterations, cuda ? 30 : 20);
-  if (options->warmup < 0) options->warmup = cuda ? 10 : 3;
-  if (options->sms.empty()) options->sms = cuda ? std::vector<int>{8, 16, 24} : std::vector<int>{0};
-  if (options->memories.empty()) {
-    options->memories =
-        cuda ? std::vector<Memory>{Memory::kHeap, Memory::kAny} : std::vector<Memory>{Memory::kAny};
-  }
-  if (options->operations.empty()) {
-    options->operations = {Operation::kRouting, Operation::kDispatch, Operation::kCombine,
-                           Operation::kLayer};
-    if (cuda) options->operations.push_back(Operation::kLayerGraph);
-  }
-  if (!cuda && options->measures(Operation::kLayerGraph)) {
-    *error = "--operations layer-graph needs the cuda backend";
-    return false;
-  }
-  const int most = *std::max_element(options->top_k.begin(), options->top_k.end());
-  if (most > options->experts) {
-    *error = "--top-k " + std::to_string(most) + " is more than --experts " +
-             std::to_string(options->experts) + ": a token selects distinct experts";
-    return false;
-  }
-  return true;
-}
-
-bool Options::measures(Operation operation) const {
-  return std::find(operations.begin(), operations.end(), operation) != operations.end();
-}
-
-std::vector<Shape> shapes(const Options& options) {
-  std::vector<Shape> all;
-  for (const int hidden : options.hidden) {
-    for (const int tokens : options.tokens) {
-      for (const int top_k : options.top_k) {
-        for (const Distribution routing : options.routings) {
-          all.push_back({tokens, hidden, top_k, routing});
-        }
-      }
-    }
-  }
-  return all;
 }
 
 std::string help_text() {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "format.h"
 #include "tuning.h"
 
 namespace perf {
@@ -19,6 +20,8 @@ enum class Distribution { kUniform, kHotRank, kHotExpert, kZipf };
 struct Shape {
   int tokens, hidden, top_k;
   Distribution routing;
+  Format format;
+  bool times_routing;  // which is the same for all formats, so only one of them does
 };
 
 // Zero and empty mean: the backend's default, until resolve_defaults has been called.
@@ -27,6 +30,9 @@ struct Options {
   hepBackend_t backend = hepBackendAuto;
   std::vector<int> tokens, hidden, top_k;
   std::vector<Distribution> routings = {Distribution::kUniform};
+  std::vector<hepDataType_t> types = {hepTypeBfloat16};
+  std::vector<Scales> scales;
+  std::vector<hepQuantization_t> quantizations = {hepQuantizeNone};
   int experts = 0;
   std::vector<Operation> operations;
   std::vector<hepLayout_t> layouts = {hepLayoutFlat, hepLayoutExpertMajor};

@@ -23,7 +23,7 @@ std::string or_dash(double value, int decimals) {
 }
 
 constexpr const char* kColumns =
-    "%-15s %-12s %-6s %-10s %6s %6s %5s %-10s %4s %10s %10s %9s %7s %9s %11s %8s %6s%s\n";
+    "%-15s %-12s %-6s %-10s %-20s %6s %6s %5s %-10s %4s %10s %10s %9s %7s %9s %11s %8s %6s%s\n";
 
 template <typename... Cells>
 void print_line(const Cells&... cells) {
@@ -49,7 +49,7 @@ bool Row::same_case(const Row& other) const {
     return std::tie(row.operation, row.layout, row.memory, row.weights, row.sm_budget,
                     row.shape.tokens, row.shape.hidden, row.shape.top_k, row.shape.routing);
   };
-  return key(*this) == key(other);
+  return key(*this) == key(other) && shape.format == other.shape.format;
 }
 
 bool Report::clean() const {
@@ -70,9 +70,9 @@ void Report::print_header() const {
                 gpus.cuda.c_str());
   }
   std::printf("\n# CPU %s, %s\n", cpu_name().c_str(), utc_time().c_str());
-  std::printf("# %s, %d experts, alignment %d, seed %llu, %d iterations after %d\n", kTypeName,
-              options.experts, options.alignment, static_cast<unsigned long long>(options.seed),
-              options.iterations, options.warmup);
+  std::printf("# %d experts, alignment %d, seed %llu, %d iterations after %d\n", options.experts,
+              options.alignment, static_cast<unsigned long long>(options.seed), options.iterations,
+              options.warmup);
   if (setting_.launch_us > 0) {
     std::printf("# enqueuing an empty kernel: %.1f us on the host\n", setting_.launch_us);
   }
@@ -92,10 +92,11 @@ void Report::print_header() const {
                 ceiling.gbps);
   }
   const char* const link = setting_.backend == hepBackendHost ? "remote GB/s" : "NVLink GB/s";
-  print_line(text("operation"), text("layout"), text("memory"), text("weights"), text("tokens"),
-             text("hidden"), text("top-k"), text("routing"), text("SMs"), text("median us"),
-             text("min us"), text("kernel us"), text("host us"), text("alg GB/s"), text(link),
-             text("ceiling"), text("wrong"), text(options.vary.empty() ? "" : "  tuning"));
+  print_line(text("operation"), text("layout"), text("memory"), text("weights"), text("format"),
+             text("tokens"), text("hidden"), text("top-k"), text("routing"), text("SMs"),
+             text("median us"), text("min us"), text("kernel us"), text("host us"),
+             text("alg GB/s"), text(link), text("ceiling"), text("wrong"),
+             text(options.vary.empty() ? "" : "  tuning"));
   std::fflush(stdout);
 }
 
@@ -113,14 +114,15 @@ void Report::add(const Case& result) {
   const auto speed = [&](double rows) {
     return row.moves_rows ? fixed(bandwidth(rows, row), 1) : "-";
   };
-  print_line(row.operation, row.layout, row.memory, row.weights, text(row.shape.tokens),
-             text(row.shape.hidden), text(row.shape.top_k), text(routing_name(row.shape.routing)),
-             row.sms == 0 ? text("-") : text(row.sms), fixed(row.timing.median_us, 1),
-             fixed(row.timing.min_us, 1), or_dash(row.timing.kernel_us, 1),
-             or_dash(row.timing.host_us, 1), speed(row.rows), speed(row.remote_rows),
-             or_dash(row.moves_rows ? ceiling(row) : 0, 1),
-             row.wrong < 0 ? text("-") : text(row.wrong),
-             setting_.options.vary.empty() ? text("") : "  " + row.tuning.text());
+  print_line(
+      row.operation, row.layout, row.memory, row.weights,
+      row.operation == operation_name(Operation::kRouting) ? text("-") : row.shape.format.text(),
+      text(row.shape.tokens), text(row.shape.hidden), text(row.shape.top_k),
+      text(routing_name(row.shape.routing)), row.sms == 0 ? text("-") : text(row.sms),
+      fixed(row.timing.median_us, 1), fixed(row.timing.min_us, 1), or_dash(row.timing.kernel_us, 1),
+      or_dash(row.timing.host_us, 1), speed(row.rows), speed(row.remote_rows),
+      or_dash(row.moves_rows ? ceiling(row) : 0, 1), row.wrong < 0 ? text("-") : text(row.wrong),
+      setting_.options.vary.empty() ? text("") : "  " + row.tuning.text());
   std::fflush(stdout);
 }
 
@@ -153,11 +155,11 @@ void Report::print_best() const {
     if (!varied) continue;
     const double behind = (standard.timing.median_us / best->timing.median_us - 1) * 100;
     std::printf(
-        "# best of %s, %d tokens, hidden %d, top-%d, %s: %s, %.1f us; default %.1f us, "
+        "# best of %s, %d tokens, hidden %d, top-%d, %s, %s: %s, %.1f us; default %.1f us, "
         "%.1f %% behind\n",
         standard.text().c_str(), standard.shape.tokens, standard.shape.hidden, standard.shape.top_k,
-        routing_name(standard.shape.routing), best->tuning.text().c_str(), best->timing.median_us,
-        standard.timing.median_us, behind);
+        routing_name(standard.shape.routing), standard.shape.format.text().c_str(),
+        best->tuning.text().c_str(), best->timing.median_us, standard.timing.median_us, behind);
   }
 }
 

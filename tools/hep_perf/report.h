@@ -18,8 +18,9 @@ struct Case {
   std::string operation, layout = "-", memory = "-", weights = "-";  // "-" where it does not apply
   Tuning tuning;
   int sm_budget = 0;
-  int sms = 0;             // that the operation occupies; 0: on the host, or not known
-  bool moves_rows = true;  // has bandwidths
+  int sms = 0;                // that the operation occupies; 0: on the host, or not known
+  bool moves_rows = true;     // has bandwidths
+  int64_t bytes_per_row = 0;  // of a flat row that moves, and of its scales
   Timing timing;
   int64_t wrong = -1;  // -1: not checked
 
@@ -60,8 +61,8 @@ class Report {
   // Shows on standard error what is being done, if somebody watches; an empty text clears it.
   void progress(const std::string& text) const;
 
-  bool clean() const;  // no value was wrong, nothing failed
-  std::string json() const;
+  bool clean() const;        // no value was wrong, nothing failed
+  std::string json() const;  // of this run
 
  private:
   void print_best() const;
@@ -73,9 +74,9 @@ class Report {
   std::vector<std::string> notes_;
 };
 
-// GB/s of so many flat rows a rank in the median time.
+// GB/s of so many flat rows, and scales, a rank in the median time.
 inline double bandwidth(double rows, const Row& row) {
-  return rows * row.shape.hidden * kElementBytes / row.timing.median_us * 1e-3;
+  return rows * static_cast<double>(row.bytes_per_row) / row.timing.median_us * 1e-3;
 }
 
 }  // namespace perf

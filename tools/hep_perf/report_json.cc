@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The JSON file of a report.
+// A report as JSON.
 #include "json.h"
 #include "machine.h"
 #include "report.h"
@@ -26,7 +26,6 @@ void write_config(const Setting& setting, JsonWriter* json) {
   json->member("backend", backend_name(setting.backend));
   json->member("ranks", setting.num_ranks);
   json->member("processes", setting.num_processes);
-  json->member("type", kTypeName);
   json->member("experts", options.experts);
   json->member("alignment", options.alignment);
   json->member("seed", options.seed);
@@ -52,11 +51,14 @@ void write_definitions(JsonWriter* json) {
   json->member("flat_rows_per_rank",
                "that a rank receives, its own included, mean of the ranks; remote: without them");
   json->member("alg_gbps",
-               "bytes of flat_rows_per_rank over the median; in both layouts and both "
-               "directions");
+               "bytes of flat_rows_per_rank over the median, bytes_per_row each, in which scales "
+               "count; in both layouts and both directions");
   json->member("link_gbps", "the same without the rank's own rows: what crosses NVLink");
   json->member("ceiling_gbps",
                "the faster of TMA load from and TMA store to peers with sm_budget SMs");
+  json->member("type",
+               "of the rows as they arrive, with scales of that type beside them; with quantize x "
+               "is BF16");
   json->member("tuning", "what differs from the library's own choice");
   json->member("wrong", "values of all ranks that differ from the reference; -1: not checked");
   json->close('}');
@@ -78,8 +80,13 @@ void write_ceilings(const Ceilings& ceilings, JsonWriter* json) {
   json->close('}');
 }
 
-void write_row(const Row& row, double ceiling, JsonWriter* json) {
-  json->open('{');
+void write_tuning(const Tuning& tuning, const char* key, JsonWriter* json) {
+  json->open(key, '{');
+  for (const auto& [field, value] : tuning.values()) json->member(field->name, value);
+  json->close('}');
+}
+
+void write_case(const Row& row, JsonWriter* json) {
   json->member("operation", row.operation);
   json->member("layout", row.layout);
   json->member("memory", row.memory);
@@ -88,11 +95,17 @@ void write_row(const Row& row, double ceiling, JsonWriter* json) {
   json->member("hidden", row.shape.hidden);
   json->member("top_k", row.shape.top_k);
   json->member("routing", routing_name(row.shape.routing));
+  json->member("type", type_name(row.shape.format.type));
+  json->member("scales", scales_name(row.shape.format.scales));
+  json->member("quantize", quantization_name(row.shape.format.quantize));
   json->member("sm_budget", row.sm_budget);
+}
+
+void write_row(const Row& row, double ceiling, JsonWriter* json) {
+  json->open('{');
+  write_case(row, json);
   json->member("sms", row.sms);
-  json->open("tuning", '{');
-  for (const auto& [field, value] : row.tuning.values()) json->member(field->name, value);
-  json->close('}');
+  write_tuning(row.tuning, "tuning", json);
   json->member("median_us", row.timing.median_us);
   json->member("min_us", row.timing.min_us);
   json->member("mean_rank_us", row.timing.mean_rank_us);
@@ -101,6 +114,7 @@ void write_row(const Row& row, double ceiling, JsonWriter* json) {
   json->member("flat_rows_per_rank", row.rows);
   json->member("remote_flat_rows_per_rank", row.remote_rows);
   if (row.moves_rows) {
+    json->member("bytes_per_row", row.bytes_per_row);
     json->member("alg_gbps", bandwidth(row.rows, row));
     json->member("link_gbps", bandwidth(row.remote_rows, row));
     if (ceiling > 0) json->member("ceiling_gbps", ceiling);

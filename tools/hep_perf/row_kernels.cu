@@ -12,26 +12,33 @@ struct EmptyArgs {
   char bytes[kEmptyArgsBytes];
 };
 
-__device__ uint16_t expected_value(const GpuRows& expected, int32_t start, int h) {
-  return start < 0 ? uint16_t{0} : expected.values[start + h];
+template <typename T>
+__device__ T expected_value(const GpuRows& expected, int32_t start, int column) {
+  if (start < 0) return T{0};
+  return static_cast<const T*>(expected.values)[int64_t{start} + column];
 }
 
-__global__ void fill_rows_kernel(const __grid_constant__ GpuRows expected, uint16_t* rows) {
+// T is an unsigned type of an element's size: rows are compared bit for bit.
+template <typename T>
+__global__ void fill_rows_kernel(const __grid_constant__ GpuRows expected, void* memory) {
+  T* const rows = static_cast<T*>(memory);
   for (int64_t row = blockIdx.x; row < expected.count; row += gridDim.x) {
     const int32_t start = expected.starts[row];
-    for (int h = threadIdx.x; h < expected.hidden; h += blockDim.x) {
-      rows[row * expected.hidden + h] = expected_value(expected, start, h);
+    for (int column = threadIdx.x; column < expected.columns; column += blockDim.x) {
+      rows[row * expected.columns + column] = expected_value<T>(expected, start, column);
     }
   }
 }
 
+template <typename T>
 __global__ void count_wrong_rows_kernel(const __grid_constant__ GpuRows expected,
-                                        const uint16_t* rows, unsigned long long* wrong) {
+                                        const void* memory, unsigned long long* wrong) {
+  const T* const rows = static_cast<const T*>(memory);
   unsigned long long mine = 0;
   for (int64_t row = blockIdx.x; row < expected.count; row += gridDim.x) {
     const int32_t start = expected.starts[row];
-    for (int h = threadIdx.x; h < expected.hidden; h += blockDim.x) {
-      mine += rows[row * expected.hidden + h] != expected_value(expected, start, h);
+    for (int column = threadIdx.x; column < expected.columns; column += blockDim.x) {
+      mine += rows[row * expected.columns + column] != expected_value<T>(expected, start, column);
     }
   }
   if (mine != 0) atomicAdd(wrong, mine);
@@ -49,14 +56,20 @@ cudaError_t launch(void (*kernel)(Args...), int blocks, int threads, cudaStream_
 
 }  // namespace
 
-cudaError_t launch_fill_rows(const GpuRows& expected, uint16_t* rows, cudaStream_t stream) {
-  return launch<GpuRows, uint16_t*>(fill_rows_kernel, kBlocks, kThreads, stream, expected, rows);
+cudaError_t launch_fill_rows(const GpuRows& expected, void* rows, cudaStream_t stream) {
+  const auto kernel = expected.element_bytes == 1   ? fill_rows_kernel<uint8_t>
+                      : expected.element_bytes == 2 ? fill_rows_kernel<uint16_t>
+                                                    : fill_rows_kernel<uint32_t>;
+  return launch<GpuRows, void*>(kernel, kBlocks, kThreads, stream, expected, rows);
 }
 
-cudaError_t launch_count_wrong_rows(const GpuRows& expected, const uint16_t* rows,
+cudaError_t launch_count_wrong_rows(const GpuRows& expected, const void* rows,
                                     unsigned long long* wrong, cudaStream_t stream) {
-  return launch<GpuRows, const uint16_t*, unsigned long long*>(
-      count_wrong_rows_kernel, kBlocks, kThreads, stream, expected, rows, wrong);
+  const auto kernel = expected.element_bytes == 1   ? count_wrong_rows_kernel<uint8_t>
+                      : expected.element_bytes == 2 ? count_wrong_rows_kernel<uint16_t>
+                                                    : count_wrong_rows_kernel<uint32_t>;
+  return launch<GpuRows, const void*, unsigned long long*>(kernel, kBlocks, kThreads, stream,
+                                                           expected, rows, wrong);
 }
 
 cudaError_t launch_empty(cudaStream_t stream) {

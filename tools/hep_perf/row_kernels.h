@@ -10,10 +10,10 @@
 
 namespace perf {
 
-cudaError_t launch_fill_rows(const GpuRows& expected, uint16_t* rows, cudaStream_t stream);
+cudaError_t launch_fill_rows(const GpuRows& expected, void* rows, cudaStream_t stream);
 
 // Adds to *wrong how many values differ.
-cudaError_t launch_count_wrong_rows(const GpuRows& expected, const uint16_t* rows,
+cudaError_t launch_count_wrong_rows(const GpuRows& expected, const void* rows,
                                     unsigned long long* wrong, cudaStream_t stream);
 
 cudaError_t launch_empty(cudaStream_t stream);

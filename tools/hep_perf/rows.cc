@@ -4,71 +4,93 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "gpu.h"
-
 namespace perf {
+namespace {
 
-RowTable::RowTable(const std::vector<uint16_t>& values, harness::Stream& stream)
+harness::Buffer on_device(const std::vector<int32_t>& starts) {
+  harness::Buffer buffer(hepBackendCuda, starts.size() * sizeof(int32_t));
+  buffer.upload(starts.data(), buffer.bytes());
+  return buffer;
+}
+
+}  // namespace
+
+RowTable::RowTable(const ValueTable& values, harness::Stream& stream)
     : values_(values), stream_(stream) {
-  if (stream.backend() != hepBackendCuda) return;
-  gpu_values_ = harness::Buffer(hepBackendCuda, values.size() * sizeof(uint16_t));
-  gpu_counter_ = harness::Buffer(hepBackendCuda, sizeof(unsigned long long));
-  gpu_values_.upload(values.data(), gpu_values_.bytes());
+  if (stream.backend() == hepBackendCuda) {
+    gpu_values_ = harness::Buffer(hepBackendCuda, values.data.size());
+    gpu_counter_ = harness::Buffer(hepBackendCuda, sizeof(unsigned long long));
+    gpu_values_.upload(values.data.data(), gpu_values_.bytes());
+  }
   prove_comparison();
 }
 
 // Everything rests on it, so it must find what is wrong before it is believed.
 void RowTable::prove_comparison() {
-  constexpr int kHidden = 1000;
+  constexpr int kColumns = 1000;
   const std::vector<int32_t> starts = {0, 12345, kZeroRow}, others = {0, 12346, 1};
-  const harness::Buffer rows(hepBackendCuda, starts.size() * kHidden * sizeof(uint16_t));
-  fill(rows.as<uint16_t>(), starts, kHidden);
-  const int64_t same = count_wrong(rows.as<uint16_t>(), starts, kHidden);
-  const int64_t different = count_wrong(rows.as<uint16_t>(), others, kHidden);
+  const harness::Buffer rows(stream_.backend(), starts.size() * kColumns * values_.element_bytes);
+  fill(rows.data(), starts, kColumns);
+  const int64_t same = count_wrong(rows.data(), starts, kColumns);
+  const int64_t different = count_wrong(rows.data(), others, kColumns);
   // By chance a few neighbours are equal.
-  if (same != 0 || different < kHidden || different > 2 * kHidden) {
-    throw std::runtime_error("the comparison of rows on the GPU does not work");
+  if (same != 0 || different < kColumns || different > 2 * kColumns) {
+    throw std::runtime_error("the comparison of rows does not work");
   }
 }
 
-void RowTable::fill(uint16_t* rows, const std::vector<int32_t>& starts, int hidden) {
+GpuRows RowTable::on_gpu(const harness::Buffer& starts, int columns) const {
+  const int64_t count = starts.bytes() / sizeof(int32_t);
+  return {gpu_values_.data(), starts.as<int32_t>(), count, columns, values_.element_bytes};
+}
+
+void RowTable::fill(void* rows, const std::vector<int32_t>& starts, int columns) {
   if (starts.empty()) return;
   if (stream_.backend() == hepBackendCuda) {
-    harness::Buffer gpu_starts(hepBackendCuda, starts.size() * sizeof(int32_t));
-    gpu_starts.upload(starts.data(), gpu_starts.bytes());
-    fill_rows(
-        {gpu_values_.as<uint16_t>(), gpu_starts.as<int32_t>(), int64_t(starts.size()), hidden},
-        rows, stream_.get());
+    const harness::Buffer gpu_starts = on_device(starts);
+    fill_rows(on_gpu(gpu_starts, columns), rows, stream_.get());
     return;
   }
+  const int64_t row_bytes = int64_t{columns} * values_.element_bytes;
+  char* row = static_cast<char*>(rows);
   for (const int32_t start : starts) {
     if (start == kZeroRow) {
-      std::memset(rows, 0, hidden * sizeof(uint16_t));
+      std::memset(row, 0, row_bytes);
     } else {
-      std::memcpy(rows, &values_[start], hidden * sizeof(uint16_t));
+      std::memcpy(row, values_.at(start), row_bytes);
     }
-    rows += hidden;
+    row += row_bytes;
   }
 }
 
-int64_t RowTable::count_wrong(const uint16_t* rows, const std::vector<int32_t>& starts,
-                              int hidden) {
+int64_t RowTable::count_wrong(const void* rows, const std::vector<int32_t>& starts, int columns) {
   if (starts.empty()) return 0;
   if (stream_.backend() == hepBackendCuda) {
-    harness::Buffer gpu_starts(hepBackendCuda, starts.size() * sizeof(int32_t));
-    gpu_starts.upload(starts.data(), gpu_starts.bytes());
-    return count_wrong_rows(
-        {gpu_values_.as<uint16_t>(), gpu_starts.as<int32_t>(), int64_t(starts.size()), hidden},
-        rows, gpu_counter_.as<unsigned long long>(), stream_.get());
+    const harness::Buffer gpu_starts = on_device(starts);
+    return count_wrong_rows(on_gpu(gpu_starts, columns), rows,
+                            gpu_counter_.as<unsigned long long>(), stream_.get());
   }
+  const int64_t row_bytes = int64_t{columns} * values_.element_bytes;
+  const std::vector<char> zeros(row_bytes, 0);
+  const char* row = static_cast<const char*>(rows);
   int64_t wrong = 0;
   for (const int32_t start : starts) {
-    for (int h = 0; h < hidden; ++h) {
-      wrong += rows[h] != (start == kZeroRow ? 0 : values_[start + h]);
-    }
-    rows += hidden;
+    wrong += count_different(row, start == kZeroRow ? zeros.data() : values_.at(start), columns,
+                             values_.element_bytes);
+    row += row_bytes;
   }
   return wrong;
+}
+
+int64_t count_different(const void* a, const void* b, int64_t count, int element_bytes) {
+  if (count == 0 || std::memcmp(a, b, count * element_bytes) == 0) return 0;
+  const char* const left = static_cast<const char*>(a);
+  const char* const right = static_cast<const char*>(b);
+  int64_t different = 0;
+  for (int64_t i = 0; i < count * element_bytes; i += element_bytes) {
+    different += std::memcmp(left + i, right + i, element_bytes) != 0;
+  }
+  return different;
 }
 
 }  // namespace perf

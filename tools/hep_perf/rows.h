@@ -8,27 +8,34 @@
 #include <cstdint>
 #include <vector>
 
+#include "gpu.h"
 #include "harness/memory.h"
+#include "values.h"
 
 namespace perf {
 
 // Each row is told by where in the values it begins (row_start()), or by this: a row of zeros.
 constexpr int32_t kZeroRow = -1;
 
+// How many of `count` elements differ, bit for bit; host memory.
+int64_t count_different(const void* a, const void* b, int64_t count, int element_bytes);
+
 class RowTable {
  public:
   // For the current device; work is done on `stream`. `values` is kept by reference.
-  RowTable(const std::vector<uint16_t>& values, harness::Stream& stream);
+  RowTable(const ValueTable& values, harness::Stream& stream);
 
-  void fill(uint16_t* rows, const std::vector<int32_t>& starts, int hidden);
+  // Rows of `columns` elements of the table.
+  void fill(void* rows, const std::vector<int32_t>& starts, int columns);
 
-  // How many values differ.
-  int64_t count_wrong(const uint16_t* rows, const std::vector<int32_t>& starts, int hidden);
+  // How many elements differ.
+  int64_t count_wrong(const void* rows, const std::vector<int32_t>& starts, int columns);
 
  private:
   void prove_comparison();
+  GpuRows on_gpu(const harness::Buffer& starts, int columns) const;
 
-  const std::vector<uint16_t>& values_;
+  const ValueTable& values_;
   harness::Stream& stream_;
   harness::Buffer gpu_values_, gpu_counter_;  // cuda
 };

@@ -47,11 +47,7 @@ void check_request(const harness::World& world, const Options& options) {
                              std::to_string(world.num_devices()) +
                              " GPUs: use at most one rank a GPU");
   for (const Shape& shape : shapes(options)) {
-    hepConfig_t config = HEP_CONFIG_INITIALIZER;
-    config.max_tokens = shape.tokens;
-    config.hidden = shape.hidden;
-    config.num_experts = options.experts;
-    config.max_top_k = shape.top_k;
+    const hepConfig_t config = work_config(options, shape);
     require(hepConfigCheck(&config, world.num_ranks()), "config");
   }
 }
@@ -120,7 +116,7 @@ bool run(harness::World& world, Options options) {
     with_nccl = refusal.empty();
     setting.nccl = with_nccl ? "NCCL " + Nccl::instance().version() : "not measured: " + refusal;
   }
-  const std::vector<uint16_t> values = make_values(options.seed);
+  const Values values(options.seed, types_of(shapes(options)));
   Sessions sessions(world.num_local_ranks());
   world.run([&](int rank) {
     sessions[rank - world.first_rank()] = std::make_unique<Session>(world, rank, values, with_nccl);

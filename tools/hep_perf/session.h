@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -16,8 +17,9 @@ namespace perf {
 
 struct Session {
   // On the rank's thread. Collective if `with_nccl`.
-  Session(harness::World& world, int rank, const std::vector<uint16_t>& values, bool with_nccl)
-      : stream(world.backend()), rows(values, stream) {
+  Session(harness::World& world, int rank, const Values& values, bool with_nccl)
+      : stream(world.backend()) {
+    for (const auto& [type, table] : values.all()) tables.try_emplace(type, table, stream);
     if (world.backend() == hepBackendCuda) {
       pinned = std::make_unique<PinnedMemory>(kStagingBytes);
     } else {
@@ -30,8 +32,10 @@ struct Session {
   static constexpr int64_t kStagingBytes = int64_t{16} << 20;
   char* staging() { return pinned ? pinned->data() : plain.data(); }
 
+  RowTable& rows(hepDataType_t type) { return tables.at(type); }
+
   harness::Stream stream;
-  RowTable rows;
+  std::map<hepDataType_t, RowTable> tables;
   std::unique_ptr<PinnedMemory> pinned;  // on cuda
   std::vector<char> plain;               // on host
   std::unique_ptr<NcclComm> nccl;        // for the baselines

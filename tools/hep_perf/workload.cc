@@ -3,34 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "parallel.h"
+#include "random.h"
 
 namespace perf {
 namespace {
-
-// Rows begin at one of this many places: a power of two, so that an odd step visits them all.
-constexpr uint64_t kRowStarts = uint64_t{1} << 22;
-constexpr uint64_t kMaxHidden = 32768;  // 64 KiB, the longest row that the library takes
-
-// A counter-based generator (the finalizer of SplitMix64).
-uint64_t hash(uint64_t value) {
-  value += 0x9e3779b97f4a7c15u;
-  value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
-  value = (value ^ (value >> 27)) * 0x94d049bb133111ebu;
-  return value ^ (value >> 31);
-}
-
-uint64_t hash(uint64_t a, uint64_t b) { return hash(hash(a) ^ b); }
-
-double unit(uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
-
-uint16_t to_bf16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return static_cast<uint16_t>(bits >> 16);
-}
 
 // Draws one expert by a distribution; k is the selection's index in its token.
 class Drawer {
@@ -73,18 +51,16 @@ class Drawer {
 
 }  // namespace
 
-std::vector<uint16_t> make_values(uint64_t seed) {
-  std::vector<uint16_t> values(kRowStarts + kMaxHidden);
-  parallel_for(values.size(), 1, [&](int64_t i) {
-    values[i] = to_bf16(static_cast<float>(2 * unit(hash(seed, i)) - 1));
-  });
-  return values;
-}
-
 int32_t row_start(Matrix matrix, int rank, int64_t row) {
   constexpr uint64_t kStep = 2654435761u;  // odd: rows of one matrix begin at different places
   const uint64_t origin = hash(static_cast<uint64_t>(matrix) + 77, rank);
-  return static_cast<int32_t>((origin + static_cast<uint64_t>(row) * kStep) % kRowStarts);
+  return static_cast<int32_t>((origin + static_cast<uint64_t>(row) * kStep) % uint64_t{kRowStarts});
+}
+
+std::vector<int32_t> row_starts(Matrix matrix, int rank, int64_t rows) {
+  std::vector<int32_t> starts(rows);
+  for (int64_t row = 0; row < rows; ++row) starts[row] = row_start(matrix, rank, row);
+  return starts;
 }
 
 Workload::Workload(const Shape& shape, int experts, uint64_t seed, int num_ranks)

@@ -12,13 +12,17 @@
 namespace perf {
 
 // What a row belongs to; rows of different matrices have different contents.
-enum class Matrix { kTokens, kExpertOutputs };
+enum class Matrix { kTokens, kExpertOutputs, kScales };
 
-// BF16 values of which every row of every job is a stretch, begun elsewhere.
-std::vector<uint16_t> make_values(uint64_t seed);
+// Rows begin at one of this many places in a table of values: a power of two, so that an odd step
+// visits them all.
+constexpr int64_t kRowStarts = int64_t{1} << 22;
+constexpr int64_t kMaxHidden = 65536;  // 64 KiB of bytes, the longest row that the library takes
+constexpr int64_t kNumValues = kRowStarts + kMaxHidden;
 
 // Where in the values a row of a rank's matrix begins.
 int32_t row_start(Matrix matrix, int rank, int64_t row);
+std::vector<int32_t> row_starts(Matrix matrix, int rank, int64_t rows);  // of the first ones
 
 class Workload {
  public:
