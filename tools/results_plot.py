@@ -4,8 +4,9 @@
 
 usage: results_plot.py FILE... > PICTURE.svg
 
-Two panels, dispatch and combine. The shape that has most rows is drawn, with the library's own
-tuning; of several files the later ones win. The ceilings are those of the same files, over the
+Two panels, dispatch and combine, in BF16. The work by which libraries are compared is drawn, or if
+it is not there the one that has most rows, with the library's own tuning; of several runs the later
+ones win. The ceilings are those of the same files, over the
 share of rows that cross NVLink. Libraries of results/peers.json appear if they did the same work.
 """
 import collections
@@ -13,6 +14,8 @@ import html
 import json
 import os
 import sys
+
+import results
 
 PANEL_WIDTH, PANEL_HEIGHT = 430, 320
 LEFT, TOP, GAP, LEGEND_HEIGHT = 64, 76, 40, 176
@@ -50,7 +53,6 @@ STYLE = (COLOURS % LIGHT + "@media (prefers-color-scheme: dark) {" + COLOURS % D
 
 SERIES = [("flat", "heap"), ("flat", "any"), ("expert-major", "heap"), ("expert-major", "any")]
 MEMORY_NAMES = {"heap": "hepMemAlloc memory", "any": "any memory"}
-SHAPE_KEYS = "ranks", "tokens", "hidden", "top_k", "experts", "routing"
 OPERATIONS = "dispatch", "combine"
 BASELINE = "nccl all-to-all"
 
@@ -65,25 +67,18 @@ class Results:
     def __init__(self, paths):
         by_shape = collections.defaultdict(list)
         for path in paths:
-            with open(path) as file:
-                results = json.load(file)
-            config = results["config"]
-            for row in results["rows"]:
-                # Files of version 0.1.0's first form keep the shape in the config alone.
-                row = {**config, **row}
-                if row["wrong"] > 0:
-                    sys.exit(f"{path}: {row['operation']} has {row['wrong']} wrong values")
-                if "alg_gbps" in row and not row.get("tuning"):
-                    shape = tuple(row[key] for key in SHAPE_KEYS)
-                    by_shape[shape].append((row, results))
+            for row in results.read_rows(path):
+                if "alg_gbps" in row and row["type"] == "bf16" and not row["tuning"]:
+                    by_shape[tuple(results.shape_of(row).values())].append(row)
         if not by_shape:
-            sys.exit("no rows with bandwidths in " + ", ".join(paths))
-        shape = max(by_shape, key=lambda candidate: len(by_shape[candidate]))
-        self.shape = dict(zip(SHAPE_KEYS, shape))
+            sys.exit("no rows in BF16 with bandwidths in " + ", ".join(paths))
+        target = tuple(results.TARGET.values())
+        shape = max(by_shape, key=lambda shape: (shape == target, len(by_shape[shape])))
+        self.shape = dict(zip(results.TARGET, shape))
         self.points = collections.defaultdict(dict)  # (operation, layout, memory): SMs: GB/s
         self.ceilings = {}  # SMs: GB/s; 0: copy engines
         self.baseline = None
-        for row, results in by_shape[shape]:
+        for row in by_shape[shape]:
             if row["operation"] == BASELINE:
                 self.baseline = row["alg_gbps"]
             if row["operation"] not in OPERATIONS:
@@ -92,8 +87,8 @@ class Results:
             # The budget is the user's; an operation may leave some of it unused.
             self.points[key][row["sm_budget"]] = row["alg_gbps"]
             share = row["remote_flat_rows_per_rank"] / row["flat_rows_per_rank"]
-            self.read_ceilings(results["ceilings"]["rows"], share)
-            self.machine = results["machine"]
+            self.read_ceilings(row["run"]["ceilings"]["rows"], share)
+            self.machine = row["run"]["machine"]
 
     def read_ceilings(self, rows, share):
         if share == 0:
@@ -173,20 +168,20 @@ def read_peers(shape):
     return peers["rows"] if peers["shape"] == shape else []
 
 
-def draw_panel(panel, operation, results, peers, libraries, with_label):
+def draw_panel(panel, operation, measured, peers, libraries, with_label):
     parts = panel.frame(with_label)
-    by_sms = {sms: speed for sms, speed in results.ceilings.items() if sms > 0}
+    by_sms = {sms: speed for sms, speed in measured.ceilings.items() if sms > 0}
     if by_sms:
         parts.append(panel.curve(by_sms, "ceiling"))
-    if 0 in results.ceilings:
-        copies = results.ceilings[0]
+    if 0 in measured.ceilings:
+        copies = measured.ceilings[0]
         parts.append(panel.level(copies, "ceiling"))
         parts.append(text(panel.left + PANEL_WIDTH - 4, panel.y(copies) - 5,
                           f"copy engines {copies:.0f}", "muted", "end"))
-    if operation == "dispatch" and results.baseline:
-        parts.append(panel.level(results.baseline, "ceiling baseline"))
+    if operation == "dispatch" and measured.baseline:
+        parts.append(panel.level(measured.baseline, "ceiling baseline"))
     for layout, memory in SERIES:
-        points = results.points.get((operation, layout, memory))
+        points = measured.points.get((operation, layout, memory))
         if not points:
             continue
         css = layout_class(layout)
@@ -202,7 +197,7 @@ def draw_panel(panel, operation, results, peers, libraries, with_label):
     return parts
 
 
-def draw_legend(results, libraries):
+def draw_legend(measured, libraries):
     top, row_height = TOP + PANEL_HEIGHT + 72, 22
     columns = [LEFT, LEFT + 300, LEFT + 590]
     parts = []
@@ -212,14 +207,14 @@ def draw_legend(results, libraries):
         parts.append(line(columns[0], y, columns[0] + 34, y, f"series {css} {memory}"))
         parts.append(text(columns[0] + 44, y + 4, f"{layout}, {MEMORY_NAMES[memory]}"))
     y = top
-    if results.ceilings:
+    if measured.ceilings:
         parts.append(line(columns[1], y, columns[1] + 34, y, "ceiling"))
         parts.append(text(columns[1] + 44, y + 4, "ceiling: TMA copies, this run"))
         parts.append(text(columns[1] + 44, y + 22, "over the share of rows on NVLink", "muted"))
-    if results.baseline:
+    if measured.baseline:
         y = top + 2 * row_height
         parts.append(line(columns[1], y, columns[1] + 34, y, "ceiling baseline"))
-        parts.append(text(columns[1] + 44, y + 4, f"NCCL all-to-all: {results.baseline:.0f}"))
+        parts.append(text(columns[1] + 44, y + 4, f"NCCL all-to-all: {measured.baseline:.0f}"))
         parts.append(text(columns[1] + 44, y + 22, "of the same rows, packed before", "muted"))
     for i, library in enumerate(libraries):
         y = top + i * row_height
@@ -232,13 +227,13 @@ def draw_legend(results, libraries):
 
 
 def main(paths):
-    results = Results(paths)
-    shape = results.shape
+    measured = Results(paths)
+    shape = measured.shape
     peers = read_peers(shape)
     libraries = list(dict.fromkeys(peer["library"] for peer in peers))
-    all_sms = [sms for points in results.points.values() for sms in points]
-    speeds = [speed for points in results.points.values() for speed in points.values()]
-    speeds += list(results.ceilings.values()) + [peer["api_gbps"] for peer in peers]
+    all_sms = [sms for points in measured.points.values() for sms in points]
+    speeds = [speed for points in measured.points.values() for speed in points.values()]
+    speeds += list(measured.ceilings.values()) + [peer["api_gbps"] for peer in peers]
     sms_end = -(-max(all_sms + [peer["sms"] for peer in peers] + [4]) // 4) * 4
     speed_end = -(-int(max(speeds) + 20) // 100) * 100
     parts = [
@@ -246,14 +241,14 @@ def main(paths):
         f'width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="Bandwidth over SMs">',
         f"<style>{STYLE}</style>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" class="ground"/>',
-        text(LEFT, 26, f"{shape['ranks']} x {results.machine['gpu'] or 'host'}: {shape['tokens']} "
+        text(LEFT, 26, f"{shape['ranks']} x {measured.machine['gpu'] or 'host'}: {shape['tokens']} "
              f"tokens a rank, hidden {shape['hidden']} in BF16, top-{shape['top_k']} of "
              f"{shape['experts']} experts, {shape['routing']} routing", "muted"),
     ]
     for i, operation in enumerate(OPERATIONS):
         panel = Panel(LEFT + i * (PANEL_WIDTH + GAP), operation.capitalize(), sms_end, speed_end)
-        parts += draw_panel(panel, operation, results, peers, libraries, i == 0)
-    parts += draw_legend(results, libraries)
+        parts += draw_panel(panel, operation, measured, peers, libraries, i == 0)
+    parts += draw_legend(measured, libraries)
     print("\n".join(parts + ["</svg>"]))
 
 

@@ -8,16 +8,20 @@ tools=$2
 folder=$(mktemp -d)
 trap 'rm -r "$folder"' EXIT
 
-"$hep_perf" --backend host --ranks 2 --iterations 1 --tokens 5,70 --hidden 8 --sms 4 \
-  --operations dispatch,combine --vary dispatch_blocks=1,2,9 --json "$folder/results.json" \
-  >"$folder/table.txt"
+run() {
+  "$hep_perf" --backend host --ranks 2 --iterations 1 --tokens 5,70 --sms 4 \
+    --json "$folder/results.json" "$@"
+}
+run --hidden 8 --operations dispatch,combine --vary dispatch_blocks=1,2,9 >"$folder/table.txt"
+run --append --hidden 256 --operations routing,dispatch --type bf16,fp8-e4m3 \
+  --quantize none,ue8m0 >"$folder/formats.txt"
 
 python3 - "$folder/results.json" <<'CHECK'
 import json
 import sys
 
 with open(sys.argv[1]) as file:
-    results = json.load(file)
+    results, formats = json.load(file)
 found = sorted((row["tokens"], row["operation"], row["layout"], str(row["tuning"]))
                for row in results["rows"])
 # 9 blocks are more than the SM budget; combine has nothing to do with dispatch_blocks.
@@ -28,12 +32,26 @@ expected = sorted((tokens, operation, layout, str({"dispatch_blocks": blocks} if
 assert found == expected, found
 assert all(row["wrong"] == 0 and row["median_us"] > 0 for row in results["rows"])
 assert len(results["notes"]) == 1 and "sm_budget" in results["notes"][0], results["notes"]
+# A row of 256 elements has two scales; the routing is the same for all formats.
+found = sorted({(row["type"], row["scales"], row["quantize"], row["bytes_per_row"])
+                for row in formats["rows"] if row["operation"] == "dispatch"})
+assert found == [("bf16", "none", "none", 512), ("fp8-e4m3", "fp32", "none", 256 + 8),
+                 ("fp8-e4m3", "ue8m0", "ue8m0", 256 + 2)], found
+assert [row["tokens"] for row in formats["rows"] if row["operation"] == "routing"] == [5, 70]
+assert all(row["wrong"] == 0 for row in formats["rows"])
 CHECK
 
 # One line for each dispatch: two numbers of tokens, two layouts.
 [ "$(grep -c '^# best of dispatch' "$folder/table.txt")" -eq 4 ]
-# The table leaves out what was tuned: of each number of tokens four cases are left, below two lines.
-[ "$("$tools/results_table.py" "$folder/results.json" | wc -l)" -eq 10 ]
+# The table leaves out what was tuned: of each number of tokens four cases are left, and a routing and
+# six dispatches of the second run, below two lines. None is of the work by which libraries compare.
+[ "$("$tools/results_table.py" "$folder/results.json" --all | wc -l)" -eq 24 ]
+[ "$("$tools/results_table.py" "$folder/results.json" | wc -l)" -eq 2 ]
+# A repeated run replaces what the first one measured.
+run --append --hidden 8 --operations dispatch,combine >"$folder/again.txt"
+[ "$("$tools/results_table.py" "$folder/results.json" --all | wc -l)" -eq 24 ]
+if run --append --json "$folder/table.txt" 2>"$folder/error.txt"; then exit 1; fi
+grep -q 'is no list of runs' "$folder/error.txt"
 "$tools/results_plot.py" "$folder/results.json" >"$folder/picture.svg"
 python3 -c 'import sys, xml.dom.minidom; xml.dom.minidom.parse(sys.argv[1])' "$folder/picture.svg"
 [ "$(grep -c '<polyline' "$folder/picture.svg")" -eq 4 ]

@@ -169,6 +169,8 @@ const std::vector<Option>& table() {
        number(&Options::timeout_ms, 1)},
       {'j', "json", "FILE", "write machine, config, ceilings and rows there as well",
        text(&Options::json)},
+      {'p', "append", nullptr, "add to the runs that the JSON file holds already",
+       flag(&Options::append, true)},
       {'C', "commit", "TEXT", "what was built, for the JSON file", text(&Options::commit)},
       {'W', "no-weights", nullptr, "dispatch rows alone; combine is a plain sum",
        flag(&Options::weights, false)},
@@ -214,6 +216,7 @@ of what it gave, alternating between two batches; layer-graph is the same as a c
   wrong        values of all ranks that differ from the reference; must be 0
 With --vary, the last lines name the best values for each case and how far the default is from them;
 values that the library refuses are named and left out.
+The JSON file is a list of runs, each with its machine, config and ceilings.
 The exit status is 0 if every call succeeded and no value is wrong.
 )";
 

@@ -45,6 +45,7 @@ struct Options {
   uint64_t seed = 1;
   int timeout_ms = 0;
   std::string json;
+  bool append = false;
   std::string commit;
   bool weights = true;
   bool baselines = false;

@@ -142,7 +142,7 @@ std::string Report::json() const {
   for (const std::string& note : notes_) json.value(note);
   json.close(']');
   json.close('}');
-  return json.text() + "\n";
+  return json.text();
 }
 
 }  // namespace perf

@@ -82,6 +82,10 @@ bool resolve_defaults(hepBackend_t backend, int num_ranks, Options* options, std
     *error = "--operations layer-graph needs the cuda backend";
     return false;
   }
+  if (options->append && options->json.empty()) {
+    *error = "--append needs --json";
+    return false;
+  }
   return check_top_k(*options, error) && check_formats(*options, error);
 }
 

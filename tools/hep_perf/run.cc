@@ -2,14 +2,13 @@
 #include "run.h"
 
 #include <algorithm>
-#include <cstdio>
-#include <fstream>
 #include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "bench.h"
+#include "json_file.h"
 #include "kernel_trace.h"
 #include "require.h"
 
@@ -84,14 +83,6 @@ double measure_launch_us(harness::World& world, const Sessions& sessions) {
   return launch_us;
 }
 
-bool write_file(const std::string& path, const std::string& text) {
-  std::ofstream file(path);
-  file << text;
-  file.close();
-  if (!file.good()) std::fprintf(stderr, "hep_perf: cannot write %s\n", path.c_str());
-  return file.good();
-}
-
 }  // namespace
 
 bool run(harness::World& world, Options options) {
@@ -100,6 +91,7 @@ bool run(harness::World& world, Options options) {
     throw std::runtime_error(error);
   }
   check_request(world, options);
+  const JsonFile file(options.json, options.append);  // so that it is known to be one
   Setting setting;
   setting.options = options;
   setting.backend = world.backend();
@@ -145,7 +137,7 @@ bool run(harness::World& world, Options options) {
 
   if (report == nullptr) return true;
   report->finish(launch_us_at_end);
-  const bool written = options.json.empty() || write_file(options.json, report->json());
+  const bool written = options.json.empty() || file.write(report->json());
   return report->clean() && written;
 }
 
