@@ -32,13 +32,20 @@ expected = sorted((tokens, operation, layout, str({"dispatch_blocks": blocks} if
 assert found == expected, found
 assert all(row["wrong"] == 0 and row["median_us"] > 0 for row in results["rows"])
 assert len(results["notes"]) == 1 and "sm_budget" in results["notes"][0], results["notes"]
+# Of each dispatch the best of three.
+assert len(results["plan"]) == 4, results["plan"]
+for check in results["plan"]:
+    times = [row["median_us"] for row in results["rows"] if row["operation"] == "dispatch" and
+             all(row[key] == check[key] for key in ("tokens", "layout"))]
+    assert len(times) == 3 and check["best_us"] == min(times) <= check["chosen_us"], check
+
 # A row of 256 elements has two scales; the routing is the same for all formats.
 found = sorted({(row["type"], row["scales"], row["quantize"], row["bytes_per_row"])
                 for row in formats["rows"] if row["operation"] == "dispatch"})
 assert found == [("bf16", "none", "none", 512), ("fp8-e4m3", "fp32", "none", 256 + 8),
                  ("fp8-e4m3", "ue8m0", "ue8m0", 256 + 2)], found
 assert [row["tokens"] for row in formats["rows"] if row["operation"] == "routing"] == [5, 70]
-assert all(row["wrong"] == 0 for row in formats["rows"])
+assert all(row["wrong"] == 0 for row in formats["rows"]) and formats["plan"] == []
 CHECK
 
 # One line for each dispatch: two numbers of tokens, two layouts.

@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "machine.h"
+#include "plan.h"
 
 namespace perf {
 namespace {
@@ -139,27 +140,19 @@ void Report::finish(double launch_us_at_end) {
   if (launch_us_at_end > 0) {
     std::printf("# enqueuing an empty kernel, at the end: %.1f us on the host\n", launch_us_at_end);
   }
-  print_best();
+  print_plan();
 }
 
-void Report::print_best() const {
-  for (const Row& standard : rows_) {
-    if (!standard.tuning.is_default()) continue;
-    const Row* best = &standard;
-    bool varied = false;
-    for (const Row& row : rows_) {
-      if (!row.same_case(standard)) continue;
-      varied = varied || &row != &standard;
-      if (row.timing.median_us < best->timing.median_us) best = &row;
-    }
-    if (!varied) continue;
-    const double behind = (standard.timing.median_us / best->timing.median_us - 1) * 100;
+void Report::print_plan() const {
+  for (const PlanCheck& check : check_plan(rows_)) {
+    const Row& chosen = *check.chosen;
     std::printf(
         "# best of %s, %d tokens, hidden %d, top-%d, %s, %s: %s, %.1f us; default %.1f us, "
         "%.1f %% behind\n",
-        standard.text().c_str(), standard.shape.tokens, standard.shape.hidden, standard.shape.top_k,
-        routing_name(standard.shape.routing), standard.shape.format.text().c_str(),
-        best->tuning.text().c_str(), best->timing.median_us, standard.timing.median_us, behind);
+        chosen.text().c_str(), chosen.shape.tokens, chosen.shape.hidden, chosen.shape.top_k,
+        routing_name(chosen.shape.routing), chosen.shape.format.text().c_str(),
+        check.best->tuning.text().c_str(), check.best->timing.median_us, chosen.timing.median_us,
+        check.behind_percent());
   }
 }
 

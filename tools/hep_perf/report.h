@@ -65,7 +65,7 @@ class Report {
   std::string json() const;  // of this run
 
  private:
-  void print_best() const;
+  void print_plan() const;
   double ceiling(const Row& row) const { return setting_.ceilings.best(row.sm_budget); }
 
   Setting setting_;

@@ -2,6 +2,7 @@
 // A report as JSON.
 #include "json.h"
 #include "machine.h"
+#include "plan.h"
 #include "report.h"
 
 namespace perf {
@@ -60,6 +61,9 @@ void write_definitions(JsonWriter* json) {
                "of the rows as they arrive, with scales of that type beside them; with quantize x "
                "is BF16");
   json->member("tuning", "what differs from the library's own choice");
+  json->member("plan",
+               "for each case of which several tunings were measured the best one, and how far the "
+               "library's own choice is behind");
   json->member("wrong", "values of all ranks that differ from the reference; -1: not checked");
   json->close('}');
 }
@@ -123,6 +127,20 @@ void write_row(const Row& row, double ceiling, JsonWriter* json) {
   json->close('}');
 }
 
+void write_plan(const std::vector<Row>& rows, JsonWriter* json) {
+  json->open("plan", '[');
+  for (const PlanCheck& check : check_plan(rows)) {
+    json->open('{');
+    write_case(*check.chosen, json);
+    json->member("chosen_us", check.chosen->timing.median_us);
+    json->member("best_us", check.best->timing.median_us);
+    write_tuning(check.best->tuning, "best", json);
+    json->member("behind_percent", check.behind_percent());
+    json->close('}');
+  }
+  json->close(']');
+}
+
 }  // namespace
 
 std::string Report::json() const {
@@ -138,6 +156,7 @@ std::string Report::json() const {
   json.open("rows", '[');
   for (const Row& row : rows_) write_row(row, ceiling(row), &json);
   json.close(']');
+  write_plan(rows_, &json);
   json.open("notes", '[');
   for (const std::string& note : notes_) json.value(note);
   json.close(']');
