@@ -58,7 +58,8 @@ void Bench::run_all_to_all() {
   call(0);  // NCCL connects at first use, which takes the host long
   session_.stream.synchronize();
   run_case(nullptr, passes_, baseline(job_, "nccl all-to-all"), call, [&] {
-    return checker_.dispatch(hepLayoutFlat, 0, {rows.data(), nullptr, nullptr});
+    return checker_.dispatch(hepLayoutFlat, job_.routing().at(rank_).num_rows(hepLayoutFlat), 0,
+                             {rows.data(), nullptr, nullptr});
   });
 }
 

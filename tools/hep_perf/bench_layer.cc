@@ -15,15 +15,17 @@ struct Bench::Layer {
         layout(layout),
         memory(memory),
         stream(session.stream),
-        capacity(batch_capacity(job, layout, rank)),
+        capacities(batch_capacities(job, layout)),
+        capacity(capacities[rank]),
+        num_rows(job.routing().at(rank).output_rows(layout, capacity)),
         x(job, handles.comm, memory, batch_slots(job).total_rows() * job.x_bytes()),
-        rows(job, handles.comm, memory, capacity * job.row_bytes()),
-        weights(job, rank, layout, capacity),
+        rows(job, handles.comm, memory, num_rows * job.row_bytes()),
+        weights(job, rank, layout, num_rows),
         out(poisoned(job.backend, job.shape.tokens * job.row_bytes())),
         indices{uploaded(job.backend, job.workload.indices(0, rank)),
                 uploaded(job.backend, job.workload.indices(1, rank))} {
     constexpr unsigned char kPoison = 0x5a;
-    harness::fill(job.backend, rows.data(), kPoison, capacity * job.row_bytes());
+    harness::fill(job.backend, rows.data(), kPoison, num_rows * job.row_bytes());
     dispatch.layout = layout;
     dispatch.rows = rows.data();
     dispatch.capacity = capacity;
@@ -51,7 +53,8 @@ struct Bench::Layer {
   const hepLayout_t layout;
   const Memory memory;
   harness::Stream& stream;
-  const int64_t capacity;
+  const std::vector<int64_t> capacities;  // of all ranks
+  const int64_t capacity, num_rows;
   const Rows x, rows;
   const Weights weights;
   const harness::Buffer out;
@@ -100,9 +103,9 @@ void Bench::run_layer(const Handles& handles, Layer& layer, Operation operation)
   run_case(handles.comm, passes, description, call, [&] {
     return checker_.routing(handles.routing, session_.stream.get()) +
            checker_.dispatch(
-               layer.layout, layer.first_token(0),
+               layer.layout, layer.capacity, layer.first_token(0),
                {layer.rows.data(), layer.dispatch.row_weights, layer.dispatch.row_experts}) +
-           checker_.layer(layer.layout, layer.first_token(0), layer.out.data());
+           checker_.layer({layer.layout, layer.capacities}, layer.first_token(0), layer.out.data());
   });
 }
 

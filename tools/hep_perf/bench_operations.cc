@@ -29,7 +29,8 @@ void Bench::run_routing(const Handles& handles) {
 }
 
 void Bench::run_dispatch(const Handles& handles, hepLayout_t layout, Memory memory) {
-  const int64_t num_rows = job_.routing().at(rank_).num_rows(layout);
+  const int64_t capacity = job_.routing().at(rank_).num_rows(layout);
+  const int64_t num_rows = job_.routing().at(rank_).output_rows(layout, capacity);
   const Slots token = token_slots(job_);
   const Slots output = output_slots(job_, num_rows, token);
   const Rows x(job_, handles.comm, memory, token.total_rows() * job_.x_bytes());
@@ -40,7 +41,7 @@ void Bench::run_dispatch(const Handles& handles, hepLayout_t layout, Memory memo
 
   hepDispatchArgs_t args = HEP_DISPATCH_ARGS_INITIALIZER;
   args.layout = layout;
-  args.capacity = num_rows;
+  args.capacity = capacity;
   args.quantize = job_.format().quantize;
   weights.fill(&args);
   const auto choose_slots = [&](int index) {
@@ -58,14 +59,15 @@ void Bench::run_dispatch(const Handles& handles, hepLayout_t layout, Memory memo
   description.bytes_per_row += job_.scale_bytes();
   run_case(handles.comm, passes_, description, call, [&] {
     choose_slots(last_call());
-    return checker_.dispatch(layout, token.first_row(last_call()),
+    return checker_.dispatch(layout, capacity, token.first_row(last_call()),
                              {args.rows, args.row_weights, args.row_experts, args.row_scales});
   });
 }
 
 // Where no dispatch is measured, one must still carry the weights that combine multiplies by.
 void Bench::carry_weights(const Handles& handles, hepLayout_t layout) {
-  const int64_t num_rows = job_.routing().at(rank_).num_rows(layout);
+  const int64_t capacity = job_.routing().at(rank_).num_rows(layout);
+  const int64_t num_rows = job_.routing().at(rank_).output_rows(layout, capacity);
   const Rows x(job_, handles.comm, Memory::kAny, job_.shape.tokens * job_.x_bytes());
   const Rows rows(job_, handles.comm, Memory::kAny, num_rows * job_.row_bytes());
   const Weights weights(job_, rank_, layout, num_rows);
@@ -73,7 +75,7 @@ void Bench::carry_weights(const Handles& handles, hepLayout_t layout) {
   args.layout = layout;
   args.x = x.data();
   args.rows = rows.data();
-  args.capacity = num_rows;
+  args.capacity = capacity;
   weights.fill(&args);
   meet();  // every rank has prepared
   require(hepDispatch(handles.routing, &args, session_.stream.get()), "hepDispatch");
@@ -92,7 +94,7 @@ void Bench::run_combine(const Handles& handles, hepLayout_t layout, Memory memor
   hepCombineArgs_t args = HEP_COMBINE_ARGS_INITIALIZER;
   args.layout = layout;
   args.weight_mode = job_.weight_mode(layout);
-  args.capacity = expert.rows;
+  args.capacity = job_.routing().at(rank_).num_rows(layout);
   const auto out_of_call = [&](int index) {
     return out.as<char>() + output.first_row(index) * job_.row_bytes();
   };
@@ -103,8 +105,14 @@ void Bench::run_combine(const Handles& handles, hepLayout_t layout, Memory memor
   };
   const Case description = describe(handles, Operation::kCombine, handles.limits.combine_blocks,
                                     layout, memory, weights_name(job_.weight_mode(layout)));
-  run_case(handles.comm, passes_, description, call,
-           [&] { return checker_.combine(layout, last_call(), out_of_call(last_call())); });
+  run_case(handles.comm, passes_, description, call, [&] {
+    std::vector<int64_t> first_rows;
+    for (int rank = 0; rank < job_.num_ranks; ++rank) {
+      first_rows.push_back(expert_slots(job_, layout, rank).first_row(last_call()));
+    }
+    return checker_.combine({layout, exact_capacities(job_, layout)}, first_rows,
+                            out_of_call(last_call()));
+  });
 }
 
 }  // namespace perf

@@ -22,18 +22,27 @@ struct DispatchResult {
   const void* row_scales = nullptr;  // NULL if the format has none
 };
 
+// Where all ranks' rows are.
+struct Placement {
+  hepLayout_t layout;
+  std::vector<int64_t> capacity;  // by rank
+};
+
 class Checker {
  public:
   Checker(const Job& job, int rank, Session& session) : job_(job), rank_(rank), session_(session) {}
 
   int64_t routing(hepRouting_t routing, hepStream_t stream) const;
 
-  // `first_token` and `call` tell which slots were the inputs of the call that wrote the results.
-  int64_t dispatch(hepLayout_t layout, int64_t first_token, const DispatchResult& result);
-  int64_t combine(hepLayout_t layout, int call, const void* out);
+  // `first_token` and `first_rows` tell which slots were the inputs of the call that wrote the
+  // results; for a layout they are always the same placement and slots.
+  int64_t dispatch(hepLayout_t layout, int64_t capacity, int64_t first_token,
+                   const DispatchResult& result);
+  int64_t combine(const Placement& placement, const std::vector<int64_t>& first_rows,
+                  const void* out);
 
   // The combine of a layer, whose experts return what they were given.
-  int64_t layer(hepLayout_t layout, int64_t first_token, const void* out);
+  int64_t layer(const Placement& placement, int64_t first_token, const void* out);
 
   // A whole [tokens][hidden] of every rank.
   int64_t all_tokens(const void* rows);
@@ -47,17 +56,27 @@ class Checker {
     std::vector<unsigned char> rows, scales;
   };
 
+  // An output of dispatch.
+  struct Output {
+    hepLayout_t layout;
+    int64_t capacity, rows;
+  };
+
   // check_dispatch.cc
-  int64_t forwarded(hepLayout_t layout, int64_t first_token, const DispatchResult& result);
-  int64_t quantized(hepLayout_t layout, int64_t first_token, const DispatchResult& result);
+  int64_t forwarded(const Output& output, int64_t first_token, const DispatchResult& result);
+  int64_t quantized(const Output& output, int64_t first_token, const DispatchResult& result);
   const Quantized& quantize(int64_t first_token);
-  int64_t small_arrays(hepLayout_t layout, const DispatchResult& result);
+  int64_t small_arrays(const Output& output, const DispatchResult& result);
+  reference::Row row_at(const Output& output, int64_t row) const {
+    return reference::row_at(job_.routing().at(rank_), output.layout, output.capacity, row);
+  }
 
   // check_combine.cc
   int64_t compare_combined(const std::vector<char>& expected, const void* out);
-  std::vector<char> expected_combine(hepLayout_t layout, const RowOf& row) const;
+  std::vector<char> expected_combine(const Placement& placement, const RowOf& row) const;
 
-  // Compares `count` rows of `columns` elements with those that `expected(row)` points to.
+  // Compares `count` rows of `columns` elements with those that `expected(row)` points to; NULL: with
+  // nothing.
   int64_t compare(const void* rows, int64_t count, int64_t columns, int element_bytes,
                   const std::function<const void*(int64_t)>& expected);
 
@@ -65,7 +84,6 @@ class Checker {
   int rank_;
   Session& session_;
   Quantized quantized_;
-  // Every case makes the same number of calls, so the last call's result depends on the layout.
   std::map<hepLayout_t, std::vector<char>> expected_combine_, expected_layer_;
 };
 

@@ -7,21 +7,28 @@
 
 namespace perf {
 
-int64_t Checker::dispatch(hepLayout_t layout, int64_t first_token, const DispatchResult& result) {
-  const int64_t wrong = job_.format().is_quantized() ? quantized(layout, first_token, result)
-                                                     : forwarded(layout, first_token, result);
-  return wrong + small_arrays(layout, result);
+int64_t Checker::dispatch(hepLayout_t layout, int64_t capacity, int64_t first_token,
+                          const DispatchResult& result) {
+  const reference::Arrivals& arrivals = job_.routing().at(rank_);
+  const Output output{layout, capacity,
+                      layout == hepLayoutExpertPadded ? arrivals.output_rows(layout, capacity)
+                                                      : arrivals.num_rows(layout)};
+  const int64_t wrong = job_.format().is_quantized() ? quantized(output, first_token, result)
+                                                     : forwarded(output, first_token, result);
+  return wrong + small_arrays(output, result);
 }
 
 // Rows and scales as they were sent.
-int64_t Checker::forwarded(hepLayout_t layout, int64_t first_token, const DispatchResult& result) {
-  const reference::Arrivals& arrivals = job_.routing().at(rank_);
+int64_t Checker::forwarded(const Output& output, int64_t first_token,
+                           const DispatchResult& result) {
   const auto starts = [&](Matrix matrix) {
     std::vector<int32_t> starts;
-    for (int64_t place = 0; place < arrivals.num_rows(layout); ++place) {
-      const reference::Row row = reference::row_at(arrivals, layout, place);
-      starts.push_back(row.source < 0 ? kZeroRow
-                                      : row_start(matrix, row.source, first_token + row.token));
+    for (int64_t i = 0; i < output.rows; ++i) {
+      const reference::Row row = row_at(output, i);
+      starts.push_back(row.kind == reference::Row::kUntouched ? kAnyRow
+                       : row.kind == reference::Row::kPadding
+                           ? kZeroRow
+                           : row_start(matrix, row.source, first_token + row.token));
     }
     return starts;
   };
@@ -55,16 +62,16 @@ const Checker::Quantized& Checker::quantize(int64_t first_token) {
   return quantized_;
 }
 
-int64_t Checker::quantized(hepLayout_t layout, int64_t first_token, const DispatchResult& result) {
-  const reference::Arrivals& arrivals = job_.routing().at(rank_);
+int64_t Checker::quantized(const Output& output, int64_t first_token,
+                           const DispatchResult& result) {
   const Quantized& expected = quantize(first_token);
-  const int64_t rows = arrivals.num_rows(layout);
   const std::vector<unsigned char> zeros(job_.row_bytes() + job_.scale_bytes(), 0);
   const auto compare_with = [&](const void* actual, const std::vector<unsigned char>& by_flat_row,
                                 int64_t columns, int element_bytes) {
-    return compare(actual, rows, columns, element_bytes, [&](int64_t place) -> const void* {
-      const reference::Row row = reference::row_at(arrivals, layout, place);
-      if (row.count == 0) return zeros.data();  // padding
+    return compare(actual, output.rows, columns, element_bytes, [&](int64_t i) -> const void* {
+      const reference::Row row = row_at(output, i);
+      if (row.kind == reference::Row::kUntouched) return nullptr;
+      if (row.kind == reference::Row::kPadding) return zeros.data();
       return &by_flat_row[row.selections[0].flat_row * columns * element_bytes];
     });
   };
@@ -76,36 +83,32 @@ int64_t Checker::quantized(hepLayout_t layout, int64_t first_token, const Dispat
 }
 
 // In the flat layout a value for each selection, otherwise one a row.
-int64_t Checker::small_arrays(hepLayout_t layout, const DispatchResult& result) {
-  const reference::Arrivals& arrivals = job_.routing().at(rank_);
-  const int64_t rows = arrivals.num_rows(layout);
-  const bool flat = layout == hepLayoutFlat;
+int64_t Checker::small_arrays(const Output& output, const DispatchResult& result) {
+  const bool flat = output.layout == hepLayoutFlat;
   const int columns = flat ? job_.shape.top_k : 1;
-  const auto for_selections = [&](int64_t place, const auto& set) {
-    const reference::Row row = reference::row_at(arrivals, layout, place);
-    for (int i = 0; i < row.count; ++i) {
-      set(flat ? row.selections[i].k : 0, row.selections[i]);
+  // Fills in what is expected of a row, unless it may be anything.
+  const auto expect = [&](int64_t i, auto* values, auto absent, const auto& value) {
+    const reference::Row row = row_at(output, i);
+    std::fill(values->begin(), values->end(), absent);
+    for (int s = 0; s < row.count; ++s) {
+      (*values)[flat ? row.selections[s].k : 0] = value(row.selections[s]);
     }
+    return row.kind == reference::Row::kUntouched ? nullptr : values->data();
   };
   int64_t wrong = 0;
   std::vector<float> weights(columns);
   if (result.row_weights != nullptr) {
-    wrong += compare(result.row_weights, rows, columns, sizeof(float), [&](int64_t place) {
-      std::fill(weights.begin(), weights.end(), 0.0f);
-      for_selections(place, [&](int column, const reference::Selection& selection) {
-        weights[column] = reference::weight_of(job_.weight_pointers, job_.shape.top_k, selection);
+    wrong += compare(result.row_weights, output.rows, columns, sizeof(float), [&](int64_t i) {
+      return expect(i, &weights, 0.0f, [&](const reference::Selection& selection) {
+        return reference::weight_of(job_.weight_pointers, job_.shape.top_k, selection);
       });
-      return weights.data();
     });
   }
   std::vector<int32_t> experts(columns);
   if (result.row_experts != nullptr) {
-    wrong += compare(result.row_experts, rows, columns, sizeof(int32_t), [&](int64_t place) {
-      std::fill(experts.begin(), experts.end(), -1);
-      for_selections(place, [&](int column, const reference::Selection& selection) {
-        experts[column] = selection.expert;
-      });
-      return experts.data();
+    wrong += compare(result.row_experts, output.rows, columns, sizeof(int32_t), [&](int64_t i) {
+      return expect(i, &experts, -1,
+                    [](const reference::Selection& selection) { return selection.expert; });
     });
   }
   return wrong;

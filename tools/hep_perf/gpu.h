@@ -38,7 +38,7 @@ class Gate {
 // Rows that are stretches of a table of values; all pointers are memory of the current device.
 struct GpuRows {
   const void* values;
-  const int32_t* starts;  // [count] in the values; -1: a row of zeros
+  const int32_t* starts;  // [count] in the values; -1: a row of zeros, -2: any row
   int64_t count;
   int columns;        // elements of a row
   int element_bytes;  // 1, 2 or 4

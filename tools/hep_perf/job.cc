@@ -44,11 +44,15 @@ int64_t heap_bytes(const Job& job) {
       options.measures(Operation::kDispatch) ? token_slots(job).total_rows() * job.x_bytes() : 0;
   const auto take = [&](int64_t rows) { bytes = std::max(bytes, rows * job.row_bytes()); };
   for (const hepLayout_t layout : options.layouts) {
+    const std::vector<int64_t> capacities = batch_capacities(job, layout);
     for (int rank = 0; rank < job.num_ranks; ++rank) {
       if (combines && options.measures(Operation::kCombine)) {
         take(expert_slots(job, layout, rank).total_rows());
       }
-      if (layers) take(batch_slots(job).total_rows() + batch_capacity(job, layout, rank));
+      if (layers) {
+        take(batch_slots(job).total_rows() +
+             job.routing().at(rank).output_rows(layout, capacities[rank]));
+      }
     }
   }
   return bytes + kSlack;
@@ -117,7 +121,8 @@ hepWeightMode_t Job::weight_mode(hepLayout_t layout) const {
 Slots token_slots(const Job& job) { return input_slots(job, job.shape.tokens, job.x_bytes()); }
 
 Slots expert_slots(const Job& job, hepLayout_t layout, int rank) {
-  return input_slots(job, job.routing().at(rank).num_rows(layout), job.row_bytes());
+  const reference::Arrivals& arrivals = job.routing().at(rank);
+  return input_slots(job, arrivals.output_rows(layout, arrivals.num_rows(layout)), job.row_bytes());
 }
 
 Slots output_slots(const Job& job, int64_t rows, const Slots& inputs) {
@@ -129,9 +134,20 @@ Slots output_slots(const Job& job, int64_t rows, const Slots& inputs) {
 
 Slots batch_slots(const Job& job) { return {job.shape.tokens, job.shape.tokens, 2}; }
 
-int64_t batch_capacity(const Job& job, hepLayout_t layout, int rank) {
-  return std::max(job.routings[0].at(rank).num_rows(layout),
-                  job.routings[1].at(rank).num_rows(layout));
+std::vector<int64_t> exact_capacities(const Job& job, hepLayout_t layout) {
+  std::vector<int64_t> capacities;
+  for (int rank = 0; rank < job.num_ranks; ++rank) {
+    capacities.push_back(job.routing().at(rank).num_rows(layout));
+  }
+  return capacities;
+}
+
+std::vector<int64_t> batch_capacities(const Job& job, hepLayout_t layout) {
+  std::vector<int64_t> capacities = exact_capacities(job, layout);
+  for (int rank = 0; rank < job.num_ranks; ++rank) {
+    capacities[rank] = std::max(capacities[rank], job.routings[1].at(rank).num_rows(layout));
+  }
+  return capacities;
 }
 
 }  // namespace perf

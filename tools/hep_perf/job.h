@@ -65,12 +65,13 @@ struct Slots {
   int64_t first_row(int call) const { return call % count * stride; }
 };
 
+// By rank: what takes all rows of a layout, of the first set of indices or of either.
+std::vector<int64_t> exact_capacities(const Job& job, hepLayout_t layout);
+std::vector<int64_t> batch_capacities(const Job& job, hepLayout_t layout);
+
 Slots token_slots(const Job& job);                                 // x
 Slots expert_slots(const Job& job, hepLayout_t layout, int rank);  // y
 Slots output_slots(const Job& job, int64_t rows, const Slots& inputs);
 
-// Of a layer: x of two batches, and room for what either brings to a rank.
-Slots batch_slots(const Job& job);
-int64_t batch_capacity(const Job& job, hepLayout_t layout, int rank);
-
+Slots batch_slots(const Job& job);  // x of two batches, the sets of indices
 }  // namespace perf

@@ -49,7 +49,8 @@ constexpr Name<Operation> kOperations[] = {{"routing", Operation::kRouting},
                                            {"layer", Operation::kLayer},
                                            {"layer-graph", Operation::kLayerGraph}};
 constexpr Name<hepLayout_t> kLayouts[] = {{"flat", hepLayoutFlat},
-                                          {"expert-major", hepLayoutExpertMajor}};
+                                          {"expert-major", hepLayoutExpertMajor},
+                                          {"expert-padded", hepLayoutExpertPadded}};
 constexpr Name<Memory> kMemories[] = {{"heap", Memory::kHeap}, {"any", Memory::kAny}};
 constexpr Name<Distribution> kRoutings[] = {{"uniform", Distribution::kUniform},
                                             {"hot-rank", Distribution::kHotRank},
@@ -144,7 +145,7 @@ const std::vector<Option>& table() {
       {'o', "operations", "LIST",
        "routing, dispatch, combine, layer, layer-graph (default: all; host: without the last)",
        choices(&Options::operations, kOperations)},
-      {'l', "layouts", "LIST", "flat, expert-major (default: both)",
+      {'l', "layouts", "LIST", "flat, expert-major, expert-padded (default: the first two)",
        choices(&Options::layouts, kLayouts)},
       {'s', "sms", "LIST",
        "SM budgets, a communicator for each (default: 8,16,24; host: the library's)",
@@ -199,7 +200,7 @@ Routings, all with distinct experts in a token:
 Lists of tokens, hidden, top-k, routing, type, scales and quantize are crossed; each combination is
 measured with each SM budget. A case is one API call on a cached routing, between CUDA events on its
 stream (host: by the clock). Dispatch carries weights; combine is a plain sum in the flat layout and multiplies by the
-dispatched weights in the expert-major layout. A layer is a routing update, a dispatch and a combine
+dispatched weights in the others. A layer is a routing update, a dispatch and a combine
 of what it gave, alternating between two batches; layer-graph is the same as a captured CUDA graph.
   format       type of the rows, + that of the scales beside them; x > rows where it is quantised
   median, min  microseconds; the time of an iteration is that of its slowest rank

@@ -24,6 +24,7 @@ __global__ void fill_rows_kernel(const __grid_constant__ GpuRows expected, void*
   T* const rows = static_cast<T*>(memory);
   for (int64_t row = blockIdx.x; row < expected.count; row += gridDim.x) {
     const int32_t start = expected.starts[row];
+    if (start < -1) continue;  // any row
     for (int column = threadIdx.x; column < expected.columns; column += blockDim.x) {
       rows[row * expected.columns + column] = expected_value<T>(expected, start, column);
     }
@@ -37,6 +38,7 @@ __global__ void count_wrong_rows_kernel(const __grid_constant__ GpuRows expected
   unsigned long long mine = 0;
   for (int64_t row = blockIdx.x; row < expected.count; row += gridDim.x) {
     const int32_t start = expected.starts[row];
+    if (start < -1) continue;  // any row
     for (int column = threadIdx.x; column < expected.columns; column += blockDim.x) {
       mine += rows[row * expected.columns + column] != expected_value<T>(expected, start, column);
     }

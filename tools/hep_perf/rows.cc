@@ -56,7 +56,7 @@ void RowTable::fill(void* rows, const std::vector<int32_t>& starts, int columns)
   for (const int32_t start : starts) {
     if (start == kZeroRow) {
       std::memset(row, 0, row_bytes);
-    } else {
+    } else if (start != kAnyRow) {
       std::memcpy(row, values_.at(start), row_bytes);
     }
     row += row_bytes;
@@ -75,8 +75,9 @@ int64_t RowTable::count_wrong(const void* rows, const std::vector<int32_t>& star
   const char* row = static_cast<const char*>(rows);
   int64_t wrong = 0;
   for (const int32_t start : starts) {
-    wrong += count_different(row, start == kZeroRow ? zeros.data() : values_.at(start), columns,
-                             values_.element_bytes);
+    if (start != kAnyRow)
+      wrong += count_different(row, start == kZeroRow ? zeros.data() : values_.at(start), columns,
+                               values_.element_bytes);
     row += row_bytes;
   }
   return wrong;

@@ -14,8 +14,9 @@
 
 namespace perf {
 
-// Each row is told by where in the values it begins (row_start()), or by this: a row of zeros.
+// Each row is told by where in the values it begins (row_start()), or by one of these: a row of zeros.
 constexpr int32_t kZeroRow = -1;
+constexpr int32_t kAnyRow = -2;  // nothing is written there, and nothing compared
 
 // How many of `count` elements differ, bit for bit; host memory.
 int64_t count_different(const void* a, const void* b, int64_t count, int element_bytes);
