@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bench_parts.h"
+#include "gated.h"
 
 namespace perf {
 
@@ -82,13 +83,7 @@ void Bench::run_case(hepComm_t comm, const Passes& passes, Case description, con
   }
   if (job_.options.check) {
     progress("checking");
-    const int64_t mine = check();
-    std::vector<int64_t> wrong(world_.num_ranks());
-    if (!world_.all_gather(rank_, &mine, wrong.data(), sizeof mine)) {
-      throw std::runtime_error("another rank failed");
-    }
-    description.wrong = 0;
-    for (const int64_t of_rank : wrong) description.wrong += of_rank;
+    description.wrong = sum_over_ranks(world_, rank_, check());
   }
   if (report_ != nullptr) report_->add(description);
 }
@@ -112,9 +107,7 @@ Case Bench::describe(const Handles& handles, Operation operation, int sms, hepLa
   return description;
 }
 
-void Bench::meet() {
-  if (!world_.barrier(rank_)) throw std::runtime_error("another rank failed");
-}
+void Bench::meet() { perf::meet(world_, rank_); }
 
 void Bench::fill_tokens(void* x, int64_t rows) {
   session_.rows(job_.format().x_type())

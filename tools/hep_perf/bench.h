@@ -28,10 +28,7 @@ class Bench {
 
  private:
   struct Handles;  // a communicator and its routing
-  struct Weights;  // of a dispatch: what goes in and what comes out
-  struct Scaling;  // of a dispatch: scales, likewise
   struct Layer;    // the buffers of whole layers
-  class Rows;      // rows in one kind of memory
 
   void run_communicator(int sms, const Tuning& tuning);
 

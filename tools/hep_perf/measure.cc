@@ -6,9 +6,9 @@
 #include <cmath>
 #include <limits>
 #include <memory>
-#include <stdexcept>
 #include <vector>
 
+#include "gated.h"
 #include "gpu.h"
 #include "kernel_trace.h"
 
@@ -21,49 +21,18 @@ constexpr int kTracedCalls = 12;
 constexpr int kHostGroups = 4;      // between which the queue runs empty
 constexpr int kHostGroupCalls = 8;  // of which none waits for the queue
 
-void meet(harness::World& world, int rank) {
-  if (!world.barrier(rank)) throw std::runtime_error("another rank failed");
-}
-
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + values.size() / 2;
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
-// What all ranks measured, rank by rank.
-std::vector<double> gather(harness::World& world, int rank, const std::vector<double>& mine) {
-  std::vector<double> all(world.num_ranks() * mine.size());
-  if (!world.all_gather(rank, mine.data(), all.data(), mine.size() * sizeof(double))) {
-    throw std::runtime_error("another rank failed");
-  }
-  return all;
-}
-
 // Iteration by iteration.
 Timing summarize(harness::World& world, int rank, const std::vector<double>& mine) {
   const size_t iterations = mine.size();
   const std::vector<double> all = gather(world, rank, mine);
-  std::vector<double> slowest(iterations, 0), mean(iterations, 0);
-  for (size_t i = 0; i < all.size(); ++i) {
-    slowest[i % iterations] = std::max(slowest[i % iterations], all[i]);
-    mean[i % iterations] += all[i] / world.num_ranks();
-  }
+  std::vector<double> mean(iterations, 0);
+  for (size_t i = 0; i < all.size(); ++i) mean[i % iterations] += all[i] / world.num_ranks();
+  const std::vector<double> of_slowest = slowest(world, rank, mine);
   Timing timing;
-  timing.median_us = median(slowest);
-  timing.min_us = *std::min_element(slowest.begin(), slowest.end());
+  timing.median_us = median(of_slowest);
+  timing.min_us = *std::min_element(of_slowest.begin(), of_slowest.end());
   timing.mean_rank_us = median(mean);
   return timing;
-}
-
-// Enqueues calls behind a gate on all ranks, opens it, and waits until they are done.
-void run_gated(harness::World& world, int rank, harness::Stream& stream,
-               const std::function<void()>& enqueue) {
-  Gate gate(stream.get());
-  enqueue();
-  meet(world, rank);
-  gate.open();
-  stream.synchronize();
 }
 
 // The kernels' time in each of the traced calls. NaN if the kernels that were recorded cannot be
