@@ -17,10 +17,10 @@ def read_runs(path):
     return content if isinstance(content, list) else [content]
 
 
-def read_rows(path):
-    """All rows in order, each with its run's config, and its run as `run`. All must be right."""
+def read_rows(path, kind="rows"):
+    """All rows of a kind in order, each with its run's config, and its run as `run`. All must be right."""
     rows = [{**DEFAULTS, **run["config"], **row, "run": run}
-            for run in read_runs(path) for row in run["rows"]]
+            for run in read_runs(path) for row in run.get(kind, [])]
     for row in rows:
         if row["wrong"] != 0:
             sys.exit(f"{path}: {row['operation']} has {row['wrong']} wrong values, or was not "

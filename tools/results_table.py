@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prints the table of README.md from what `hep_perf --json FILE` wrote.
 
-usage: results_table.py FILE [--all]
+usage: results_table.py FILE [--low-latency] [--all]
 
 It shows BF16 and FP8 E4M3 at the work by which libraries are compared, with 8, 16 and 24 SMs; with
---all everything that was measured with the library's own tuning. Of rows for the same case the
+--all everything that was measured with the library's own tuning. With --low-latency it shows what
+`hep_perf --low-latency` measured instead: nothing if that is not in the file. Of rows for the same case the
 latest is shown, and of budgets of which an operation uses the same SMs the smallest.
 """
 import sys
@@ -14,6 +15,8 @@ import results
 
 COLUMNS = ("operation", "layout", "memory", "format", "SMs", "us", "kernel us", "alg GB/s",
            "NVLink GB/s", "ceiling", "host us")
+LATENCY_COLUMNS = ("low-latency operation", "layout", "memory", "format", "tokens", "SMs", "p50 us",
+                   "p99", "max", "graph: p50 us", "p99", "max")
 SHOWN_TYPES = "bf16", "fp8-e4m3"
 SHOWN_BUDGETS = 0, 8, 16, 24  # 0: not the library, but a baseline
 
@@ -54,22 +57,58 @@ def chosen(rows):
     return [row for row in latest.values() if smallest[case(row, "sms")] is row]
 
 
-def main(path, with_all):
+def print_table(columns, lines):
+    print("| " + " | ".join(columns) + " |")
+    print("|" + "---|" * len(columns))
+    for cells in lines:
+        print("| " + " | ".join(cells) + " |")
+
+
+def is_latency_target(row):
+    return (results.shape_of(row) == {**results.TARGET, "tokens": row["tokens"]} and
+            row["type"] in SHOWN_TYPES and row["idle_ranks"] == 0)
+
+
+def print_latencies(path, with_all):
+    """A line for each case, called and replayed; the latest of each counts."""
+    by_case = {}
+    for row in results.read_rows(path, "low_latency"):
+        if with_all or is_latency_target(row):
+            keys = "operation", "layout", "memory", "alignment", "idle_ranks", "sms"
+            key = work(row), format_of(row), *(row[key] for key in keys)
+            by_case.setdefault(key, {})[row["launch"]] = row
+    if not by_case:
+        return
+    columns = LATENCY_COLUMNS + (("work",) if with_all else ())
+    lines = []
+    for launches in by_case.values():
+        row = next(iter(launches.values()))
+        times = [number(launches.get(launch, {}), key, 1) for launch in ("eager", "graph")
+                 for key in ("p50_us", "p99_us", "max_us")]
+        lines.append([row["operation"], row["layout"], row["memory"], format_of(row),
+                      str(row["tokens"]), str(row["sms"] or "-"), *times] +
+                     [f"{work(row)}, {row['idle_ranks']} idle"] * with_all)
+    print_table(columns, lines)
+
+
+def print_bandwidths(path, with_all):
     rows = [row for row in results.read_rows(path) if not row["tuning"]]
     rows = chosen([row for row in rows if with_all or is_target(row)])
     columns = COLUMNS + (("work",) if with_all else ())
-    print("| " + " | ".join(columns) + " |")
-    print("|" + "---|" * len(columns))
+    lines = []
     for row in rows:
         cells = [row["operation"], row["layout"], row["memory"], format_of(row),
                  str(row["sms"] or "-"), number(row, "median_us"), number(row, "kernel_us"),
                  number(row, "alg_gbps"), number(row, "link_gbps"), number(row, "ceiling_gbps"),
                  number(row, "host_us", 1)]
-        print("| " + " | ".join(cells + [work(row)] * with_all) + " |")
+        lines.append(cells + [work(row)] * with_all)
+    print_table(columns, lines)
 
 
 if __name__ == "__main__":
-    arguments = [argument for argument in sys.argv[1:] if argument != "--all"]
-    if len(arguments) != 1:
+    paths = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    flags = set(sys.argv[1:]) - set(paths)
+    if len(paths) != 1 or not flags <= {"--all", "--low-latency"}:
         sys.exit(__doc__.strip())
-    main(arguments[0], "--all" in sys.argv)
+    show = print_latencies if "--low-latency" in flags else print_bandwidths
+    show(paths[0], "--all" in flags)

@@ -12,6 +12,27 @@ run() {
   "$hep_perf" --backend host --ranks 2 --iterations 1 --tokens 5,70 --sms 4 \
     --json "$folder/results.json" "$@"
 }
+run --low-latency --hidden 8 --layouts flat,expert-padded --idle-ranks 0,1 >"$folder/latency.txt"
+python3 - "$folder/results.json" <<'CHECK'
+import json
+import sys
+
+with open(sys.argv[1]) as file:
+    results, = json.load(file)
+assert results["rows"] == [] and results["overlap"] == []
+found = sorted((row["tokens"], row["idle_ranks"], row["layout"], row["operation"])
+               for row in results["low_latency"])
+expected = sorted((tokens, idle, layout, operation + half)
+                  for tokens in (5, 70) for idle in (0, 1) for layout in ("flat", "expert-padded")
+                  for operation in ("dispatch", "combine") for half in ("", "-send", "-receive"))
+assert found == expected, found
+for row in results["low_latency"]:
+    assert row["wrong"] == 0 and 0 < row["p50_us"] <= row["p99_us"] <= row["max_us"], row
+CHECK
+# A line for each case, below two lines; none is of the work by which libraries compare.
+[ "$("$tools/results_table.py" "$folder/results.json" --low-latency --all | wc -l)" -eq 50 ]
+[ -z "$("$tools/results_table.py" "$folder/results.json" --low-latency)" ]
+
 run --hidden 8 --operations dispatch,combine --vary dispatch_blocks=1,2,9 >"$folder/table.txt"
 run --append --hidden 256 --operations routing,dispatch --type bf16,fp8-e4m3 \
   --quantize none,ue8m0 >"$folder/formats.txt"

@@ -28,4 +28,9 @@ compare 'the C example' \
 compare 'the table of figures' \
   "$(sed -n '/^| operation /,/^$/p' "$readme")" \
   "$("$results_table" "$results")"
+low_latency=$("$results_table" "$results" --low-latency)
+if [ -n "$low_latency" ]; then
+  compare 'the table of latencies' "$(sed -n '/^| low-latency operation /,/^$/p' "$readme")" \
+    "$low_latency"
+fi
 exit "$status"

@@ -31,7 +31,8 @@ int64_t Checker::layer(const Placement& placement, int64_t first_token, const vo
 
 int64_t Checker::compare_combined(const std::vector<char>& expected, const void* out) {
   const int64_t row_bytes = job_.row_bytes();
-  return compare(out, job_.shape.tokens, job_.shape.hidden, reference::bytes_of(job_.format().type),
+  return compare(out, job_.tokens(rank_), job_.shape.hidden,
+                 reference::bytes_of(job_.format().type),
                  [&](int64_t token) { return &expected[token * row_bytes]; });
 }
 
@@ -48,8 +49,8 @@ std::vector<char> Checker::expected_combine(const Placement& placement, const Ro
   const int64_t row_bytes = job_.row_bytes();
   const hepDataType_t type = job_.format().type;
   const reference::Combine combine{layout, type, hepTypeBfloat16, hidden, placement.capacity};
-  std::vector<char> expected(job_.shape.tokens * row_bytes);
-  parallel_for(job_.shape.tokens, job_.num_ranks, [&](int64_t token) {
+  std::vector<char> expected(job_.tokens(rank_) * row_bytes);
+  parallel_for(job_.tokens(rank_), job_.num_ranks, [&](int64_t token) {
     std::vector<float> values(hidden);
     const auto loaded = [&](int rank, int64_t i) {
       reference::load_row(type, row(rank, i), hidden, values.data());

@@ -51,6 +51,9 @@ int64_t count_wrong_rows(const GpuRows& expected, const void* rows, unsigned lon
 // An empty kernel with 2 KiB of arguments, by a bare launch: what enqueuing a kernel costs at least.
 void launch_empty_kernel(hepStream_t stream);
 
+// Lets a stream do nothing for about so long.
+void pause(hepStream_t stream, double microseconds);
+
 // Host memory that a GPU reads and writes at full speed.
 class PinnedMemory {
  public:

@@ -87,6 +87,10 @@ void launch_empty_kernel(hepStream_t stream) {
   check(launch_empty(stream), "launch of an empty kernel");
 }
 
+void pause(hepStream_t stream, double microseconds) {
+  check(launch_pause(microseconds, stream), "launch of a pause");
+}
+
 PinnedMemory::PinnedMemory(size_t bytes) {
   void* memory = nullptr;
   check(cudaHostAlloc(&memory, bytes, cudaHostAllocPortable), "cudaHostAlloc");

@@ -15,7 +15,7 @@ reference::Routing make_routing(const Options& options, const Shape& shape,
   std::vector<reference::Batch> batches;
   for (int rank = 0; rank < num_ranks; ++rank) {
     const std::vector<int32_t>& indices = workload.indices(set, rank);
-    batches.push_back({shape.tokens, {indices.begin(), indices.end()}});
+    batches.push_back({shape.tokens_of(rank, num_ranks), {indices.begin(), indices.end()}});
   }
   return reference::Routing(options.experts, shape.top_k, options.alignment, batches);
 }
@@ -58,6 +58,19 @@ int64_t heap_bytes(const Job& job) {
   return bytes + kSlack;
 }
 
+// Inputs of two batches on two lanes.
+int64_t low_latency_heap_bytes(const Job& job) {
+  int64_t rows = 0;
+  for (const hepLayout_t layout : job.options.layouts) {
+    const std::vector<int64_t> capacities = batch_capacities(job, layout);
+    for (int rank = 0; rank < job.num_ranks; ++rank) {
+      rows = std::max(rows, job.routing().at(rank).output_rows(layout, capacities[rank]));
+    }
+  }
+  constexpr int64_t kSlack = int64_t{1} << 20;
+  return 2 * 2 * (job.shape.tokens * job.x_bytes() + rows * job.row_bytes()) + kSlack;
+}
+
 }  // namespace
 
 hepConfig_t work_config(const Options& options, const Shape& shape) {
@@ -95,6 +108,16 @@ hepConfig_t Job::config(int sms, const Tuning& tuning) const {
   config.sm_budget = sms;
   config.heap_bytes = heap_bytes(*this);
   tuning.apply(&config);
+  return config;
+}
+
+hepConfig_t Job::low_latency_config(int sms) const {
+  hepConfig_t config = work_config(options, shape);
+  config.backend = backend;
+  config.timeout_ms = options.timeout_ms;
+  config.low_latency_tokens = shape.tokens;
+  config.low_latency_blocks = sms;
+  config.heap_bytes = low_latency_heap_bytes(*this);
   return config;
 }
 

@@ -27,7 +27,9 @@ struct Job {
   int64_t x_bytes() const { return shape.format.x_bytes(shape.hidden); }  // of a row
   int64_t row_bytes() const { return shape.format.row_bytes(shape.hidden); }
   int64_t scale_bytes() const { return shape.format.scale_bytes(shape.hidden); }
+  int tokens(int rank) const { return shape.tokens_of(rank, num_ranks); }
   hepConfig_t config(int sms, const Tuning& tuning) const;
+  hepConfig_t low_latency_config(int sms) const;
 
   // Flat rows that a rank receives, mean of the ranks: all, and those of other ranks.
   double mean_rows() const;

@@ -80,10 +80,10 @@ Setter choices(std::vector<T> Options::*field, bool (*find)(const std::string&, 
   };
 }
 
-Setter numbers(std::vector<int> Options::*field) {
+Setter numbers(std::vector<int> Options::*field, int low = 1) {
   return [=](Options* options, const char* text) {
-    return parse_list<int>(text, &(options->*field), [](const std::string& item, int* value) {
-      return parse_int(item.c_str(), 1, value);
+    return parse_list<int>(text, &(options->*field), [=](const std::string& item, int* value) {
+      return parse_int(item.c_str(), low, value);
     });
   };
 }
@@ -173,6 +173,14 @@ const std::vector<Option>& table() {
       {'p', "append", nullptr, "add to the runs that the JSON file holds already",
        flag(&Options::append, true)},
       {'C', "commit", "TEXT", "what was built, for the JSON file", text(&Options::commit)},
+      {'L', "low-latency", nullptr,
+       "measure low-latency routings instead, see below; defaults are then 1 to 512 tokens, 32 "
+       "SMs, "
+       "all layouts and 2000 iterations (host: 1 and 64 tokens, 20 iterations)",
+       flag(&Options::low_latency, true)},
+      {'I', "idle-ranks", "LIST",
+       "of --low-latency: how many ranks, the last ones, have no tokens (default: 0)",
+       numbers(&Options::idle_ranks, 0)},
       {'W', "no-weights", nullptr, "dispatch rows alone; combine is a plain sum",
        flag(&Options::weights, false)},
       {'B', "baselines", nullptr,
@@ -199,9 +207,10 @@ Routings, all with distinct experts in a token:
 
 Lists of tokens, hidden, top-k, routing, type, scales and quantize are crossed; each combination is
 measured with each SM budget. A case is one API call on a cached routing, between CUDA events on its
-stream (host: by the clock). Dispatch carries weights; combine is a plain sum in the flat layout and multiplies by the
-dispatched weights in the others. A layer is a routing update, a dispatch and a combine
-of what it gave, alternating between two batches; layer-graph is the same as a captured CUDA graph.
+stream (host: by the clock). Dispatch carries weights; combine is a plain sum in the flat layout and
+multiplies by the dispatched weights in the others. A layer is a routing update, a dispatch and a
+combine of what it gave, alternating between two batches; layer-graph is the same as a captured CUDA
+graph.
   format       type of the rows, + that of the scales beside them; x > rows where it is quantised
   median, min  microseconds; the time of an iteration is that of its slowest rank
   kernel us    the kernels alone, without copies and launch gaps (CUPTI, in a pass of its own);
@@ -217,6 +226,20 @@ of what it gave, alternating between two batches; layer-graph is the same as a c
   wrong        values of all ranks that differ from the reference; must be 0
 With --vary, the last lines name the best values for each case and how far the default is from them;
 values that the library refuses are named and left out.
+
+--low-latency measures how long one operation takes, the routing update being part of the dispatch.
+A run follows a pause of some 20 us, is enqueued beforehand on all ranks, and lasts as long as on its
+slowest rank; p50, p99 and max are of all runs. Batches alternate between two. Each operation is
+called, or replayed as a captured graph (cuda). The halves, send and receive, have such a pause
+between, in which the data of small batches arrives: their times are what other work does not hide.
+On cuda the overlap with a stand-in for a GEMM follows, in the first of the layouts and memories; it
+runs on the SMs that the operations leave free:
+  gemm us      all GEMMs alone, one after the other
+  operation us all operations alone, one after the other
+  together us  both on two streams; for double-batch, where two batches on two lanes take turns with
+               dispatch, GEMM and combine, a layer of both
+  exposed us   by how much that is longer than the longer of the two
+
 The JSON file is a list of runs, each with its machine, config and ceilings.
 The exit status is 0 if every call succeeded and no value is wrong.
 )";

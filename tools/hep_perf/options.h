@@ -22,6 +22,11 @@ struct Shape {
   Distribution routing;
   Format format;
   bool times_routing;  // which is the same for all formats, so only one of them does
+  int idle_ranks;      // the last ones, which have no tokens
+
+  int tokens_of(int rank, int num_ranks) const {
+    return rank < num_ranks - idle_ranks ? tokens : 0;
+  }
 };
 
 // Zero and empty mean: the backend's default, until resolve_defaults has been called.
@@ -35,7 +40,7 @@ struct Options {
   std::vector<hepQuantization_t> quantizations = {hepQuantizeNone};
   int experts = 0;
   std::vector<Operation> operations;
-  std::vector<hepLayout_t> layouts = {hepLayoutFlat, hepLayoutExpertMajor};
+  std::vector<hepLayout_t> layouts;
   std::vector<int> sms;
   std::vector<Memory> memories;
   std::vector<Vary> vary;
@@ -46,6 +51,8 @@ struct Options {
   int timeout_ms = 0;
   std::string json;
   bool append = false;
+  bool low_latency = false;
+  std::vector<int> idle_ranks = {0};
   std::string commit;
   bool weights = true;
   bool baselines = false;

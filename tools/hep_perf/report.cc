@@ -54,8 +54,11 @@ bool Row::same_case(const Row& other) const {
 }
 
 bool Report::clean() const {
-  const auto is_wrong = [](const Row& row) { return row.wrong > 0; };
-  return !setting_.ceilings.failed && std::none_of(rows_.begin(), rows_.end(), is_wrong);
+  const auto all_right = [](const auto& rows) {
+    return std::none_of(rows.begin(), rows.end(), [](const auto& row) { return row.wrong > 0; });
+  };
+  return !setting_.ceilings.failed && all_right(rows_) && all_right(latency_rows_) &&
+         all_right(overlap_rows_);
 }
 
 void Report::print_header() const {
@@ -91,6 +94,11 @@ void Report::print_header() const {
     std::printf("#   %-20s %s %8.1f\n", ceiling_name(ceiling.kind),
                 ceiling.sms == 0 ? "       " : (fixed(ceiling.sms, 0) + " SMs ").c_str(),
                 ceiling.gbps);
+  }
+  if (options.low_latency) {
+    print_latency_header();
+    std::fflush(stdout);
+    return;
   }
   const char* const link = setting_.backend == hepBackendHost ? "remote GB/s" : "NVLink GB/s";
   print_line(text("operation"), text("layout"), text("memory"), text("weights"), text("format"),
@@ -141,6 +149,7 @@ void Report::finish(double launch_us_at_end) {
     std::printf("# enqueuing an empty kernel, at the end: %.1f us on the host\n", launch_us_at_end);
   }
   print_plan();
+  print_overlap();
 }
 
 void Report::print_plan() const {

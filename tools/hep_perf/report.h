@@ -2,6 +2,7 @@
 // The results of a run: a table on standard output as it goes, and a JSON file at the end.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -9,9 +10,12 @@
 #include "ceilings.h"
 #include "gpu.h"
 #include "job.h"
+#include "latency.h"
 #include "measure.h"
 
 namespace perf {
+
+class JsonWriter;
 
 // What was measured, and the result.
 struct Case {
@@ -35,6 +39,26 @@ struct Row : Case {
   bool same_case(const Row& other) const;  // but for the tuning
 };
 
+// A low-latency operation, or a half of one.
+struct LatencyRow {
+  std::string operation, launch, layout, memory;
+  Shape shape;
+  int blocks;  // 0: on the host
+  Latency latency;
+  int64_t wrong;  // -1: not checked
+};
+
+// Low-latency operations beside GEMMs: all of each alone, and both on two streams.
+struct OverlapRow {
+  std::string operation, layout, memory;
+  Shape shape;
+  int blocks;
+  double gemm_us, operation_us, together_us;
+  int64_t wrong;
+
+  double exposed_us() const { return together_us - std::max(gemm_us, operation_us); }
+};
+
 // What does not change from case to case.
 struct Setting {
   Options options;
@@ -55,6 +79,8 @@ class Report {
   void print_header() const;
   void begin(const Job& job);  // the job of the cases to come
   void add(const Case& result);
+  void add_latency(const LatencyRow& row);
+  void add_overlap(const OverlapRow& row);
   void note(const std::string& text);
   void finish(double launch_us_at_end);  // prints what sums up
 
@@ -66,11 +92,19 @@ class Report {
 
  private:
   void print_plan() const;
+
+  // report_latency.cc
+  void print_latency_header() const;
+  void print_overlap() const;
+  void write_latency(JsonWriter* json) const;
+
   double ceiling(const Row& row) const { return setting_.ceilings.best(row.sm_budget); }
 
   Setting setting_;
   Row next_{};  // the job's part of the rows to come
   std::vector<Row> rows_;
+  std::vector<LatencyRow> latency_rows_;
+  std::vector<OverlapRow> overlap_rows_;
   std::vector<std::string> notes_;
 };
 

@@ -64,6 +64,13 @@ void write_definitions(JsonWriter* json) {
   json->member("plan",
                "for each case of which several tunings were measured the best one, and how far the "
                "library's own choice is behind");
+  json->member("low_latency",
+               "single operations, dispatch with an update of the routing; percentiles over all "
+               "iterations, each as long as on its slowest rank; halves with a pause between");
+  json->member("overlap",
+               "operations beside a stand-in for a GEMM, medians: all GEMMs alone, all operations "
+               "alone, both on two streams, and by how much that is longer than the longer; "
+               "double-batch is a layer of two batches that take turns");
   json->member("wrong", "values of all ranks that differ from the reference; -1: not checked");
   json->close('}');
 }
@@ -157,6 +164,7 @@ std::string Report::json() const {
   for (const Row& row : rows_) write_row(row, ceiling(row), &json);
   json.close(']');
   write_plan(rows_, &json);
+  write_latency(&json);
   json.open("notes", '[');
   for (const std::string& note : notes_) json.value(note);
   json.close(']');

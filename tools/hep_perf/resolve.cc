@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is measured, from what was asked for.
 #include <algorithm>
+#include <type_traits>
+#include <utility>
 
 #include "options.h"
 
@@ -28,6 +30,18 @@ bool check_formats(const Options& options, std::string* error) {
     return false;
   }
   return true;
+}
+
+bool check_mode(const Options& options, int num_ranks, std::string* error) {
+  const int most_idle = *std::max_element(options.idle_ranks.begin(), options.idle_ranks.end());
+  if (!options.low_latency && most_idle > 0) *error = "--idle-ranks needs --low-latency";
+  if (most_idle >= num_ranks) {
+    *error = "--idle-ranks " + std::to_string(most_idle) + " leaves none of " +
+             std::to_string(num_ranks) + " ranks";
+  }
+  if (options.low_latency && !options.vary.empty()) *error = "--low-latency goes without --vary";
+  if (options.low_latency && options.baselines) *error = "--low-latency goes without --baselines";
+  return error->empty();
 }
 
 std::vector<Format> formats(const Options& options) {
@@ -59,16 +73,24 @@ bool resolve_defaults(hepBackend_t backend, int num_ranks, Options* options, std
   const auto fill = [](int* field, int value) {
     if (*field == 0) *field = value;
   };
-  const auto fill_list = [](std::vector<int>* list, int value) {
-    if (list->empty()) *list = {value};
+  const auto fill_list = [](auto* list, std::decay_t<decltype(*list)> values) {
+    if (list->empty()) *list = std::move(values);
   };
-  fill_list(&options->tokens, cuda ? 4096 : 256);
-  fill_list(&options->hidden, cuda ? 7168 : 1024);
-  fill_list(&options->top_k, cuda ? 8 : 4);
+  using Numbers = std::vector<int>;
+  if (options->low_latency) {
+    fill_list(&options->tokens, cuda ? Numbers{1, 8, 16, 32, 64, 128, 256, 512} : Numbers{1, 64});
+    fill_list(&options->sms, cuda ? Numbers{32} : Numbers{0});
+    fill_list(&options->layouts, {hepLayoutFlat, hepLayoutExpertMajor, hepLayoutExpertPadded});
+    if (cuda) fill(&options->iterations, 2000);
+  }
+  fill_list(&options->layouts, {hepLayoutFlat, hepLayoutExpertMajor});
+  fill_list(&options->tokens, {cuda ? 4096 : 256});
+  fill_list(&options->hidden, {cuda ? 7168 : 1024});
+  fill_list(&options->top_k, {cuda ? 8 : 4});
   fill(&options->experts, num_ranks * (cuda ? 8 : 4));
   fill(&options->iterations, cuda ? 30 : 20);
   if (options->warmup < 0) options->warmup = cuda ? 10 : 3;
-  if (options->sms.empty()) options->sms = cuda ? std::vector<int>{8, 16, 24} : std::vector<int>{0};
+  fill_list(&options->sms, cuda ? Numbers{8, 16, 24} : Numbers{0});
   if (options->memories.empty()) {
     options->memories =
         cuda ? std::vector<Memory>{Memory::kHeap, Memory::kAny} : std::vector<Memory>{Memory::kAny};
@@ -86,6 +108,7 @@ bool resolve_defaults(hepBackend_t backend, int num_ranks, Options* options, std
     *error = "--append needs --json";
     return false;
   }
+  if (!check_mode(*options, num_ranks, error)) return false;
   return check_top_k(*options, error) && check_formats(*options, error);
 }
 
@@ -101,7 +124,9 @@ std::vector<Shape> shapes(const Options& options) {
         for (const Distribution routing : options.routings) {
           bool first = true;
           for (const Format& format : formats(options)) {
-            all.push_back({tokens, hidden, top_k, routing, format, first});
+            for (const int idle_ranks : options.idle_ranks) {
+              all.push_back({tokens, hidden, top_k, routing, format, first, idle_ranks});
+            }
             first = false;
           }
         }

@@ -48,6 +48,12 @@ __global__ void count_wrong_rows_kernel(const __grid_constant__ GpuRows expected
 
 __global__ void empty_kernel(const __grid_constant__ EmptyArgs) {}
 
+__global__ void pause_kernel(long long cycles) {
+  const long long start = clock64();
+  while (clock64() - start < cycles) {
+  }
+}
+
 template <typename... Args>
 cudaError_t launch(void (*kernel)(Args...), int blocks, int threads, cudaStream_t stream,
                    Args... args) {
@@ -72,6 +78,12 @@ cudaError_t launch_count_wrong_rows(const GpuRows& expected, const void* rows,
                                                     : count_wrong_rows_kernel<uint32_t>;
   return launch<GpuRows, const void*, unsigned long long*>(kernel, kBlocks, kThreads, stream,
                                                            expected, rows, wrong);
+}
+
+cudaError_t launch_pause(double microseconds, cudaStream_t stream) {
+  constexpr double kCyclesPerMicrosecond = 1700;  // of an SM, more or less
+  return launch(pause_kernel, 1, 1, stream,
+                static_cast<long long>(microseconds * kCyclesPerMicrosecond));
 }
 
 cudaError_t launch_empty(cudaStream_t stream) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels that prepare and check cases, and the empty one that launches are held against.
+// Kernels that prepare and check cases, the empty one that launches are held against, and one that waits.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -17,5 +17,6 @@ cudaError_t launch_count_wrong_rows(const GpuRows& expected, const void* rows,
                                     unsigned long long* wrong, cudaStream_t stream);
 
 cudaError_t launch_empty(cudaStream_t stream);
+cudaError_t launch_pause(double microseconds, cudaStream_t stream);
 
 }  // namespace perf

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bench.h"
+#include "bench_latency.h"
 #include "json_file.h"
 #include "kernel_trace.h"
 #include "require.h"
@@ -20,8 +21,8 @@ using Sessions = std::vector<std::unique_ptr<Session>>;  // of this process's ra
 // In the root process, for all GPUs; only a process that sees them all can.
 Ceilings find_ceilings(const harness::World& world, const Options& options, const GpuInfo& gpus) {
   Ceilings ceilings;
-  if (!options.ceilings) {
-    ceilings.skipped = "--no-ceilings";
+  if (!options.ceilings || options.low_latency) {
+    ceilings.skipped = options.low_latency ? "--low-latency" : "--no-ceilings";
   } else if (world.backend() != hepBackendCuda) {
     ceilings.skipped = "the host backend has no links";
   } else if (world.num_processes() > 1 && gpus.count < world.num_ranks()) {
@@ -60,6 +61,7 @@ std::string agree(const harness::World& world, const std::string& refusal) {
 std::string refuse_kernel_time(const harness::World& world, const Options& options) {
   if (world.backend() != hepBackendCuda) return "the host backend has no kernels";
   if (!options.kernel_time) return "--no-kernel-time";
+  if (options.low_latency) return "--low-latency";
   return agree(world, KernelTrace::instance().probe());
 }
 
@@ -126,9 +128,13 @@ bool run(harness::World& world, Options options) {
     const Job job(options, shape, values, world.backend(), world.num_ranks());
     if (report != nullptr) report->begin(job);
     world.run([&](int rank) {
-      Bench(world, job, rank, *sessions[rank - world.first_rank()], setting.kernel_time.empty(),
-            rank == 0 ? report.get() : nullptr)
-          .run();
+      Session& session = *sessions[rank - world.first_rank()];
+      Report* const reporting = rank == 0 ? report.get() : nullptr;
+      if (options.low_latency) {
+        LatencyBench(world, job, rank, session, reporting).run();
+      } else {
+        Bench(world, job, rank, session, setting.kernel_time.empty(), reporting).run();
+      }
     });
   }
   const double launch_us_at_end = measure_launch_us(world, sessions);

@@ -75,10 +75,10 @@ Workload::Workload(const Shape& shape, int experts, uint64_t seed, int num_ranks
 std::vector<int32_t> Workload::make_indices(int set, int rank) const {
   constexpr int kAttempts = 1000;  // a token that wants nearly all experts takes the next free one
   const Drawer drawer(shape_.routing, experts_, num_ranks_);
-  const int top_k = shape_.top_k;
+  const int top_k = shape_.top_k, tokens = shape_.tokens_of(rank, num_ranks_);
   uint64_t state = hash(hash(seed_, 1 + set), rank);
-  std::vector<int32_t> indices(static_cast<size_t>(shape_.tokens) * top_k);
-  for (int token = 0; token < shape_.tokens; ++token) {
+  std::vector<int32_t> indices(static_cast<size_t>(tokens) * top_k);
+  for (int token = 0; token < tokens; ++token) {
     int32_t* mine = &indices[static_cast<size_t>(token) * top_k];
     for (int k = 0; k < top_k; ++k) {
       const auto taken = [&](int expert) { return std::find(mine, mine + k, expert) != mine + k; };
@@ -94,7 +94,8 @@ std::vector<int32_t> Workload::make_indices(int set, int rank) const {
 }
 
 std::vector<float> Workload::weights(int rank) const {
-  std::vector<float> weights(static_cast<size_t>(shape_.tokens) * shape_.top_k);
+  std::vector<float> weights(static_cast<size_t>(shape_.tokens_of(rank, num_ranks_)) *
+                             shape_.top_k);
   const uint64_t key = hash(seed_, 1000 + rank);
   for (size_t i = 0; i < weights.size(); ++i) weights[i] = static_cast<float>(unit(hash(key, i)));
   return weights;
