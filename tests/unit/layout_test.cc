@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -53,7 +55,10 @@ class Layout : public ::testing::TestWithParam<Shape> {
   uint64_t row_bytes() const { return GetParam().row_bytes; }
   uint64_t scale_stride() const { return (GetParam().scale_bytes + 15) / 16 * 16; }
   uint64_t partials() const { return top_k() < ranks() ? top_k() : ranks(); }
-  uint64_t chunks() const { return (tokens() + 31) / 32; }
+  // A batch of up to 128 tokens is signalled token by token, a long one by every 32.
+  uint64_t chunks() const {
+    return std::max(std::min<uint64_t>(tokens(), 128), (tokens() + 31) / 32);
+  }
 };
 
 TEST_P(Layout, WindowSectionsAreInOrderAlignedAndApart) {
@@ -178,4 +183,17 @@ TEST(LayoutMemory, NeedsNoMorePartialSlotsThanRanksOrSelections) {
 }
 
 }  // namespace
+TEST(Chunks, NoBatchHasMoreThanTheLayoutHasRoomFor) {
+  for (const int max_tokens : {1, 2, 31, 127, 128, 129, 1000, 4096, 4097, 5000}) {
+    Shape shape{};
+    shape.max_tokens = max_tokens;
+    for (int tokens = 1; tokens <= max_tokens; ++tokens) {
+      const int chunk = chunk_tokens(tokens);
+      EXPECT_LE(chunk, 32);
+      EXPECT_EQ(chunk & (chunk - 1), 0);
+      EXPECT_LE((tokens + chunk - 1) / chunk, shape.max_chunks()) << tokens << " of " << max_tokens;
+    }
+  }
+}
+
 }  // namespace hep
