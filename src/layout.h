@@ -49,6 +49,9 @@ HEP_HOST_DEVICE constexpr int chunk_tokens(int num_tokens) {
   return tokens;
 }
 
+// Words that carry the experts of a token, two each.
+HEP_HOST_DEVICE constexpr int choice_words(int top_k) { return ceil_div(top_k, 2); }
+
 // The sizes of a communicator; all that the layouts depend on. Equal on all ranks.
 struct Shape {
   int32_t num_ranks;
@@ -60,6 +63,7 @@ struct Shape {
   int32_t partial_row_bytes;  // most of a partial sum
   int32_t scale_bytes;        // scales beside a dispatched row
   int64_t heap_bytes;
+  int32_t choice_tokens;  // tokens of an update that is part of a dispatch, at most; or 0
 
   HEP_HOST_DEVICE constexpr int num_local_experts() const { return num_experts / num_ranks; }
   // From one token's scales to the next's in the window, where the copy engine can move them.
@@ -152,6 +156,8 @@ static_assert(sizeof(RecordHeader) == 16);
 //                                    of this rank's tokens have arrived
 //   records        [2][R]            header, counts, rows, selections of each source; update n
 //                                    uses parity n & 1, so a fast peer can be one update ahead
+//   choices        [2][R]            cuda: of an update that is part of a dispatch, a header and each
+//                                    source's experts, in words that carry the epoch; by parity, too
 //   rows           [max_tokens]      published rows of this rank, unless they lie in the heap
 //   scales         [max_tokens][scale_stride]  published scales
 //   weights        [max_tokens][K]   published weights
@@ -160,11 +166,12 @@ static_assert(sizeof(RecordHeader) == 16);
 //                                    the rank that has the selection; zero between combines
 //   heap
 struct WindowLayout {
-  uint64_t block_records, chunk_ready, records, rows, scales, weights, partials, gradients, heap,
-      total;
+  uint64_t block_records, chunk_ready, records, choices, rows, scales, weights, partials, gradients,
+      heap, total;
 
   // Inside the records of one source.
   uint64_t record_rows, record_selections, record_stride;
+  uint64_t choice_stride;  // of a source
 
   Shape shape;
 
@@ -184,7 +191,14 @@ struct WindowLayout {
         align_up(w.block_records + ranks * kMaxBlocks * sizeof(uint64_t), kSectionAlignment);
     w.records =
         align_up(w.chunk_ready + shape.max_chunks() * ranks * sizeof(uint64_t), kSectionAlignment);
-    w.rows = w.records + 2 * ranks * w.record_stride;
+    w.choice_stride =
+        shape.choice_tokens == 0
+            ? 0
+            : align_up((1 + uint64_t{1} * shape.choice_tokens * choice_words(shape.max_top_k)) *
+                           sizeof(uint64_t),
+                       kSectionAlignment);
+    w.choices = w.records + 2 * ranks * w.record_stride;
+    w.rows = w.choices + 2 * ranks * w.choice_stride;
     w.scales = align_up(w.rows + tokens * shape.row_bytes, kSectionAlignment);
     w.weights = align_up(w.scales + tokens * shape.scale_stride(), kSectionAlignment);
     w.partials = align_up(w.weights + tokens * top_k * sizeof(float), kSectionAlignment);
@@ -213,6 +227,9 @@ struct WindowLayout {
   }
   HEP_HOST_DEVICE constexpr uint64_t counts_at(uint64_t epoch, int source) const {
     return header_at(epoch, source) + sizeof(RecordHeader);
+  }
+  HEP_HOST_DEVICE constexpr uint64_t choices_at(uint64_t epoch, int source) const {
+    return choices + ((epoch & 1) * shape.num_ranks + source) * choice_stride;
   }
   HEP_HOST_DEVICE constexpr uint64_t rows_at(uint64_t epoch, int source) const {
     return header_at(epoch, source) + record_rows;

@@ -43,9 +43,7 @@ Status CudaRouting::update(const void* indices, int num_tokens, int top_k,
 }
 
 Status CudaRouting::run_update(TopK choice, Half half, hepStream_t stream) {
-  if (choice.index_type == hepIndexMap && choice.num_tokens > 0 && half != Half::kReceive)
-    HEP_TRY(list_map(static_cast<const uint8_t*>(choice.indices), choice.num_tokens, choice.top_k,
-                     stream, &choice.indices));
+  HEP_TRY(list_map(half, stream, &choice));
   const RouteArgs args{
       lane_.kernel, memory_->get(), choice.indices, choice.num_tokens, choice.top_k, alignment_,
       half};
@@ -55,15 +53,21 @@ Status CudaRouting::run_update(TopK choice, Half half, hepStream_t stream) {
   return Status();
 }
 
-// Turns a map into indices. They lie where the weights of a dispatch will: those that are there have no
-// more use once the routing is updated.
-Status CudaRouting::list_map(const uint8_t* map, int num_tokens, int top_k, hepStream_t stream,
-                             const void** indices) {
+// Turns a map, if that is what it is, into indices. They lie where the weights of a dispatch will: those that
+// are there have no more use once the routing is updated.
+Status CudaRouting::list_map(Half half, hepStream_t stream, TopK* choice) {
+  if (choice->index_type != hepIndexMap || choice->num_tokens == 0 || half == Half::kReceive)
+    return Status();
   const LaneContext& context = lane_.context;
   int32_t* listed = at<int32_t>(memory_->get(), context.routing_layout.weights);
-  const MapArgs args{lane_.kernel.host, map, listed, num_tokens, context.shape.num_experts, top_k};
+  const MapArgs args{lane_.kernel.host,
+                     static_cast<const uint8_t*>(choice->indices),
+                     listed,
+                     choice->num_tokens,
+                     context.shape.num_experts,
+                     choice->top_k};
   HEP_CUDA_TRY(launch_map(args, context.plan, stream));
-  *indices = listed;
+  choice->indices = listed;
   return Status();
 }
 
@@ -129,10 +133,19 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, Half half, hepStream
 
   DispatchArgs args{};
   HEP_TRY(find_rows(call, &args.rows_offset));
-  if (call.update != 0)
-    HEP_TRY(
-        run_update({call.indices, static_cast<int>(call.num_tokens), call.top_k, call.index_type},
-                   half, stream));
+  args.alignment = alignment_;
+  if (call.update != 0) {
+    TopK choice{call.indices, static_cast<int>(call.num_tokens), call.top_k, call.index_type};
+    args.updates = dispatch_can_update(lane_.context.shape, call.top_k);
+    if (args.updates)
+      HEP_TRY(list_map(half, stream, &choice));
+    else
+      HEP_TRY(run_update(choice, half, stream));
+    args.indices = choice.indices;
+    args.index64 = choice.index_type == hepIndexInt64;
+    num_tokens_ = choice.num_tokens;
+    top_k_ = choice.top_k;
+  }
   if (half != Half::kReceive) HEP_TRY(publish_rows(call, args.rows_offset, stream));
   args.context = lane_.kernel;
   args.routing = memory_->get();

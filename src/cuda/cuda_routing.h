@@ -32,8 +32,7 @@ class CudaRouting : public BackendRouting {
   };
 
   Status run_update(TopK choice, Half half, hepStream_t stream);
-  Status list_map(const uint8_t* map, int num_tokens, int top_k, hepStream_t stream,
-                  const void** indices);
+  Status list_map(Half half, hepStream_t stream, TopK* choice);
   Status find_rows(const hepDispatchArgs_t& call, uint64_t* rows_offset);
   Status publish_rows(const hepDispatchArgs_t& call, uint64_t rows_offset, hepStream_t stream);
   Status find_outputs(const hepCombineArgs_t& call, uint64_t* outputs_offset);

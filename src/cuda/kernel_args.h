@@ -26,6 +26,10 @@ struct DeviceState {
       extras_published;  // dispatch: blocks that have published their share of weights and scales;
                          // 0 between operations
 
+  uint64_t
+      choices_placed;  // dispatch with an update: blocks that have placed their share, over all
+                       // operations
+
   uint64_t combine_tasks;  // combine: tasks of the second half that have been dealt out
 };
 
@@ -109,6 +113,12 @@ struct DispatchArgs {
   int32_t row_bytes;
   int32_t stages, rows_per_stage;
   Half half;
+
+  // If the routing is updated in the same launch.
+  const void* indices;  // [num_tokens][top_k]
+  bool updates, index64;
+  int32_t alignment;
+
   hepDispatchArgs_t call;
 };
 

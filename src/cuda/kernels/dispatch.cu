@@ -7,6 +7,7 @@
 #include "cuda/kernels/dispatch_extras.cuh"
 #include "cuda/kernels/launch.h"
 #include "cuda/kernels/pipeline.cuh"
+#include "cuda/kernels/place_choices.cuh"
 #include "cuda/kernels/signal.cuh"
 #include "cuda/kernels/warp.cuh"
 
@@ -378,9 +379,10 @@ __device__ void finish(const DispatchArgs& args, uint64_t epoch) {
   if (needed > args.call.capacity && args.call.overflow == hepOverflowError)
     report_overflow(args, epoch, needed);
   context.state->dispatch.epoch = epoch;
+  if (args.updates) ++context.state->routing_epoch;
 }
 
-template <int kLayout>
+template <int kLayout, bool kUpdates>
 __global__ void __launch_bounds__(kThreads, 1)
     dispatch_kernel(const __grid_constant__ DispatchArgs args) {
   extern __shared__ __align__(kStageAlignment) char shared[];
@@ -391,18 +393,23 @@ __global__ void __launch_bounds__(kThreads, 1)
   __shared__ bool extras_failed;
   const KernelContext& context = args.context;
   const uint64_t epoch = current_epoch(args);
+  const uint64_t update = context.state->routing_epoch + 1;
   if (__syncthreads_or(has_failed(context))) return;
+  if (args.half != Half::kReceive) {
+    if (kUpdates && args.index64) send_choices<int64_t>(args, update);
+    if (kUpdates && !args.index64) send_choices<int32_t>(args, update);
+    if (blockIdx.x == 0) signal_rows(args, epoch);
+    publish_extras(args, epoch);
+  }
+  if (args.half == Half::kSend) return;
+  if (kUpdates && !place_choices(args, update, shared)) return;
+
   const int bytes = stage_bytes(kLayout, args.rows_per_stage, args.row_bytes, args.top_k);
   const Ring<RowItem> ring(shared, shared + args.stages * bytes, args.stages, bytes);
   if (threadIdx.x == 0) ring.initialize(kArrivingLanes);
   for (int i = threadIdx.x; i < context.num_ranks(); i += blockDim.x) published[i] = nullptr;
   for (int i = threadIdx.x; i <= context.num_ranks(); i += blockDim.x)
     source_rows[i] = at<uint32_t>(args.routing, context.routing_layout.source_rows)[i];
-  if (args.half != Half::kReceive) {
-    if (blockIdx.x == 0) signal_rows(args, epoch);
-    publish_extras(args, epoch);
-  }
-  if (args.half == Half::kSend) return;
   __syncthreads();
 
   switch (warp_index()) {
@@ -420,17 +427,28 @@ __global__ void __launch_bounds__(kThreads, 1)
     finish<kLayout>(args, epoch);
 }
 
-// By layout.
-constexpr void (*kKernels[])(DispatchArgs) = {dispatch_kernel<hepLayoutFlat>,
-                                              dispatch_kernel<hepLayoutExpertMajor>,
-                                              dispatch_kernel<hepLayoutExpertPadded>};
+// By layout, without and with an update.
+constexpr void (*kKernels[][2])(DispatchArgs) = {
+    {dispatch_kernel<hepLayoutFlat, false>, dispatch_kernel<hepLayoutFlat, true>},
+    {dispatch_kernel<hepLayoutExpertMajor, false>, dispatch_kernel<hepLayoutExpertMajor, true>},
+    {dispatch_kernel<hepLayoutExpertPadded, false>, dispatch_kernel<hepLayoutExpertPadded, true>}};
+
+int place_bytes(const Shape& shape, int top_k) {
+  return static_cast<int>(std::min<size_t>(PlaceMemory::bytes(shape, top_k, kThreads / kWarpSize),
+                                           kMaxDynamicSharedBytes + 1));
+}
 
 }  // namespace
 
 cudaError_t prepare_dispatch_kernels() {
-  for (const auto kernel : kKernels)
-    if (const cudaError_t result = prepare(kernel); result != cudaSuccess) return result;
+  for (const auto& kernels : kKernels)
+    for (const auto kernel : kernels)
+      if (const cudaError_t result = prepare(kernel); result != cudaSuccess) return result;
   return cudaSuccess;
+}
+
+bool dispatch_can_update(const Shape& shape, int top_k) {
+  return shape.choice_tokens > 0 && place_bytes(shape, top_k) <= kMaxDynamicSharedBytes;
 }
 
 cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream) {
@@ -447,8 +465,11 @@ cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t st
     return args.stages * bytes + Ring<RowItem>::control_bytes(args.stages);
   };
   while (shared_bytes() > kMaxDynamicSharedBytes) --args.stages;
-  return launch(kKernels[args.call.layout], plan.dispatch_blocks, kThreads, shared_bytes(), stream,
-                args);
+  const int most_bytes =
+      args.updates ? std::max(shared_bytes(), place_bytes(args.context.shape(), args.top_k))
+                   : shared_bytes();
+  return launch(kKernels[args.call.layout][args.updates], plan.dispatch_blocks, kThreads,
+                most_bytes, stream, args);
 }
 
 }  // namespace hep

@@ -17,20 +17,6 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 
-// Waits until all blocks have counted; all of them have begun then, and know the epoch.
-__device__ bool wait_for_blocks(const RouteArgs& args, uint64_t epoch) {
-  uint64_t* counted = &args.context.state->routing_counted;
-  bool counted_all = true;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    ptx::atomic_add_acq_rel_gpu(counted, 1);
-    counted_all =
-        wait_for(args.context, {hepOperationRouting, hepPhaseBlocks, args.context.rank, epoch},
-                 counted, epoch * gridDim.x);
-  }
-  return __syncthreads_and(counted_all);
-}
-
 // The sending half, by all threads of all blocks. Returns the epoch; 0 after a failure.
 template <typename Index>
 __device__ uint64_t send(const RouteArgs& args, void* shared) {
@@ -46,7 +32,10 @@ __device__ uint64_t send(const RouteArgs& args, void* shared) {
                       sending.counters + warp_index() * num_counters(context.shape()));
   __syncthreads();
   sum_over_warps(args, sending);
-  if (!wait_for_blocks(args, epoch)) return 0;
+  // All of them have begun then, and know the epoch.
+  if (!wait_for_grid(context, {hepOperationRouting, hepPhaseBlocks, context.rank, epoch},
+                     &context.state->routing_counted))
+    return 0;
   if (blockIdx.x == 0 && threadIdx.x == 0) context.state->routing_epoch = epoch;
   sum_over_blocks(args, sending);
   send_headers(args, sending, epoch);

@@ -189,8 +189,26 @@ __device__ inline void send_headers(const RouteArgs& args, const SendMemory& mem
   }
 }
 
-// Gives a selection its index among those of its expert, in (token, k) order, then sorts each token's
-// by (expert, k); those without an expert come last. By all lanes; returns the lane's after sorting.
+// Sorts each token's selections, one a lane, by (expert, k); those without an expert come last. `place` goes
+// along. By all lanes; returns the lane's after sorting.
+__device__ inline Selection sort_by_expert(const SelectionLanes& lanes, int top_k, int expert,
+                                           uint32_t place, Selection* sorted) {
+  const uint32_t key = static_cast<uint32_t>(expert) * kMaxTopK + lanes.index;  // kNone comes last
+  static_assert(kMaxExperts < 0xffffffffu / kMaxTopK);
+  int smaller = 0;
+#pragma unroll 8
+  for (int k = 0; k < top_k; ++k)
+    smaller += __shfl_sync(kFullWarp, key, lanes.group * top_k + k) < key;
+  if (lanes.group < lanes.groups)
+    sorted[lanes.group * top_k + smaller] = {place, static_cast<uint16_t>(expert),
+                                             static_cast<uint16_t>(lanes.index)};
+  __syncwarp();
+  const Selection mine = sorted[lane_index()];
+  __syncwarp();
+  return mine;
+}
+
+// Gives a selection its index among those of its expert, in (token, k) order, then sorts.
 __device__ inline Selection sort_selections(const SelectionLanes& lanes, int top_k, int expert,
                                             const Counters& next, Selection* sorted) {
   const uint32_t same = __match_any_sync(kFullWarp, expert);
@@ -199,19 +217,7 @@ __device__ inline Selection sort_selections(const SelectionLanes& lanes, int top
   __syncwarp();
   if (expert != kNone && before == 0) next.by_expert[expert] += __popc(same);
 
-  const uint32_t key = static_cast<uint32_t>(expert) * kMaxTopK + lanes.index;  // kNone comes last
-  static_assert(kMaxExperts < 0xffffffffu / kMaxTopK);
-  int smaller = 0;
-#pragma unroll 8
-  for (int k = 0; k < top_k; ++k)
-    smaller += __shfl_sync(kFullWarp, key, lanes.group * top_k + k) < key;
-  if (lanes.group < lanes.groups)
-    sorted[lanes.group * top_k + smaller] = {index, static_cast<uint16_t>(expert),
-                                             static_cast<uint16_t>(lanes.index)};
-  __syncwarp();
-  const Selection mine = sorted[lane_index()];
-  __syncwarp();
-  return mine;
+  return sort_by_expert(lanes, top_k, expert, index, sorted);
 }
 
 constexpr uint16_t kNoExpert = static_cast<uint16_t>(kNone);

@@ -62,32 +62,57 @@ __device__ inline hepResult_t reason_to_end(const HostState& host, int peer) {
   return left != 0 ? hepErrorPeerLost : hepSuccess;
 }
 
-// Waits until *signal has reached `expected`; what was written before the signal is then visible to
-// this thread. False once the communicator has failed or was stopped, the peer has left, or the time is
-// up: the caller then drains its block. A fast peer may already have signalled its next operation.
-__device__ inline bool wait_for(const KernelContext& context, const WaitPoint& point,
-                                const uint64_t* signal, uint64_t expected) {
-  uint64_t seen = ptx::ld_acquire_sys(signal);
-  if (seen >= expected) return true;
+// What a wait sees when it looks.
+struct Poll {
+  uint64_t seen;
+  bool done;
+};
 
+// Waits until look() says that it is done. False once the communicator has failed or was stopped, the
+// peer has left, or the time is up: the caller then drains its block. `expected` is for the record.
+template <typename Look>
+__device__ bool wait_until(const KernelContext& context, const WaitPoint& point, uint64_t expected,
+                           Look look) {
+  if (look().done) return true;
   const uint64_t begin = ptx::globaltimer_ns();
   while (true) {
-    for (int poll = 0; poll < kPollsPerLookAround; ++poll) {
-      seen = ptx::ld_acquire_sys(signal);
-      if (seen >= expected) return true;
-    }
+    for (int poll = 0; poll < kPollsPerLookAround; ++poll)
+      if (look().done) return true;
     if (has_failed(context)) return false;
     if (const hepResult_t reason = reason_to_end(*context.host, point.peer)) {
-      seen = ptx::ld_acquire_sys(signal);  // what a peer signalled before it went counts
-      if (seen >= expected) return true;
-      record_failure(context, point, reason, expected, seen);
+      const Poll last = look();  // what a peer signalled before it went counts
+      if (last.done) return true;
+      record_failure(context, point, reason, expected, last.seen);
       return false;
     }
     if (ptx::globaltimer_ns() - begin > context.timeout_ns) {
-      record_failure(context, point, hepErrorTimeout, expected, seen);
+      record_failure(context, point, hepErrorTimeout, expected, look().seen);
       return false;
     }
   }
+}
+
+// Waits until *signal has reached `expected`; what was written before the signal is then visible to
+// this thread. A fast peer may already have signalled its next operation. False as wait_until().
+__device__ inline bool wait_for(const KernelContext& context, const WaitPoint& point,
+                                const uint64_t* signal, uint64_t expected) {
+  return wait_until(context, point, expected, [&] {
+    const uint64_t seen = ptx::ld_acquire_sys(signal);
+    return Poll{seen, seen >= expected};
+  });
+}
+
+// Waits until all blocks of the grid have come here; each then sees what all wrote before. By all threads;
+// false as wait_until(). `arrivals` is only ever counted up, by grids of one size.
+__device__ inline bool wait_for_grid(const KernelContext& context, const WaitPoint& point,
+                                     uint64_t* arrivals) {
+  bool all_here = true;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    const uint64_t before = ptx::atomic_add_acq_rel_gpu(arrivals, 1);
+    all_here = wait_for(context, point, arrivals, (before / gridDim.x + 1) * gridDim.x);
+  }
+  return __syncthreads_and(all_here);
 }
 
 // Called by all threads of a block, when what the block has to make known is written. Returns to all

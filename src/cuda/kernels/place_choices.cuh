@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+// The routing update that is part of a dispatch: every block counts the choices of all ranks, and makes
+// the records of its share of the tokens. What it leaves is what the routing kernel leaves.
+#pragma once
+
+#include "cuda/kernels/choices.cuh"
+
+namespace hep {
+
+// Shared memory of a block. Counters of "before" are of tokens before the block's share, those of a warp
+// of its share of that.
+struct PlaceMemory {
+  Choices choices;
+  uint32_t* source_rows;        // [R] rows, then [R] selections that go to this rank
+  uint32_t* source_selections;  // [R]
+  uint32_t* expert_rows;        // [EL] selections of each local expert
+  uint32_t* before;             // [counters]
+  uint32_t* by_warp;            // [warps][counters]
+  uint32_t* end_of_counters;
+  Selection* sorted;  // [warps][kWarpSize]
+
+  // Counters: selections by local expert, own tokens by destination, rows, selections.
+  __host__ __device__ static constexpr int num_counters(const Shape& shape) {
+    return shape.num_local_experts() + shape.num_ranks + 2;
+  }
+  __host__ __device__ static constexpr int num_words(const Shape& shape, int warps) {
+    return 3 * shape.num_ranks + 1 + shape.num_local_experts() + (warps + 1) * num_counters(shape);
+  }
+
+  __device__ PlaceMemory(void* shared, const Shape& shape, int warps) {
+    sorted = static_cast<Selection*>(shared);
+    choices.first_tokens = reinterpret_cast<uint32_t*>(sorted + warps * kWarpSize);
+    source_rows = choices.first_tokens + shape.num_ranks + 1;
+    source_selections = source_rows + shape.num_ranks;
+    expert_rows = source_selections + shape.num_ranks;
+    before = expert_rows + shape.num_local_experts();
+    by_warp = before + num_counters(shape);
+    end_of_counters = by_warp + warps * num_counters(shape);
+    choices.experts = reinterpret_cast<uint16_t*>(end_of_counters);
+  }
+
+  static size_t bytes(const Shape& shape, int top_k, int warps) {
+    const size_t selections = static_cast<size_t>(shape.num_ranks) * shape.max_tokens * top_k;
+    return warps * kWarpSize * sizeof(Selection) + num_words(shape, warps) * sizeof(uint32_t) +
+           selections * sizeof(uint16_t);
+  }
+};
+
+// What PlaceMemory counts: of one warp, or before all.
+struct PlaceCounters {
+  uint32_t* by_expert;
+  uint32_t* own_by_rank;
+  uint32_t* rows;
+  uint32_t* selections;
+
+  __device__ PlaceCounters(uint32_t* memory, const Shape& shape)
+      : by_expert(memory),
+        own_by_rank(memory + shape.num_local_experts()),
+        rows(own_by_rank + shape.num_ranks),
+        selections(rows + 1) {}
+};
+
+// Which tokens a block and its warps make records of.
+struct TokenShare {
+  uint32_t of_warp;     // tokens of each warp
+  uint32_t begin, end;  // of the block
+
+  __device__ explicit TokenShare(uint32_t num_tokens) {
+    const int warps = blockDim.x / kWarpSize;
+    of_warp = ceil_div(num_tokens, gridDim.x * warps);
+    begin = min(blockIdx.x * warps * of_warp, num_tokens);
+    end = min(begin + warps * of_warp, num_tokens);
+  }
+};
+
+// A lane's selection of the tokens at hand, and how it stands to others of its token.
+struct LaneChoice {
+  uint32_t token;  // counted over all ranks
+  int expert;      // kNone: none
+  int rank;        // that hosts it; kNone
+  int source;
+  bool first_of_rank;  // of its token's selections of that rank
+
+  __device__ LaneChoice(const DispatchArgs& args, const Choices& choices,
+                        const SelectionLanes& lanes, RankOfExpert rank_of, uint32_t first,
+                        uint32_t end)
+      : token(first + lanes.group), expert(kNone), rank(kNone), source(kNone) {
+    const bool valid = lanes.group < lanes.groups && token < end;
+    if (valid) {
+      const uint16_t chosen = choices.experts[token * args.top_k + lanes.index];
+      source = source_of(choices, args.context.num_ranks(), token);
+      if (chosen != kNoExpert) {
+        expert = chosen;
+        rank = rank_of(chosen);
+      }
+    }
+    const uint32_t same_rank = __match_any_sync(kFullWarp, rank);
+    first_of_rank = rank != kNone && (same_rank & lanes.of_group & lanes_below()) == 0;
+  }
+};
+
+// By all threads of a block: counts all tokens.
+__device__ inline void count_choices(const DispatchArgs& args, const PlaceMemory& memory,
+                                     const TokenShare& share) {
+  const KernelContext& context = args.context;
+  const Shape& shape = context.shape();
+  const int local_experts = shape.num_local_experts();
+  const SelectionLanes lanes(args.top_k);
+  const RankOfExpert rank_of(shape);
+  const uint32_t num_tokens = memory.choices.num_tokens(shape.num_ranks);
+  const int warps = blockDim.x / kWarpSize;
+  for (uint32_t first = warp_index() * lanes.groups; first < num_tokens;
+       first += warps * lanes.groups) {
+    const LaneChoice choice(args, memory.choices, lanes, rank_of, first, num_tokens);
+    const bool local = choice.rank == context.rank;
+    const bool own = choice.source == context.rank;
+    if (!local && !own) continue;
+    if (local) {
+      atomicAdd(&memory.expert_rows[choice.expert - context.rank * local_experts], 1u);
+      atomicAdd(&memory.source_selections[choice.source], 1u);
+      if (choice.first_of_rank) atomicAdd(&memory.source_rows[choice.source], 1u);
+    }
+    if (choice.token >= share.end) continue;
+    uint32_t* counters = choice.token < share.begin
+                             ? memory.before
+                             : memory.by_warp + (choice.token - share.begin) / share.of_warp *
+                                                    PlaceMemory::num_counters(shape);
+    const PlaceCounters count(counters, shape);
+    if (local) {
+      atomicAdd(&count.by_expert[choice.expert - context.rank * local_experts], 1u);
+      atomicAdd(count.selections, 1u);
+      if (choice.first_of_rank) atomicAdd(count.rows, 1u);
+    }
+    if (own && choice.first_of_rank) atomicAdd(&count.own_by_rank[choice.rank], 1u);
+  }
+}
+
+// One warp: where each local expert's rows begin; what is before the block's share is added.
+__device__ inline void place_local_experts(const DispatchArgs& args, const PlaceMemory& memory) {
+  const RoutingLayout& layout = args.context.routing_layout;
+  const int local_experts = args.context.shape().num_local_experts();
+  int32_t* tokens_per_expert = at<int32_t>(args.routing, layout.tokens_per_expert);
+  int32_t* expert_offsets = at<int32_t>(args.routing, layout.expert_offsets);
+  uint32_t end = 0;
+  for (int base = 0; base < local_experts; base += kWarpSize) {
+    const int e = base + lane_index();
+    const uint32_t count = e < local_experts ? memory.expert_rows[e] : 0;
+    const uint32_t aligned = align_up(count, args.alignment);
+    const uint32_t through = warp_inclusive_sum(aligned);
+    if (e < local_experts) {
+      memory.before[e] += end + through - aligned;
+      if (blockIdx.x == 0) {
+        tokens_per_expert[e] = count;
+        expert_offsets[e] = end + through - aligned;
+      }
+    }
+    end += __shfl_sync(kFullWarp, through, kWarpSize - 1);
+  }
+  if (blockIdx.x == 0 && lane_index() == 0) expert_offsets[local_experts] = end;
+}
+
+// One warp of one block: rows of each source, and of all.
+__device__ inline void place_all_sources(const DispatchArgs& args, const PlaceMemory& memory) {
+  const RoutingLayout& layout = args.context.routing_layout;
+  const int ranks = args.context.num_ranks();
+  uint32_t* source_tokens = at<uint32_t>(args.routing, layout.source_tokens);
+  uint32_t* source_rows = at<uint32_t>(args.routing, layout.source_rows);
+  uint32_t* chunk_rows = at<uint32_t>(args.routing, layout.chunk_rows);
+  const int chunk_stride = args.context.shape().max_chunks() + 1;
+  uint32_t rows = 0, selections = 0;
+  for (int base = 0; base < ranks; base += kWarpSize) {
+    const int source = base + lane_index();
+    const bool valid = source < ranks;
+    const uint32_t count = valid ? memory.source_rows[source] : 0;
+    const uint32_t through = warp_inclusive_sum(count);
+    selections += warp_sum(valid ? memory.source_selections[source] : 0);
+    if (valid) {
+      const int tokens =
+          memory.choices.first_tokens[source + 1] - memory.choices.first_tokens[source];
+      source_tokens[source] = tokens;
+      source_rows[source] = rows + through - count;
+      chunk_rows[source * chunk_stride + ceil_div(tokens, chunk_tokens(tokens))] = rows + through;
+    }
+    rows += __shfl_sync(kFullWarp, through, kWarpSize - 1);
+  }
+  if (lane_index() != 0) return;
+  source_rows[ranks] = rows;
+  RoutingTotals* totals = at<RoutingTotals>(args.routing, layout.totals);
+  totals->num_flat_rows = rows;
+  totals->num_expert_rows = selections;
+}
+
+// Makes the counters of each warp start where those before it end. By all threads of a block.
+__device__ inline void sum_before(const DispatchArgs& args, const PlaceMemory& memory) {
+  const int counters = PlaceMemory::num_counters(args.context.shape());
+  const int warps = blockDim.x / kWarpSize;
+  for (int i = threadIdx.x; i < counters; i += blockDim.x) {
+    uint32_t sum = memory.before[i];
+    for (int warp = 0; warp < warps; ++warp) {
+      uint32_t* counter = &memory.by_warp[warp * counters + i];
+      const uint32_t count = *counter;
+      *counter = sum;
+      sum += count;
+    }
+  }
+}
+
+// Makes the records of the tokens from `first` on. `next` tells the next places to give out.
+__device__ inline void make_records(const DispatchArgs& args, const PlaceMemory& memory,
+                                    const SelectionLanes& lanes, RankOfExpert rank_of,
+                                    uint32_t first, uint32_t end, const PlaceCounters& next,
+                                    Selection* sorted) {
+  const KernelContext& context = args.context;
+  const RoutingLayout& layout = context.routing_layout;
+  const int local_base = context.rank * context.shape().num_local_experts();
+  const LaneChoice choice(args, memory.choices, lanes, rank_of, first, end);
+
+  // Local selections get their places, in (token, k) order.
+  const bool chose_local = choice.rank == context.rank;
+  const uint32_t same_expert = __match_any_sync(kFullWarp, choice.expert);
+  const int before = __popc(same_expert & lanes_below());
+  const uint32_t place = chose_local ? next.by_expert[choice.expert - local_base] + before : 0;
+  __syncwarp();
+  if (chose_local && before == 0) next.by_expert[choice.expert - local_base] += __popc(same_expert);
+  Selection selection = sort_by_expert(lanes, args.top_k, choice.expert, place, sorted);
+
+  // Now in ascending (expert, k) order of each token.
+  const bool valid = lanes.group < lanes.groups && selection.expert != kNoExpert;
+  const int rank = valid ? rank_of(selection.expert) : kNone;
+  const uint32_t same_rank = __match_any_sync(kFullWarp, rank);
+  const bool leads = valid && (same_rank & lanes.of_group & lanes_below()) == 0;
+  const uint32_t leaders = __ballot_sync(kFullWarp, leads);
+  const int ordinal = __popc(leaders & lanes.of_group & lanes_below());
+  const bool in_range = lanes.group < lanes.groups && choice.token < end;
+  const uint32_t token = in_range ? choice.token - memory.choices.first_tokens[choice.source] : 0;
+
+  const uint32_t local = __ballot_sync(kFullWarp, rank == context.rank);
+  const uint32_t local_rows = local & leaders;
+  const uint32_t row_index = *next.rows + __popc(local_rows & lanes_below());
+  const uint32_t number = *next.selections + __popc(local & lanes_below());
+  if (rank == context.rank) {
+    selection.expert -= local_base;
+    reinterpret_cast<uint2*>(at<Selection>(args.routing, layout.selections))[number] =
+        reinterpret_cast<const uint2&>(selection);
+    if (leads) {
+      const Row row{token,
+                    number,
+                    static_cast<uint16_t>(__popc(local & lanes.of_group)),
+                    static_cast<uint16_t>(ordinal),
+                    static_cast<uint16_t>(choice.source),
+                    0};
+      at<uint4>(args.routing, layout.rows)[row_index] = reinterpret_cast<const uint4&>(row);
+    }
+  }
+
+  const bool of_token = in_range && lanes.index == 0;
+  if (of_token) {
+    const int tokens =
+        memory.choices.first_tokens[choice.source + 1] - memory.choices.first_tokens[choice.source];
+    const int of_chunk = chunk_tokens(tokens);
+    if (token % of_chunk == 0)
+      at<uint32_t>(args.routing,
+                   layout.chunk_rows)[choice.source * (context.shape().max_chunks() + 1) +
+                                      token / of_chunk] = row_index;
+  }
+  const bool own = in_range && choice.source == context.rank;
+  const uint32_t own_leaders = __ballot_sync(kFullWarp, own && leads);
+  if (own && leads) {
+    const uint32_t index = next.own_by_rank[rank] + __popc(same_rank & own_leaders & lanes_below());
+    at<SentRow>(args.routing,
+                layout.sent_rows)[token * context.shape().max_partials() + ordinal] = {
+        static_cast<uint16_t>(rank), static_cast<uint16_t>(index)};
+  }
+  if (own && of_token)
+    at<uint8_t>(args.routing, layout.partial_counts)[token] = __popc(leaders & lanes.of_group);
+  __syncwarp();
+  if (own && leads) atomicAdd(&next.own_by_rank[rank], 1u);
+  if (lane_index() == 0) {
+    *next.rows += __popc(local_rows);
+    *next.selections += __popc(local);
+  }
+  __syncwarp();
+}
+
+// The update, from choices to records, by all threads of all blocks. False after a failure.
+__device__ inline bool place_choices(const DispatchArgs& args, uint64_t epoch, void* shared) {
+  const Shape& shape = args.context.shape();
+  const int warps = blockDim.x / kWarpSize;
+  const PlaceMemory memory(shared, shape, warps);
+  for (uint32_t* word = memory.source_rows + threadIdx.x; word < memory.end_of_counters;
+       word += blockDim.x)
+    *word = 0;
+  if (!gather_choices(args, epoch, memory.choices)) return false;
+
+  const TokenShare share(memory.choices.num_tokens(shape.num_ranks));
+  count_choices(args, memory, share);
+  __syncthreads();
+  if (warp_index() == 0) place_local_experts(args, memory);
+  if (blockIdx.x == 0 && warp_index() == 1) place_all_sources(args, memory);
+  __syncthreads();
+  sum_before(args, memory);
+  __syncthreads();
+
+  const SelectionLanes lanes(args.top_k);
+  const PlaceCounters next(memory.by_warp + warp_index() * PlaceMemory::num_counters(shape), shape);
+  const uint32_t begin = min(share.begin + warp_index() * share.of_warp, share.end);
+  const uint32_t end = min(begin + share.of_warp, share.end);
+  for (uint32_t first = begin; first < end; first += lanes.groups)
+    make_records(args, memory, lanes, RankOfExpert(shape), first, end, next,
+                 memory.sorted + warp_index() * kWarpSize);
+  return wait_for_grid(args.context,
+                       {hepOperationRouting, hepPhaseBlocks, args.context.rank, epoch},
+                       &args.context.state->choices_placed);
+}
+
+}  // namespace hep
