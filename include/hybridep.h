@@ -51,10 +51,12 @@
  * device: on one stream, or on several that are chained by events. A call that is refused has not
  * happened: it must be made again before the next of its lane, or the peers take the next for it.
  *
- * Operations of different lanes may overlap, and each rank may issue them in an order of its own. On the
- * cuda backend their kernels wait for those of the peers, so those that may run at the same time must
- * find room on the device together: 4 low-latency operations of 32 blocks each do on a GPU of 132 SMs. On
- * the host backend two threads, or the halves of operations (`hepDispatchSend`), make them overlap.
+ * Operations of different lanes may overlap: on the cuda backend on different streams, on the host
+ * backend on different threads, and on both by their halves (`hepDispatchSend`). Each rank may then issue
+ * them in an order of its own, as long as no two ranks wait for what the other one has yet to issue: first
+ * halves before second ones are always safe. Kernels that may run at the same time must find room on the
+ * device together, and whether they run at the same time is up to CUDA: where lanes have streams of their
+ * own, ranks best issue all operations in the same order, so that it does not matter.
  *
  * Several ranks may share a device, for tests. Each then needs a stream of its own, not the legacy
  * default stream; their blocks must find room on the device together; and since CUDA does not promise

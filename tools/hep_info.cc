@@ -30,9 +30,12 @@ constexpr const char* kUsage =
     "                                         shared here, limits\n"
     "       hep_info --settings [--markdown]  the environment variables, as text or as a table\n"
     "       hep_info [--ranks N] [--tokens N] [--hidden N] [--experts N] [--top-k N] [--heap N]\n"
+    "                [--lanes N] [--low-latency-tokens N]\n"
     "                                         memory that a communicator of this shape takes\n"
     "\n"
-    "Shapes not given: 8 ranks, 4096 tokens a rank, hidden 7168, 256 experts, top-k 8, no heap.\n";
+    "Shapes not given: 8 ranks, 4096 tokens a rank, hidden 7168, 256 experts, top-k 8, no heap, "
+    "one\n"
+    "lane, no low latency.\n";
 
 struct Options {
   bool help = false;
@@ -40,6 +43,7 @@ struct Options {
   bool markdown = false;
   bool workspace = false;
   int64_t ranks = 8, tokens = 4096, hidden = 7168, experts = 256, top_k = 8, heap = 0;
+  int64_t lanes = 1, low_latency_tokens = 0;
 };
 
 bool parse_number(const char* text, int64_t max, int64_t* value) {
@@ -55,9 +59,14 @@ bool parse_options(int argc, char** argv, Options* options) {
     int64_t* value;
     int64_t max;
   } numbers[] = {
-      {"--ranks", &options->ranks, INT_MAX},   {"--tokens", &options->tokens, INT_MAX},
-      {"--hidden", &options->hidden, INT_MAX}, {"--experts", &options->experts, INT_MAX},
-      {"--top-k", &options->top_k, INT_MAX},   {"--heap", &options->heap, INT64_MAX},
+      {"--ranks", &options->ranks, INT_MAX},
+      {"--tokens", &options->tokens, INT_MAX},
+      {"--hidden", &options->hidden, INT_MAX},
+      {"--experts", &options->experts, INT_MAX},
+      {"--top-k", &options->top_k, INT_MAX},
+      {"--heap", &options->heap, INT64_MAX},
+      {"--lanes", &options->lanes, INT_MAX},
+      {"--low-latency-tokens", &options->low_latency_tokens, INT_MAX},
   };
   const struct {
     const char* name;
@@ -178,6 +187,8 @@ int print_workspace(const Options& options) {
   config.num_experts = static_cast<int32_t>(options.experts);
   config.max_top_k = static_cast<int32_t>(options.top_k);
   config.heap_bytes = options.heap;
+  config.lanes = static_cast<int32_t>(options.lanes);
+  config.low_latency_tokens = static_cast<int32_t>(options.low_latency_tokens);
   hepWorkspace_t workspace = HEP_WORKSPACE_INITIALIZER;
   if (hepWorkspaceSize(&config, static_cast<int>(options.ranks), &workspace) != hepSuccess) {
     std::fprintf(stderr, "hep_info: %s\n", hepGetLastError());
@@ -186,10 +197,16 @@ int print_workspace(const Options& options) {
   const struct {
     const char* name;
     uint64_t bytes;
-  } items[] = {{"window", workspace.total_bytes},         {"  tokens", workspace.token_bytes},
-               {"  partials", workspace.partial_bytes},   {"  records", workspace.record_bytes},
-               {"  signals", workspace.signal_bytes},     {"  heap", workspace.heap_bytes},
-               {"each routing", workspace.routing_bytes}, {"scratch", workspace.scratch_bytes}};
+  } items[] = {{"window", workspace.total_bytes},
+               {"  tokens", workspace.token_bytes},
+               {"  partials", workspace.partial_bytes},
+               {"  records", workspace.record_bytes},
+               {"  signals", workspace.signal_bytes},
+               {"  heap", workspace.heap_bytes},
+               {"  low latency", workspace.low_latency_bytes},
+               {"each routing", workspace.routing_bytes},
+               {"  low latency", workspace.low_latency_routing_bytes},
+               {"scratch", workspace.scratch_bytes}};
   for (const auto& item : items)
     std::printf("%-14s %16" PRIu64 " bytes %12.2f MB\n", item.name, item.bytes,
                 static_cast<double>(item.bytes) / 1e6);
