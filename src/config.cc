@@ -171,26 +171,32 @@ int32_t spread(double wanted, int32_t blocks, int32_t destinations) {
 // that only add took six times as long as 9 and 7.
 struct CombinePlanner {
   int32_t budget;  // of blocks
-  bool fixed;      // all of them are to be used
+  bool fixed;      // all of them are to be used,
+  bool all_first;  // and in the first half, too: few tokens are sent before NVLink is full
   int num_ranks;
   double partials;  // of a token, with uniform routing: R * (1 - (1 - 1/R)^K)
 
-  CombinePlanner(const hepConfig_t& config, int ranks)
+  CombinePlanner(const hepConfig_t& config, int ranks, hepMode_t mode)
       : budget(or_default(config.combine_blocks, config.sm_budget)),
-        fixed(config.combine_blocks != 0),
+        fixed(config.combine_blocks != 0 || mode == hepModeLowLatency),
+        all_first(mode == hepModeLowLatency),
         num_ranks(ranks),
         partials(ranks * (1 - std::pow(1 - 1.0 / ranks, config.max_top_k))) {}
 
   CombineGrid in_place() const { return {limited(2 * reducers(partials)), 0}; }
   CombineGrid forward() const {
-    return grid(spread(kLinkRate / kForwardRate, budget, num_ranks - 1), partials / num_ranks);
+    return grid(first_half(kLinkRate / kForwardRate, num_ranks - 1), partials / num_ranks);
   }
   CombineGrid reduce(double rows_of_token) const {
     const double own = rows_of_token / num_ranks;
-    return grid(spread(reducers(rows_of_token - own), budget, std::max(num_ranks - 1, 1)), own);
+    return grid(first_half(reducers(rows_of_token - own), std::max(num_ranks - 1, 1)), own);
   }
 
  private:
+  int32_t first_half(double wanted, int32_t destinations) const {
+    return spread(all_first ? budget : wanted, budget, destinations);
+  }
+
   // The second half reads what the peers sent, and this rank's own rows.
   CombineGrid grid(int32_t first_half, double own_rows) const {
     return {limited(first_half + reducers(partials - partials / num_ranks + own_rows)), first_half};
@@ -291,7 +297,7 @@ Plan make_plan(const hepConfig_t& given, int num_ranks, hepMode_t mode) {
       or_default(config.routing_blocks, std::min(config.sm_budget, kMaxDefaultRoutingBlocks));
   plan.dispatch_blocks = or_default(config.dispatch_blocks, config.sm_budget);
   plan.dispatch_stages = config.dispatch_stages;
-  const CombinePlanner combine(config, num_ranks);
+  const CombinePlanner combine(config, num_ranks, mode);
   plan.combine_in_place = combine.in_place();
   plan.combine_forward = combine.forward();
   plan.combine_reduce[hepLayoutFlat] = combine.reduce(combine.partials);

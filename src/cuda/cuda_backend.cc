@@ -59,7 +59,7 @@ Status CudaBackend::start() {
   HEP_CUDA_TRY(prepare_gradient_kernels());
   HEP_CUDA_TRY(prepare_combine_kernels());
 
-  HEP_TRY(failed_.allocate(sizeof(uint32_t)));
+  HEP_TRY(firsts_.allocate(sizeof(Firsts)));
   HEP_TRY(host_state_.allocate(sizeof(HostState)));
   for (const auto& lane : lanes_) HEP_TRY(start_lane(*lane));
   return Status();
@@ -75,7 +75,7 @@ Status CudaBackend::start_lane(CudaLane& lane) {
   kernel.window_layout = context.window_layout;
   kernel.routing_layout = context.routing_layout;
   kernel.state = static_cast<DeviceState*>(lane.state.get());
-  kernel.failed = static_cast<uint32_t*>(failed_.get());
+  kernel.firsts = static_cast<Firsts*>(firsts_.get());
   kernel.host = host_state();
   kernel.block_counts = static_cast<uint32_t*>(lane.block_counts.get());
   kernel.timeout_ns = static_cast<uint64_t>(timeout_ms_) * 1000000;

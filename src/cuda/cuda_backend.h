@@ -57,7 +57,7 @@ class CudaBackend : public Backend {
 
   const int rank_, device_;
   const int timeout_ms_;
-  DeviceMemory failed_;
+  DeviceMemory firsts_;
   MappedMemory host_state_;
   std::vector<std::unique_ptr<CudaLane>> lanes_;
 

@@ -60,7 +60,8 @@ Status CudaRouting::list_map(Half half, hepStream_t stream, TopK* choice) {
     return Status();
   const LaneContext& context = lane_.context;
   int32_t* listed = at<int32_t>(memory_->get(), context.routing_layout.weights);
-  const MapArgs args{lane_.kernel.host,
+  const MapArgs args{lane_.kernel.firsts,
+                     lane_.kernel.host,
                      static_cast<const uint8_t*>(choice->indices),
                      listed,
                      choice->num_tokens,
@@ -71,34 +72,53 @@ Status CudaRouting::list_map(Half half, hepStream_t stream, TopK* choice) {
   return Status();
 }
 
-// Rows in the heap are read where they are; others are copied to the window, or quantised into it.
-Status CudaRouting::find_rows(const hepDispatchArgs_t& call, uint64_t* rows_offset) {
+// Rows in the heap are read where they are; others are copied to the window, or quantised into it: by the
+// dispatch itself where latency counts. In halves it copies all, so that the second half waits for nobody
+// to read.
+Status CudaRouting::find_rows(const hepDispatchArgs_t& call, Half half, DispatchArgs* args) {
   const LaneContext& context = lane_.context;
-  *rows_offset = context.window_layout.rows;
-  if (call.quantize != hepQuantizeNone) return Status();
+  const bool low_latency = context.mode == hepModeLowLatency;
+  args->rows_offset = context.window_layout.rows;
+  args->publishing = Publishing::kDone;
+  if (call.quantize != hepQuantizeNone) {
+    if (low_latency) args->publishing = Publishing::kQuantizes;
+    return Status();
+  }
   bool in_heap;
   HEP_TRY(find_rows_in_heap(context, "x", call.x, call.update != 0 ? call.num_tokens : num_tokens_,
                             context.shape.hidden * element_bytes(call.type), &in_heap));
-  if (in_heap)
-    *rows_offset =
+  if (in_heap && half == Half::kBoth)
+    args->rows_offset =
         static_cast<const char*>(call.x) - static_cast<const char*>(context.windows[context.rank]);
+  else if (low_latency)
+    args->publishing = Publishing::kCopies;
   return Status();
 }
 
-Status CudaRouting::publish_rows(const hepDispatchArgs_t& call, uint64_t rows_offset,
-                                 hepStream_t stream) {
+// What the dispatch does not do itself.
+Status CudaRouting::publish_rows(const DispatchArgs& args, hepStream_t stream) {
   const LaneContext& context = lane_.context;
+  const WindowLayout& layout = context.window_layout;
+  const hepDispatchArgs_t& call = args.call;
+  if (args.num_tokens == 0 || args.publishing != Publishing::kDone ||
+      args.rows_offset != layout.rows)
+    return Status();
   char* window = static_cast<char*>(context.windows[context.rank]);
-  if (num_tokens_ == 0 || rows_offset != context.window_layout.rows) return Status();
-  if (call.quantize != hepQuantizeNone) {
-    const QuantizeArgs args{context.window_layout, window,       call.x, num_tokens_,
-                            context.shape.hidden,  call.quantize};
-    HEP_CUDA_TRY(launch_quantize(args, context.plan, stream));
+  if (call.quantize == hepQuantizeNone) {
+    const size_t bytes = int64_t{args.num_tokens} * args.row_bytes;
+    HEP_CUDA_TRY(
+        cudaMemcpyAsync(window + layout.rows, call.x, bytes, cudaMemcpyDeviceToDevice, stream));
     return Status();
   }
-  const size_t bytes = int64_t{num_tokens_} * context.shape.hidden * element_bytes(call.type);
-  HEP_CUDA_TRY(
-      cudaMemcpyAsync(window + rows_offset, call.x, bytes, cudaMemcpyDeviceToDevice, stream));
+  const QuantizeArgs quantize{call.x,
+                              window + layout.rows,
+                              window + layout.scales,
+                              context.shape.scale_stride(),
+                              context.shape.scale_bytes,
+                              args.num_tokens,
+                              context.shape.hidden,
+                              call.quantize};
+  HEP_CUDA_TRY(launch_quantize(quantize, context.plan, stream));
   return Status();
 }
 
@@ -132,7 +152,7 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, Half half, hepStream
   HEP_TRY(check_device_pointer(call.indices, "indices", device));
 
   DispatchArgs args{};
-  HEP_TRY(find_rows(call, &args.rows_offset));
+  HEP_TRY(find_rows(call, half, &args));
   args.alignment = alignment_;
   if (call.update != 0) {
     TopK choice{call.indices, static_cast<int>(call.num_tokens), call.top_k, call.index_type};
@@ -146,7 +166,6 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, Half half, hepStream
     num_tokens_ = choice.num_tokens;
     top_k_ = choice.top_k;
   }
-  if (half != Half::kReceive) HEP_TRY(publish_rows(call, args.rows_offset, stream));
   args.context = lane_.kernel;
   args.routing = memory_->get();
   args.num_tokens = num_tokens_;
@@ -154,6 +173,7 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, Half half, hepStream
   args.call = call;
   args.row_bytes = lane_.context.shape.hidden * element_bytes(call.type);
   args.half = half;
+  if (half != Half::kReceive) HEP_TRY(publish_rows(args, stream));
   HEP_CUDA_TRY(launch_dispatch(args, lane_.context.plan, stream));
   return Status();
 }

@@ -33,8 +33,8 @@ class CudaRouting : public BackendRouting {
 
   Status run_update(TopK choice, Half half, hepStream_t stream);
   Status list_map(Half half, hepStream_t stream, TopK* choice);
-  Status find_rows(const hepDispatchArgs_t& call, uint64_t* rows_offset);
-  Status publish_rows(const hepDispatchArgs_t& call, uint64_t rows_offset, hepStream_t stream);
+  Status find_rows(const hepDispatchArgs_t& call, Half half, DispatchArgs* args);
+  Status publish_rows(const DispatchArgs& args, hepStream_t stream);
   Status find_outputs(const hepCombineArgs_t& call, uint64_t* outputs_offset);
 
   CudaBackend& backend_;

@@ -33,17 +33,21 @@ struct DeviceState {
   uint64_t combine_tasks;  // combine: tasks of the second half that have been dealt out
 };
 
+// Device memory of all lanes together: 0 to 1 by the first to come.
+struct Firsts {
+  uint32_t failed;  // set by the first wait that fails: later ones give up at once
+  uint32_t bad_index, overflow;
+};
+
 // Host memory that kernels can reach.
 struct HostState {
   uint64_t news;                  // host to device: not 0 once waits have to look at what follows
   int32_t stop_result;            // hepResult_t: not hepSuccess: every wait ends with it
   uint32_t peer_left[kMaxRanks];  // not 0: the peer will signal nothing more
 
-  uint32_t bad_index_set;  // device to host, 0 to 1 by the first
   int64_t bad_index_token, bad_index_k, bad_index_value;
-  uint32_t bad_index_ready;
-  uint32_t overflow_set;  // device to host, 0 to 1 by the first overflow that is an error
-  uint32_t overflow_ready;
+  uint32_t bad_index_ready;  // device to host: what the first one that set Firsts wrote is complete
+  uint32_t overflow_ready;   // the same of the first overflow that is an error
   uint64_t overflow_number;
   int64_t overflow_needed, overflow_capacity;
   uint32_t failure_ready;  // device to host: `failure` is complete
@@ -55,7 +59,7 @@ struct KernelContext {
   WindowLayout window_layout;
   RoutingLayout routing_layout;
   DeviceState* state;
-  uint32_t* failed;  // of all lanes: set by the first wait that fails: later ones give up at once
+  Firsts* firsts;
   HostState* host;
   uint32_t* block_counts;  // scratch of the routing kernel: [routing_blocks][E + 2 R]
   uint64_t timeout_ns;
@@ -77,6 +81,7 @@ struct KernelContext {
 };
 
 struct MapArgs {
+  Firsts* firsts;
   HostState* host;
   const uint8_t* map;  // [num_tokens][num_experts]
   int32_t* indices;    // [num_tokens][top_k]
@@ -96,18 +101,28 @@ struct RouteArgs {
 };
 
 struct QuantizeArgs {
-  WindowLayout layout;
-  void* window;   // this rank's
   const void* x;  // [num_tokens][hidden] BF16
+  void* rows;     // [num_tokens][hidden] E4M3
+  void* scales;   // [num_tokens][scale_stride]
+  uint64_t scale_stride;
+  int32_t scale_bytes;
   int32_t num_tokens;
   int32_t hidden;
   int32_t quantize;  // hepQuantization_t
+};
+
+// Who brings this rank's tokens to where the peers read them.
+enum class Publishing : int32_t {
+  kDone,      // they lie there: in the heap, or in the window since the kernel or copy before
+  kCopies,    // the dispatch itself copies them to the window
+  kQuantizes  // or quantises them into it
 };
 
 struct DispatchArgs {
   KernelContext context;
   void* routing;
   uint64_t rows_offset;  // of this rank's published rows, in its window
+  Publishing publishing;
   int32_t num_tokens;
   int32_t top_k;
   int32_t row_bytes;

@@ -37,7 +37,7 @@ __device__ uint16_t choice_at(const DispatchArgs& args, int token, int k, bool r
   const Index id =
       static_cast<const Index*>(args.indices)[static_cast<int64_t>(token) * args.top_k + k];
   if (id >= 0 && id < args.context.shape().num_experts) return static_cast<uint16_t>(id);
-  if (report && id != -1) record_bad_index(args.context.host, token, k, id);
+  if (report && id != -1) record_bad_index(args.context.firsts, args.context.host, token, k, id);
   return kNoExpert;
 }
 

@@ -8,6 +8,7 @@
 #include "cuda/kernels/launch.h"
 #include "cuda/kernels/pipeline.cuh"
 #include "cuda/kernels/place_choices.cuh"
+#include "cuda/kernels/quantize.cuh"
 #include "cuda/kernels/signal.cuh"
 #include "cuda/kernels/warp.cuh"
 
@@ -53,7 +54,9 @@ __device__ __host__ constexpr int stage_bytes(int layout, int rows, int row_byte
   return align_up(rows * row_bytes + selection_bytes(layout, top_k), kStageAlignment);
 }
 
-__device__ inline int rows_per_group(const DispatchArgs& args) {
+// One by one if there would be too few groups for all blocks.
+__device__ inline int rows_per_group(const DispatchArgs& args, uint32_t num_rows) {
+  if (num_rows < 2 * kFewRowsPerGroup * gridDim.x) return args.rows_per_stage;
   return args.rows_per_stage * ceil_div(kFewRowsPerGroup, args.rows_per_stage);
 }
 
@@ -62,6 +65,7 @@ __device__ inline int rows_per_group(const DispatchArgs& args) {
 // everybody's target, and no block waits for a slow one while others pile up behind it.
 struct GroupOrder {
   int rank, num_ranks;
+  int rows;  // of a group
 
   __device__ int turn(int group) const { return group / num_ranks; }
   __device__ int source(int group) const {
@@ -96,15 +100,49 @@ __device__ void publish_weights(const DispatchArgs& args) {
     published[i] = args.call.weights[i];
 }
 
-// All blocks copy what goes with the rows to the window; the last one signals.
-__device__ void publish_extras(const DispatchArgs& args, uint64_t epoch) {
-  if (args.call.weights == nullptr && args.call.scales == nullptr) return;
+// Copies that a thread has on their way at once.
+constexpr int kVectorsAtOnce = 4;
+
+// By all blocks, once the peers have read what they overwrite. False as wait_until().
+__device__ bool publish_rows(const DispatchArgs& args, uint64_t epoch) {
+  const KernelContext& context = args.context;
+  bool free = true;
+  for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x)
+    free &= wait_for(context, {hepOperationDispatch, hepPhaseReaders, rank, epoch},
+                     &context.signals_from(rank)->rows_read, epoch - 1);
+  if (!__syncthreads_and(free)) return false;
+  char* rows = at<char>(context.own_window(), args.rows_offset);
+  if (args.publishing == Publishing::kQuantizes) {
+    quantize_rows({args.call.x, rows, at<char>(context.own_window(), context.window_layout.scales),
+                   context.shape().scale_stride(), context.shape().scale_bytes, args.num_tokens,
+                   context.shape().hidden, args.call.quantize});
+    return true;
+  }
+  const uint4* x = static_cast<const uint4*>(args.call.x);
+  const uint32_t count = args.num_tokens * (args.row_bytes / sizeof(uint4));
+  for_each_loaded<kVectorsAtOnce>(
+      blockIdx.x * blockDim.x + threadIdx.x, gridDim.x * blockDim.x, count,
+      [&](uint32_t i) { return __ldcs(x + i); },
+      [&](uint32_t i, const uint4& vector) { reinterpret_cast<uint4*>(rows)[i] = vector; });
+  return true;
+}
+
+// All blocks bring what the peers read to the window; the last one signals. False as wait_until().
+__device__ bool publish(const DispatchArgs& args, uint64_t epoch) {
+  const KernelContext& context = args.context;
+  const bool has_rows = args.publishing != Publishing::kDone;
+  const bool has_extras = args.call.weights != nullptr || args.call.scales != nullptr;
+  if (!has_rows && blockIdx.x == 0) signal_rows(args, epoch);
+  if (!has_rows && !has_extras) return true;
   if (args.call.weights != nullptr) publish_weights(args);
   if (args.call.scales != nullptr) publish_scales(args);
-  const KernelContext& context = args.context;
-  if (!arrive_is_last(&context.state->extras_published)) return;
-  for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x)
-    ptx::st_release_sys(&context.signals_to(rank)->weights_ready, epoch);
+  if (has_rows && !publish_rows(args, epoch)) return false;
+  if (!arrive_is_last(&context.state->extras_published)) return true;
+  if (has_rows) signal_rows(args, epoch);
+  if (has_extras)
+    for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x)
+      ptx::st_release_sys(&context.signals_to(rank)->weights_ready, epoch);
+  return true;
 }
 
 // ------------------------------------------------------------------------------------ moving rows
@@ -177,7 +215,7 @@ struct RowGroup {
 __device__ RowGroup find_group(const DispatchArgs& args, const GroupOrder& order,
                                const uint32_t* source_rows, int group) {
   const int source = order.source(group);
-  const int rows = rows_per_group(args);
+  const int rows = order.rows;
   RowGroup found{source, source_rows[source] + order.turn(group) * rows, source_rows[source + 1],
                  make_uint4(0, 0, 0, 0)};
   found.end = min(found.begin + rows, found.end);
@@ -244,7 +282,8 @@ template <int kLayout>
 __device__ void load_rows(const DispatchArgs& args, uint64_t epoch, const uint32_t* source_rows,
                           const char** published, const Ring<RowItem>& ring) {
   const KernelContext& context = args.context;
-  const GroupOrder order{context.rank, context.num_ranks()};
+  const GroupOrder order{context.rank, context.num_ranks(),
+                         rows_per_group(args, source_rows[context.num_ranks()])};
   const SourceGate gate{args, epoch, published};
   Producer<RowItem> producer{ring, {}};
 
@@ -252,7 +291,7 @@ __device__ void load_rows(const DispatchArgs& args, uint64_t epoch, const uint32
   for (int source = 0; source < context.num_ranks(); ++source)
     longest = max(longest, source_rows[source + 1] - source_rows[source]);
   const int num_groups =
-      args.call.capacity > 0 ? ceil_div(longest, rows_per_group(args)) * context.num_ranks() : 0;
+      args.call.capacity > 0 ? ceil_div(longest, order.rows) * context.num_ranks() : 0;
 
   RowGroup next{};
   if (blockIdx.x < num_groups) next = find_group(args, order, source_rows, blockIdx.x);
@@ -350,7 +389,7 @@ __device__ int64_t needed_rows(const DispatchArgs& args) {
 
 // The first is kept.
 __device__ void report_overflow(const DispatchArgs& args, uint64_t epoch, int64_t needed) {
-  if (atomicCAS_system(&args.context.host->overflow_set, 0u, 1u) != 0) return;
+  if (atomicCAS(&args.context.firsts->overflow, 0u, 1u) != 0) return;
   volatile HostState* host = args.context.host;
   host->overflow_number = epoch;
   host->overflow_needed = needed;
@@ -359,14 +398,17 @@ __device__ void report_overflow(const DispatchArgs& args, uint64_t epoch, int64_
   host->overflow_ready = 1;
 }
 
-// In the last block: the rows are read and written. Waits until the peers have read this rank's.
+// In the last block: the rows are read and written. Waits until the peers have read this rank's where
+// they may be overwritten by others.
 template <int kLayout>
 __device__ void finish(const DispatchArgs& args, uint64_t epoch) {
   const KernelContext& context = args.context;
   for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x) {
     ptx::st_release_sys(&context.signals_to(rank)->rows_read, epoch);
-    wait_for(context, {hepOperationDispatch, hepPhaseReaders, rank, epoch},
-             &context.signals_from(rank)->rows_read, epoch);
+    // Before it copies tokens to the window, a dispatch waits by itself.
+    if (args.publishing == Publishing::kDone)
+      wait_for(context, {hepOperationDispatch, hepPhaseReaders, rank, epoch},
+               &context.signals_from(rank)->rows_read, epoch);
   }
   write_expert_rows(args);
   if (warp_index() != 0) return;
@@ -398,8 +440,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (args.half != Half::kReceive) {
     if (kUpdates && args.index64) send_choices<int64_t>(args, update);
     if (kUpdates && !args.index64) send_choices<int32_t>(args, update);
-    if (blockIdx.x == 0) signal_rows(args, epoch);
-    publish_extras(args, epoch);
+    if (!publish(args, epoch)) return;
   }
   if (args.half == Half::kSend) return;
   if (kUpdates && !place_choices(args, update, shared)) return;

@@ -41,7 +41,8 @@ __global__ void __launch_bounds__(kThreads) map_kernel(const __grid_constant__ M
     const int count =
         list_experts(args, args.map + static_cast<int64_t>(token) * args.num_experts, indices);
     if (lane_index() >= count && lane_index() < args.top_k) indices[lane_index()] = -1;
-    if (lane_index() == 0 && count > args.top_k) record_bad_index(args.host, token, -1, count);
+    if (lane_index() == 0 && count > args.top_k)
+      record_bad_index(args.firsts, args.host, token, -1, count);
   }
 }
 

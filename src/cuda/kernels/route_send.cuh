@@ -64,7 +64,8 @@ template <typename Index>
 __device__ void report_bad_index(const RouteArgs& args, int64_t selection) {
   const Index id = static_cast<const Index*>(args.indices)[selection];
   if (id >= -1 && id < args.context.shape().num_experts) return;
-  record_bad_index(args.context.host, selection / args.top_k, selection % args.top_k, id);
+  record_bad_index(args.context.firsts, args.context.host, selection / args.top_k,
+                   selection % args.top_k, id);
 }
 
 // Which rank hosts an expert: a division by a number that is known only at run time, at the price of a

@@ -20,13 +20,13 @@ struct WaitPoint {
 constexpr int kPollsPerLookAround = 1024;
 
 __device__ inline bool has_failed(const KernelContext& context) {
-  return *reinterpret_cast<volatile uint32_t*>(context.failed) != 0;
+  return *reinterpret_cast<volatile uint32_t*>(&context.firsts->failed) != 0;
 }
 
 // The first failure of this rank is kept; the host sees the record when it is complete.
 __device__ inline void record_failure(const KernelContext& context, const WaitPoint& point,
                                       hepResult_t result, uint64_t expected, uint64_t seen) {
-  if (atomicCAS(context.failed, 0u, 1u) != 0) return;
+  if (atomicCAS(&context.firsts->failed, 0u, 1u) != 0) return;
   volatile hepFailure_t* failure = &context.host->failure;
   failure->result = result;
   failure->operation = point.operation;
@@ -43,8 +43,9 @@ __device__ inline void record_failure(const KernelContext& context, const WaitPo
 }
 
 // The first is kept.
-__device__ inline void record_bad_index(HostState* host, int64_t token, int64_t k, int64_t value) {
-  if (atomicCAS_system(&host->bad_index_set, 0u, 1u) != 0) return;
+__device__ inline void record_bad_index(Firsts* firsts, HostState* host, int64_t token, int64_t k,
+                                        int64_t value) {
+  if (atomicCAS(&firsts->bad_index, 0u, 1u) != 0) return;
   volatile HostState* record = host;
   record->bad_index_token = token;
   record->bad_index_k = k;
