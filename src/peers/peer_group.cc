@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <mutex>
 #include <new>
@@ -16,28 +15,15 @@
 #include <thread>
 
 #include "blocked_signals.h"
+#include "peers/peer_message.h"
 
 namespace hep {
 namespace {
-
-constexpr uint32_t kMessageMagic = 0x4845504d;
 
 // Between two looks around.
 constexpr int kLookAroundMs = 50;
 
 }  // namespace
-
-// What travels over a link. A rank sends each kind once, so that it always fits into the socket's
-// buffer, whether or not the other side reads.
-struct PeerMessage {
-  uint32_t magic;
-  PeerEvent event;
-  int32_t rank;
-  int32_t result;
-  int32_t missing_rank;
-  char sentence[492];
-};
-static_assert(sizeof(PeerMessage) == 512);
 
 PeerGroup::PeerGroup(const std::vector<uint64_t>& processes, int rank) : peers_(processes.size()) {
   for (size_t r = 0; r < processes.size(); ++r) {
@@ -176,14 +162,16 @@ void PeerGroup::take(int process, const PeerMessage& message) {
   const int num_ranks = static_cast<int>(peers_.size());
   const bool sound = message.magic == kMessageMagic && message.rank >= 0 &&
                      message.rank < num_ranks && process_of_[message.rank] == process &&
-                     (message.event == PeerEvent::kLeft || message.event == PeerEvent::kFailed) &&
-                     message.result >= hepSuccess && message.result <= hepErrorOverflow &&
-                     (message.result > hepSuccess || message.event == PeerEvent::kLeft) &&
-                     message.missing_rank >= -1 && message.missing_rank < num_ranks;
+                     message.event >= PeerEvent::kLeft &&
+                     message.event <= PeerEvent::kContributed && message.result >= hepSuccess &&
+                     message.result <= hepErrorOverflow &&
+                     (message.result > hepSuccess || message.event != PeerEvent::kFailed) &&
+                     message.missing_rank >= -1 && message.missing_rank < num_ranks &&
+                     message.length <= sizeof message.content;
   if (!sound) return lose(process);
-  const size_t length = ::strnlen(message.sentence, sizeof message.sentence);
+  if (message.event == PeerEvent::kContributed) return contribute(message);
   apply(message.event, {message.rank, static_cast<hepResult_t>(message.result),
-                        message.missing_rank, std::string(message.sentence, length)});
+                        message.missing_rank, std::string(message.content, message.length)});
 }
 
 // A process is gone: those of its ranks that have not left are lost.
@@ -193,6 +181,7 @@ void PeerGroup::lose(int process) {
     Peer& peer = peers_[rank];
     if (process_of_[rank] != process || peer.left) continue;
     peer.lost = true;
+    changed_.notify_all();
     for (const Peer& local : peers_)
       if (local.listener != nullptr) local.listener->peer_lost(static_cast<int>(rank));
   }
@@ -208,6 +197,7 @@ void PeerGroup::apply(PeerEvent event, const PeerFailure& what) {
     peer.failed = true;
     peer.failure = what;
   }
+  changed_.notify_all();
   for (size_t rank = 0; rank < peers_.size(); ++rank) {
     PeerListener* const listener = peers_[rank].listener;
     if (listener == nullptr || static_cast<int>(rank) == what.rank) continue;
@@ -234,7 +224,14 @@ void PeerGroup::announce_locked(PeerEvent event, const PeerFailure& what) {
   message.rank = what.rank;
   message.result = what.result;
   message.missing_rank = what.missing_rank;
-  std::snprintf(message.sentence, sizeof message.sentence, "%s", what.sentence.c_str());
+  message.length = static_cast<uint32_t>(std::min(what.sentence.size(), sizeof message.content));
+  std::memcpy(message.content, what.sentence.data(), message.length);
+  send(message);
+}
+
+// To all other processes. The few messages that a rank may have under way at once fit into the socket's
+// buffer, whether or not the other side reads.
+void PeerGroup::send(const PeerMessage& message) {
   for (const Descriptor& link : links_.sockets())
     if (link.valid()) ::send(link.get(), &message, sizeof message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }

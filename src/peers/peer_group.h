@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the ranks of a communicator tell each other beside the data: that they leave, or that they
-// have failed; and what nobody tells, that a process is gone. The ranks of a process share one group,
-// with one connection to each other process and one thread that listens.
+// What the ranks of a communicator tell each other beside the data: that they leave, that they have
+// failed, and what they contribute to an all-gather; and what nobody tells, that a process is gone. The
+// ranks of a process share one group, with one connection to each other process and one thread that
+// listens.
 #pragma once
 
 #include <hybridep.h>
@@ -9,6 +10,7 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+#include <condition_variable>
 #include <cstdint>
 #include <mutex>
 #include <string>
@@ -43,7 +45,7 @@ class PeerListener {
   virtual bool look_around(PeerFailure* own) = 0;
 };
 
-enum class PeerEvent : uint32_t { kLeft = 1, kFailed = 2 };
+enum class PeerEvent : uint32_t { kLeft = 1, kFailed = 2, kContributed = 3 };
 
 struct PeerMessage;
 
@@ -65,6 +67,13 @@ class PeerGroup {
   void listen(int rank, PeerListener* listener, bool looks_around);
   void announce(PeerEvent event, const PeerFailure& what);
 
+  // Copies the `bytes` bytes at `send` of every rank to `receive` [R][bytes] of every rank. Each rank
+  // calls it from a thread of its own, as often as the others. Ends early when a rank fails, or leaves
+  // without having contributed; *missing is then that rank, or the first that did not come in time.
+  Status all_gather(int rank, const void* send, void* receive, size_t bytes, Deadline deadline,
+                    int* missing);
+  static constexpr size_t kMaxGatherBytes = 992;
+
   // The ranks of this process leave, and nobody is called any more: the thread runs on while what
   // listeners read, such as memory of CUDA, goes away.
   void leave_at_exit();
@@ -75,6 +84,12 @@ class PeerGroup {
   void forget_in_child();
 
  private:
+  // To an all-gather, of which the rounds are counted from 1.
+  struct Contribution {
+    uint64_t round = 0;
+    std::vector<char> bytes;
+  };
+
   // What is known of a rank.
   struct Peer {
     bool started = false;  // of this process's ranks: takes part
@@ -82,6 +97,8 @@ class PeerGroup {
     PeerFailure failure{};
     PeerListener* listener = nullptr;  // of this process's ranks
     bool looks_around = false;
+    uint64_t rounds = 0;            // of this process's ranks: all-gathers that it took part in
+    Contribution contributions[2];  // to its latest two: a rank is at most one ahead of any other
   };
 
   void run();
@@ -92,6 +109,10 @@ class PeerGroup {
   void lose(int process);
   void apply(PeerEvent event, const PeerFailure& what);
   void announce_locked(PeerEvent event, const PeerFailure& what);
+  void send(const PeerMessage& message);
+  void contribute(const PeerMessage& message);
+  bool take_contributions(uint64_t round, size_t bytes, void* receive, int* missing) const;
+  Status reason_to_give_up(uint64_t round, int* missing) const;
   static void tell(PeerListener& listener, int rank, const Peer& peer);
 
   const pid_t process_ = ::getpid();
@@ -101,6 +122,7 @@ class PeerGroup {
 
   std::mutex mutex_;  // guards what follows
   std::vector<Peer> peers_;
+  std::condition_variable changed_;  // a peer
   Links links_;
   std::vector<std::vector<char>> inboxes_;  // by process: a message that has not arrived whole
   bool ending_ = false;

@@ -123,6 +123,11 @@ Status PeerMember::start(PeerListener* listener, bool looks_around) {
 
 void PeerMember::stop() { group_->listen(rank_, nullptr, false); }
 
+Status PeerMember::all_gather(const void* send, void* receive, size_t bytes, Deadline deadline,
+                              int* missing) {
+  return group_->all_gather(rank_, send, receive, bytes, deadline, missing);
+}
+
 void PeerMember::report(const PeerFailure& failure) {
   group_->announce(PeerEvent::kFailed, failure);
 }

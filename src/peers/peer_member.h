@@ -35,6 +35,9 @@ class PeerMember {
   // After this the listener is not called any more.
   void stop();
 
+  // As PeerGroup::all_gather.
+  Status all_gather(const void* send, void* receive, size_t bytes, Deadline deadline, int* missing);
+
   // Tells the peers of this rank's failure. The first one counts.
   void report(const PeerFailure& failure);
 

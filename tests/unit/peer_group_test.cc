@@ -73,5 +73,80 @@ TEST(PeerGroup, TakesAFailureWithoutAResultForTheEndOfAPeerThatCannotBeTrusted) 
   peer.listen(1, nullptr, false);
 }
 
+// Three ranks in two processes, as far as a test can have those.
+class TwoProcesses : public testing::Test {
+ protected:
+  TwoProcesses() : groups_{{{1, 1, 2}, 0}, {{1, 1, 2}, 2}} {
+    for (PeerGroup& group : groups_) EXPECT_TRUE(group.open().ok());
+    const std::vector<LinkAddress> addresses{groups_[0].address(), {}, groups_[1].address()};
+    std::thread other([&] { EXPECT_TRUE(groups_[1].connect(addresses, later()).ok()); });
+    EXPECT_TRUE(groups_[0].connect(addresses, later()).ok());
+    other.join();
+    for (int rank = 0; rank < 3; ++rank) of(rank).listen(rank, &listeners_[rank], false);
+  }
+  ~TwoProcesses() override {
+    for (int rank = 0; rank < 3; ++rank) of(rank).listen(rank, nullptr, false);
+  }
+
+  static Deadline later() { return Deadline::after_ms(20000); }
+  PeerGroup& of(int rank) { return groups_[rank / 2]; }
+
+  Status gather(int rank, int value, std::vector<int>* values, int* missing,
+                Deadline deadline = later()) {
+    values->assign(3, -1);
+    return of(rank).all_gather(rank, &value, values->data(), sizeof value, deadline, missing);
+  }
+
+  PeerGroup groups_[2];
+  Counter listeners_[3];
+};
+
+TEST_F(TwoProcesses, GatherWhatEachContributesInEveryRound) {
+  std::vector<std::thread> ranks;
+  for (int rank = 0; rank < 3; ++rank)
+    ranks.emplace_back([&, rank] {
+      for (int round = 0; round < 200; ++round) {
+        std::vector<int> values;
+        int missing = 0;
+        ASSERT_TRUE(gather(rank, 10 * round + rank, &values, &missing).ok());
+        EXPECT_EQ(values, (std::vector<int>{10 * round, 10 * round + 1, 10 * round + 2}));
+        EXPECT_EQ(missing, -1);
+      }
+    });
+  for (std::thread& rank : ranks) rank.join();
+}
+
+TEST_F(TwoProcesses, NameTheRankThatDoesNotContributeInTime) {
+  std::vector<int> values;
+  int missing = -1;
+  const Status status = gather(0, 7, &values, &missing, Deadline::after_ms(20));
+  EXPECT_EQ(status.result(), hepErrorTimeout);
+  EXPECT_EQ(missing, 1);
+}
+
+TEST_F(TwoProcesses, StopGatheringWhenARankLeaves) {
+  of(2).announce(PeerEvent::kLeft, {2, hepSuccess, -1, ""});
+  std::vector<int> values, ignored;
+  int missing = -1, also = -1;
+  std::thread one([&] { EXPECT_FALSE(gather(1, 7, &ignored, &also).ok()); });
+  const Status status = gather(0, 7, &values, &missing);
+  one.join();
+  EXPECT_EQ(status.result(), hepErrorPeerLost);
+  EXPECT_EQ(missing, 2);
+}
+
+TEST_F(TwoProcesses, StopGatheringWhenARankFails) {
+  std::thread failing([&] {
+    ::poll(nullptr, 0, 10);
+    of(2).announce(PeerEvent::kFailed, {2, hepErrorAborted, 2, "rank 2: aborted"});
+  });
+  std::vector<int> values;
+  int missing = -1;
+  const Status status = gather(0, 7, &values, &missing);
+  failing.join();
+  EXPECT_EQ(status.result(), hepErrorAborted);
+  EXPECT_EQ(status.message(), "rank 2: aborted");
+}
+
 }  // namespace
 }  // namespace hep
