@@ -481,22 +481,34 @@ HEP_API hepResult_t hepMemAlloc(hepComm_t comm, size_t bytes, void** pointer);
 HEP_API hepResult_t hepMemFree(hepComm_t comm, void* pointer);
 
 /**
- * Registers memory that the caller allocated, so that dispatches whose tokens lie there need no copy, as
- * if it came from `hepMemAlloc`. Collective: all ranks call it in the same order, each with memory of its
- * own or with NULL and 0. Not during stream capture. The memory stays the caller's, and must not be freed
- * before it is deregistered or the communicator destroyed. On the host backend peers cannot map such
- * memory: its tokens are copied once all the same. Not served yet on the cuda backend.
+ * Registers memory that the caller allocated, so that the peers read it in place, as if it came from
+ * `hepMemAlloc`: x of a dispatch, and flat y of a combine that nothing is done to, if they lie in one
+ * registered range as a whole. Collective: all ranks call it, from threads of their own, each with memory
+ * of its own or with NULL and 0, and it waits for all of them, as long as `timeout_ms`. What is refused on
+ * one rank is refused on all, and nothing is registered; all are told the reason.
+ *
+ * On the cuda backend it is memory of cudaMalloc, or of cuMemCreate with POSIX descriptors (fabric handles
+ * where ranks are on several hosts) among its requestedHandleTypes, or a part of one such allocation.
+ * Not during stream capture, which CUDA may end because of the attempt. Operations that are enqueued may
+ * go on. On the host backend peers cannot map such memory: its tokens are copied once all the same.
+ *
+ * The memory stays the caller's, and must not be freed before it is deregistered, or the communicator
+ * destroyed on all ranks.
  *
  * pointer  memory of the rank's device
- * bytes    its size; the ranges of a rank must not overlap
- * Errors: hepErrorInvalidArgument, hepErrorUnsupported.
+ * bytes    its size; the ranges of a rank must not overlap, and there is room for 64 of them
+ * Errors: hepErrorInvalidArgument; hepErrorInvalidUsage during capture, or if there is no room;
+ * hepErrorUnsupported if a rank's memory cannot be shared; hepErrorUnreachable; hepErrorMismatch if a rank
+ * calls `hepCommDeregister` instead; hepErrorSystem, hepErrorCuda; hepErrorTimeout, hepErrorPeerLost and
+ * hepErrorAborted, with which the communicator has failed.
  */
 HEP_API hepResult_t hepCommRegister(hepComm_t comm, void* pointer, size_t bytes);
 
 /**
- * Undoes `hepCommRegister` of the same pointer; no operation that is enqueued may use the memory.
- * Collective. NULL is legal. Errors: hepErrorInvalidArgument if `pointer` is not registered;
- * hepErrorUnsupported.
+ * Undoes `hepCommRegister` of the same pointer; no operation that is enqueued, and no graph that will be
+ * launched, may use the memory. Collective in the same way: NULL is legal, ranks may undo different
+ * registrations, and when it returns no peer has the memory mapped any more.
+ * Errors: hepErrorInvalidArgument if `pointer` is not registered; otherwise as `hepCommRegister`.
  */
 HEP_API hepResult_t hepCommDeregister(hepComm_t comm, void* pointer);
 
@@ -752,8 +764,8 @@ typedef struct {
                          hepTypeFloat8E4M3 */
 
   /* Inputs. */
-  const void* x; /**< [T][H]; memory from `hepMemAlloc` is read in place, unless it is quantised;
-                             NULL if T is 0 */
+  const void* x; /**< [T][H]; memory from `hepMemAlloc`, or registered, is read in place, unless it
+                             is quantised; NULL if T is 0 */
   const float* weights; /**< [T][K], or NULL: every weight is 1; ranks with tokens give them all or
                              none */
 

@@ -12,6 +12,7 @@
 #include "config.h"
 #include "cuda/current_device.h"
 #include "ranks.h"
+#include "register.h"
 #include "routing.h"
 #include "status.h"
 
@@ -284,14 +285,14 @@ hepResult_t hepMemFree(hepComm_t comm, void* pointer) {
 hepResult_t hepCommRegister(hepComm_t comm, void* pointer, size_t bytes) {
   return call([&]() -> Status {
     HEP_TRY(check_comm(comm));
-    return comm->backend->register_memory(pointer, bytes);
+    return register_memory(*comm, pointer, bytes);
   });
 }
 
 hepResult_t hepCommDeregister(hepComm_t comm, void* pointer) {
   return call([&]() -> Status {
     HEP_TRY(check_comm(comm));
-    return comm->backend->deregister_memory(pointer);
+    return deregister_memory(*comm, pointer);
   });
 }
 

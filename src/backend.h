@@ -10,6 +10,7 @@
 
 #include "half.h"
 #include "lanes.h"
+#include "registrations.h"
 #include "status.h"
 
 namespace hep {
@@ -27,6 +28,14 @@ struct BackendContext {
   int device;  // CUDA ordinal; -1 on the host
   int timeout_ms;
   std::vector<LaneContext> lanes;
+  const Registrations* registrations = nullptr;  // of this rank, as they come and go
+};
+
+// Where this rank sees memory that a rank has registered.
+struct RegisteredAddress {
+  int slot;  // among that rank's registrations
+  int rank;
+  void* address;
 };
 
 // Whether rows lie in the heap of this rank's window, where peers read them in place. Those that begin
@@ -64,9 +73,9 @@ class Backend {
   virtual Status create_routing(int lane, int alignment,
                                 std::unique_ptr<BackendRouting>* routing) = 0;
 
-  // Memory of the caller's that peers may read in place; NULL registers nothing.
-  virtual Status register_memory(void* pointer, size_t bytes) = 0;
-  virtual Status deregister_memory(void* pointer) = 0;
+  // Operations from now on find registered memory there. Slots that have addresses already, and are in
+  // use, do not change.
+  virtual Status set_registered(const std::vector<RegisteredAddress>& addresses) = 0;
 
   // Makes every wait of this rank, running or to come, end with `result`, unless what it waits for is
   // already there. The first call counts. From any thread.

@@ -2,11 +2,10 @@
 #include "comm.h"
 
 #include <cinttypes>
-#include <cstdio>
-#include <cstring>
 #include <string>
 #include <vector>
 
+#include "agreement.h"
 #include "bootstrap/bootstrap.h"
 #include "config.h"
 #include "cuda/current_device.h"
@@ -16,6 +15,7 @@
 #include "log.h"
 #include "rank_threads.h"
 #include "ranks.h"
+#include "register.h"
 
 namespace hep {
 namespace {
@@ -24,16 +24,6 @@ namespace {
 // wrong, so this one applies: long enough for peers that start late, and no longer, because there
 // is nothing to come of the wait.
 constexpr int kBadConfigTimeoutMs = 10000;
-
-// What each step of the creation sends to all ranks: whether it worked, and what comes of it.
-template <typename Payload>
-struct Message {
-  int32_t result;
-  char text[508];
-  Payload payload;
-};
-
-struct Empty {};
 
 // What ranks compare before they allocate anything.
 struct Hello {
@@ -46,41 +36,14 @@ struct Hello {
   DeviceUuid device;  // zeros on the host backend
 };
 
-// What a rank said, beginning with who it is.
-std::string attribute(int rank, const char* text) {
-  const std::string name = "rank " + std::to_string(rank);
-  const char* const rest =
-      text + (std::strncmp(text, name.c_str(), name.size()) == 0 ? name.size() : 0);
-  return rest != text && (*rest == ' ' || *rest == ':') ? text : name + ": " + text;
-}
-
-// All-gathers the payloads of ranks that have come this far. If the step failed on any rank, it
-// fails on all with the sentences of all that failed; the result is the own one where there is one,
-// elsewhere the lowest failing rank's.
+// All-gathers the payloads of ranks that have come this far.
 template <typename Payload>
 Status agree(Bootstrap& bootstrap, int num_ranks, const char* phase, Deadline deadline,
              const Status& own, const Payload& payload, std::vector<Payload>* payloads) {
-  Message<Payload> mine{};
-  mine.result = own.result();
-  std::snprintf(mine.text, sizeof mine.text, "%s", own.message().c_str());
-  mine.payload = payload;
-  std::vector<Message<Payload>> all(num_ranks);
-  const Status exchanged = bootstrap.all_gather(&mine, all.data(), sizeof mine, phase, deadline);
-  if (!exchanged.ok()) return own.ok() ? exchanged : own;
-
-  hepResult_t result = own.result();
-  std::string sentences;
-  for (int r = 0; r < num_ranks; ++r) {
-    if (all[r].result == hepSuccess) continue;
-    if (result == hepSuccess) result = static_cast<hepResult_t>(all[r].result);
-    sentences += (sentences.empty() ? "" : "; ") + attribute(r, all[r].text);
-  }
-  if (result != hepSuccess) return Status(result, sentences);
-  if (payloads != nullptr) {
-    payloads->clear();
-    for (const auto& message : all) payloads->push_back(message.payload);
-  }
-  return Status();
+  const auto exchange = [&](const void* send, void* receive, size_t bytes) {
+    return bootstrap.all_gather(send, receive, bytes, phase, deadline);
+  };
+  return agree_over(exchange, num_ranks, own, payload, payloads);
 }
 
 Status agree(Bootstrap& bootstrap, int num_ranks, const char* phase, Deadline deadline,
@@ -150,14 +113,13 @@ void log_shared_device(const std::vector<Hello>& hellos, const hepComm& comm) {
 
 Status create_window(const std::vector<Hello>& hellos, hepComm& comm, WindowHandle* handle) {
   std::vector<uint32_t> masks;
-  bool several_hosts = false;
   for (const Hello& hello : hellos) {
     masks.push_back(hello.memory_kinds);
-    several_hosts |= hello.host != hellos[0].host;
+    comm.several_hosts |= hello.host != hellos[0].host;
   }
   MemoryKind kind;
-  HEP_TRY(choose_memory_kind(static_cast<hepBackend_t>(comm.config.backend), masks, several_hosts,
-                             &kind));
+  HEP_TRY(choose_memory_kind(static_cast<hepBackend_t>(comm.config.backend), masks,
+                             comm.several_hosts, &kind));
   HEP_TRY(Window::create(kind, comm.device, window_bytes(comm.lanes), &comm.window));
   *handle = comm.window->handle();
   return Status();
@@ -202,6 +164,8 @@ Status create_backend(hepComm& comm) {
       seen.windows.push_back(at<char>(comm.window->address(r), lane.offset));
     context.lanes.push_back(std::move(seen));
   }
+  comm.registered = std::make_unique<RegisteredState>(comm.num_ranks);
+  context.registrations = &comm.registered->registrations;
   comm.heap = std::make_unique<Heap>(align_up(comm.config.heap_bytes, Heap::kAlignment));
   const bool cuda = comm.config.backend == hepBackendCuda;
   HEP_TRY(cuda ? create_cuda_backend(context, &comm.backend)

@@ -19,6 +19,10 @@
 #include "peers/peer_member.h"
 #include "status.h"
 
+namespace hep {
+struct RegisteredState;
+}
+
 struct hepComm {
   // Ends every operation that still runs, then frees. Never waits for peers.
   ~hepComm();
@@ -27,11 +31,13 @@ struct hepComm {
   int num_ranks = 0;
   hepConfig_t config{};  // resolved; the backend is the one that was chosen
   int device = -1;
+  bool several_hosts = false;
   std::vector<hep::Lane> lanes;
 
   hep::LogCallback log;  // goes last, so that it receives what the others say as they go
   std::unique_ptr<hep::Window> window;
   std::unique_ptr<hep::Heap> heap;
+  std::unique_ptr<hep::RegisteredState> registered;
   std::unique_ptr<hep::PeerMember> member;  // takes leave when nothing will be signalled any more
   std::unique_ptr<hep::Backend> backend;
   std::unique_ptr<hep::Health> health;

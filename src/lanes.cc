@@ -58,6 +58,7 @@ hepWorkspace_t make_workspace(const hepConfig_t& config, int num_ranks) {
   workspace.total_bytes = window_bytes(lanes);
   workspace.heap_bytes = first.total - first.heap;
   workspace.routing_bytes = lanes.front().routing_layout.total;
+  workspace.scratch_bytes = kMaxRegistrations * num_ranks * sizeof(void*);
   for (const Lane& lane : lanes) {
     const WindowLayout own = WindowLayout::make(lane.shape);
     workspace.scratch_bytes += scratch_bytes(lane);

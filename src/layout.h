@@ -88,8 +88,8 @@ struct Shape {
 // Each word is the epoch, counted from 1, of the latest operation of which it is true.
 struct Signals {
   uint64_t records_ready;   // host: the peer's records for this rank lie in this window
-  uint64_t rows_ready;      // dispatch: the peer's rows are published, at rows_offset of its window
-  uint64_t rows_offset;     // written before rows_ready
+  uint64_t rows_ready;      // dispatch: the peer's rows are published, at rows_offset
+  uint64_t rows_offset;     // written before rows_ready: a place
   uint64_t has_weights;     // written before rows_ready: 1 if weights will be published
   uint64_t weights_ready;   // dispatch: the peer's weights (cuda: and scales) are published in its
                             // window
@@ -97,13 +97,27 @@ struct Signals {
   uint64_t slots_free;      // combine: the peer has added up all that it was sent, or has read
   uint64_t outputs_ready;   // combine: the peer has said, in the next two words, where its expert
                             // outputs for this rank lie
-  uint64_t outputs_offset;  // in the peer's window; kNotInWindow: it sends partials
+  uint64_t outputs_offset;  // a place; kNotInWindow: it sends partials
   uint64_t num_outputs;     // rows there
   uint64_t has_scales;      // cuda: written before rows_ready: 1 if scales will be published
   uint64_t reserved[5];
 };
 static_assert(sizeof(Signals) == 128);
 constexpr uint64_t kNotInWindow = ~uint64_t{0};
+
+// A place that peers can read: bytes from the beginning of a rank's window, or of memory that it has
+// registered, whose slot among its registrations then stands above, counted from 1.
+constexpr int kMaxRegistrations = 64;
+constexpr int kPlaceOffsetBits = 56;
+HEP_HOST_DEVICE constexpr uint64_t registered_place(int slot, uint64_t offset) {
+  return (static_cast<uint64_t>(slot) + 1) << kPlaceOffsetBits | offset;
+}
+HEP_HOST_DEVICE constexpr int slot_of(uint64_t place) {  // -1: the window
+  return static_cast<int>(place >> kPlaceOffsetBits) - 1;
+}
+HEP_HOST_DEVICE constexpr uint64_t offset_of(uint64_t place) {
+  return place & ((uint64_t{1} << kPlaceOffsetBits) - 1);
+}
 
 // ------------------------------------------------------------------------------------- records
 

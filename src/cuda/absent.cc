@@ -2,6 +2,7 @@
 // Stands in for the cuda backend where the library is built without CUDA.
 #include "backend.h"
 #include "cuda/current_device.h"
+#include "memory/memory_kind.h"
 
 namespace hep {
 
@@ -12,6 +13,12 @@ Status create_cuda_backend(const BackendContext&, std::unique_ptr<Backend>*) {
 Status keep_current_device(const std::function<Status()>& body) { return body(); }
 
 Status device_uuid(int, DeviceUuid*) {
+  return error(hepErrorUnsupported, "this library was built without CUDA");
+}
+
+Status check_not_capturing(int) { return Status(); }
+
+Status find_device_range(int, const void*, size_t, bool, DeviceRange*) {
   return error(hepErrorUnsupported, "this library was built without CUDA");
 }
 

@@ -37,7 +37,10 @@ Status MappedMemory::allocate(size_t bytes) {
 }
 
 CudaBackend::CudaBackend(const BackendContext& context)
-    : rank_(context.rank), device_(context.device), timeout_ms_(context.timeout_ms) {
+    : rank_(context.rank),
+      device_(context.device),
+      timeout_ms_(context.timeout_ms),
+      registrations_(*context.registrations) {
   for (const LaneContext& lane : context.lanes) lanes_.push_back(std::make_unique<CudaLane>(lane));
 }
 
@@ -61,6 +64,8 @@ Status CudaBackend::start() {
 
   HEP_TRY(firsts_.allocate(sizeof(Firsts)));
   HEP_TRY(host_state_.allocate(sizeof(HostState)));
+  HEP_TRY(registered_.allocate(sizeof(void*) * kMaxRegistrations *
+                               lanes_.front()->context.shape.num_ranks));
   for (const auto& lane : lanes_) HEP_TRY(start_lane(*lane));
   return Status();
 }
@@ -77,6 +82,7 @@ Status CudaBackend::start_lane(CudaLane& lane) {
   kernel.state = static_cast<DeviceState*>(lane.state.get());
   kernel.firsts = static_cast<Firsts*>(firsts_.get());
   kernel.host = host_state();
+  kernel.registered = static_cast<void**>(registered_.get());
   kernel.block_counts = static_cast<uint32_t*>(lane.block_counts.get());
   kernel.timeout_ns = static_cast<uint64_t>(timeout_ms_) * 1000000;
   kernel.rank = rank_;
@@ -94,12 +100,16 @@ Status CudaBackend::create_routing(int lane, int alignment,
   return Status();
 }
 
-Status CudaBackend::register_memory(void*, size_t) {
-  return error(hepErrorUnsupported, "hepCommRegister is not served yet on the cuda backend");
-}
-
-Status CudaBackend::deregister_memory(void*) {
-  return error(hepErrorUnsupported, "hepCommDeregister is not served yet on the cuda backend");
+// No kernel reads an address of a slot before an operation uses it, so those that run need not be waited
+// for.
+Status CudaBackend::set_registered(const std::vector<RegisteredAddress>& addresses) {
+  const DeviceGuard guard(device_);
+  HEP_TRY(guard.status());
+  const int num_ranks = lanes_.front()->context.shape.num_ranks;
+  for (const RegisteredAddress& entry : addresses)
+    HEP_TRY(registered_.write(sizeof(void*) * (entry.slot * num_ranks + entry.rank), &entry.address,
+                              sizeof entry.address));
+  return Status();
 }
 
 void CudaBackend::stop(hepResult_t result) {

@@ -35,8 +35,7 @@ class CudaBackend : public Backend {
   Status start();
 
   Status create_routing(int lane, int alignment, std::unique_ptr<BackendRouting>* routing) override;
-  Status register_memory(void* pointer, size_t bytes) override;
-  Status deregister_memory(void* pointer) override;
+  Status set_registered(const std::vector<RegisteredAddress>& addresses) override;
   void stop(hepResult_t result) override;
   void peer_left(int peer) override;
   hepFailure_t failure() const override;
@@ -44,6 +43,7 @@ class CudaBackend : public Backend {
   Overflow overflow() const override;
 
   int device() const { return device_; }
+  const Registrations& registrations() const { return registrations_; }
 
   // Memory of routings. A destroyed routing's serves the next one of its lane: freeing it would wait for
   // the device, and the operations of a lane follow each other on the device anyway.
@@ -57,7 +57,9 @@ class CudaBackend : public Backend {
 
   const int rank_, device_;
   const int timeout_ms_;
+  const Registrations& registrations_;  // of this rank
   DeviceMemory firsts_;
+  DeviceMemory registered_;  // KernelContext::registered
   MappedMemory host_state_;
   std::vector<std::unique_ptr<CudaLane>> lanes_;
 

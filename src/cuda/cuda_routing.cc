@@ -72,9 +72,9 @@ Status CudaRouting::list_map(Half half, hepStream_t stream, TopK* choice) {
   return Status();
 }
 
-// Rows in the heap are read where they are; others are copied to the window, or quantised into it: by the
-// dispatch itself where latency counts. In halves it copies all, so that the second half waits for nobody
-// to read.
+// Rows in the heap or in registered memory are read where they are; others are copied to the window, or
+// quantised into it: by the dispatch itself where latency counts. In halves it copies all, so that the
+// second half waits for nobody to read.
 Status CudaRouting::find_rows(const hepDispatchArgs_t& call, Half half, DispatchArgs* args) {
   const LaneContext& context = lane_.context;
   const bool low_latency = context.mode == hepModeLowLatency;
@@ -84,14 +84,19 @@ Status CudaRouting::find_rows(const hepDispatchArgs_t& call, Half half, Dispatch
     if (low_latency) args->publishing = Publishing::kQuantizes;
     return Status();
   }
+  const int64_t num_rows = call.update != 0 ? call.num_tokens : num_tokens_;
+  const int64_t row_bytes = context.shape.hidden * element_bytes(call.type);
   bool in_heap;
-  HEP_TRY(find_rows_in_heap(context, "x", call.x, call.update != 0 ? call.num_tokens : num_tokens_,
-                            context.shape.hidden * element_bytes(call.type), &in_heap));
-  if (in_heap && half == Half::kBoth)
+  HEP_TRY(find_rows_in_heap(context, "x", call.x, num_rows, row_bytes, &in_heap));
+  if (half == Half::kBoth && in_heap)
     args->rows_offset =
         static_cast<const char*>(call.x) - static_cast<const char*>(context.windows[context.rank]);
-  else if (low_latency)
+  else if (half == Half::kBoth && num_rows > 0)
+    backend_.registrations().find_place(call.x, num_rows * row_bytes, &args->rows_offset);
+  if (low_latency && args->rows_offset == context.window_layout.rows)
     args->publishing = Publishing::kCopies;
+  return Status();
+}
   return Status();
 }
 
@@ -122,15 +127,20 @@ Status CudaRouting::publish_rows(const DispatchArgs& args, hepStream_t stream) {
   return Status();
 }
 
-// Outputs in the heap need not be sent if nothing is to be done to them first: the peers read them.
+// Outputs in the heap or in registered memory need not be sent if nothing is to be done to them first:
+// the peers read them.
 Status CudaRouting::find_outputs(const hepCombineArgs_t& call, uint64_t* outputs_offset) {
   const LaneContext& context = lane_.context;
   bool in_heap;
   HEP_TRY(find_outputs_in_heap(context, call, &in_heap));
-  *outputs_offset = in_heap && sends_rows_as_they_are(call)
-                        ? static_cast<const char*>(call.y) -
-                              static_cast<const char*>(context.windows[context.rank])
-                        : kNotInWindow;
+  *outputs_offset = kNotInWindow;
+  if (!sends_rows_as_they_are(call)) return Status();
+  const int64_t row_bytes = int64_t{context.shape.hidden} * element_bytes(call.type);
+  if (in_heap)
+    *outputs_offset =
+        static_cast<const char*>(call.y) - static_cast<const char*>(context.windows[context.rank]);
+  else if (call.capacity > 0 && call.capacity <= INT64_MAX / row_bytes)
+    backend_.registrations().find_place(call.y, call.capacity * row_bytes, outputs_offset);
   return Status();
 }
 

@@ -13,6 +13,23 @@ Status keep_current_device(const std::function<Status()>& body) {
   return body();
 }
 
+Status check_not_capturing(int device) {
+  const DeviceGuard guard(device);
+  HEP_TRY(guard.status());
+  // The first sees streams that wait for the legacy one, and leaves their capture alone.
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  cudaError_t result = cudaStreamIsCapturing(cudaStreamLegacy, &capture);
+  cudaEvent_t event = nullptr;
+  if (result == cudaSuccess) result = cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+  if (result == cudaSuccess) result = cudaEventQuery(event);
+  if (event != nullptr) cudaEventDestroy(event);
+  const Status status = cuda_status(result, "looking for a capture");
+  if (result == cudaErrorStreamCaptureUnsupported || result == cudaErrorStreamCaptureImplicit)
+    return error(hepErrorInvalidUsage,
+                 "memory cannot be registered or deregistered while a stream is being captured");
+  return status;
+}
+
 Status device_uuid(int device, DeviceUuid* out) {
   const DriverTable* table = nullptr;
   HEP_TRY(driver(&table));

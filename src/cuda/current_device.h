@@ -13,6 +13,10 @@ namespace hep {
 // was current before. Without CUDA it only runs the body.
 Status keep_current_device(const std::function<Status()>& body);
 
+// Refuses what cannot be done while a stream is being captured into a graph. CUDA tells that only by
+// refusing a call, which ends the capture, as any call does that is not allowed there.
+Status check_not_capturing(int device);
+
 // A device under the name that it has in every process, whatever ordinals the process gives out.
 using DeviceUuid = std::array<unsigned char, 16>;
 

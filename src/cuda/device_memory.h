@@ -48,18 +48,34 @@ class DeviceMemory {
 
   Status allocate(size_t bytes) {
     HEP_CUDA_TRY(cudaMalloc(&address_, bytes));
-    // On a stream of its own: the default one may wait for kernels that wait for a peer.
-    cudaStream_t stream;
-    HEP_CUDA_TRY(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-    Status status = cuda_status(cudaMemsetAsync(address_, 0, bytes, stream), "cudaMemsetAsync");
-    if (status.ok()) status = cuda_status(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
-    cudaStreamDestroy(stream);
-    return status;
+    return on_own_stream([&](cudaStream_t stream) {
+      return cuda_status(cudaMemsetAsync(address_, 0, bytes, stream), "cudaMemsetAsync");
+    });
+  }
+
+  // Copies bytes of host memory to an offset, and waits for that alone.
+  Status write(size_t offset, const void* from, size_t bytes) {
+    return on_own_stream([&](cudaStream_t stream) {
+      return cuda_status(cudaMemcpyAsync(static_cast<char*>(address_) + offset, from, bytes,
+                                         cudaMemcpyHostToDevice, stream),
+                         "cudaMemcpyAsync");
+    });
   }
 
   void* get() const { return address_; }
 
  private:
+  // The default stream may wait for kernels that wait for a peer.
+  template <typename Enqueue>
+  static Status on_own_stream(Enqueue enqueue) {
+    cudaStream_t stream;
+    HEP_CUDA_TRY(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    Status status = enqueue(stream);
+    if (status.ok()) status = cuda_status(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+    cudaStreamDestroy(stream);
+    return status;
+  }
+
   void* address_ = nullptr;
 };
 

@@ -11,36 +11,40 @@
 
 // The driver functions in use, without their "cu", each with the CUDA version whose signature is
 // meant.
-#define HEP_DRIVER_FUNCTIONS(X)          \
-  X(Init, 2000)                          \
-  X(GetErrorName, 6000)                  \
-  X(GetErrorString, 6000)                \
-  X(DeviceGet, 2000)                     \
-  X(DeviceGetUuid, 11040)                \
-  X(DeviceCanAccessPeer, 4000)           \
-  X(DevicePrimaryCtxRetain, 7000)        \
-  X(DevicePrimaryCtxRelease, 11000)      \
-  X(CtxPushCurrent, 4000)                \
-  X(CtxPopCurrent, 4000)                 \
-  X(CtxEnablePeerAccess, 4000)           \
-  X(StreamCreate, 2000)                  \
-  X(StreamSynchronize, 2000)             \
-  X(StreamDestroy, 4000)                 \
-  X(MemsetD8Async, 3020)                 \
-  X(MemAlloc, 3020)                      \
-  X(MemFree, 3020)                       \
-  X(MemCreate, 10020)                    \
-  X(MemRelease, 10020)                   \
-  X(MemAddressReserve, 10020)            \
-  X(MemAddressFree, 10020)               \
-  X(MemMap, 10020)                       \
-  X(MemUnmap, 10020)                     \
-  X(MemSetAccess, 10020)                 \
-  X(MemGetAllocationGranularity, 10020)  \
-  X(MemExportToShareableHandle, 10020)   \
-  X(MemImportFromShareableHandle, 10020) \
-  X(IpcGetMemHandle, 4010)               \
-  X(IpcOpenMemHandle, 11000)             \
+#define HEP_DRIVER_FUNCTIONS(X)                  \
+  X(Init, 2000)                                  \
+  X(GetErrorName, 6000)                          \
+  X(GetErrorString, 6000)                        \
+  X(DeviceGet, 2000)                             \
+  X(DeviceGetUuid, 11040)                        \
+  X(DeviceCanAccessPeer, 4000)                   \
+  X(DevicePrimaryCtxRetain, 7000)                \
+  X(DevicePrimaryCtxRelease, 11000)              \
+  X(CtxPushCurrent, 4000)                        \
+  X(CtxPopCurrent, 4000)                         \
+  X(CtxEnablePeerAccess, 4000)                   \
+  X(StreamCreate, 2000)                          \
+  X(StreamSynchronize, 2000)                     \
+  X(StreamDestroy, 4000)                         \
+  X(MemsetD8Async, 3020)                         \
+  X(MemAlloc, 3020)                              \
+  X(MemFree, 3020)                               \
+  X(MemCreate, 10020)                            \
+  X(MemRelease, 10020)                           \
+  X(MemAddressReserve, 10020)                    \
+  X(MemAddressFree, 10020)                       \
+  X(MemMap, 10020)                               \
+  X(MemUnmap, 10020)                             \
+  X(MemSetAccess, 10020)                         \
+  X(MemGetAllocationGranularity, 10020)          \
+  X(MemExportToShareableHandle, 10020)           \
+  X(MemImportFromShareableHandle, 10020)         \
+  X(MemRetainAllocationHandle, 11000)            \
+  X(MemGetAllocationPropertiesFromHandle, 10020) \
+  X(MemGetAddressRange, 3020)                    \
+  X(PointerGetAttribute, 4000)                   \
+  X(IpcGetMemHandle, 4010)                       \
+  X(IpcOpenMemHandle, 11000)                     \
   X(IpcCloseMemHandle, 4010)
 
 namespace hep {

@@ -66,10 +66,18 @@ struct KernelContext {
   int32_t rank;
   int32_t mode, lane;        // as in hepFailure_t
   void* windows[kMaxRanks];  // the lane's parts
+  void** registered;         // [kMaxRegistrations][R] where this rank sees what each has registered
 
   HEP_HOST_DEVICE const Shape& shape() const { return window_layout.shape; }
   HEP_HOST_DEVICE int num_ranks() const { return window_layout.shape.num_ranks; }
   HEP_HOST_DEVICE void* own_window() const { return windows[rank]; }
+
+  // Where this rank sees a place that a rank has published.
+  HEP_HOST_DEVICE char* published_at(int peer, uint64_t place) const {
+    const int slot = slot_of(place);
+    return at<char>(slot < 0 ? windows[peer] : registered[slot * num_ranks() + peer],
+                    offset_of(place));
+  }
 
   // The slot in which `peer` tells this rank, and the one in which this rank tells `peer`.
   HEP_HOST_DEVICE Signals* signals_from(int peer) const {
@@ -121,7 +129,7 @@ enum class Publishing : int32_t {
 struct DispatchArgs {
   KernelContext context;
   void* routing;
-  uint64_t rows_offset;  // of this rank's published rows, in its window
+  uint64_t rows_offset;  // the place of this rank's published rows
   Publishing publishing;
   int32_t num_tokens;
   int32_t top_k;
@@ -150,7 +158,7 @@ struct CombineArgs {
   int32_t top_k;
   int32_t row_bytes, partial_row_bytes;
   int32_t first_half_blocks;  // the first ones of the grid; all do the second half
-  uint64_t outputs_offset;    // of y in this rank's window, for peers to read; or kNotInWindow
+  uint64_t outputs_offset;    // the place of y, for peers to read; or kNotInWindow
   int32_t load_stages, store_stages;
   Half half;
   hepCombineArgs_t call;

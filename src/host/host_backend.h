@@ -13,7 +13,6 @@
 #include "backend.h"
 #include "host/operation.h"
 #include "host/wait.h"
-#include "registrations.h"
 #include "status.h"
 
 namespace hep {
@@ -29,10 +28,8 @@ class HostBackend final : public Backend {
   explicit HostBackend(const BackendContext& context);
 
   Status create_routing(int lane, int alignment, std::unique_ptr<BackendRouting>* routing) override;
-  Status register_memory(void* pointer, size_t bytes) override {
-    return registrations_.add(pointer, bytes);
-  }
-  Status deregister_memory(void* pointer) override { return registrations_.remove(pointer); }
+  // Peers cannot map memory that was not made for it: tokens there are copied.
+  Status set_registered(const std::vector<RegisteredAddress>&) override { return {}; }
   void stop(hepResult_t result) override { waiter_.stop(result); }
   void peer_left(int peer) override { waiter_.peer_left(peer); }
   hepFailure_t failure() const override { return waiter_.failure(); }
@@ -57,7 +54,6 @@ class HostBackend final : public Backend {
   const int rank_;
   Waiter waiter_;
   std::vector<HostLane> lanes_;
-  Registrations registrations_;
   mutable std::mutex mutex_;
   BadIndex bad_index_{};  // guarded by mutex_
   Overflow overflow_{};   // guarded by mutex_

@@ -18,7 +18,7 @@ constexpr size_t kBlockBytes = 2 * 1024 * 1024;
 class IpcAllocation : public Allocation {
  public:
   ~IpcAllocation() override {
-    if (address_ == 0) return;
+    if (address_ == 0 || is_borrowed_) return;
     const CurrentContext current(*context_);
     context_->driver().MemFree(address_);
   }
@@ -33,6 +33,17 @@ class IpcAllocation : public Allocation {
     return context_->zero(address_, bytes_);
   }
 
+  Status borrow(int device, uintptr_t address, size_t bytes) {
+    HEP_TRY(DeviceContext::open(device, &context_));
+    const CurrentContext current(*context_);
+    HEP_TRY(current.status());
+    is_borrowed_ = true;
+    address_ = address;
+    bytes_ = bytes;
+    HEP_DRIVER_TRY(context_->driver(), IpcGetMemHandle, &exported_, address_);
+    return Status();
+  }
+
   void describe(WindowHandle* handle) const override {
     handle->mapped_bytes = bytes_;
     std::memcpy(handle->exported, &exported_, sizeof exported_);
@@ -44,6 +55,7 @@ class IpcAllocation : public Allocation {
  private:
   std::shared_ptr<DeviceContext> context_;
   CUdeviceptr address_ = 0;
+  bool is_borrowed_ = false;
   size_t bytes_ = 0;
   CUipcMemHandle exported_{};
 };
@@ -112,6 +124,13 @@ Status allocate_ipc(int device, size_t bytes, std::shared_ptr<Allocation>* out) 
   return Status();
 }
 
+Status borrow_ipc(int device, uintptr_t address, size_t bytes, std::shared_ptr<Allocation>* out) {
+  auto allocation = std::make_shared<IpcAllocation>();
+  HEP_TRY(allocation->borrow(device, address, bytes));
+  *out = std::move(allocation);
+  return Status();
+}
+
 template <typename Kind, typename Source>
 Status map_as(int device, const Source& source, std::unique_ptr<Mapping>* out) {
   auto mapping = std::make_unique<Kind>();
@@ -128,6 +147,6 @@ Status map_ipc(int device, const PeerMemory& peer, std::unique_ptr<Mapping>* out
 }  // namespace
 
 const MemoryKindOperations kCudaIpcOperations = {MemoryKind::cuda_ipc, hepBackendCuda, false,
-                                                 allocate_ipc, map_ipc};
+                                                 allocate_ipc,         map_ipc,        borrow_ipc};
 
 }  // namespace hep

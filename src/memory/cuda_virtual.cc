@@ -26,7 +26,7 @@ class VirtualMemory {
     const CurrentContext current(*context_);
     const DriverTable& driver = context_->driver();
     if (mapped_) driver.MemUnmap(address_, bytes_);
-    if (address_ != 0) driver.MemAddressFree(address_, bytes_);
+    if (reserved_) driver.MemAddressFree(address_, bytes_);
     if (has_memory_) driver.MemRelease(memory_);
   }
 
@@ -63,6 +63,19 @@ class VirtualMemory {
     return map();
   }
 
+  // Memory that the caller has made and mapped, and keeps mapped.
+  Status borrow(int device, uintptr_t address, size_t bytes) {
+    HEP_TRY(DeviceContext::open(device, &context_));
+    const CurrentContext current(*context_);
+    HEP_TRY(current.status());
+    HEP_DRIVER_TRY(context_->driver(), MemRetainAllocationHandle, &memory_,
+                   reinterpret_cast<void*>(address));
+    has_memory_ = true;
+    address_ = address;
+    bytes_ = bytes;
+    return Status();
+  }
+
   Status export_to(void* exported, CUmemAllocationHandleType type) const {
     const CurrentContext current(*context_);
     HEP_TRY(current.status());
@@ -78,6 +91,7 @@ class VirtualMemory {
   Status map() {
     const DriverTable& driver = context_->driver();
     HEP_DRIVER_TRY(driver, MemAddressReserve, &address_, bytes_, 0, 0, 0);
+    reserved_ = true;
     HEP_DRIVER_TRY(driver, MemMap, address_, bytes_, 0, memory_, 0);
     mapped_ = true;
     CUmemAccessDesc access{};
@@ -92,25 +106,29 @@ class VirtualMemory {
   CUmemGenericAllocationHandle memory_ = 0;
   bool has_memory_ = false;
   CUdeviceptr address_ = 0;
-  bool mapped_ = false;
+  bool reserved_ = false, mapped_ = false;
   size_t bytes_ = 0;
 };
 
 class VirtualAllocation : public Allocation {
  public:
   Status allocate_descriptor(int device, size_t bytes) {
-    constexpr auto kType = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
-    HEP_TRY(memory_.create(device, bytes, kType));
-    int descriptor = -1;
-    HEP_TRY(memory_.export_to(&descriptor, kType));
-    descriptor_ = Descriptor(descriptor);
-    if (::fcntl(descriptor, F_SETFD, FD_CLOEXEC) != 0)
-      return system_error("the CUDA driver exported no usable file descriptor");
-    return Status();
+    HEP_TRY(memory_.create(device, bytes, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR));
+    return export_descriptor();
+  }
+
+  Status borrow_descriptor(int device, uintptr_t address, size_t bytes) {
+    HEP_TRY(memory_.borrow(device, address, bytes));
+    return export_descriptor();
   }
 
   Status allocate_fabric(int device, size_t bytes) {
     HEP_TRY(memory_.create(device, bytes, CU_MEM_HANDLE_TYPE_FABRIC));
+    return memory_.export_to(&fabric_, CU_MEM_HANDLE_TYPE_FABRIC);
+  }
+
+  Status borrow_fabric(int device, uintptr_t address, size_t bytes) {
+    HEP_TRY(memory_.borrow(device, address, bytes));
     return memory_.export_to(&fabric_, CU_MEM_HANDLE_TYPE_FABRIC);
   }
 
@@ -123,6 +141,15 @@ class VirtualAllocation : public Allocation {
   CUdevice device() const { return memory_.device(); }
 
  private:
+  Status export_descriptor() {
+    int descriptor = -1;
+    HEP_TRY(memory_.export_to(&descriptor, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR));
+    descriptor_ = Descriptor(descriptor);
+    if (::fcntl(descriptor, F_SETFD, FD_CLOEXEC) != 0)
+      return system_error("the CUDA driver exported no usable file descriptor");
+    return Status();
+  }
+
   VirtualMemory memory_;
   CUmemFabricHandle fabric_{};
 };
@@ -169,6 +196,14 @@ Status allocate(int device, size_t bytes, std::shared_ptr<Allocation>* out) {
   return Status();
 }
 
+template <auto kBorrow>
+Status borrow(int device, uintptr_t address, size_t bytes, std::shared_ptr<Allocation>* out) {
+  auto allocation = std::make_shared<VirtualAllocation>();
+  HEP_TRY(((*allocation).*kBorrow)(device, address, bytes));
+  *out = std::move(allocation);
+  return Status();
+}
+
 template <auto kMap>
 Status map(int device, const PeerMemory& peer, std::unique_ptr<Mapping>* out) {
   // All windows of a communicator are of one kind.
@@ -185,11 +220,18 @@ Status map(int device, const PeerMemory& peer, std::unique_ptr<Mapping>* out) {
 }  // namespace
 
 const MemoryKindOperations kCudaDescriptorOperations = {
-    MemoryKind::cuda_descriptor, hepBackendCuda, true,
-    allocate<&VirtualAllocation::allocate_descriptor>, map<&VirtualMapping::map_descriptor>};
+    MemoryKind::cuda_descriptor,
+    hepBackendCuda,
+    true,
+    allocate<&VirtualAllocation::allocate_descriptor>,
+    map<&VirtualMapping::map_descriptor>,
+    borrow<&VirtualAllocation::borrow_descriptor>};
 
-const MemoryKindOperations kCudaFabricOperations = {MemoryKind::cuda_fabric, hepBackendCuda, false,
+const MemoryKindOperations kCudaFabricOperations = {MemoryKind::cuda_fabric,
+                                                    hepBackendCuda,
+                                                    false,
                                                     allocate<&VirtualAllocation::allocate_fabric>,
-                                                    map<&VirtualMapping::map_fabric>};
+                                                    map<&VirtualMapping::map_fabric>,
+                                                    borrow<&VirtualAllocation::borrow_fabric>};
 
 }  // namespace hep

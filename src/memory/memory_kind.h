@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <vector>
 
@@ -23,7 +24,8 @@ class Mapping {
   virtual void* address() const = 0;
 };
 
-// Memory of this rank, mapped here and ready to be mapped by others. Freed when nobody has it mapped.
+// Memory of this rank, mapped here and ready to be mapped by others. Freed when nobody has it mapped,
+// unless it is borrowed.
 class Allocation : public Mapping {
  public:
   // Fills the fields of the handle that only the kind knows: mapped_bytes and exported.
@@ -51,12 +53,26 @@ struct MemoryKindOperations {
   Status (*allocate)(int device, size_t bytes, std::shared_ptr<Allocation>* out);
   // For access by `device` of this process.
   Status (*map)(int device, const PeerMemory& peer, std::unique_ptr<Mapping>* out);
+  // Describes a whole allocation of the caller's, which stays the caller's. NULL: cannot be.
+  Status (*borrow)(int device, uintptr_t address, size_t bytes, std::shared_ptr<Allocation>* out);
 };
 
 extern const MemoryKindOperations kHostDescriptorOperations;
 extern const MemoryKindOperations kCudaDescriptorOperations;
 extern const MemoryKindOperations kCudaIpcOperations;
 extern const MemoryKindOperations kCudaFabricOperations;
+
+// An allocation of device memory as the driver knows it.
+struct DeviceRange {
+  MemoryKind kind;  // how it can be shared
+  uintptr_t begin;
+  size_t bytes;
+};
+
+// The allocation in which memory of the caller's lies. hepErrorInvalidArgument if it is no memory of the
+// device, or longer than its allocation; hepErrorUnsupported if it cannot be shared.
+Status find_device_range(int device, const void* pointer, size_t bytes, bool several_hosts,
+                         DeviceRange* out);
 
 // hepErrorUnsupported if this library was built without it.
 Status find_memory_kind(MemoryKind kind, const MemoryKindOperations** out);

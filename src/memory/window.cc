@@ -1,63 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "memory/window.h"
 
-#include <mutex>
-#include <string>
-#include <unordered_map>
-
 #include "memory/memory_kind.h"
+#include "memory/peer_memory.h"
 
 namespace hep {
-namespace {
-
-// The windows of this process, so that ranks of one process find each other's memory without the
-// kernel's help. Never destroyed: windows may be destroyed at exit.
-class LocalWindows {
- public:
-  static LocalWindows& instance() {
-    static LocalWindows* const windows = new LocalWindows;
-    return *windows;
-  }
-
-  void add(uint64_t id, const std::shared_ptr<Allocation>& allocation) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    windows_[id] = allocation;
-  }
-
-  void remove(uint64_t id) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    windows_.erase(id);
-  }
-
-  // NULL if it is gone.
-  std::shared_ptr<Allocation> find(uint64_t id) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    const auto found = windows_.find(id);
-    return found == windows_.end() ? nullptr : found->second.lock();
-  }
-
- private:
-  std::mutex mutex_;
-  std::unordered_map<uint64_t, std::weak_ptr<Allocation>> windows_;
-};
-
-// Adds up what went wrong with several peers.
-class Failures {
- public:
-  void add(const Status& status) {
-    if (status.ok()) return;
-    if (result_ == hepSuccess) result_ = status.result();
-    text_ += (text_.empty() ? "" : "; ") + status.message();
-  }
-
-  Status status() const { return result_ == hepSuccess ? Status() : Status(result_, text_); }
-
- private:
-  hepResult_t result_ = hepSuccess;
-  std::string text_;
-};
-
-}  // namespace
 
 Status Window::create(MemoryKind kind, int device, size_t bytes, std::unique_ptr<Window>* out) {
   if (bytes == 0) return error(hepErrorInvalidArgument, "a window must have at least 1 byte");
@@ -68,7 +15,7 @@ Status Window::create(MemoryKind kind, int device, size_t bytes, std::unique_ptr
   HEP_TRY(operations->allocate(device, bytes, &window->own_));
   if (operations->passes_descriptors)
     HEP_TRY(DescriptorChannel::open(window->own_->descriptor(), &window->channel_));
-  LocalWindows::instance().add(window->id_, window->own_);
+  LocalAllocations::instance().add(window->id_, window->own_);
   *out = std::move(window);
   return Status();
 }
@@ -78,7 +25,7 @@ Window::Window(MemoryKind kind, int device, size_t bytes)
 
 Window::~Window() {
   while (!peers_.empty()) peers_.pop_back();
-  LocalWindows::instance().remove(id_);
+  LocalAllocations::instance().remove(id_);
   channel_.reset();
   own_.reset();
 }
@@ -125,7 +72,7 @@ Status Window::check(const std::vector<WindowHandle>& handles, int rank) const {
 }
 
 Status Window::map_all(const std::vector<WindowHandle>& handles, Deadline deadline) {
-  Failures failures;
+  PeerFailures failures;
   std::vector<int> remote;
   std::vector<DescriptorAddress> addresses;
   for (int peer = 0; peer < static_cast<int>(handles.size()); ++peer) {
@@ -145,23 +92,8 @@ Status Window::map_all(const std::vector<WindowHandle>& handles, Deadline deadli
   return failures.status();
 }
 
-// `descriptor` is -1 for a peer of this process and for kinds that pass none.
 Status Window::map(const WindowHandle& handle, int peer, int descriptor) {
-  const MemoryKindOperations* operations = nullptr;
-  HEP_TRY(find_memory_kind(kind_, &operations));
-  std::shared_ptr<Allocation> local;
-  if (handle.process == process_identity()) {
-    local = LocalWindows::instance().find(handle.window);
-    if (!local)
-      return error(hepErrorPeerLost, "rank %d cannot map the memory of rank %d, which is gone",
-                   rank_, peer);
-    descriptor = local->descriptor();
-  }
-  const Status mapped = operations->map(device_, {handle, descriptor, local}, &peers_[peer]);
-  if (mapped.ok()) return mapped;
-  return error(mapped.result() == hepErrorCuda ? hepErrorUnreachable : mapped.result(),
-               "rank %d cannot map the memory of rank %d: %s", rank_, peer,
-               mapped.message().c_str());
+  return map_peer_memory(device_, rank_, peer, handle, descriptor, &peers_[peer]);
 }
 
 void Window::release_descriptors() {

@@ -106,6 +106,11 @@ void Health::abort() {
   member_.report({rank_, hepErrorAborted, rank_, name(rank_) + " has aborted the communicator"});
 }
 
+void Health::fail(hepResult_t result, int missing_rank, const std::string& cause) {
+  stop(result, missing_rank, cause);
+  member_.report({rank_, result, missing_rank, name(rank_) + ": " + cause});
+}
+
 void Health::stop(hepResult_t result, int missing_rank, const std::string& cause) {
   // In one step: of two stops at the same time, the one whose cause is told gives the result too.
   const std::lock_guard<std::mutex> lock(mutex_);

@@ -35,6 +35,10 @@ class Health final : public PeerListener {
   // Ends every wait of this rank, and tells the peers.
   void abort();
 
+  // Ends every wait of this rank, and tells the peers, because something else than an operation has
+  // failed. `missing_rank` is who is to blame, or -1.
+  void fail(hepResult_t result, int missing_rank, const std::string& cause);
+
   void peer_left(int rank) override;
   void peer_lost(int rank) override;
   void peer_failed(const PeerFailure& failure) override;

@@ -14,7 +14,12 @@ void set_current(int device);
 
 void* allocate(size_t bytes);  // on the current device
 void release(void* pointer, size_t bytes);
-void free_unused();                                   // what was released on the current device
+void free_unused();  // what was released on the current device
+
+// Memory of the driver's virtual memory management; `shareable`: with handles that others can import.
+void* allocate_virtual(size_t bytes, bool shareable);
+void release_virtual(void* pointer);
+
 void copy(void* to, const void* from, size_t bytes);  // synchronous
 void fill(void* to, unsigned char byte, size_t bytes);
 
@@ -25,7 +30,7 @@ void copy_on(hepStream_t stream, void* to, const void* from, size_t bytes);
 void fill_on(hepStream_t stream, void* to, unsigned char byte, size_t bytes);
 
 void begin_capture(hepStream_t stream);
-void* end_capture(hepStream_t stream);  // an executable graph
+void* end_capture(hepStream_t stream, size_t* num_nodes);  // an executable graph
 void launch_graph(void* executable, hepStream_t stream);
 void destroy_graph(void* executable);
 

@@ -190,9 +190,10 @@ void begin_capture(hepStream_t stream) {
   check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
 }
 
-void* end_capture(hepStream_t stream) {
+void* end_capture(hepStream_t stream, size_t* num_nodes) {
   cudaGraph_t graph = nullptr;
   check(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
+  check(cudaGraphGetNodes(graph, nullptr, num_nodes), "cudaGraphGetNodes");
   cudaGraphExec_t executable = nullptr;
   const cudaError_t error = cudaGraphInstantiate(&executable, graph, 0);
   cudaGraphDestroy(graph);

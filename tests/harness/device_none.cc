@@ -17,6 +17,8 @@ void set_current(int) { refuse(); }
 void* allocate(size_t) { refuse(); }
 void release(void*, size_t) {}
 void free_unused() {}
+void* allocate_virtual(size_t, bool) { refuse(); }
+void release_virtual(void*) {}
 void copy(void*, const void*, size_t) { refuse(); }
 void fill(void*, unsigned char, size_t) { refuse(); }
 
@@ -27,7 +29,7 @@ void copy_on(hepStream_t, void*, const void*, size_t) { refuse(); }
 void fill_on(hepStream_t, void*, unsigned char, size_t) { refuse(); }
 
 void begin_capture(hepStream_t) { refuse(); }
-void* end_capture(hepStream_t) { refuse(); }
+void* end_capture(hepStream_t, size_t*) { refuse(); }
 void launch_graph(void*, hepStream_t) { refuse(); }
 void destroy_graph(void*) {}
 

@@ -148,7 +148,7 @@ Graph::~Graph() {
 }
 
 void Graph::begin(Stream& stream) { device::begin_capture(stream.get()); }
-void Graph::end(Stream& stream) { executable_ = device::end_capture(stream.get()); }
+void Graph::end(Stream& stream) { executable_ = device::end_capture(stream.get(), &num_nodes_); }
 void Graph::launch(Stream& stream) { device::launch_graph(executable_, stream.get()); }
 
 Timer::Timer(hepBackend_t backend) : backend_(backend) {

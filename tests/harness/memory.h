@@ -110,8 +110,11 @@ class Graph {
   void end(Stream& stream);
   void launch(Stream& stream);
 
+  size_t num_nodes() const { return num_nodes_; }  // kernels and copies
+
  private:
   void* executable_ = nullptr;
+  size_t num_nodes_ = 0;
 };
 
 // Time between two points of a stream: by events on cuda, by the clock on host.

@@ -36,13 +36,13 @@ Job job_of(const hepConfig_t& config, int replay) {
     Dispatch& dispatch = builder.dispatch(builder.add_dispatch(update, layout, true));
     dispatch.capacity.assign(num_ranks, most_rows);
     if (layout == hepLayoutFlat) dispatch.gather_capacity.assign(num_ranks, most_rows);
-    dispatch.x_in_heap.assign(num_ranks, layout == hepLayoutExpertMajor);
+    dispatch.x_memory.assign(num_ranks, layout == hepLayoutExpertMajor ? kHeapMemory : kAnyMemory);
   }
   builder.combine(builder.add_combine(update, hepLayoutExpertMajor, hepWeightsDispatched, 1))
       .capacity.assign(num_ranks, most_rows);
   Combine& in_place = builder.combine(builder.add_combine(update, hepLayoutFlat, hepWeightsNone));
   in_place.capacity.assign(num_ranks, most_rows);
-  in_place.y_in_heap.assign(num_ranks, 1);
+  in_place.y_memory.assign(num_ranks, kHeapMemory);
   return builder.finish("replay " + std::to_string(replay));
 }
 
@@ -114,7 +114,7 @@ Job halves_of(const hepConfig_t& config, int replay) {
     dispatches[lane != 0] = index;
     Dispatch& dispatch = builder.dispatch(index);
     dispatch.capacity.assign(num_ranks, most_rows);
-    dispatch.x_in_heap.assign(num_ranks, lane != 0);
+    dispatch.x_memory.assign(num_ranks, lane != 0 ? kHeapMemory : kAnyMemory);
     dispatch.calls = {true, 4};
     builder.fold_update(index);
   }

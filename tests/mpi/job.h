@@ -18,6 +18,9 @@
 constexpr unsigned char kPoison = 0xcb;  // fills outputs beforehand
 constexpr int64_t kRowsAtOnce = 256;     // that pass through host memory
 
+// Where an input of a rank lies.
+enum Memory : char { kAnyMemory, kHeapMemory, kRegisteredMemory };
+
 // Rows that every rank can make up for every other: numbers of a moderate size in the types that combine
 // adds, any bytes in the others.
 struct Payload {
@@ -88,7 +91,7 @@ struct Dispatch {
   hepOverflow_t overflow;
 
   // By rank.
-  std::vector<char> x_in_heap;
+  std::vector<Memory> x_memory;
   std::vector<int64_t> capacity, gather_capacity;  // gather_capacity 0: no gather
 
   bool delivers_scales() const { return has_scales || quantize != hepQuantizeNone; }
@@ -113,7 +116,7 @@ struct Combine {
   RowWeights row_gradients;
 
   // By rank.
-  std::vector<char> y_in_heap;
+  std::vector<Memory> y_memory;
   std::vector<int64_t> capacity;
 };
 
@@ -201,7 +204,7 @@ class JobRun {
   struct UpdateRun {
     harness::Buffer indices, tokens_per_expert, expert_offsets, totals;
   };
-  // Rows in the communicator's heap or in other memory.
+  // Rows in any memory.
   struct Input {
     void* data = nullptr;
     size_t bytes = 0;
@@ -228,7 +231,8 @@ class JobRun {
   };
 
   void allocate();
-  void allocate_input(size_t bytes, bool in_heap, Input* input);
+  void register_memory();
+  void allocate_input(size_t bytes, Memory memory, Input* input);
   void allocate_dispatch(const Dispatch& dispatch, DispatchRun* run);
   void load_dispatch(const Dispatch& dispatch, DispatchRun* run);
   void load_combine(const Combine& combine, CombineRun* run);
@@ -263,6 +267,14 @@ class JobRun {
   }
 
   const reference::Routing& expected(int update) const { return *job_->updates[update].expected; }
+  int64_t tokens_of(const Dispatch& dispatch) const {
+    return expected(dispatch.update).batch(rank_.rank).num_tokens;
+  }
+  int64_t rows_of(const Combine& combine) const {
+    return expected(combine.update)
+        .at(rank_.rank)
+        .output_rows(combine.layout, combine.capacity[rank_.rank]);
+  }
   hepResult_t expected_async_error() const;
   std::string where(const char* operation, ptrdiff_t index) const;
 
@@ -270,6 +282,9 @@ class JobRun {
   Rank& rank_;
   hepBackend_t backend_;
   std::vector<std::unique_ptr<RoutingHandle>> routings_;
+  bool registers_ = false;      // on some rank an input lies in registered memory
+  harness::Buffer registered_;  // of this rank
+  size_t registered_used_ = 0;
   std::vector<UpdateRun> updates_;
   std::vector<DispatchRun> dispatches_;
   std::vector<CombineRun> combines_;

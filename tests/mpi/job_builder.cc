@@ -188,7 +188,7 @@ int JobBuilder::add_dispatch(int update, hepLayout_t layout, bool has_weights) {
   dispatch.has_weights = has_weights;
   dispatch.extras = true;
   dispatch.scales_seed = random_.next();
-  dispatch.x_in_heap.assign(num_ranks_, 0);
+  dispatch.x_memory.assign(num_ranks_, kAnyMemory);
   for (int rank = 0; rank < num_ranks_; ++rank) {
     std::vector<float> weights(expected.batch(rank).num_tokens * expected.top_k());
     for (float& weight : weights) weight = random_weight(random_);
@@ -212,7 +212,7 @@ int JobBuilder::add_combine(int update, hepLayout_t layout, hepWeightMode_t mode
   combine.weights_of = weights_of;
   combine.y.seed = random_.next();
   combine.row_weights.seed = random_.next();
-  combine.y_in_heap.assign(num_ranks_, 0);
+  combine.y_memory.assign(num_ranks_, kAnyMemory);
   combine.row_gradients.seed = random_.next();
   for (int rank = 0; rank < num_ranks_; ++rank)
     combine.capacity.push_back(expected.at(rank).num_rows(layout));

@@ -28,6 +28,9 @@ std::vector<float> make_floats(const RowWeights& source, int rank, size_t count)
   return values;
 }
 
+// Inputs in registered memory begin at multiples.
+constexpr size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
 int64_t index_bytes(const Update& update, int rank) {
   const size_t ids = update.expected->batch(rank).indices.size();
   switch (update.index_type) {
@@ -49,6 +52,7 @@ JobRun::JobRun(const Job& job, Rank& rank)
     routings_.push_back(std::make_unique<RoutingHandle>());
     succeeded(hepRoutingCreate(routings_.back()->out(), rank.comm, &config), "hepRoutingCreate");
   }
+  register_memory();
   allocate();
   load(job);
 }
@@ -59,6 +63,23 @@ JobRun::~JobRun() {
   };
   for (const DispatchRun& run : dispatches_) free(run.x);
   for (const CombineRun& run : combines_) free(run.y);
+  if (registers_) succeeded(hepCommDeregister(rank_.comm, registered_.data()), "hepCommDeregister");
+}
+
+// Collective: takes and registers what the inputs of this rank need that are to lie there.
+void JobRun::register_memory() {
+  size_t bytes = 0;
+  const auto add = [&](const std::vector<Memory>& memory, int64_t num_rows, int64_t row_bytes) {
+    registers_ |= std::count(memory.begin(), memory.end(), kRegisteredMemory) > 0;
+    if (memory[rank_.rank] == kRegisteredMemory) bytes += aligned(num_rows * row_bytes);
+  };
+  for (const Dispatch& dispatch : job_->dispatches)
+    add(dispatch.x_memory, tokens_of(dispatch), row_bytes(type_of_x(dispatch)));
+  for (const Combine& combine : job_->combines)
+    add(combine.y_memory, rows_of(combine), row_bytes(type_of(combine)));
+  if (!registers_) return;
+  registered_ = harness::Buffer(backend_, bytes);
+  succeeded(hepCommRegister(rank_.comm, registered_.data(), bytes), "hepCommRegister");
 }
 
 void JobRun::allocate() {
@@ -78,9 +99,8 @@ void JobRun::allocate() {
     CombineRun run;
     const reference::Routing& routing = expected(combine.update);
     const int64_t tokens = routing.batch(rank_.rank).num_tokens;
-    const int64_t rows =
-        routing.at(rank_.rank).output_rows(combine.layout, combine.capacity[rank_.rank]);
-    allocate_input(rows * row_bytes(type_of(combine)), combine.y_in_heap[rank_.rank], &run.y);
+    const int64_t rows = rows_of(combine);
+    allocate_input(rows * row_bytes(type_of(combine)), combine.y_memory[rank_.rank], &run.y);
     if (combine.mode == hepWeightsRow)
       run.row_weights = harness::Buffer(backend_, rows * sizeof(float));
     run.out = harness::GuardedBuffer(backend_, tokens * row_bytes(type_of(combine)));
@@ -93,9 +113,15 @@ void JobRun::allocate() {
   }
 }
 
-void JobRun::allocate_input(size_t bytes, bool in_heap, Input* input) {
+void JobRun::allocate_input(size_t bytes, Memory memory, Input* input) {
   input->bytes = bytes;
-  if (in_heap && bytes > 0)
+  if (bytes == 0) return;
+  if (memory == kRegisteredMemory) {
+    input->data = registered_.as<char>() + registered_used_;
+    registered_used_ += aligned(bytes);
+    return;
+  }
+  if (memory == kHeapMemory)
     input->in_heap = succeeded(hepMemAlloc(rank_.comm, bytes, &input->data), "hepMemAlloc");
   if (input->in_heap) return;
   input->buffer = harness::Buffer(backend_, bytes);
@@ -105,12 +131,12 @@ void JobRun::allocate_input(size_t bytes, bool in_heap, Input* input) {
 void JobRun::allocate_dispatch(const Dispatch& dispatch, DispatchRun* run) {
   const reference::Routing& routing = expected(dispatch.update);
   const reference::Arrivals& arrivals = routing.at(rank_.rank);
-  const int64_t tokens = routing.batch(rank_.rank).num_tokens;
+  const int64_t tokens = tokens_of(dispatch);
   const int64_t capacity = dispatch.capacity[rank_.rank];
   const int64_t rows = arrivals.output_rows(dispatch.layout, capacity);
   const int columns = dispatch.layout == hepLayoutFlat ? routing.top_k() : 1;
   const auto guarded = [this](int64_t bytes) { return harness::GuardedBuffer(backend_, bytes); };
-  allocate_input(tokens * row_bytes(type_of_x(dispatch)), dispatch.x_in_heap[rank_.rank], &run->x);
+  allocate_input(tokens * row_bytes(type_of_x(dispatch)), dispatch.x_memory[rank_.rank], &run->x);
   if (dispatch.has_scales) run->scales = harness::Buffer(backend_, tokens * job_->scale_bytes);
   if (dispatch.has_weights)
     run->weights = harness::Buffer(backend_, tokens * routing.top_k() * sizeof(float));

@@ -59,7 +59,8 @@ Job batch_on_every_lane(const hepConfig_t& config, int round) {
                    : random_tokens(random, config.low_latency_tokens));
     const hepLayout_t layout = random_layout(random);
     const int dispatch = builder.add_dispatch(update, layout, true);
-    builder.dispatch(dispatch).x_in_heap.assign(world().num_ranks(), lane % 2);
+    builder.dispatch(dispatch).x_memory.assign(world().num_ranks(),
+                                               lane % 2 ? kHeapMemory : kAnyMemory);
     builder.fold_update(dispatch);
     builder.add_combine(update, layout, hepWeightsDispatched, dispatch);
   }

@@ -31,12 +31,12 @@ TEST(Large, FullSizeBatchGivesTheOraclesBytes) {
                                         std::vector<int64_t>(num_ranks, 4096), taste);
   builder.update(update).query = true;
   const int dispatch = builder.add_dispatch(update, hepLayoutExpertMajor, true);
-  builder.dispatch(dispatch).x_in_heap.assign(num_ranks, 1);
+  builder.dispatch(dispatch).x_memory.assign(num_ranks, kHeapMemory);
   builder.add_dispatch(update, hepLayoutFlat, false);
   builder.add_combine(update, hepLayoutExpertMajor, hepWeightsDispatched, dispatch);
   builder.add_combine(update, hepLayoutFlat, hepWeightsNone);
   builder.combine(builder.add_combine(update, hepLayoutFlat, hepWeightsNone))
-      .y_in_heap.assign(num_ranks, 1);
+      .y_memory.assign(num_ranks, kHeapMemory);
   const Job job = builder.finish("full size");
 
   run_ranks(config, [&](Rank& self) {

@@ -44,7 +44,7 @@ Job full_job(const hepConfig_t& config) {
       builder.add_combine(update, layout, mode, dispatch);
   }
   builder.combine(builder.add_combine(update, hepLayoutFlat, hepWeightsNone))
-      .y_in_heap.assign(world().num_ranks(), 1);
+      .y_memory.assign(world().num_ranks(), kHeapMemory);
   return builder.finish("full job");
 }
 
@@ -116,7 +116,7 @@ TEST(Order, RoutingsServeManyOperationsWithoutAnotherUpdate) {
     // In the heap of all ranks, of some, of none.
     Combine& flat = builder.combine(builder.add_combine(update, hepLayoutFlat, hepWeightsNone));
     for (int rank = 0; rank < world().num_ranks(); ++rank)
-      flat.y_in_heap[rank] = round < 3 && rank % (round + 1) == 0;
+      flat.y_memory[rank] = round < 3 && rank % (round + 1) == 0 ? kHeapMemory : kAnyMemory;
   }
   outputs_of(config, builder.finish("many operations, one update"));
 }

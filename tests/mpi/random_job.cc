@@ -149,16 +149,20 @@ class Steps {
     return std::min(chosen, kMaxPaddedBytes / (config_.num_experts / num_ranks_) / row_bytes);
   }
 
-  // On which ranks so many rows lie in the heap, as far as it has room left.
-  std::vector<char> heap_use(const std::vector<int64_t>& rows) {
+  // On which ranks so many rows lie in registered memory, or in the heap as far as it has room left.
+  std::vector<Memory> random_memory(const std::vector<int64_t>& rows) {
     const int64_t bytes = *std::max_element(rows.begin(), rows.end()) * config_.hidden * 4 + 256;
     const bool heap = random_.chance(40) && bytes <= heap_left_;
+    const bool registered = random_.chance(20);
     if (heap) heap_left_ -= bytes;
     const bool all = random_.chance(50);
-    std::vector<char> uses;
+    std::vector<Memory> memory;
     for (size_t rank = 0; rank < rows.size(); ++rank)
-      uses.push_back(heap && (all || random_.chance(70)));
-    return uses;
+      memory.push_back(!all && random_.chance(30) ? kAnyMemory
+                       : registered               ? kRegisteredMemory
+                       : heap                     ? kHeapMemory
+                                                  : kAnyMemory);
+    return memory;
   }
 
   void dispatch(int routing) {
@@ -169,7 +173,7 @@ class Steps {
     Dispatch& dispatch = builder_.dispatch(index);
     dispatch.x.special = random_.chance(25);
     dispatch.extras = random_.chance(75);
-    dispatch.x_in_heap = heap_use(tokens_[routing]);
+    dispatch.x_memory = random_memory(tokens_[routing]);
     for (int rank = 0; rank < num_ranks_; ++rank) {
       dispatch.capacity[rank] = capacity(layout, dispatch.capacity[rank]);
       dispatch.gather_capacity[rank] =
@@ -211,7 +215,7 @@ class Steps {
     std::vector<int64_t> rows = combine.capacity;
     if (layout == hepLayoutExpertPadded)
       for (int64_t& count : rows) count *= config_.num_experts / num_ranks_;
-    combine.y_in_heap = heap_use(rows);
+    combine.y_memory = random_memory(rows);
     combine.calls = random_calls(routing);
     if (plain_) return;
     combine.type = random_.pick({hepTypeDefault, hepTypeBfloat16, hepTypeFloat16, hepTypeFloat32});

@@ -35,8 +35,7 @@ class StoppedBackend final : public Backend {
   }
 
   Status create_routing(int, int, std::unique_ptr<BackendRouting>*) override { return Status(); }
-  Status register_memory(void*, size_t) override { return Status(); }
-  Status deregister_memory(void*) override { return Status(); }
+  Status set_registered(const std::vector<RegisteredAddress>&) override { return Status(); }
   void peer_left(int) override {}
   BadIndex bad_index() const override { return {}; }
   Overflow overflow() const override { return {}; }

@@ -46,9 +46,9 @@ __device__ inline bool find_outputs(const CombineArgs& args, uint64_t epoch, int
                 &signals->outputs_ready, epoch))
     return false;
   const uint64_t offset = ptx::ld_relaxed_sys(&signals->outputs_offset);
-  *outputs = {at<char>(context.windows[rank], offset),
-              static_cast<uint32_t>(ptx::ld_relaxed_sys(&signals->num_outputs)),
-              offset != kNotInWindow};
+  const bool in_place = offset != kNotInWindow;
+  *outputs = {in_place ? context.published_at(rank, offset) : nullptr,
+              static_cast<uint32_t>(ptx::ld_relaxed_sys(&signals->num_outputs)), in_place};
   return true;
 }
 

@@ -171,8 +171,7 @@ struct SourceGate {
       return nullptr;
     // The copy engine reads what the source wrote by other means.
     ptx::fence_proxy_async();
-    published[source] =
-        at<char>(context.windows[source], ptx::ld_relaxed_sys(&signals->rows_offset));
+    published[source] = context.published_at(source, ptx::ld_relaxed_sys(&signals->rows_offset));
     return published[source];
   }
 };

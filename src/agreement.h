@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// How ranks take a step together: what fails on one, fails on all, and all learn why.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "status.h"
+
+namespace hep {
+
+// What each step sends to all ranks: whether it worked, and what comes of it.
+template <typename Payload>
+struct AgreementMessage {
+  int32_t result;
+  char text[508];
+  Payload payload;
+};
+
+struct Empty {};
+
+// What a rank said, beginning with who it is.
+inline std::string attribute(int rank, const char* text) {
+  const std::string name = "rank " + std::to_string(rank);
+  const char* const rest =
+      text + (std::strncmp(text, name.c_str(), name.size()) == 0 ? name.size() : 0);
+  return rest != text && (*rest == ' ' || *rest == ':') ? text : name + ": " + text;
+}
+
+// All-gathers by exchange(send, receive, bytes) the payloads of ranks that have come this far. If the
+// step failed on any rank, it fails on all with the sentences of all that failed; the result is the own
+// one where there is one, elsewhere the lowest failing rank's.
+template <typename Exchange, typename Payload>
+Status agree_over(Exchange exchange, int num_ranks, const Status& own, const Payload& payload,
+                  std::vector<Payload>* payloads) {
+  using Message = AgreementMessage<Payload>;
+  Message mine{};
+  mine.result = own.result();
+  std::snprintf(mine.text, sizeof mine.text, "%s", own.message().c_str());
+  mine.payload = payload;
+  std::vector<Message> all(num_ranks);
+  const Status exchanged = exchange(&mine, all.data(), sizeof mine);
+  if (!exchanged.ok()) return own.ok() ? exchanged : own;
+
+  hepResult_t result = own.result();
+  std::string sentences;
+  for (int r = 0; r < num_ranks; ++r) {
+    if (all[r].result == hepSuccess) continue;
+    if (result == hepSuccess) result = static_cast<hepResult_t>(all[r].result);
+    sentences += (sentences.empty() ? "" : "; ") + attribute(r, all[r].text);
+  }
+  if (result != hepSuccess) return Status(result, sentences);
+  if (payloads != nullptr) {
+    payloads->clear();
+    for (const Message& message : all) payloads->push_back(message.payload);
+  }
+  return Status();
+}
+
+}  // namespace hep

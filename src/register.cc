@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "register.h"
+
+#include <string>
+
+#include "agreement.h"
+#include "cuda/current_device.h"
+#include "deadline.h"
+
+namespace hep {
+namespace {
+
+enum class Call : int32_t { kRegister, kDeregister };
+
+const char* name_of(Call call) {
+  return call == Call::kRegister ? "hepCommRegister" : "hepCommDeregister";
+}
+
+// What a rank brings along.
+struct Part {
+  Call call;
+  int32_t slot;  // among its registrations; -1: none
+  RegisteredHandle handle;
+};
+static_assert(sizeof(AgreementMessage<Part>) <= PeerGroup::kMaxGatherBytes);
+
+Deadline deadline_of(const hepComm& comm) { return Deadline::after_ms(comm.config.timeout_ms); }
+
+// A rank that does not come fails the communicator, like any wait for a peer.
+template <typename Payload>
+Status agree(hepComm& comm, Call call, const Status& own, const Payload& payload,
+             std::vector<Payload>* payloads) {
+  const auto exchange = [&](const void* send, void* receive, size_t bytes) -> Status {
+    int missing = -1;
+    const Status gathered =
+        comm.member->all_gather(send, receive, bytes, deadline_of(comm), &missing);
+    if (gathered.ok()) return gathered;
+    HEP_TRY(comm.check());
+    comm.health->fail(gathered.result(), missing,
+                      std::string(name_of(call)) + ": " + gathered.message());
+    return comm.check();
+  };
+  return agree_over(exchange, comm.num_ranks, own, payload, payloads);
+}
+
+Status agree(hepComm& comm, Call call, const Status& own) {
+  return agree<Empty>(comm, call, own, Empty{}, nullptr);
+}
+
+// Every rank compares every other with rank 0, so all come to the same sentence.
+Status check_calls(const std::vector<Part>& parts) {
+  for (size_t r = 1; r < parts.size(); ++r)
+    if (parts[r].call != parts[0].call)
+      return error(hepErrorMismatch, "rank 0 calls %s, but rank %zu %s", name_of(parts[0].call), r,
+                   name_of(parts[r].call));
+  return Status();
+}
+
+bool maps_memory(const hepComm& comm) { return comm.config.backend == hepBackendCuda; }
+
+Status prepare(hepComm& comm, void* pointer, size_t bytes, Part* part,
+               std::unique_ptr<RegisteredMemory>* memory) {
+  HEP_TRY(comm.registered->registrations.find_slot(pointer, bytes, &part->slot));
+  if (!maps_memory(comm)) return Status();
+  HEP_TRY(check_not_capturing(comm.device));
+  HEP_TRY(RegisteredMemory::create(comm.device, pointer, bytes, comm.several_hosts, memory));
+  part->handle = (*memory)->handle();
+  return Status();
+}
+
+// Maps what the peers have registered, and tells the kernels where it is.
+Status map_parts(hepComm& comm, void* pointer, const std::vector<Part>& parts,
+                 RegisteredMemory& memory, std::vector<std::unique_ptr<Mapping>>* mappings) {
+  std::vector<RegisteredHandle> handles;
+  for (const Part& part : parts) handles.push_back(part.handle);
+  HEP_TRY(memory.map_peers(handles, comm.rank, deadline_of(comm), mappings));
+  std::vector<RegisteredAddress> addresses;
+  for (int r = 0; r < comm.num_ranks; ++r) {
+    void* address = pointer;
+    if (r != comm.rank && (*mappings)[r])
+      address = static_cast<char*>((*mappings)[r]->address()) + handles[r].offset;
+    if (parts[r].slot >= 0) addresses.push_back({parts[r].slot, r, address});
+  }
+  return comm.backend->set_registered(addresses);
+}
+
+std::unique_ptr<Mapping>& mapping_of(hepComm& comm, int slot, int rank) {
+  return comm.registered->mappings[slot * comm.num_ranks + rank];
+}
+
+}  // namespace
+
+Status register_memory(hepComm& comm, void* pointer, size_t bytes) {
+  HEP_TRY(comm.check());
+  Part part{};
+  part.call = Call::kRegister;
+  std::unique_ptr<RegisteredMemory> memory;
+  const Status prepared = prepare(comm, pointer, bytes, &part, &memory);
+  std::vector<Part> parts;
+  HEP_TRY(agree(comm, part.call, prepared, part, &parts));
+  HEP_TRY(check_calls(parts));
+
+  std::vector<std::unique_ptr<Mapping>> mappings;
+  const Status mapped =
+      maps_memory(comm) ? map_parts(comm, pointer, parts, *memory, &mappings) : Status();
+  HEP_TRY(agree(comm, part.call, mapped));
+
+  comm.registered->registrations.add(pointer, bytes, part.slot);
+  for (size_t r = 0; r < mappings.size(); ++r)
+    if (mappings[r]) mapping_of(comm, parts[r].slot, static_cast<int>(r)) = std::move(mappings[r]);
+  if (memory) memory->release_descriptors();
+  if (part.slot >= 0) comm.registered->own[part.slot] = std::move(memory);
+  return Status();
+}
+
+Status deregister_memory(hepComm& comm, void* pointer) {
+  HEP_TRY(comm.check());
+  Part part{};
+  part.call = Call::kDeregister;
+  Status prepared = comm.registered->registrations.slot_of(pointer, &part.slot);
+  if (prepared.ok() && maps_memory(comm)) prepared = check_not_capturing(comm.device);
+  std::vector<Part> parts;
+  HEP_TRY(agree(comm, part.call, prepared, part, &parts));
+  HEP_TRY(check_calls(parts));
+
+  for (int r = 0; r < comm.num_ranks; ++r)
+    if (parts[r].slot >= 0) mapping_of(comm, parts[r].slot, r).reset();
+  comm.registered->registrations.remove(pointer);
+  // The memory is the caller's again only when no peer has it mapped any more.
+  HEP_TRY(agree(comm, part.call, Status()));
+  if (part.slot >= 0) comm.registered->own[part.slot].reset();
+  return Status();
+}
+
+}  // namespace hep

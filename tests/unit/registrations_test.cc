@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which memory is registered, and where peers find what lies in it.
+#include "registrations.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+namespace hep {
+namespace {
+
+class RegistrationsTest : public testing::Test {
+ protected:
+  int add(size_t begin, size_t bytes) {
+    int slot = -1;
+    const Status found = registrations_.find_slot(&memory_[begin], bytes, &slot);
+    EXPECT_TRUE(found.ok()) << found.message();
+    registrations_.add(&memory_[begin], bytes, slot);
+    return slot;
+  }
+
+  // kNotInWindow: none.
+  uint64_t place(size_t begin, uint64_t bytes) const {
+    uint64_t found = kNotInWindow;
+    const bool is_there = registrations_.find_place(&memory_[begin], bytes, &found);
+    EXPECT_EQ(is_there, found != kNotInWindow);
+    return found;
+  }
+
+  std::vector<char> memory_ = std::vector<char>(4096);
+  Registrations registrations_;
+};
+
+TEST_F(RegistrationsTest, FindMemoryThatLiesInOneRangeAsAWhole) {
+  EXPECT_EQ(place(0, 1), kNotInWindow);
+  const int first = add(1000, 500), second = add(1500, 500);
+  EXPECT_NE(first, second);
+  EXPECT_EQ(place(1000, 500), registered_place(first, 0));
+  EXPECT_EQ(place(1200, 300), registered_place(first, 200));
+  EXPECT_EQ(place(1500, 1), registered_place(second, 0));
+  EXPECT_EQ(place(999, 1), kNotInWindow);
+  EXPECT_EQ(place(1200, 301), kNotInWindow) << "it ends in the next range";
+  EXPECT_EQ(place(1999, 2), kNotInWindow);
+  EXPECT_EQ(place(2000, 1), kNotInWindow);
+  EXPECT_EQ(place(1999, UINT64_MAX), kNotInWindow);
+}
+
+TEST_F(RegistrationsTest, GiveASlotToTheNextRangeWhenItIsFree) {
+  const int first = add(0, 16);
+  add(16, 16);
+  registrations_.remove(&memory_[0]);
+  EXPECT_EQ(place(0, 1), kNotInWindow);
+  EXPECT_EQ(add(2048, 16), first);
+  int slot = -1;
+  EXPECT_TRUE(registrations_.slot_of(&memory_[2048], &slot).ok());
+  EXPECT_EQ(slot, first);
+  EXPECT_FALSE(registrations_.slot_of(&memory_[0], &slot).ok());
+}
+
+TEST_F(RegistrationsTest, HaveRoomForANumberOfRanges) {
+  for (int i = 0; i < kMaxRegistrations; ++i) EXPECT_EQ(add(16 * i, 16), i);
+  int slot = -1;
+  EXPECT_EQ(registrations_.find_slot(&memory_[4000], 16, &slot).result(), hepErrorInvalidUsage);
+}
+
+TEST(Places, SayWhichMemoryAndWhereInIt) {
+  const uint64_t in_window = 0x12345678;
+  EXPECT_EQ(slot_of(in_window), -1);
+  EXPECT_EQ(offset_of(in_window), in_window);
+  const uint64_t largest = (uint64_t{1} << kPlaceOffsetBits) - 1;
+  for (const int slot : {0, 1, kMaxRegistrations - 1}) {
+    EXPECT_EQ(slot_of(registered_place(slot, largest)), slot);
+    EXPECT_EQ(offset_of(registered_place(slot, largest)), largest);
+    EXPECT_NE(registered_place(slot, largest), kNotInWindow);
+  }
+}
+
+}  // namespace
+}  // namespace hep
