@@ -161,7 +161,7 @@ typedef enum {
   hepErrorOutOfMemory = 4,     /**< host or device memory could not be had */
   hepErrorSystem = 5,          /**< a system call failed */
   hepErrorCuda = 6,            /**< a CUDA call failed */
-  hepErrorMismatch = 7,        /**< two ranks disagree on version, config, topology or top_k */
+  hepErrorMismatch = 7,        /**< two ranks disagree on version, config, topology or a call */
   hepErrorUnreachable = 8,     /**< two devices cannot map each other's memory */
   hepErrorTimeout = 9,         /**< a wait for a peer expired */
   hepErrorAborted = 10,        /**< the communicator was aborted */
@@ -514,8 +514,8 @@ HEP_API hepResult_t hepCommDeregister(hepComm_t comm, void* pointer);
 
 /**
  * Tells whether anything has gone wrong on the device or with the peers: hepSuccess, hepErrorTimeout,
- * hepErrorAborted, hepErrorPeerLost, hepErrorMismatch if ranks updated a routing with different top_k. Then, with the
- * communicator usable: hepErrorInvalidArgument for an expert id outside [-1, E), which counted as -1, or
+ * hepErrorAborted, hepErrorPeerLost, hepErrorMismatch if ranks did not call an operation alike. Then, with
+ * the communicator usable: hepErrorInvalidArgument for an expert id outside [-1, E), which counted as -1, or
  * a token whose map selects more than top_k experts; hepErrorOverflow for a dispatch with
  * hepOverflowError whose rows did not fit. Each is the first of its kind on this rank and stays; of
  * several kinds the first in this list is told. `hepGetLastError` then explains it.
@@ -554,13 +554,15 @@ typedef struct {
   int32_t phase;     /**< hepPhase_t */
   int32_t rank;      /**< this rank */
   int32_t
-      missing_rank;  /**< the rank that is gone or did not come; of hepErrorAborted: that aborted,
+      missing_rank; /**< the rank that is gone or did not come; of hepErrorAborted: that aborted,
                              or that was waited for; -1 if none */
-  uint64_t number;   /**< which operation of its kind on its lane, from 1 */
-  uint64_t expected; /**< the signal that was waited for; of hepErrorMismatch: this rank's top_k */
-  uint64_t seen;     /**< the signal that was there; of hepErrorMismatch: the other rank's */
-  int32_t mode;      /**< hepMode_t of the lane */
-  int32_t lane;      /**< of the operation, as in hepRoutingConfig_t */
+  uint64_t number;  /**< which operation of its kind on its lane, from 1 */
+  uint64_t
+      expected;  /**< the signal that was waited for; of hepErrorMismatch: this rank's top_k, or a
+                            summary of its call, which `hepGetLastError` tells in words */
+  uint64_t seen; /**< the signal that was there; of hepErrorMismatch: the other rank's */
+  int32_t mode;  /**< hepMode_t of the lane */
+  int32_t lane;  /**< of the operation, as in hepRoutingConfig_t */
 } hepFailure_t;
 
 #define HEP_FAILURE_INITIALIZER HEP_INITIALIZER(hepFailure_t, HEP_FAILURE_MAGIC)
@@ -814,9 +816,9 @@ typedef struct {
 
 /**
  * Brings every token to the ranks of its selected experts. Collective: all ranks call it on the
- * routing of the same update, with the same layout, type and quantisation; that is not checked, and
- * ranks that differ get wrong values or time out. When it is done, in stream order, `x` and all other
- * arguments may be reused. The struct is read during the call only.
+ * routing of the same update, with the same layout, type and quantisation, or the communicator fails with
+ * an asynchronous hepErrorMismatch. When it is done, in stream order, `x` and all other arguments may be
+ * reused. The struct is read during the call only.
  *
  * `weights` are kept in the routing for a later combine in weight mode hepWeightsDispatched.
  * Errors: hepErrorInvalidArgument, hepErrorUnsupported, hepErrorCuda; hepErrorInvalidUsage before the
@@ -897,9 +899,9 @@ typedef struct {
 
 /**
  * Brings the experts' results back and sums them. Collective: all ranks call it on the routing of
- * the same update, with the same layout, weight mode and types; that is not checked, and ranks that
- * differ get wrong values or time out. When it is done, in stream order, all arguments may be reused.
- * The struct is read during the call only.
+ * the same update, with the same layout, weight mode and types, or the communicator fails with an
+ * asynchronous hepErrorMismatch. When it is done, in stream order, all arguments may be reused. The struct
+ * is read during the call only.
  *
  * Numbers. The contributions of one rank to a token are taken in ascending (expert, k) order. The
  * first gives s = w * y, each further one s = fma(w, y, s), in FP32 (in mode hepWeightsNone w is 1

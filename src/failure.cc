@@ -4,6 +4,7 @@
 #include <cinttypes>
 #include <string>
 
+#include "call_summary.h"
 #include "lanes.h"
 
 namespace hep {
@@ -85,6 +86,14 @@ Status failure_status(const hepFailure_t& failure, const std::string& cause) {
                    awaited(failure.phase), failure.expected, failure.seen);
     case hepErrorMismatch:
       if (!cause.empty()) return ended_status(failure, cause);
+      if (failure.operation != hepOperationRouting)
+        return error(
+            hepErrorMismatch,
+            "rank %d: %s: rank %d called it with %s; this rank with %s; all must be the same on "
+            "all ranks",
+            failure.rank, operation_text(failure).c_str(), failure.missing_rank,
+            describe_call(failure.operation, failure.seen).c_str(),
+            describe_call(failure.operation, failure.expected).c_str());
       return error(hepErrorMismatch,
                    "rank %d: %s: rank %d has top_k %" PRIu64 ", this rank %" PRIu64
                    "; it must be the same on all ranks",

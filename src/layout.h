@@ -95,12 +95,14 @@ struct Signals {
                             // window
   uint64_t rows_read;       // dispatch: the peer has read all it needs of this rank's rows
   uint64_t slots_free;      // combine: the peer has added up all that it was sent, or has read
-  uint64_t outputs_ready;   // combine: the peer has said, in the next two words, where its expert
-                            // outputs for this rank lie
+  uint64_t outputs_ready;   // combine: the peer has said, in combine_call and (cuda) the next two
+                            // words, what its call is and where its outputs for this rank lie
   uint64_t outputs_offset;  // a place; kNotInWindow: it sends partials
   uint64_t num_outputs;     // rows there
   uint64_t has_scales;      // cuda: written before rows_ready: 1 if scales will be published
-  uint64_t reserved[5];
+  uint64_t dispatch_call;   // written before rows_ready: the peer's call, as of call_summary.h
+  uint64_t combine_call;    // written before outputs_ready: the same
+  uint64_t reserved[3];
 };
 static_assert(sizeof(Signals) == 128);
 constexpr uint64_t kNotInWindow = ~uint64_t{0};
@@ -288,6 +290,7 @@ struct RoutingTotals {
   int64_t num_flat_rows;
   int64_t num_expert_rows;
   hepRowCounters_t row_counters;  // of the latest dispatch
+  uint64_t update;                // which update of the lane fills this routing
 };
 
 struct RoutingLayout {

@@ -97,8 +97,6 @@ Status CudaRouting::find_rows(const hepDispatchArgs_t& call, Half half, Dispatch
     args->publishing = Publishing::kCopies;
   return Status();
 }
-  return Status();
-}
 
 // What the dispatch does not do itself.
 Status CudaRouting::publish_rows(const DispatchArgs& args, hepStream_t stream) {

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <vector>
 
+#include "call_summary.h"
 #include "data_type.h"
 #include "host/host_routing.h"
 #include "host/number.h"
@@ -139,12 +140,25 @@ class Combiner {
   Sum sum_;
 };
 
+// Tells a peer what this rank calls, once it has read what it was told before.
+Status tell_call(const Operation& operation, int peer, uint64_t call) {
+  HEP_TRY(
+      operation.wait(hepPhaseSlots, peer, operation.from(peer).slots_free, operation.epoch() - 1));
+  operation.to(peer).combine_call = call;
+  store_release(&operation.to(peer).outputs_ready, operation.epoch());
+  return {};
+}
+
+Status compare_call(const Operation& operation, int peer, uint64_t call) {
+  const Signals& from = operation.from(peer);
+  HEP_TRY(operation.wait(hepPhasePartials, peer, from.outputs_ready, operation.epoch()));
+  return operation.compare_calls(hepPhasePartials, peer, call, from.combine_call);
+}
+
 // Sends this rank's sums for the tokens of one source, chunk by chunk. A chunk is signalled even if
 // it has no rows here: the source waits for every rank.
-Status reduce_source(const Operation& operation, int source, Combiner& combiner,
-                     const RoutingState& state) {
-  HEP_TRY(operation.wait(hepPhaseSlots, source, operation.from(source).slots_free,
-                         operation.epoch() - 1));
+void reduce_source(const Operation& operation, int source, Combiner& combiner,
+                   const RoutingState& state) {
   const WindowLayout& layout = operation.layout();
   void* window = operation.window(source);
   const uint32_t* chunk_rows = state.chunk_rows + source * (operation.shape().max_chunks() + 1);
@@ -159,7 +173,6 @@ Status reduce_source(const Operation& operation, int source, Combiner& combiner,
     store_release(at<uint64_t>(window, layout.chunk_ready_at(chunk, operation.rank())),
                   operation.epoch());
   }
-  return {};
 }
 
 Status add_own_tokens(const Operation& operation, Combiner& combiner, const RoutingState& state) {
@@ -184,14 +197,21 @@ Status add_own_tokens(const Operation& operation, Combiner& combiner, const Rout
 Status send_partials(const Operation& operation, const hepCombineArgs_t& args,
                      const RoutingState& state) {
   Combiner combiner(operation, args, state);
-  for (int source = 0; source < operation.num_ranks(); ++source)
-    HEP_TRY(reduce_source(operation, source, combiner, state));
+  const uint64_t call = summary_of(args, state.totals->update);
+  for (int source = 0; source < operation.num_ranks(); ++source) {
+    HEP_TRY(tell_call(operation, source, call));
+    reduce_source(operation, source, combiner, state);
+  }
   return {};
 }
 
 Status add_partials(const Operation& operation, const hepCombineArgs_t& args,
                     const RoutingState& state) {
   Combiner combiner(operation, args, state);
+  const uint64_t call = summary_of(args, state.totals->update);
+  // Ranks without tokens receive nothing that could be wrong, and need not wait.
+  for (int peer = 0; peer < operation.num_ranks() && state.num_tokens > 0; ++peer)
+    HEP_TRY(compare_call(operation, peer, call));
   HEP_TRY(add_own_tokens(operation, combiner, state));
   for (int peer = 0; peer < operation.num_ranks(); ++peer)
     store_release(&operation.to(peer).slots_free, operation.epoch());

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "call_summary.h"
 #include "data_type.h"
 #include "host/host_routing.h"
 #include "host/signal.h"
@@ -186,9 +187,10 @@ class Receiver {
 };
 
 // Waits for what a source publishes.
-Status find_source(const Operation& operation, int rank, int top_k, Source* source) {
+Status find_source(const Operation& operation, int rank, int top_k, uint64_t call, Source* source) {
   const Signals& from = operation.from(rank);
   HEP_TRY(operation.wait(hepPhaseRows, rank, from.rows_ready, operation.epoch()));
+  HEP_TRY(operation.compare_calls(hepPhaseRows, rank, call, from.dispatch_call));
   const char* window = static_cast<const char*>(operation.window(rank));
   *source = {rank, window, window + from.rows_offset, nullptr};
   if (from.has_weights == 0) return {};
@@ -205,9 +207,10 @@ Status receive_rows(const Operation& operation, const hepDispatchArgs_t& args,
   receiver.count_rows();
   receiver.write_padding();
   receiver.write_gather();
+  const uint64_t call = summary_of(args, state.totals->update);
   for (int s = 0; s < operation.num_ranks(); ++s) {
     Source source;
-    HEP_TRY(find_source(operation, s, state.top_k, &source));
+    HEP_TRY(find_source(operation, s, state.top_k, call, &source));
     receiver.take_rows(source);
     store_release(&operation.to(s).rows_read, operation.epoch());
   }

@@ -37,6 +37,11 @@ class Operation {
     return waiter_.wait(&signal, expected, awaited(phase, peer));
   }
 
+  // Fails the communicator if a peer's summary of its call is not this rank's, too.
+  Status compare_calls(hepPhase_t phase, int peer, uint64_t own, uint64_t theirs) const {
+    return own == theirs ? Status() : fail(hepErrorMismatch, phase, peer, own, theirs);
+  }
+
   // Fails the communicator for something other than a wait.
   Status fail(hepResult_t result, hepPhase_t phase, int peer, uint64_t expected,
               uint64_t seen) const {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "call_summary.h"
 #include "data_type.h"
 #include "host/host_routing.h"
 #include "host/quantize.h"
@@ -54,6 +55,7 @@ Status publish(const Operation& operation, const hepDispatchArgs_t& args, bool x
     Signals& to = operation.to(peer);
     to.rows_offset = rows_offset;
     to.has_weights = args.weights != nullptr;
+    to.dispatch_call = summary_of(args, state.totals->update);
     store_release(&to.rows_ready, operation.epoch());
   }
 

@@ -184,6 +184,7 @@ void send_update(const Operation& operation, const TopK& choice, HostBackend& ba
                  RoutingState& state) {
   state.num_tokens = choice.num_tokens;
   state.top_k = choice.top_k;
+  state.totals->update = operation.epoch();
   const Shape& shape = operation.shape();
   std::array<RecordWriter, kMaxRanks> writers;
   for (int d = 0; d < shape.num_ranks; ++d) writers[d] = RecordWriter(operation, d, choice);

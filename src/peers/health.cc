@@ -69,6 +69,7 @@ hepFailure_t Health::failure() const {
 int Health::culprit(const hepFailure_t& failure) const {
   const int awaited = failure.missing_rank;
   if (awaited < 0) return told_rank_;
+  if (failure.result == hepErrorMismatch) return awaited;  // whom it differs from, whoever is right
   const bool told = told_rank_ >= 0 && told_rank_ != rank_;
   if (failure.result == hepErrorPeerLost || failure.result == hepErrorAborted)
     return told ? told_rank_ : awaited;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Waits of the host backend that end without what they waited for.
+#include "call_summary.h"
 #include "host_ranks.h"
 
 namespace hep {
@@ -45,6 +46,12 @@ class HostBackendFailure : public ::testing::Test {
     Ranks::expect_ok(ranks_->update_one(0, indices, kTopK));
   }
 
+  // As rank 1 does in its first dispatch.
+  void publish_rows(const hepDispatchArgs_t& call) {
+    ranks_->signals(0, 1).dispatch_call = summary_of(call, 1);
+    ranks_->signals(0, 1).rows_ready = 1;
+  }
+
   std::unique_ptr<Ranks> ranks_;
   const Matrix x_ = rows_of({1});
   Matrix rows_;
@@ -79,7 +86,7 @@ TEST_F(HostBackendFailure, DispatchNamesThePeerThatNeverPublishesRows) {
 TEST_F(HostBackendFailure, DispatchNamesThePeerThatNeverPublishesWeights) {
   update_alone({0, 2});
   ranks_->signals(0, 1).has_weights = 1;
-  ranks_->signals(0, 1).rows_ready = 1;
+  publish_rows(dispatch_args(hepLayoutFlat, x_, rows_));
   EXPECT_EQ(dispatch_alone().result(), hepErrorTimeout);
   expect_failure(ranks_->backend(0).failure(), hepErrorTimeout, hepOperationDispatch,
                  hepPhaseWeights, 1, 1, 0);
@@ -87,10 +94,39 @@ TEST_F(HostBackendFailure, DispatchNamesThePeerThatNeverPublishesWeights) {
 
 TEST_F(HostBackendFailure, DispatchNamesThePeerThatNeverReads) {
   update_alone({0, 2});
-  ranks_->signals(0, 1).rows_ready = 1;
+  publish_rows(dispatch_args(hepLayoutFlat, x_, rows_));
   EXPECT_EQ(dispatch_alone().result(), hepErrorTimeout);
   expect_failure(ranks_->backend(0).failure(), hepErrorTimeout, hepOperationDispatch,
                  hepPhaseReaders, 1, 1, 0);
+}
+
+TEST_F(HostBackendFailure, DispatchTellsOfAPeerThatCallsItOtherwise) {
+  update_alone({0, 2});
+  hepDispatchArgs_t theirs = dispatch_args(hepLayoutExpertMajor, x_, rows_);
+  theirs.type = hepTypeFloat16;
+  publish_rows(theirs);
+  const Status status = dispatch_alone();
+  EXPECT_EQ(status.result(), hepErrorMismatch);
+  for (const char* part : {"dispatch 1", "rank 1", "expert-major", "hepTypeFloat16", "flat",
+                           "hepTypeBfloat16", "update 1"})
+    EXPECT_NE(status.message().find(part), std::string::npos) << status.message();
+  const hepDispatchArgs_t own = dispatch_args(hepLayoutFlat, x_, rows_);
+  expect_failure(ranks_->backend(0).failure(), hepErrorMismatch, hepOperationDispatch, hepPhaseRows,
+                 1, summary_of(own, 1), summary_of(theirs, 1));
+}
+
+TEST_F(HostBackendFailure, CombineTellsOfAPeerThatCallsItOtherwise) {
+  update_alone({0, 2});
+  rows_ = canary_rows(1);
+  const hepCombineArgs_t own = combine_args(hepLayoutFlat, hepWeightsNone, x_, rows_);
+  ranks_->signals(0, 1).combine_call = summary_of(own, 2);
+  ranks_->signals(0, 1).outputs_ready = 1;
+  const Status status = combine_alone();
+  EXPECT_EQ(status.result(), hepErrorMismatch);
+  for (const char* part : {"combine 1", "rank 1", "update 2", "update 1"})
+    EXPECT_NE(status.message().find(part), std::string::npos) << status.message();
+  expect_failure(ranks_->backend(0).failure(), hepErrorMismatch, hepOperationCombine,
+                 hepPhasePartials, 1, summary_of(own, 1), summary_of(own, 2));
 }
 
 TEST_F(HostBackendFailure, CombineNamesThePeerThatNeverSendsItsSums) {

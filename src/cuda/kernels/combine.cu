@@ -38,12 +38,14 @@ __device__ void take_gradients(const CombineArgs& args) {
   __syncthreads();
 }
 
-// In the last block: all that this rank needs has been added up; the peers may overwrite it. Waits
-// until they have read this rank's outputs, if they do.
+// In the last block: all that this rank needs has been added up; the peers may overwrite it, once their
+// calls have been compared (a rank without tokens receives nothing that could be wrong). Waits until they
+// have read this rank's outputs, if they do.
 __device__ void finish(const CombineArgs& args, uint64_t epoch) {
   const KernelContext& context = args.context;
   take_gradients(args);
   for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x) {
+    if (rank != context.rank && args.num_tokens > 0) calls_alike(args, epoch, rank);
     ptx::st_release_sys(&context.signals_to(rank)->slots_free, epoch);
     if (args.outputs_offset != kNotInWindow)
       wait_for(context, {hepOperationCombine, hepPhaseReaders, rank, epoch},
@@ -71,7 +73,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   // A NaN that arrives as it is becomes canonical when it is added up.
   const bool as_they_are = V::as_they_are(args);
   const bool sends = args.half != Half::kReceive, receives = args.half != Half::kSend;
-  if (sends && as_they_are && blockIdx.x == 0) publish_outputs(args, epoch);
+  if (sends && blockIdx.x == 0) publish_outputs(args, epoch);
   __syncthreads();
 
   const bool in_first_half = sends && blockIdx.x < args.first_half_blocks;

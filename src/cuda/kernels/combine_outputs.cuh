@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Outputs that stay where they are: combine tells the peers where theirs lie, if they can be read there.
+// What the ranks of a combine tell each other beforehand: what they call, which must be the same, and
+// where outputs lie that the peers can read in place.
 #pragma once
 
+#include "call_summary.h"
 #include "cuda/kernels/contribution.cuh"
 #include "cuda/kernels/signal.cuh"
 
@@ -18,9 +20,16 @@ __device__ inline OutputRange outputs_for(const CombineArgs& args, int rank) {
   return {first, max(min(end, args.call.capacity) - first, int64_t{0})};
 }
 
-// Tells each peer where its rows lie, once it has read what it was told before. By one block.
+__device__ inline uint64_t call_summary(const CombineArgs& args) {
+  return summary_of(args.call,
+                    at<RoutingTotals>(args.routing, args.context.routing_layout.totals)->update);
+}
+
+// Tells each peer of the call and where its rows lie, once it has read what it was told before. By one
+// block.
 __device__ inline void publish_outputs(const CombineArgs& args, uint64_t epoch) {
   const KernelContext& context = args.context;
+  const uint64_t call = call_summary(args);
   for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x) {
     if (rank == context.rank) continue;
     if (!wait_for(context, {hepOperationCombine, hepPhaseSlots, rank, epoch},
@@ -31,10 +40,20 @@ __device__ inline void publish_outputs(const CombineArgs& args, uint64_t epoch) 
                                 ? kNotInWindow
                                 : args.outputs_offset + range.first * args.row_bytes;
     Signals* signals = context.signals_to(rank);
+    ptx::st_relaxed_sys(&signals->combine_call, call);
     ptx::st_relaxed_sys(&signals->outputs_offset, offset);
     ptx::st_relaxed_sys(&signals->num_outputs, range.count);
     ptx::st_release_sys(&signals->outputs_ready, epoch);
   }
+}
+
+// Whether a peer's call is this rank's, too, when it has told.
+__device__ inline bool calls_alike(const CombineArgs& args, uint64_t epoch, int rank) {
+  const KernelContext& context = args.context;
+  const Signals* signals = context.signals_from(rank);
+  const WaitPoint point{hepOperationCombine, hepPhasePartials, rank, epoch};
+  return wait_for(context, point, &signals->outputs_ready, epoch) &&
+         agrees(context, point, &signals->combine_call, call_summary(args));
 }
 
 // What a peer has published.
@@ -42,9 +61,7 @@ __device__ inline bool find_outputs(const CombineArgs& args, uint64_t epoch, int
                                     Outputs* outputs) {
   const KernelContext& context = args.context;
   const Signals* signals = context.signals_from(rank);
-  if (!wait_for(context, {hepOperationCombine, hepPhasePartials, rank, epoch},
-                &signals->outputs_ready, epoch))
-    return false;
+  if (!calls_alike(args, epoch, rank)) return false;
   const uint64_t offset = ptx::ld_relaxed_sys(&signals->outputs_offset);
   const bool in_place = offset != kNotInWindow;
   *outputs = {in_place ? context.published_at(rank, offset) : nullptr,

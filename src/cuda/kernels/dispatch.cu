@@ -4,6 +4,7 @@
 // rows (dispatch_extras.cuh). No staging on the receiver, no registration of outputs.
 #include <algorithm>
 
+#include "call_summary.h"
 #include "cuda/kernels/dispatch_extras.cuh"
 #include "cuda/kernels/launch.h"
 #include "cuda/kernels/pipeline.cuh"
@@ -78,15 +79,27 @@ __device__ uint64_t current_epoch(const DispatchArgs& args) {
   return args.context.state->dispatch.epoch + 1;
 }
 
+// The update of the routing: one that this dispatch does is counted when it ends.
+__device__ uint64_t update_of(const DispatchArgs& args) {
+  const KernelContext& context = args.context;
+  return args.updates ? context.state->routing_epoch + 1
+                      : at<RoutingTotals>(args.routing, context.routing_layout.totals)->update;
+}
+
+__device__ uint64_t call_summary(const DispatchArgs& args) {
+  return summary_of(args.call, update_of(args));
+}
+
 // ------------------------------------------------------------------------------------ publishing
 
 // The rows lie in the window already; weights and scales follow.
-__device__ void signal_rows(const DispatchArgs& args, uint64_t epoch) {
+__device__ void signal_rows(const DispatchArgs& args, uint64_t epoch, uint64_t call) {
   for (int rank = threadIdx.x; rank < args.context.num_ranks(); rank += blockDim.x) {
     Signals* signals = args.context.signals_to(rank);
     ptx::st_relaxed_sys(&signals->rows_offset, args.rows_offset);
     ptx::st_relaxed_sys(&signals->has_weights, args.call.weights != nullptr);
     ptx::st_relaxed_sys(&signals->has_scales, args.call.scales != nullptr);
+    ptx::st_relaxed_sys(&signals->dispatch_call, call);
     ptx::st_release_sys(&signals->rows_ready, epoch);
   }
 }
@@ -128,17 +141,17 @@ __device__ bool publish_rows(const DispatchArgs& args, uint64_t epoch) {
 }
 
 // All blocks bring what the peers read to the window; the last one signals. False as wait_until().
-__device__ bool publish(const DispatchArgs& args, uint64_t epoch) {
+__device__ bool publish(const DispatchArgs& args, uint64_t epoch, uint64_t call) {
   const KernelContext& context = args.context;
   const bool has_rows = args.publishing != Publishing::kDone;
   const bool has_extras = args.call.weights != nullptr || args.call.scales != nullptr;
-  if (!has_rows && blockIdx.x == 0) signal_rows(args, epoch);
+  if (!has_rows && blockIdx.x == 0) signal_rows(args, epoch, call);
   if (!has_rows && !has_extras) return true;
   if (args.call.weights != nullptr) publish_weights(args);
   if (args.call.scales != nullptr) publish_scales(args);
   if (has_rows && !publish_rows(args, epoch)) return false;
   if (!arrive_is_last(&context.state->extras_published)) return true;
-  if (has_rows) signal_rows(args, epoch);
+  if (has_rows) signal_rows(args, epoch, call);
   if (has_extras)
     for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x)
       ptx::st_release_sys(&context.signals_to(rank)->weights_ready, epoch);
@@ -150,7 +163,7 @@ __device__ bool publish(const DispatchArgs& args, uint64_t epoch) {
 // Where the rows of each source lie; waits for them when they are first needed.
 struct SourceGate {
   const DispatchArgs& args;
-  uint64_t epoch;
+  uint64_t epoch, call;
   const char** published;  // [R] in shared memory, NULL at first; used by lane 0 alone
 
   // By all lanes of a warp; NULL after a failure.
@@ -166,8 +179,9 @@ struct SourceGate {
   __device__ const char* wait_for_rows(int source) const {
     const KernelContext& context = args.context;
     const Signals* signals = context.signals_from(source);
-    if (!wait_for(context, {hepOperationDispatch, hepPhaseRows, source, epoch},
-                  &signals->rows_ready, epoch))
+    const WaitPoint point{hepOperationDispatch, hepPhaseRows, source, epoch};
+    if (!wait_for(context, point, &signals->rows_ready, epoch) ||
+        !agrees(context, point, &signals->dispatch_call, call))
       return nullptr;
     // The copy engine reads what the source wrote by other means.
     ptx::fence_proxy_async();
@@ -278,12 +292,13 @@ __device__ void load_group(const DispatchArgs& args, const RowGroup& group, cons
 
 // The records of the next group are read while the rows of this one are loaded.
 template <int kLayout>
-__device__ void load_rows(const DispatchArgs& args, uint64_t epoch, const uint32_t* source_rows,
-                          const char** published, const Ring<RowItem>& ring) {
+__device__ void load_rows(const DispatchArgs& args, uint64_t epoch, uint64_t call,
+                          const uint32_t* source_rows, const char** published,
+                          const Ring<RowItem>& ring) {
   const KernelContext& context = args.context;
   const GroupOrder order{context.rank, context.num_ranks(),
                          rows_per_group(args, source_rows[context.num_ranks()])};
-  const SourceGate gate{args, epoch, published};
+  const SourceGate gate{args, epoch, call, published};
   Producer<RowItem> producer{ring, {}};
 
   uint32_t longest = 0;
@@ -397,12 +412,16 @@ __device__ void report_overflow(const DispatchArgs& args, uint64_t epoch, int64_
   host->overflow_ready = 1;
 }
 
-// In the last block: the rows are read and written. Waits until the peers have read this rank's where
-// they may be overwritten by others.
+// In the last block: the rows are read and written. Compares the calls with those of ranks without rows
+// for this one, too. Waits until the peers have read this rank's rows where others may overwrite them.
 template <int kLayout>
-__device__ void finish(const DispatchArgs& args, uint64_t epoch) {
+__device__ void finish(const DispatchArgs& args, uint64_t epoch, uint64_t call) {
   const KernelContext& context = args.context;
   for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x) {
+    const WaitPoint point{hepOperationDispatch, hepPhaseRows, rank, epoch};
+    const Signals* signals = context.signals_from(rank);
+    if (wait_for(context, point, &signals->rows_ready, epoch))
+      agrees(context, point, &signals->dispatch_call, call);
     ptx::st_release_sys(&context.signals_to(rank)->rows_read, epoch);
     // Before it copies tokens to the window, a dispatch waits by itself.
     if (args.publishing == Publishing::kDone)
@@ -420,7 +439,7 @@ __device__ void finish(const DispatchArgs& args, uint64_t epoch) {
   if (needed > args.call.capacity && args.call.overflow == hepOverflowError)
     report_overflow(args, epoch, needed);
   context.state->dispatch.epoch = epoch;
-  if (args.updates) ++context.state->routing_epoch;
+  if (args.updates) totals->update = ++context.state->routing_epoch;
 }
 
 template <int kLayout, bool kUpdates>
@@ -435,11 +454,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   const KernelContext& context = args.context;
   const uint64_t epoch = current_epoch(args);
   const uint64_t update = context.state->routing_epoch + 1;
+  const uint64_t call = call_summary(args);
   if (__syncthreads_or(has_failed(context))) return;
   if (args.half != Half::kReceive) {
     if (kUpdates && args.index64) send_choices<int64_t>(args, update);
     if (kUpdates && !args.index64) send_choices<int32_t>(args, update);
-    if (!publish(args, epoch)) return;
+    if (!publish(args, epoch, call)) return;
   }
   if (args.half == Half::kSend) return;
   if (kUpdates && !place_choices(args, update, shared)) return;
@@ -453,7 +473,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
 
   switch (warp_index()) {
-    case kLoaderWarp: load_rows<kLayout>(args, epoch, source_rows, published, ring); break;
+    case kLoaderWarp: load_rows<kLayout>(args, epoch, call, source_rows, published, ring); break;
     case kStorerWarp:
       if (ring.depth > 2 * kStoresInFlight)
         store_rows<kLayout, kStoresInFlight>(args, ring);
@@ -464,7 +484,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     default: write_extras<kLayout>(args, epoch, has_weights, extra_entries, &extras_failed);
   }
   if (arrive_is_last(&context.state->dispatch.arrivals) && !has_failed(context))
-    finish<kLayout>(args, epoch);
+    finish<kLayout>(args, epoch, call);
 }
 
 // By layout, without and with an update.

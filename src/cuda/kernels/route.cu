@@ -36,7 +36,10 @@ __device__ uint64_t send(const RouteArgs& args, void* shared) {
   if (!wait_for_grid(context, {hepOperationRouting, hepPhaseBlocks, context.rank, epoch},
                      &context.state->routing_counted))
     return 0;
-  if (blockIdx.x == 0 && threadIdx.x == 0) context.state->routing_epoch = epoch;
+  if (blockIdx.x == 0 && threadIdx.x == 0) {
+    context.state->routing_epoch = epoch;
+    at<RoutingTotals>(args.routing, context.routing_layout.totals)->update = epoch;
+  }
   sum_over_blocks(args, sending);
   send_headers(args, sending, epoch);
   send_records<Index>(args, range, first_expert, sending, epoch);

@@ -42,6 +42,15 @@ __device__ inline void record_failure(const KernelContext& context, const WaitPo
   *reinterpret_cast<volatile uint32_t*>(&context.host->failure_ready) = 1;
 }
 
+// Whether a peer's summary of its call is this rank's, too. If not, the communicator fails.
+__device__ inline bool agrees(const KernelContext& context, const WaitPoint& point,
+                              const uint64_t* theirs, uint64_t own) {
+  const uint64_t seen = ptx::ld_relaxed_sys(theirs);
+  if (seen == own) return true;
+  record_failure(context, point, hepErrorMismatch, own, seen);
+  return false;
+}
+
 // The first is kept.
 __device__ inline void record_bad_index(Firsts* firsts, HostState* host, int64_t token, int64_t k,
                                         int64_t value) {

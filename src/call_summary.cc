@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "call_summary.h"
+
+#include "data_type.h"
+
+namespace hep {
+namespace {
+
+int field(uint64_t summary, int index) { return static_cast<int>(summary >> 8 * index & 0xff); }
+
+const char* layout_name(int layout) {
+  switch (layout) {
+    case hepLayoutFlat: return "flat";
+    case hepLayoutExpertMajor: return "expert-major";
+    case hepLayoutExpertPadded: return "expert-padded";
+    default: return "unknown";
+  }
+}
+
+const char* name_of_type(int type) {
+  const char* const name = type_name(type);
+  return name != nullptr ? name : "unknown";
+}
+
+const char* quantization_name(int quantize) {
+  switch (quantize) {
+    case hepQuantizeNone: return "none";
+    case hepQuantizeFloat32: return "float32";
+    case hepQuantizeUe8m0: return "ue8m0";
+    default: return "unknown";
+  }
+}
+
+const char* weight_mode_name(int mode) {
+  switch (mode) {
+    case hepWeightsNone: return "none";
+    case hepWeightsDispatched: return "dispatched";
+    case hepWeightsRow: return "row";
+    default: return "unknown";
+  }
+}
+
+}  // namespace
+
+std::string describe_call(int32_t operation, uint64_t summary) {
+  std::string text = std::string("layout ") + layout_name(field(summary, 0)) + ", type " +
+                     name_of_type(field(summary, 1));
+  if (operation == hepOperationDispatch)
+    text += std::string(", quantize ") + quantization_name(field(summary, 2));
+  else
+    text += std::string(", partial type ") + name_of_type(field(summary, 2)) + ", weight mode " +
+            weight_mode_name(field(summary, 3));
+  return text + ", the routing of update " + std::to_string(summary >> 32);
+}
+
+}  // namespace hep

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ranks that do not call the same operation alike get an error that says who called what, instead of
+// wrong values.
+#include <functional>
+#include <string>
+
+#include "spoilt_batch.h"
+#include "support.h"
+
+namespace {
+
+using harness::world;
+
+// The last rank spoils its calls; all ranks make them, until one tells what was found.
+void expect_mismatch(const std::string& what, hepOperation_t operation,
+                     const std::function<void(Batch&)>& spoil, const Mentions& mentions) {
+  if (world().num_ranks() < 2) GTEST_SKIP() << "needs two ranks to disagree";
+  const int last = world().num_ranks() - 1;
+  hepConfig_t config = small_config();
+  config.scale_bytes = 4;
+  run_ranks(config, [&](Rank& self) {
+    Batch batch(self, config);
+    ASSERT_HEP(batch.update());
+    if (self.rank == last) spoil(batch);
+    hepResult_t result = hepSuccess;
+    if (operation == hepOperationDispatch)
+      result = hepDispatch(batch.routing.get(), &batch.dispatch, self.stream.get());
+    else
+      result = hepCombine(batch.routing.get(), &batch.combine, self.stream.get());
+    EXPECT_EQ(result, world().backend() == hepBackendHost ? hepErrorMismatch : hepSuccess) << what;
+    self.stream.synchronize();
+    hepResult_t error = hepSuccess;
+    EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
+    EXPECT_EQ(error, hepErrorMismatch) << what;
+    const std::string sentence = hepGetLastError();
+    expect_mentions(sentence, mentions);
+    expect_mentions(sentence, {"rank " + std::to_string(last)});
+    hepFailure_t failure = HEP_FAILURE_INITIALIZER;
+    EXPECT_HEP(hepCommGetFailure(self.comm, &failure));
+    EXPECT_EQ(failure.result, hepErrorMismatch) << what;
+    self.barrier();
+  });
+  run_ranks(config, [&](Rank& self) { expect_working(self, config); });
+}
+
+TEST(Mismatch, OfTheLayoutOfADispatchIsReportedToAll) {
+  expect_mismatch("layout", hepOperationDispatch,
+                  [](Batch& batch) { batch.dispatch.layout = hepLayoutExpertMajor; },
+                  {"dispatch 1", "flat", "expert-major"});
+}
+
+TEST(Mismatch, OfTheTypeOfADispatchIsReportedToAll) {
+  expect_mismatch("type", hepOperationDispatch,
+                  [](Batch& batch) { batch.dispatch.type = hepTypeFloat16; },
+                  {"dispatch 1", "hepTypeBfloat16", "hepTypeFloat16"});
+}
+
+TEST(Mismatch, OfTheQuantisationOfADispatchIsReportedToAll) {
+  expect_mismatch("quantisation", hepOperationDispatch,
+                  [](Batch& batch) {
+                    batch.dispatch.type = hepTypeFloat8E4M3;
+                    batch.dispatch.quantize = hepQuantizeFloat32;
+                  },
+                  {"dispatch 1", "none", "float32"});
+}
+
+TEST(Mismatch, OfTheLayoutOfACombineIsReportedToAll) {
+  expect_mismatch("layout", hepOperationCombine,
+                  [](Batch& batch) { batch.combine.layout = hepLayoutExpertMajor; },
+                  {"combine 1", "flat", "expert-major"});
+}
+
+TEST(Mismatch, OfTheWeightModeOfACombineIsReportedToAll) {
+  expect_mismatch("weight mode", hepOperationCombine,
+                  [](Batch& batch) {
+                    batch.combine.weight_mode = hepWeightsRow;
+                    batch.combine.row_weights = batch.numbers.as<float>();
+                  },
+                  {"combine 1", "weight mode none", "weight mode row"});
+}
+
+TEST(Mismatch, OfTheTypeOfACombineIsReportedToAll) {
+  expect_mismatch("type", hepOperationCombine,
+                  [](Batch& batch) { batch.combine.type = hepTypeFloat16; },
+                  {"combine 1", "hepTypeBfloat16", "hepTypeFloat16"});
+}
+
+TEST(Mismatch, OfTheRoutingIsReportedToAll) {
+  if (world().num_ranks() < 2) GTEST_SKIP() << "needs two ranks to disagree";
+  const int last = world().num_ranks() - 1;
+  const hepConfig_t config = small_config();
+  run_ranks(config, [&](Rank& self) {
+    Batch first(self, config), second(self, config);
+    ASSERT_HEP(first.update());
+    ASSERT_HEP(second.update());
+    Batch& batch = self.rank == last ? second : first;
+    hepDispatch(batch.routing.get(), &batch.dispatch, self.stream.get());
+    self.stream.synchronize();
+    hepResult_t error = hepSuccess;
+    EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
+    EXPECT_EQ(error, hepErrorMismatch);
+    expect_mentions(hepGetLastError(), {"rank " + std::to_string(last), "update 1", "update 2"});
+    self.barrier();
+  });
+}
+
+}  // namespace
