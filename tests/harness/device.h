@@ -6,6 +6,7 @@
 #include <hybridep.h>
 
 #include <cstddef>
+#include <cstdint>
 
 namespace harness::device {
 
@@ -28,6 +29,10 @@ void destroy_stream(hepStream_t stream);
 void synchronize(hepStream_t stream);
 void copy_on(hepStream_t stream, void* to, const void* from, size_t bytes);
 void fill_on(hepStream_t stream, void* to, unsigned char byte, size_t bytes);
+
+// Adds to *counter, in device memory, in how many places the two differ.
+void count_differences_on(hepStream_t stream, const void* a, const void* b, size_t bytes,
+                          uint64_t* counter);
 
 void begin_capture(hepStream_t stream);
 void* end_capture(hepStream_t stream, size_t* num_nodes);  // an executable graph

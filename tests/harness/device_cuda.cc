@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "compare.h"
 #include "device.h"
 
 namespace harness::device {
@@ -184,6 +185,11 @@ void copy_on(hepStream_t stream, void* to, const void* from, size_t bytes) {
 
 void fill_on(hepStream_t stream, void* to, unsigned char byte, size_t bytes) {
   check(cudaMemsetAsync(to, byte, bytes, stream), "cudaMemsetAsync");
+}
+
+void count_differences_on(hepStream_t stream, const void* a, const void* b, size_t bytes,
+                          uint64_t* counter) {
+  check(launch_count_differences(a, b, bytes, counter, stream), "launch_count_differences");
 }
 
 void begin_capture(hepStream_t stream) {

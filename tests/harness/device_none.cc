@@ -28,6 +28,8 @@ void synchronize(hepStream_t) { refuse(); }
 void copy_on(hepStream_t, void*, const void*, size_t) { refuse(); }
 void fill_on(hepStream_t, void*, unsigned char, size_t) { refuse(); }
 
+void count_differences_on(hepStream_t, const void*, const void*, size_t, uint64_t*) { refuse(); }
+
 void begin_capture(hepStream_t) { refuse(); }
 void* end_capture(hepStream_t, size_t*) { refuse(); }
 void launch_graph(void*, hepStream_t) { refuse(); }

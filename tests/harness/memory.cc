@@ -143,6 +143,15 @@ void Stream::fill(void* to, unsigned char byte, size_t bytes) {
   }
 }
 
+void Stream::count_differences(const void* a, const void* b, size_t bytes, uint64_t* counter) {
+  if (bytes == 0) return;
+  if (stream_ != nullptr) {
+    device::count_differences_on(stream_, a, b, bytes, counter);
+  } else {
+    *counter += std::memcmp(a, b, bytes) != 0;
+  }
+}
+
 Graph::~Graph() {
   if (executable_ != nullptr) device::destroy_graph(executable_);
 }

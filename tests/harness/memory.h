@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 namespace harness {
@@ -92,6 +93,9 @@ class Stream {
   // In stream order, between any two places of the backend's memory.
   void copy(void* to, const void* from, size_t bytes);
   void fill(void* to, unsigned char byte, size_t bytes);
+
+  // Adds to *counter, in the backend's memory, in how many places the two differ. In stream order.
+  void count_differences(const void* a, const void* b, size_t bytes, uint64_t* counter);
 
  private:
   hepBackend_t backend_;

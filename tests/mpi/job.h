@@ -198,6 +198,15 @@ class JobRun {
   void verify();                 // after the stream is done: every output byte, against the oracle
   std::vector<unsigned char> outputs();  // the bytes of all outputs
 
+  // To run the same job again and again: keep_inputs() before it is issued, keep_outputs() when it has been
+  // verified. Then, in stream order, restore() brings the inputs back and poisons the outputs, and
+  // count_wrong() adds to *counter what differs from those that were kept.
+  void keep_inputs();
+  void keep_outputs();
+  void restore();
+  void count_wrong(uint64_t* counter);
+  bool intact();  // nothing was written outside of the outputs
+
   hepRouting_t routing(int index) const { return routings_[index]->get(); }
 
  private:
@@ -243,6 +252,12 @@ class JobRun {
   hepCombineArgs_t combine_args(const Combine& combine, const CombineRun& run) const;
   bool follow_update(const Update& update, UpdateRun* run);
   void launched();
+  struct Piece {
+    void* data;
+    size_t bytes;
+  };
+  std::vector<Piece> inputs();
+  std::vector<harness::GuardedBuffer*> all_outputs();
   bool succeeded(hepResult_t result, const char* call);
   void expect_counts(const Update& update);
   void verify_update(const Update& update, const UpdateRun& run);
@@ -288,4 +303,5 @@ class JobRun {
   std::vector<UpdateRun> updates_;
   std::vector<DispatchRun> dispatches_;
   std::vector<CombineRun> combines_;
+  std::vector<harness::Buffer> kept_inputs_, kept_outputs_;
 };

@@ -354,16 +354,3 @@ bool JobRun::issue_combine(const Combine& combine, Half half, CombineRun* run) {
   stream.fill(run->row_gradients.data(), kJunk, run->row_gradients.bytes());
   return true;
 }
-
-std::vector<unsigned char> JobRun::outputs() {
-  std::vector<unsigned char> all;
-  const auto append = [&all](const std::vector<harness::GuardedBuffer*>& buffers) {
-    for (const harness::GuardedBuffer* buffer : buffers) {
-      all.resize(all.size() + buffer->bytes());
-      buffer->download(all.data() + all.size() - buffer->bytes(), buffer->bytes());
-    }
-  };
-  for (DispatchRun& run : dispatches_) append(run.outputs());
-  for (CombineRun& run : combines_) append(run.outputs());
-  return all;
-}
