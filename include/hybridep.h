@@ -309,8 +309,8 @@ typedef struct {
   uint64_t routing_bytes; /**< in addition, for as many routings as were alive at once on a lane */
   uint64_t scratch_bytes; /**< in addition, once: counters and scratch of the kernels */
   uint64_t low_latency_bytes; /**< of the low-latency lanes: all that the other lanes have, but for
-                                   low_latency_tokens tokens, and 8 bytes for two selections of each
-                                   token of all ranks, twice; 0 without them */
+                                   low_latency_tokens tokens, and 24 bytes for each selection of
+                                   those of all ranks; 0 without them */
   uint64_t low_latency_routing_bytes; /**< routing_bytes of a low-latency routing */
 } hepWorkspace_t;
 

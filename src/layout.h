@@ -172,8 +172,9 @@ static_assert(sizeof(RecordHeader) == 16);
 //                                    of this rank's tokens have arrived
 //   records        [2][R]            header, counts, rows, selections of each source; update n
 //                                    uses parity n & 1, so a fast peer can be one update ahead
-//   choices        [2][R]            cuda: of an update that is part of a dispatch, a header and each
-//                                    source's experts, in words that carry the epoch; by parity, too
+//   choices        [2][R]            cuda: of an update that is part of a dispatch, a header, each
+//                                    source's experts and weights, in words that carry the epoch; by
+//                                    parity, too
 //   rows           [max_tokens]      published rows of this rank, unless they lie in the heap
 //   scales         [max_tokens][scale_stride]  published scales
 //   weights        [max_tokens][K]   published weights
@@ -207,12 +208,12 @@ struct WindowLayout {
         align_up(w.block_records + ranks * kMaxBlocks * sizeof(uint64_t), kSectionAlignment);
     w.records =
         align_up(w.chunk_ready + shape.max_chunks() * ranks * sizeof(uint64_t), kSectionAlignment);
-    w.choice_stride =
-        shape.choice_tokens == 0
-            ? 0
-            : align_up((1 + uint64_t{1} * shape.choice_tokens * choice_words(shape.max_top_k)) *
-                           sizeof(uint64_t),
-                       kSectionAlignment);
+    w.choice_stride = shape.choice_tokens == 0
+                          ? 0
+                          : align_up((1 + uint64_t{1} * shape.choice_tokens *
+                                              (choice_words(shape.max_top_k) + shape.max_top_k)) *
+                                         sizeof(uint64_t),
+                                     kSectionAlignment);
     w.choices = w.records + 2 * ranks * w.record_stride;
     w.rows = w.choices + 2 * ranks * w.choice_stride;
     w.scales = align_up(w.rows + tokens * shape.row_bytes, kSectionAlignment);

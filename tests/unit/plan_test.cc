@@ -158,9 +158,10 @@ TEST_F(ConfigWorkspace, FourLowLatencyLanesAreSizedForTheirTokens) {
   hepConfig_t config = valid_config();
   config.low_latency_tokens = 128;
   const hepWorkspace_t workspace = make_workspace(resolved_config(config), kRanks);
-  // In addition each rank has room for the choices of all: a header and half a word a selection, of 8
-  // bytes, for each of two updates, in whole cache lines.
-  const uint64_t words = 1 + uint64_t{128} * ((resolved_config(small).max_top_k + 1) / 2);
+  // In addition each rank has room for the choices of all: a header, and for each selection half a word
+  // and one for its weight, of 8 bytes, for each of two updates, in whole cache lines.
+  const uint64_t top_k = resolved_config(small).max_top_k;
+  const uint64_t words = 1 + 128 * ((top_k + 1) / 2 + top_k);
   const uint64_t choices = 2 * kRanks * ((words * 8 + 255) / 256 * 256);
   EXPECT_EQ(workspace.low_latency_bytes, 4 * (of_128.total_bytes - of_128.heap_bytes + choices));
   EXPECT_EQ(workspace.low_latency_routing_bytes, of_128.routing_bytes);

@@ -13,6 +13,7 @@ namespace hep {
 struct Choices {
   uint32_t* first_tokens;  // [R + 1] tokens of the ranks before each
   uint16_t* experts;       // [tokens][K]; kNoExpert: none
+  uint8_t* has_weights;    // [R]
 
   __device__ uint32_t num_tokens(int num_ranks) const { return first_tokens[num_ranks]; }
 };
@@ -26,9 +27,22 @@ __device__ inline uint32_t expert_pair(uint16_t first, uint16_t second) {
   return static_cast<uint32_t>(second) << 16 | first;
 }
 
-// The header: tokens below, top_k above.
-constexpr int kTokenBits = 17;
-static_assert(kMaxTokens < 1 << kTokenBits && kMaxTopK < 1 << (32 - kTokenBits));
+// The header: tokens below, then top_k, then whether weights follow.
+constexpr int kTokenBits = 17, kTopKBits = 6;
+static_assert(kMaxTokens < 1 << kTokenBits && kMaxTopK < 1 << kTopKBits);
+
+__device__ inline uint32_t choice_header(const DispatchArgs& args) {
+  const uint32_t has_weights = args.call.weights != nullptr;
+  return (has_weights << kTopKBits | args.top_k) << kTokenBits | args.num_tokens;
+}
+
+// The first of the words of a source that follow its header: experts, then weights.
+__device__ inline uint64_t* words_of(const DispatchArgs& args, int window, int source,
+                                     uint64_t epoch) {
+  return at<uint64_t>(args.context.windows[window],
+                      args.context.window_layout.choices_at(epoch, source)) +
+         1;
+}
 
 // The expert of one of this rank's selections, for the peers; `report` those that do not exist.
 template <typename Index>
@@ -45,25 +59,26 @@ __device__ uint16_t choice_at(const DispatchArgs& args, int token, int k, bool r
 template <typename Index>
 __device__ void send_choices(const DispatchArgs& args, uint64_t epoch) {
   const KernelContext& context = args.context;
-  const WindowLayout& layout = context.window_layout;
   const int ranks = context.num_ranks();
   const int words = choice_words(args.top_k);
-  if (blockIdx.x == 0 && threadIdx.x < ranks) {
-    const uint32_t header = static_cast<uint32_t>(args.top_k) << kTokenBits | args.num_tokens;
-    ptx::st_relaxed_sys(
-        at<uint64_t>(context.windows[threadIdx.x], layout.choices_at(epoch, context.rank)),
-        choice_word(epoch, header));
-  }
-  const int count = args.num_tokens * words * ranks;
-  for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x) {
+  const int first = blockIdx.x * blockDim.x + threadIdx.x, stride = gridDim.x * blockDim.x;
+  if (first < ranks)
+    ptx::st_relaxed_sys(words_of(args, first, context.rank, epoch) - 1,
+                        choice_word(epoch, choice_header(args)));
+  const int num_pairs = args.num_tokens * words;
+  for (int i = first; i < num_pairs * ranks; i += stride) {
     const int rank = i % ranks, word = i / ranks;
     const int token = word / words, k = word % words * 2;
     const bool report = rank == context.rank;
     const uint32_t pair = expert_pair(choice_at<Index>(args, token, k, report),
                                       choice_at<Index>(args, token, k + 1, report));
-    ptx::st_relaxed_sys(
-        at<uint64_t>(context.windows[rank], layout.choices_at(epoch, context.rank)) + 1 + word,
-        choice_word(epoch, pair));
+    ptx::st_relaxed_sys(words_of(args, rank, context.rank, epoch) + word, choice_word(epoch, pair));
+  }
+  if (args.call.weights == nullptr) return;
+  for (int i = first; i < args.num_tokens * args.top_k * ranks; i += stride) {
+    const int rank = i % ranks, selection = i / ranks;
+    ptx::st_relaxed_sys(words_of(args, rank, context.rank, epoch) + num_pairs + selection,
+                        choice_word(epoch, __float_as_uint(args.call.weights[selection])));
   }
 }
 
@@ -90,15 +105,15 @@ __device__ inline bool gather_headers(const DispatchArgs& args, uint64_t epoch,
   for (int source = threadIdx.x; source < ranks; source += blockDim.x) {
     const WaitPoint point{hepOperationRouting, hepPhaseRecords, source, epoch};
     uint32_t header = 0;
-    here &= take_word(
-        args, at<uint64_t>(context.own_window(), context.window_layout.choices_at(epoch, source)),
-        source, epoch, &header);
-    const uint32_t top_k = header >> kTokenBits;
+    here &=
+        take_word(args, words_of(args, context.rank, source, epoch) - 1, source, epoch, &header);
+    const uint32_t top_k = header >> kTokenBits & ((1u << kTopKBits) - 1);
     if (here && top_k != args.top_k) {
       record_failure(context, point, hepErrorMismatch, args.top_k, top_k);
       here = false;
     }
     choices.first_tokens[source + 1] = header & ((1u << kTokenBits) - 1);
+    choices.has_weights[source] = header >> (kTokenBits + kTopKBits);
   }
   if (!__syncthreads_and(here)) return false;
   if (warp_index() == 0) {
@@ -150,8 +165,7 @@ __device__ inline bool gather_choices(const DispatchArgs& args, uint64_t epoch,
       [&](uint32_t i) {
         const int source = source_of(choices, ranks, i / words);
         const uint64_t* address =
-            at<uint64_t>(context.own_window(), context.window_layout.choices_at(epoch, source)) +
-            1 + i - choices.first_tokens[source] * words;
+            words_of(args, context.rank, source, epoch) + i - choices.first_tokens[source] * words;
         return Loaded{address, source, ptx::ld_relaxed_sys(address)};
       },
       [&](uint32_t i, const Loaded& loaded) {
@@ -164,6 +178,19 @@ __device__ inline bool gather_choices(const DispatchArgs& args, uint64_t epoch,
         if (k + 1 < args.top_k) experts[k + 1] = static_cast<uint16_t>(pair >> 16);
       });
   return __syncthreads_and(here);
+}
+
+// The weight of a selection, which the source of the token has sent to this rank, too.
+__device__ inline float take_sent_weight(const DispatchArgs& args, const Row& row, int k) {
+  const KernelContext& context = args.context;
+  const uint64_t epoch = context.state->routing_epoch + 1;
+  const uint32_t tokens =
+      at<uint32_t>(args.routing, context.routing_layout.source_tokens)[row.source];
+  const uint64_t* word = words_of(args, context.rank, row.source, epoch) +
+                         tokens * choice_words(args.top_k) + row.token * args.top_k + k;
+  uint32_t weight = 0;
+  take_word(args, word, row.source, epoch, &weight);
+  return __uint_as_float(weight);
 }
 
 }  // namespace hep

@@ -116,20 +116,27 @@ __device__ void publish_weights(const DispatchArgs& args) {
 // Copies that a thread has on their way at once.
 constexpr int kVectorsAtOnce = 4;
 
-// By all blocks, once the peers have read what they overwrite. False as wait_until().
-__device__ bool publish_rows(const DispatchArgs& args, uint64_t epoch) {
+// Waits until the peers have read what the dispatch before published, and its signals. Where that waited
+// at its end, there is nothing to wait for. False as wait_until().
+__device__ bool wait_for_readers(const DispatchArgs& args, uint64_t epoch) {
   const KernelContext& context = args.context;
+  if (context.mode != hepModeLowLatency) return true;
   bool free = true;
   for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x)
     free &= wait_for(context, {hepOperationDispatch, hepPhaseReaders, rank, epoch},
                      &context.signals_from(rank)->rows_read, epoch - 1);
-  if (!__syncthreads_and(free)) return false;
+  return __syncthreads_and(free);
+}
+
+// By all blocks.
+__device__ void publish_rows(const DispatchArgs& args) {
+  const KernelContext& context = args.context;
   char* rows = at<char>(context.own_window(), args.rows_offset);
   if (args.publishing == Publishing::kQuantizes) {
     quantize_rows({args.call.x, rows, at<char>(context.own_window(), context.window_layout.scales),
                    context.shape().scale_stride(), context.shape().scale_bytes, args.num_tokens,
                    context.shape().hidden, args.call.quantize});
-    return true;
+    return;
   }
   const uint4* x = static_cast<const uint4*>(args.call.x);
   const uint32_t count = args.num_tokens * (args.row_bytes / sizeof(uint4));
@@ -137,19 +144,21 @@ __device__ bool publish_rows(const DispatchArgs& args, uint64_t epoch) {
       blockIdx.x * blockDim.x + threadIdx.x, gridDim.x * blockDim.x, count,
       [&](uint32_t i) { return __ldcs(x + i); },
       [&](uint32_t i, const uint4& vector) { reinterpret_cast<uint4*>(rows)[i] = vector; });
-  return true;
 }
 
 // All blocks bring what the peers read to the window; the last one signals. False as wait_until().
 __device__ bool publish(const DispatchArgs& args, uint64_t epoch, uint64_t call) {
   const KernelContext& context = args.context;
   const bool has_rows = args.publishing != Publishing::kDone;
-  const bool has_extras = args.call.weights != nullptr || args.call.scales != nullptr;
+  const bool has_weights = args.call.weights != nullptr && !args.updates;  // else sent with choices
+  const bool has_extras = has_weights || args.call.scales != nullptr;
+  if (!has_rows && !has_extras && blockIdx.x != 0) return true;
+  if (!wait_for_readers(args, epoch)) return false;
   if (!has_rows && blockIdx.x == 0) signal_rows(args, epoch, call);
   if (!has_rows && !has_extras) return true;
-  if (args.call.weights != nullptr) publish_weights(args);
+  if (has_weights) publish_weights(args);
   if (args.call.scales != nullptr) publish_scales(args);
-  if (has_rows && !publish_rows(args, epoch)) return false;
+  if (has_rows) publish_rows(args);
   if (!arrive_is_last(&context.state->extras_published)) return true;
   if (has_rows) signal_rows(args, epoch, call);
   if (has_extras)
@@ -462,13 +471,13 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (!publish(args, epoch, call)) return;
   }
   if (args.half == Half::kSend) return;
-  if (kUpdates && !place_choices(args, update, shared)) return;
+  if (kUpdates && !place_choices(args, update, shared, source_rows, has_weights)) return;
 
   const int bytes = stage_bytes(kLayout, args.rows_per_stage, args.row_bytes, args.top_k);
   const Ring<RowItem> ring(shared, shared + args.stages * bytes, args.stages, bytes);
   if (threadIdx.x == 0) ring.initialize(kArrivingLanes);
   for (int i = threadIdx.x; i < context.num_ranks(); i += blockDim.x) published[i] = nullptr;
-  for (int i = threadIdx.x; i <= context.num_ranks(); i += blockDim.x)
+  for (int i = threadIdx.x; !kUpdates && i <= context.num_ranks(); i += blockDim.x)
     source_rows[i] = at<uint32_t>(args.routing, context.routing_layout.source_rows)[i];
   __syncthreads();
 

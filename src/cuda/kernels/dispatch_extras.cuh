@@ -3,6 +3,7 @@
 // them while the others move the rows.
 #pragma once
 
+#include "cuda/kernels/choices.cuh"
 #include "cuda/kernels/scales.cuh"
 #include "cuda/kernels/signal.cuh"
 #include "cuda/kernels/warp.cuh"
@@ -38,8 +39,11 @@ __device__ inline bool wait_for_weights(const DispatchArgs& args, uint64_t epoch
     const Signals* signals = context.signals_from(source);
     bool ready = wait_for(context, {hepOperationDispatch, hepPhaseRows, source, epoch},
                           &signals->rows_ready, epoch);
-    has_weights[source] = ready && ptx::ld_relaxed_sys(&signals->has_weights) != 0;
-    if (ready && (has_weights[source] || ptx::ld_relaxed_sys(&signals->has_scales) != 0))
+    // With an update, weights have come by themselves, or are waited for one by one.
+    if (!args.updates)
+      has_weights[source] = ready && ptx::ld_relaxed_sys(&signals->has_weights) != 0;
+    const bool published = has_weights[source] && !args.updates;
+    if (ready && (published || ptx::ld_relaxed_sys(&signals->has_scales) != 0))
       ready = wait_for(context, {hepOperationDispatch, hepPhaseWeights, source, epoch},
                        &signals->weights_ready, epoch);
     if (!ready) *failed = true;
@@ -53,9 +57,11 @@ __device__ inline float take_weight(const DispatchArgs& args, const Row& row, ui
                                     int k, bool given) {
   if (!given) return 1.0f;
   const KernelContext& context = args.context;
-  const float weight = __ldcg(at<float>(context.windows[row.source],
-                                        context.window_layout.weights_at(row.token, args.top_k)) +
-                              k);
+  const float weight =
+      args.updates ? take_sent_weight(args, row, k)
+                   : __ldcg(at<float>(context.windows[row.source],
+                                      context.window_layout.weights_at(row.token, args.top_k)) +
+                            k);
   at<float>(args.routing, context.routing_layout.weights)[selection] = weight;
   return weight;
 }

@@ -14,7 +14,7 @@ constexpr int kStageAlignment = 128;
 
 // Lanes of a warp that arrive when it hands a stage back. After a __syncwarp() one is enough; but the
 // racecheck tool does not follow that, and takes what the others have read for races. A build for it has
-// all of them arrive.
+// all of them arrive, and tests no phase without waiting for it.
 #ifndef HEP_ARRIVING_LANES
 #define HEP_ARRIVING_LANES 1
 #endif
@@ -126,8 +126,9 @@ struct WarpProducer {
         const int first = __ffs(waiting) - 1;
         wait_phase(&ring.empty[__shfl_sync(kFullWarp, mine.stage, first)],
                    __shfl_sync(kFullWarp, mine.parity, first) ^ 1);
-        const bool free = (waiting >> lane_index() & 1) &&
-                          ptx::mbarrier_test_wait(&ring.empty[mine.stage], mine.parity ^ 1);
+        const bool free = lane_index() == first ||
+                          (kArrivingLanes == 1 && (waiting >> lane_index() & 1) &&
+                           ptx::mbarrier_test_wait(&ring.empty[mine.stage], mine.parity ^ 1));
         if (free) fill(mine.stage, item, global, bytes);
         waiting &= ~__ballot_sync(kFullWarp, free);
       }

@@ -27,7 +27,8 @@ struct PlaceMemory {
     return 3 * shape.num_ranks + 1 + shape.num_local_experts() + (warps + 1) * num_counters(shape);
   }
 
-  __device__ PlaceMemory(void* shared, const Shape& shape, int warps) {
+  __device__ PlaceMemory(void* shared, uint8_t* has_weights, const Shape& shape, int warps) {
+    choices.has_weights = has_weights;
     sorted = static_cast<Selection*>(shared);
     choices.first_tokens = reinterpret_cast<uint32_t*>(sorted + warps * kWarpSize);
     source_rows = choices.first_tokens + shape.num_ranks + 1;
@@ -159,8 +160,9 @@ __device__ inline void place_local_experts(const DispatchArgs& args, const Place
   if (blockIdx.x == 0 && lane_index() == 0) expert_offsets[local_experts] = end;
 }
 
-// One warp of one block: rows of each source, and of all.
-__device__ inline void place_all_sources(const DispatchArgs& args, const PlaceMemory& memory) {
+// One warp: where the rows of each source begin, for this block; of one block also for what follows.
+__device__ inline void place_all_sources(const DispatchArgs& args, const PlaceMemory& memory,
+                                         uint32_t* first_rows) {
   const RoutingLayout& layout = args.context.routing_layout;
   const int ranks = args.context.num_ranks();
   uint32_t* source_tokens = at<uint32_t>(args.routing, layout.source_tokens);
@@ -174,7 +176,8 @@ __device__ inline void place_all_sources(const DispatchArgs& args, const PlaceMe
     const uint32_t count = valid ? memory.source_rows[source] : 0;
     const uint32_t through = warp_inclusive_sum(count);
     selections += warp_sum(valid ? memory.source_selections[source] : 0);
-    if (valid) {
+    if (valid) first_rows[source] = rows + through - count;
+    if (valid && blockIdx.x == 0) {
       const int tokens =
           memory.choices.first_tokens[source + 1] - memory.choices.first_tokens[source];
       source_tokens[source] = tokens;
@@ -184,6 +187,8 @@ __device__ inline void place_all_sources(const DispatchArgs& args, const PlaceMe
     rows += __shfl_sync(kFullWarp, through, kWarpSize - 1);
   }
   if (lane_index() != 0) return;
+  first_rows[ranks] = rows;
+  if (blockIdx.x != 0) return;
   source_rows[ranks] = rows;
   RoutingTotals* totals = at<RoutingTotals>(args.routing, layout.totals);
   totals->num_flat_rows = rows;
@@ -282,11 +287,13 @@ __device__ inline void make_records(const DispatchArgs& args, const PlaceMemory&
   __syncwarp();
 }
 
-// The update, from choices to records, by all threads of all blocks. False after a failure.
-__device__ inline bool place_choices(const DispatchArgs& args, uint64_t epoch, void* shared) {
+// The update, from choices to records, by all threads of all blocks. Also tells where the rows of each
+// source begin, and which gave weights. False after a failure.
+__device__ inline bool place_choices(const DispatchArgs& args, uint64_t epoch, void* shared,
+                                     uint32_t* first_rows, uint8_t* has_weights) {
   const Shape& shape = args.context.shape();
   const int warps = blockDim.x / kWarpSize;
-  const PlaceMemory memory(shared, shape, warps);
+  const PlaceMemory memory(shared, has_weights, shape, warps);
   for (uint32_t* word = memory.source_rows + threadIdx.x; word < memory.end_of_counters;
        word += blockDim.x)
     *word = 0;
@@ -296,7 +303,7 @@ __device__ inline bool place_choices(const DispatchArgs& args, uint64_t epoch, v
   count_choices(args, memory, share);
   __syncthreads();
   if (warp_index() == 0) place_local_experts(args, memory);
-  if (blockIdx.x == 0 && warp_index() == 1) place_all_sources(args, memory);
+  if (warp_index() == 1) place_all_sources(args, memory, first_rows);
   __syncthreads();
   sum_before(args, memory);
   __syncthreads();
