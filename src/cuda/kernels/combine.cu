@@ -45,7 +45,6 @@ __device__ void finish(const CombineArgs& args, uint64_t epoch) {
   const KernelContext& context = args.context;
   take_gradients(args);
   for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x) {
-    if (rank != context.rank && args.num_tokens > 0) calls_alike(args, epoch, rank);
     ptx::st_release_sys(&context.signals_to(rank)->slots_free, epoch);
     if (args.outputs_offset != kNotInWindow)
       wait_for(context, {hepOperationCombine, hepPhaseReaders, rank, epoch},

@@ -168,15 +168,19 @@ __device__ void load_task(const CombineArgs& args, const TokenParts<V>& parts,
 template <typename V>
 __device__ void load_parts(const CombineArgs& args, uint64_t epoch, int pipeline, Outputs* outputs,
                            ContributionLoader& loader) {
-  if (!V::as_they_are(args))
-    outputs = nullptr;
-  else if (!find_all_outputs(args, epoch, outputs))
-    return;
   TokenTasks tasks(args, pipeline);
   TokenParts<V> next, second;
   next.look_up(args, tasks.next());
   second.look_up(args, tasks.next());
   next.find_own(args);
+  if (V::as_they_are(args)) {
+    if (!find_all_outputs(args, epoch, outputs)) return;
+  } else {
+    outputs = nullptr;
+    // By the pipeline that has the least to do. Without tokens there is nobody to wait for.
+    const bool is_last = pipeline == kPipelines - 1 && blockIdx.x == gridDim.x - 1;
+    if (is_last && args.num_tokens > 0 && !all_calls_alike(args, epoch)) return;
+  }
 
   const int tokens_of_chunk = chunk_tokens(args.num_tokens);
   int ready_chunk = -1;

@@ -56,6 +56,14 @@ __device__ inline bool calls_alike(const CombineArgs& args, uint64_t epoch, int 
          agrees(context, point, &signals->combine_call, call_summary(args));
 }
 
+// Whether all peers' are. By one warp, before this rank lets the peers go on to the next operation.
+__device__ inline bool all_calls_alike(const CombineArgs& args, uint64_t epoch) {
+  bool alike = true;
+  for (int rank = lane_index(); rank < args.context.num_ranks(); rank += kWarpSize)
+    alike &= rank == args.context.rank || calls_alike(args, epoch, rank);
+  return __all_sync(kFullWarp, alike);
+}
+
 // What a peer has published.
 __device__ inline bool find_outputs(const CombineArgs& args, uint64_t epoch, int rank,
                                     Outputs* outputs) {

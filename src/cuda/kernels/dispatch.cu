@@ -421,16 +421,12 @@ __device__ void report_overflow(const DispatchArgs& args, uint64_t epoch, int64_
   host->overflow_ready = 1;
 }
 
-// In the last block: the rows are read and written. Compares the calls with those of ranks without rows
-// for this one, too. Waits until the peers have read this rank's rows where others may overwrite them.
+// In the last block: the rows are read and written. Waits until the peers have read this rank's rows where
+// others may overwrite them.
 template <int kLayout>
-__device__ void finish(const DispatchArgs& args, uint64_t epoch, uint64_t call) {
+__device__ void finish(const DispatchArgs& args, uint64_t epoch) {
   const KernelContext& context = args.context;
   for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x) {
-    const WaitPoint point{hepOperationDispatch, hepPhaseRows, rank, epoch};
-    const Signals* signals = context.signals_from(rank);
-    if (wait_for(context, point, &signals->rows_ready, epoch))
-      agrees(context, point, &signals->dispatch_call, call);
     ptx::st_release_sys(&context.signals_to(rank)->rows_read, epoch);
     // Before it copies tokens to the window, a dispatch waits by itself.
     if (args.publishing == Publishing::kDone)
@@ -490,10 +486,10 @@ __global__ void __launch_bounds__(kThreads, 1)
         store_rows<kLayout, 1>(args, ring);
       if (kLayout == hepLayoutExpertMajor) zero_padding(args, ring);
       break;
-    default: write_extras<kLayout>(args, epoch, has_weights, extra_entries, &extras_failed);
+    default: write_extras<kLayout>(args, epoch, call, has_weights, extra_entries, &extras_failed);
   }
   if (arrive_is_last(&context.state->dispatch.arrivals) && !has_failed(context))
-    finish<kLayout>(args, epoch, call);
+    finish<kLayout>(args, epoch);
 }
 
 // By layout, without and with an update.

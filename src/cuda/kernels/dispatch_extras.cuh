@@ -28,8 +28,9 @@ __device__ void for_each_padding(const DispatchArgs& args, int worker, int worke
       body(place);
 }
 
-// Which sources gave weights; waits until these, and scales, are published. By all extras warps of a block.
-__device__ inline bool wait_for_weights(const DispatchArgs& args, uint64_t epoch,
+// Which sources gave weights; waits until these, and scales, are published. All sources must have called
+// dispatch alike, also those without rows for this rank. By all extras warps of a block.
+__device__ inline bool wait_for_weights(const DispatchArgs& args, uint64_t epoch, uint64_t call,
                                         uint8_t* has_weights, bool* failed) {
   const KernelContext& context = args.context;
   const int thread = threadIdx.x - kFirstExtrasWarp * kWarpSize;
@@ -37,8 +38,9 @@ __device__ inline bool wait_for_weights(const DispatchArgs& args, uint64_t epoch
   ptx::barrier_sync(kExtrasBarrier, kExtrasThreads);
   for (int source = thread; source < context.num_ranks(); source += kExtrasThreads) {
     const Signals* signals = context.signals_from(source);
-    bool ready = wait_for(context, {hepOperationDispatch, hepPhaseRows, source, epoch},
-                          &signals->rows_ready, epoch);
+    const WaitPoint point{hepOperationDispatch, hepPhaseRows, source, epoch};
+    bool ready = wait_for(context, point, &signals->rows_ready, epoch) &&
+                 agrees(context, point, &signals->dispatch_call, call);
     // With an update, weights have come by themselves, or are waited for one by one.
     if (!args.updates)
       has_weights[source] = ready && ptx::ld_relaxed_sys(&signals->has_weights) != 0;
@@ -159,10 +161,10 @@ __device__ void write_padding_extras(const DispatchArgs& args, int worker, int w
 }
 
 template <int kLayout>
-__device__ void write_extras(const DispatchArgs& args, uint64_t epoch, uint8_t* has_weights,
-                             FlatExtra* entries, bool* failed) {
+__device__ void write_extras(const DispatchArgs& args, uint64_t epoch, uint64_t call,
+                             uint8_t* has_weights, FlatExtra* entries, bool* failed) {
   const KernelContext& context = args.context;
-  if (!wait_for_weights(args, epoch, has_weights, failed)) return;
+  if (!wait_for_weights(args, epoch, call, has_weights, failed)) return;
   const SelectionLanes lanes(args.top_k);
   const int warp = warp_index() - kFirstExtrasWarp;
   const uint32_t num_rows =
