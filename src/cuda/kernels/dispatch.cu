@@ -18,7 +18,13 @@ namespace {
 
 constexpr int kLoaderWarp = 0;
 constexpr int kStorerWarp = 1;
-constexpr int kThreads = (kFirstExtrasWarp + kExtrasWarps) * kWarpSize;
+
+// To count the choices of all ranks takes more warps than to write what goes with rows.
+template <bool kUpdates>
+constexpr int kExtrasWarps = kUpdates ? 14 : 6;
+template <bool kUpdates>
+constexpr int kThreads = (kFirstExtrasWarp + kExtrasWarps<kUpdates>)*kWarpSize;
+constexpr int kUpdatingExtraBytes = 3072;  // of static shared memory
 
 // Rows that a block takes at a time, consecutive rows of one source: as many as whole stages hold, but
 // at least so many.
@@ -146,16 +152,24 @@ __device__ void publish_rows(const DispatchArgs& args) {
       [&](uint32_t i, const uint4& vector) { reinterpret_cast<uint4*>(rows)[i] = vector; });
 }
 
-// All blocks bring what the peers read to the window; the last one signals. False as wait_until().
+// Rows that lie where the peers read them are made known first of all, by one block: a release waits for
+// what its threads have sent before. False as wait_until().
+__device__ bool publish_early(const DispatchArgs& args, uint64_t epoch, uint64_t call) {
+  if (args.publishing != Publishing::kDone || blockIdx.x != gridDim.x - 1) return true;
+  if (!wait_for_readers(args, epoch)) return false;
+  signal_rows(args, epoch, call);
+  return true;
+}
+
+// All blocks bring the rest of what the peers read to the window; the last to come signals. False as
+// wait_until().
 __device__ bool publish(const DispatchArgs& args, uint64_t epoch, uint64_t call) {
   const KernelContext& context = args.context;
   const bool has_rows = args.publishing != Publishing::kDone;
   const bool has_weights = args.call.weights != nullptr && !args.updates;  // else sent with choices
   const bool has_extras = has_weights || args.call.scales != nullptr;
-  if (!has_rows && !has_extras && blockIdx.x != 0) return true;
-  if (!wait_for_readers(args, epoch)) return false;
-  if (!has_rows && blockIdx.x == 0) signal_rows(args, epoch, call);
   if (!has_rows && !has_extras) return true;
+  if (!wait_for_readers(args, epoch)) return false;
   if (has_weights) publish_weights(args);
   if (args.call.scales != nullptr) publish_scales(args);
   if (has_rows) publish_rows(args);
@@ -173,7 +187,13 @@ __device__ bool publish(const DispatchArgs& args, uint64_t epoch, uint64_t call)
 struct SourceGate {
   const DispatchArgs& args;
   uint64_t epoch, call;
-  const char** published;  // [R] in shared memory, NULL at first; used by lane 0 alone
+  const char** published;  // [R] in shared memory, NULL at first; read by lane 0 alone
+
+  // By one warp, for another to come: a source for each lane.
+  __device__ void look_for_all() const {
+    for (int source = lane_index(); source < args.context.num_ranks(); source += kWarpSize)
+      wait_for_rows(source);
+  }
 
   // By all lanes of a warp; NULL after a failure.
   __device__ const char* rows_of(int source) const {
@@ -301,13 +321,11 @@ __device__ void load_group(const DispatchArgs& args, const RowGroup& group, cons
 
 // The records of the next group are read while the rows of this one are loaded.
 template <int kLayout>
-__device__ void load_rows(const DispatchArgs& args, uint64_t epoch, uint64_t call,
-                          const uint32_t* source_rows, const char** published,
-                          const Ring<RowItem>& ring) {
+__device__ void load_rows(const DispatchArgs& args, const SourceGate& gate,
+                          const uint32_t* source_rows, const Ring<RowItem>& ring) {
   const KernelContext& context = args.context;
   const GroupOrder order{context.rank, context.num_ranks(),
                          rows_per_group(args, source_rows[context.num_ranks()])};
-  const SourceGate gate{args, epoch, call, published};
   Producer<RowItem> producer{ring, {}};
 
   uint32_t longest = 0;
@@ -448,13 +466,13 @@ __device__ void finish(const DispatchArgs& args, uint64_t epoch) {
 }
 
 template <int kLayout, bool kUpdates>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads<kUpdates>, 1)
     dispatch_kernel(const __grid_constant__ DispatchArgs args) {
   extern __shared__ __align__(kStageAlignment) char shared[];
   __shared__ uint8_t has_weights[kMaxRanks];
   __shared__ uint32_t source_rows[kMaxRanks + 1];
   __shared__ const char* published[kMaxRanks];
-  __shared__ FlatExtra extra_entries[kExtrasThreads];
+  __shared__ FlatExtra extra_entries[kExtrasWarps<kUpdates> * kWarpSize];
   __shared__ bool extras_failed;
   const KernelContext& context = args.context;
   const uint64_t epoch = current_epoch(args);
@@ -462,23 +480,33 @@ __global__ void __launch_bounds__(kThreads, 1)
   const uint64_t call = call_summary(args);
   if (__syncthreads_or(has_failed(context))) return;
   if (args.half != Half::kReceive) {
+    if (!publish_early(args, epoch, call)) return;
     if (kUpdates && args.index64) send_choices<int64_t>(args, update);
     if (kUpdates && !args.index64) send_choices<int32_t>(args, update);
     if (!publish(args, epoch, call)) return;
   }
   if (args.half == Half::kSend) return;
-  if (kUpdates && !place_choices(args, update, shared, source_rows, has_weights)) return;
-
+  for (int i = threadIdx.x; i < context.num_ranks(); i += blockDim.x) published[i] = nullptr;
+  const SourceGate gate{args, epoch, call, published};
+  if (kUpdates) {
+    if (!place_choices(args, update, shared, source_rows, has_weights)) return;
+    if (warp_index() == kStorerWarp) gate.look_for_all();
+    if (!wait_for_grid(context, {hepOperationRouting, hepPhaseBlocks, context.rank, update},
+                       &context.state->choices_placed))
+      return;
+    // The copy engine reads records and rows that were written by other means.
+    ptx::fence_proxy_async();
+  } else {
+    for (int i = threadIdx.x; i <= context.num_ranks(); i += blockDim.x)
+      source_rows[i] = at<uint32_t>(args.routing, context.routing_layout.source_rows)[i];
+  }
   const int bytes = stage_bytes(kLayout, args.rows_per_stage, args.row_bytes, args.top_k);
   const Ring<RowItem> ring(shared, shared + args.stages * bytes, args.stages, bytes);
   if (threadIdx.x == 0) ring.initialize(kArrivingLanes);
-  for (int i = threadIdx.x; i < context.num_ranks(); i += blockDim.x) published[i] = nullptr;
-  for (int i = threadIdx.x; !kUpdates && i <= context.num_ranks(); i += blockDim.x)
-    source_rows[i] = at<uint32_t>(args.routing, context.routing_layout.source_rows)[i];
   __syncthreads();
 
   switch (warp_index()) {
-    case kLoaderWarp: load_rows<kLayout>(args, epoch, call, source_rows, published, ring); break;
+    case kLoaderWarp: load_rows<kLayout>(args, gate, source_rows, ring); break;
     case kStorerWarp:
       if (ring.depth > 2 * kStoresInFlight)
         store_rows<kLayout, kStoresInFlight>(args, ring);
@@ -498,22 +526,28 @@ constexpr void (*kKernels[][2])(DispatchArgs) = {
     {dispatch_kernel<hepLayoutExpertMajor, false>, dispatch_kernel<hepLayoutExpertMajor, true>},
     {dispatch_kernel<hepLayoutExpertPadded, false>, dispatch_kernel<hepLayoutExpertPadded, true>}};
 
+int most_dynamic_bytes(bool updates) {
+  return kMaxDynamicSharedBytes - (updates ? kUpdatingExtraBytes : 0);
+}
+
 int place_bytes(const Shape& shape, int top_k) {
-  return static_cast<int>(std::min<size_t>(PlaceMemory::bytes(shape, top_k, kThreads / kWarpSize),
-                                           kMaxDynamicSharedBytes + 1));
+  return static_cast<int>(std::min<size_t>(
+      PlaceMemory::bytes(shape, top_k, kThreads<true> / kWarpSize), kMaxDynamicSharedBytes + 1));
 }
 
 }  // namespace
 
 cudaError_t prepare_dispatch_kernels() {
   for (const auto& kernels : kKernels)
-    for (const auto kernel : kernels)
-      if (const cudaError_t result = prepare(kernel); result != cudaSuccess) return result;
+    for (const bool updates : {false, true})
+      if (const cudaError_t result = prepare(kernels[updates], most_dynamic_bytes(updates));
+          result != cudaSuccess)
+        return result;
   return cudaSuccess;
 }
 
 bool dispatch_can_update(const Shape& shape, int top_k) {
-  return shape.choice_tokens > 0 && place_bytes(shape, top_k) <= kMaxDynamicSharedBytes;
+  return shape.choice_tokens > 0 && place_bytes(shape, top_k) <= most_dynamic_bytes(true);
 }
 
 cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream) {
@@ -529,12 +563,12 @@ cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t st
   const auto shared_bytes = [&] {
     return args.stages * bytes + Ring<RowItem>::control_bytes(args.stages);
   };
-  while (shared_bytes() > kMaxDynamicSharedBytes) --args.stages;
+  while (shared_bytes() > most_dynamic_bytes(args.updates)) --args.stages;
   const int most_bytes =
       args.updates ? std::max(shared_bytes(), place_bytes(args.context.shape(), args.top_k))
                    : shared_bytes();
-  return launch(kKernels[args.call.layout][args.updates], plan.dispatch_blocks, kThreads,
-                most_bytes, stream, args);
+  return launch(kKernels[args.call.layout][args.updates], plan.dispatch_blocks,
+                args.updates ? kThreads<true> : kThreads<false>, most_bytes, stream, args);
 }
 
 }  // namespace hep

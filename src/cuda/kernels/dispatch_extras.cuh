@@ -11,9 +11,11 @@
 namespace hep {
 
 constexpr int kFirstExtrasWarp = 2;
-constexpr int kExtrasWarps = 6;
-constexpr int kExtrasThreads = kExtrasWarps * kWarpSize;
 constexpr int kExtrasBarrier = 1;
+
+// All warps but the loader and the storer.
+__device__ inline int extras_warps() { return blockDim.x / kWarpSize - kFirstExtrasWarp; }
+__device__ inline int extras_threads() { return extras_warps() * kWarpSize; }
 
 // Calls body(place) for the padding places between the experts' blocks, shared out among all
 // `workers` of the grid by expert; lanes take every 32nd place.
@@ -35,8 +37,8 @@ __device__ inline bool wait_for_weights(const DispatchArgs& args, uint64_t epoch
   const KernelContext& context = args.context;
   const int thread = threadIdx.x - kFirstExtrasWarp * kWarpSize;
   if (thread == 0) *failed = false;
-  ptx::barrier_sync(kExtrasBarrier, kExtrasThreads);
-  for (int source = thread; source < context.num_ranks(); source += kExtrasThreads) {
+  ptx::barrier_sync(kExtrasBarrier, extras_threads());
+  for (int source = thread; source < context.num_ranks(); source += extras_threads()) {
     const Signals* signals = context.signals_from(source);
     const WaitPoint point{hepOperationDispatch, hepPhaseRows, source, epoch};
     bool ready = wait_for(context, point, &signals->rows_ready, epoch) &&
@@ -50,7 +52,7 @@ __device__ inline bool wait_for_weights(const DispatchArgs& args, uint64_t epoch
                        &signals->weights_ready, epoch);
     if (!ready) *failed = true;
   }
-  ptx::barrier_sync(kExtrasBarrier, kExtrasThreads);
+  ptx::barrier_sync(kExtrasBarrier, extras_threads());
   return !*failed;
 }
 
@@ -169,11 +171,11 @@ __device__ void write_extras(const DispatchArgs& args, uint64_t epoch, uint64_t 
   const int warp = warp_index() - kFirstExtrasWarp;
   const uint32_t num_rows =
       at<uint32_t>(args.routing, context.routing_layout.source_rows)[context.num_ranks()];
-  for (uint32_t first = (blockIdx.x * kExtrasWarps + warp) * lanes.groups; first < num_rows;
-       first += gridDim.x * kExtrasWarps * lanes.groups)
+  for (uint32_t first = (blockIdx.x * extras_warps() + warp) * lanes.groups; first < num_rows;
+       first += gridDim.x * extras_warps() * lanes.groups)
     write_row_extras<kLayout>(args, lanes, first, num_rows, has_weights,
                               entries + warp * kWarpSize);
-  write_padding_extras<kLayout>(args, warp * gridDim.x + blockIdx.x, gridDim.x * kExtrasWarps);
+  write_padding_extras<kLayout>(args, warp * gridDim.x + blockIdx.x, gridDim.x * extras_warps());
 }
 
 }  // namespace hep

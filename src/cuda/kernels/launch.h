@@ -37,13 +37,13 @@ constexpr int kMaxSharedBytes = 227 * 1024;
 constexpr int kMaxDynamicSharedBytes = kMaxSharedBytes - 3072;
 
 template <typename Args>
-cudaError_t prepare(void (*kernel)(Args)) {
+cudaError_t prepare(void (*kernel)(Args), int most_dynamic_bytes = kMaxDynamicSharedBytes) {
   cudaFuncAttributes attributes;
   const cudaError_t result =
       cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
   if (result != cudaSuccess) return result;
   return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                              cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxDynamicSharedBytes);
+                              cudaFuncAttributeMaxDynamicSharedMemorySize, most_dynamic_bytes);
 }
 
 // Returns the launch's own result, not the last error of the thread, which may be older.

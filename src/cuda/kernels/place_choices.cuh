@@ -7,24 +7,23 @@
 
 namespace hep {
 
-// Shared memory of a block. Counters of "before" are of tokens before the block's share, those of a warp
-// of its share of that.
+// Shared memory of a block. Counters are of classes of tokens: those before the block's share, those of each
+// warp's part of it, and those after it.
 struct PlaceMemory {
   Choices choices;
-  uint32_t* source_rows;        // [R] rows, then [R] selections that go to this rank
-  uint32_t* source_selections;  // [R]
-  uint32_t* expert_rows;        // [EL] selections of each local expert
-  uint32_t* before;             // [counters]
-  uint32_t* by_warp;            // [warps][counters]
+  Selection* sorted;      // [warps][kWarpSize]
+  uint32_t* source_rows;  // [R] rows that go to this rank
+  uint32_t* expert_base;  // [EL] places before each local expert's
+  uint32_t* totals;       // [counters]
+  uint32_t* by_class;     // [warps + 2][counters]
   uint32_t* end_of_counters;
-  Selection* sorted;  // [warps][kWarpSize]
 
   // Counters: selections by local expert, own tokens by destination, rows, selections.
   __host__ __device__ static constexpr int num_counters(const Shape& shape) {
     return shape.num_local_experts() + shape.num_ranks + 2;
   }
   __host__ __device__ static constexpr int num_words(const Shape& shape, int warps) {
-    return 3 * shape.num_ranks + 1 + shape.num_local_experts() + (warps + 1) * num_counters(shape);
+    return 2 * shape.num_ranks + 1 + shape.num_local_experts() + (warps + 3) * num_counters(shape);
   }
 
   __device__ PlaceMemory(void* shared, uint8_t* has_weights, const Shape& shape, int warps) {
@@ -32,11 +31,10 @@ struct PlaceMemory {
     sorted = static_cast<Selection*>(shared);
     choices.first_tokens = reinterpret_cast<uint32_t*>(sorted + warps * kWarpSize);
     source_rows = choices.first_tokens + shape.num_ranks + 1;
-    source_selections = source_rows + shape.num_ranks;
-    expert_rows = source_selections + shape.num_ranks;
-    before = expert_rows + shape.num_local_experts();
-    by_warp = before + num_counters(shape);
-    end_of_counters = by_warp + warps * num_counters(shape);
+    expert_base = source_rows + shape.num_ranks;
+    totals = expert_base + shape.num_local_experts();
+    by_class = totals + num_counters(shape);
+    end_of_counters = by_class + (warps + 2) * num_counters(shape);
     choices.experts = reinterpret_cast<uint16_t*>(end_of_counters);
   }
 
@@ -47,7 +45,7 @@ struct PlaceMemory {
   }
 };
 
-// What PlaceMemory counts: of one warp, or before all.
+// The counters of one class, or what is to be given out next.
 struct PlaceCounters {
   uint32_t* by_expert;
   uint32_t* own_by_rank;
@@ -72,6 +70,11 @@ struct TokenShare {
     begin = min(blockIdx.x * warps * of_warp, num_tokens);
     end = min(begin + warps * of_warp, num_tokens);
   }
+
+  __device__ int class_of(uint32_t token) const {
+    if (token < begin) return 0;
+    return token < end ? 1 + (token - begin) / of_warp : 1 + blockDim.x / kWarpSize;
+  }
 };
 
 // A lane's selection of the tokens at hand, and how it stands to others of its token.
@@ -80,32 +83,27 @@ struct LaneChoice {
   int expert;      // kNone: none
   int rank;        // that hosts it; kNone
   int source;
-  bool first_of_rank;  // of its token's selections of that rank
 
   __device__ LaneChoice(const DispatchArgs& args, const Choices& choices,
                         const SelectionLanes& lanes, RankOfExpert rank_of, uint32_t first,
                         uint32_t end)
       : token(first + lanes.group), expert(kNone), rank(kNone), source(kNone) {
-    const bool valid = lanes.group < lanes.groups && token < end;
-    if (valid) {
-      const uint16_t chosen = choices.experts[token * args.top_k + lanes.index];
-      source = source_of(choices, args.context.num_ranks(), token);
-      if (chosen != kNoExpert) {
-        expert = chosen;
-        rank = rank_of(chosen);
-      }
-    }
-    const uint32_t same_rank = __match_any_sync(kFullWarp, rank);
-    first_of_rank = rank != kNone && (same_rank & lanes.of_group & lanes_below()) == 0;
+    if (lanes.group >= lanes.groups || token >= end) return;
+    source = source_of(choices, args.context.num_ranks(), token);
+    const uint16_t chosen = choices.experts[token * args.top_k + lanes.index];
+    if (chosen == kNoExpert) return;
+    expert = chosen;
+    rank = rank_of(chosen);
   }
 };
 
-// By all threads of a block: counts all tokens.
+// By all threads of a block: counts all tokens. Few atomics, because they bound it: one for each local
+// selection, three for each token.
 __device__ inline void count_choices(const DispatchArgs& args, const PlaceMemory& memory,
                                      const TokenShare& share) {
   const KernelContext& context = args.context;
   const Shape& shape = context.shape();
-  const int local_experts = shape.num_local_experts();
+  const int local_base = context.rank * shape.num_local_experts();
   const SelectionLanes lanes(args.top_k);
   const RankOfExpert rank_of(shape);
   const uint32_t num_tokens = memory.choices.num_tokens(shape.num_ranks);
@@ -113,30 +111,42 @@ __device__ inline void count_choices(const DispatchArgs& args, const PlaceMemory
   for (uint32_t first = warp_index() * lanes.groups; first < num_tokens;
        first += warps * lanes.groups) {
     const LaneChoice choice(args, memory.choices, lanes, rank_of, first, num_tokens);
-    const bool local = choice.rank == context.rank;
-    const bool own = choice.source == context.rank;
-    if (!local && !own) continue;
-    if (local) {
-      atomicAdd(&memory.expert_rows[choice.expert - context.rank * local_experts], 1u);
-      atomicAdd(&memory.source_selections[choice.source], 1u);
-      if (choice.first_of_rank) atomicAdd(&memory.source_rows[choice.source], 1u);
+    const PlaceCounters count(
+        memory.by_class + share.class_of(choice.token) * PlaceMemory::num_counters(shape), shape);
+    const uint32_t local = __ballot_sync(kFullWarp, choice.rank == context.rank) & lanes.of_group;
+    if (choice.rank == context.rank) {
+      atomicAdd(&count.by_expert[choice.expert - local_base], 1u);
+      if ((local & lanes_below()) == 0) {
+        atomicAdd(count.rows, 1u);
+        atomicAdd(count.selections, __popc(local));
+        atomicAdd(&memory.source_rows[choice.source], 1u);
+      }
     }
-    if (choice.token >= share.end) continue;
-    uint32_t* counters = choice.token < share.begin
-                             ? memory.before
-                             : memory.by_warp + (choice.token - share.begin) / share.of_warp *
-                                                    PlaceMemory::num_counters(shape);
-    const PlaceCounters count(counters, shape);
-    if (local) {
-      atomicAdd(&count.by_expert[choice.expert - context.rank * local_experts], 1u);
-      atomicAdd(count.selections, 1u);
-      if (choice.first_of_rank) atomicAdd(count.rows, 1u);
-    }
-    if (own && choice.first_of_rank) atomicAdd(&count.own_by_rank[choice.rank], 1u);
+    const bool own = choice.source == context.rank && choice.rank != kNone;
+    if (!__any_sync(kFullWarp, own)) continue;
+    const uint32_t same_rank = __match_any_sync(kFullWarp, own ? choice.rank : kNone);
+    if (own && (same_rank & lanes.of_group & lanes_below()) == 0)
+      atomicAdd(&count.own_by_rank[choice.rank], 1u);
   }
 }
 
-// One warp: where each local expert's rows begin; what is before the block's share is added.
+// Makes the counters of each class start where those before it end. By all threads of a block.
+__device__ inline void sum_classes(const DispatchArgs& args, const PlaceMemory& memory) {
+  const int counters = PlaceMemory::num_counters(args.context.shape());
+  const int classes = blockDim.x / kWarpSize + 2;
+  for (int i = threadIdx.x; i < counters; i += blockDim.x) {
+    uint32_t sum = 0;
+    for (int c = 0; c < classes; ++c) {
+      uint32_t* counter = &memory.by_class[c * counters + i];
+      const uint32_t count = *counter;
+      *counter = sum;
+      sum += count;
+    }
+    memory.totals[i] = sum;
+  }
+}
+
+// One warp: where each local expert's rows begin.
 __device__ inline void place_local_experts(const DispatchArgs& args, const PlaceMemory& memory) {
   const RoutingLayout& layout = args.context.routing_layout;
   const int local_experts = args.context.shape().num_local_experts();
@@ -145,11 +155,11 @@ __device__ inline void place_local_experts(const DispatchArgs& args, const Place
   uint32_t end = 0;
   for (int base = 0; base < local_experts; base += kWarpSize) {
     const int e = base + lane_index();
-    const uint32_t count = e < local_experts ? memory.expert_rows[e] : 0;
+    const uint32_t count = e < local_experts ? memory.totals[e] : 0;
     const uint32_t aligned = align_up(count, args.alignment);
     const uint32_t through = warp_inclusive_sum(aligned);
     if (e < local_experts) {
-      memory.before[e] += end + through - aligned;
+      memory.expert_base[e] = end + through - aligned;
       if (blockIdx.x == 0) {
         tokens_per_expert[e] = count;
         expert_offsets[e] = end + through - aligned;
@@ -169,13 +179,12 @@ __device__ inline void place_all_sources(const DispatchArgs& args, const PlaceMe
   uint32_t* source_rows = at<uint32_t>(args.routing, layout.source_rows);
   uint32_t* chunk_rows = at<uint32_t>(args.routing, layout.chunk_rows);
   const int chunk_stride = args.context.shape().max_chunks() + 1;
-  uint32_t rows = 0, selections = 0;
+  uint32_t rows = 0;
   for (int base = 0; base < ranks; base += kWarpSize) {
     const int source = base + lane_index();
     const bool valid = source < ranks;
     const uint32_t count = valid ? memory.source_rows[source] : 0;
     const uint32_t through = warp_inclusive_sum(count);
-    selections += warp_sum(valid ? memory.source_selections[source] : 0);
     if (valid) first_rows[source] = rows + through - count;
     if (valid && blockIdx.x == 0) {
       const int tokens =
@@ -192,22 +201,7 @@ __device__ inline void place_all_sources(const DispatchArgs& args, const PlaceMe
   source_rows[ranks] = rows;
   RoutingTotals* totals = at<RoutingTotals>(args.routing, layout.totals);
   totals->num_flat_rows = rows;
-  totals->num_expert_rows = selections;
-}
-
-// Makes the counters of each warp start where those before it end. By all threads of a block.
-__device__ inline void sum_before(const DispatchArgs& args, const PlaceMemory& memory) {
-  const int counters = PlaceMemory::num_counters(args.context.shape());
-  const int warps = blockDim.x / kWarpSize;
-  for (int i = threadIdx.x; i < counters; i += blockDim.x) {
-    uint32_t sum = memory.before[i];
-    for (int warp = 0; warp < warps; ++warp) {
-      uint32_t* counter = &memory.by_warp[warp * counters + i];
-      const uint32_t count = *counter;
-      *counter = sum;
-      sum += count;
-    }
-  }
+  totals->num_expert_rows = *PlaceCounters(memory.totals, args.context.shape()).selections;
 }
 
 // Makes the records of the tokens from `first` on. `next` tells the next places to give out.
@@ -224,9 +218,11 @@ __device__ inline void make_records(const DispatchArgs& args, const PlaceMemory&
   const bool chose_local = choice.rank == context.rank;
   const uint32_t same_expert = __match_any_sync(kFullWarp, choice.expert);
   const int before = __popc(same_expert & lanes_below());
-  const uint32_t place = chose_local ? next.by_expert[choice.expert - local_base] + before : 0;
+  const int expert = choice.expert - local_base;
+  const uint32_t place =
+      chose_local ? memory.expert_base[expert] + next.by_expert[expert] + before : 0;
   __syncwarp();
-  if (chose_local && before == 0) next.by_expert[choice.expert - local_base] += __popc(same_expert);
+  if (chose_local && before == 0) next.by_expert[expert] += __popc(same_expert);
   Selection selection = sort_by_expert(lanes, args.top_k, choice.expert, place, sorted);
 
   // Now in ascending (expert, k) order of each token.
@@ -287,8 +283,8 @@ __device__ inline void make_records(const DispatchArgs& args, const PlaceMemory&
   __syncwarp();
 }
 
-// The update, from choices to records, by all threads of all blocks. Also tells where the rows of each
-// source begin, and which gave weights. False after a failure.
+// The update, from choices to records, by all threads of all blocks, which make them for each other. Also
+// tells where the rows of each source begin, and which gave weights. False after a failure.
 __device__ inline bool place_choices(const DispatchArgs& args, uint64_t epoch, void* shared,
                                      uint32_t* first_rows, uint8_t* has_weights) {
   const Shape& shape = args.context.shape();
@@ -302,22 +298,21 @@ __device__ inline bool place_choices(const DispatchArgs& args, uint64_t epoch, v
   const TokenShare share(memory.choices.num_tokens(shape.num_ranks));
   count_choices(args, memory, share);
   __syncthreads();
+  sum_classes(args, memory);
+  __syncthreads();
   if (warp_index() == 0) place_local_experts(args, memory);
   if (warp_index() == 1) place_all_sources(args, memory, first_rows);
   __syncthreads();
-  sum_before(args, memory);
-  __syncthreads();
 
   const SelectionLanes lanes(args.top_k);
-  const PlaceCounters next(memory.by_warp + warp_index() * PlaceMemory::num_counters(shape), shape);
+  const PlaceCounters next(memory.by_class + (1 + warp_index()) * PlaceMemory::num_counters(shape),
+                           shape);
   const uint32_t begin = min(share.begin + warp_index() * share.of_warp, share.end);
   const uint32_t end = min(begin + share.of_warp, share.end);
   for (uint32_t first = begin; first < end; first += lanes.groups)
     make_records(args, memory, lanes, RankOfExpert(shape), first, end, next,
                  memory.sorted + warp_index() * kWarpSize);
-  return wait_for_grid(args.context,
-                       {hepOperationRouting, hepPhaseBlocks, args.context.rank, epoch},
-                       &args.context.state->choices_placed);
+  return true;
 }
 
 }  // namespace hep
