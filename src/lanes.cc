@@ -13,7 +13,8 @@ Lane make_lane(const hepConfig_t& config, int num_ranks, hepMode_t mode, int32_t
   lane.shape = make_shape(config, num_ranks);
   if (mode == hepModeLowLatency) {
     lane.shape.max_tokens = config.low_latency_tokens;
-    lane.shape.choice_tokens = config.low_latency_tokens;
+    if (place_bytes(lane.shape) <= kMaxPlaceBytes)
+      lane.shape.choice_tokens = config.low_latency_tokens;
   }
   lane.window_layout = WindowLayout::make(lane.shape);
   lane.routing_layout = RoutingLayout::make(lane.shape);

@@ -82,6 +82,27 @@ struct Shape {
   }
 };
 
+// ------------------------------------------------------------------------------------- choices
+
+// A dispatch can update its routing in the same launch where the choices of all ranks find room in the
+// shared memory of a block of so many warps: see place_choices.cuh. All ranks decide alike.
+constexpr int kPlacingWarps = 16;
+constexpr uint64_t kMaxPlaceBytes = 220 * 1024;
+
+// Selections by local expert, own tokens by destination, rows, selections.
+HEP_HOST_DEVICE constexpr int place_counters(const Shape& shape) {
+  return shape.num_local_experts() + shape.num_ranks + 2;
+}
+HEP_HOST_DEVICE constexpr int place_words(const Shape& shape) {
+  return 2 * shape.num_ranks + 1 + shape.num_local_experts() +
+         (kPlacingWarps + 3) * place_counters(shape);
+}
+HEP_HOST_DEVICE constexpr uint64_t place_bytes(const Shape& shape) {
+  constexpr int kLanes = 32, kSelectionBytes = 8;
+  return kPlacingWarps * kLanes * kSelectionBytes + place_words(shape) * sizeof(uint32_t) +
+         uint64_t{1} * shape.num_ranks * shape.max_tokens * shape.max_top_k * sizeof(uint16_t);
+}
+
 // ------------------------------------------------------------------------------------- signals
 
 // What one peer tells this rank: slot [peer] of this rank's window, written by that peer alone.

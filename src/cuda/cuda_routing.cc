@@ -126,13 +126,14 @@ Status CudaRouting::publish_rows(const DispatchArgs& args, hepStream_t stream) {
 }
 
 // Outputs in the heap or in registered memory need not be sent if nothing is to be done to them first:
-// the peers read them.
-Status CudaRouting::find_outputs(const hepCombineArgs_t& call, uint64_t* outputs_offset) {
+// the peers read them. In halves they are, so that the second half waits for nobody to read.
+Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Half half,
+                                 uint64_t* outputs_offset) {
   const LaneContext& context = lane_.context;
   bool in_heap;
   HEP_TRY(find_outputs_in_heap(context, call, &in_heap));
   *outputs_offset = kNotInWindow;
-  if (!sends_rows_as_they_are(call)) return Status();
+  if (!sends_rows_as_they_are(call) || half != Half::kBoth) return Status();
   const int64_t row_bytes = int64_t{context.shape.hidden} * element_bytes(call.type);
   if (in_heap)
     *outputs_offset =
@@ -164,7 +165,7 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, Half half, hepStream
   args.alignment = alignment_;
   if (call.update != 0) {
     TopK choice{call.indices, static_cast<int>(call.num_tokens), call.top_k, call.index_type};
-    args.updates = dispatch_can_update(lane_.context.shape, call.top_k);
+    args.updates = lane_.context.shape.choice_tokens > 0;
     if (args.updates)
       HEP_TRY(list_map(half, stream, &choice));
     else
@@ -205,7 +206,7 @@ Status CudaRouting::combine(const hepCombineArgs_t& call, Half half, hepStream_t
   const int hidden = lane_.context.shape.hidden;
   args.row_bytes = hidden * element_bytes(call.type);
   args.partial_row_bytes = hidden * element_bytes(call.partial_type);
-  HEP_TRY(find_outputs(call, &args.outputs_offset));
+  HEP_TRY(find_outputs(call, half, &args.outputs_offset));
   args.half = half;
   if (call.row_gradients != nullptr && half != Half::kReceive)
     HEP_CUDA_TRY(launch_send_gradients(args, lane_.context.plan, stream));

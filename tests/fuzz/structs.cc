@@ -31,6 +31,8 @@ class Struct {
     std::memcpy(bytes_.data(), &size, sizeof size);
   }
 
+  size_t num_bytes() const { return bytes_.size(); }
+
   template <typename T>
   T* as() {
     return reinterpret_cast<T*>(bytes_.data());
@@ -89,7 +91,7 @@ void check_config(fuzz::Input& input) {
 // An update may not bring tokens, which would have to lie somewhere.
 hepDispatchArgs_t* dispatch_args(Struct& args) {
   auto* dispatch = args.as<hepDispatchArgs_t>();
-  if (dispatch->size >= offsetof(hepDispatchArgs_t, num_tokens) + sizeof(int64_t) &&
+  if (args.num_bytes() >= offsetof(hepDispatchArgs_t, num_tokens) + sizeof(int64_t) &&
       dispatch->num_tokens > 0 && dispatch->num_tokens <= kMaxTokens)
     dispatch->num_tokens = 0;
   return dispatch;

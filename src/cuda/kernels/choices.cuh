@@ -18,9 +18,13 @@ struct Choices {
   __device__ uint32_t num_tokens(int num_ranks) const { return first_tokens[num_ranks]; }
 };
 
-// A word: its update above, two experts below.
+// A word: above, what tells its update from others, 0 from none; below, the payload. It comes again after
+// 2^32 - 1 updates.
+__device__ inline uint32_t choice_tag(uint64_t epoch) {
+  return static_cast<uint32_t>(epoch % 0xffffffffu) + 1;
+}
 __device__ inline uint64_t choice_word(uint64_t epoch, uint32_t payload) {
-  return epoch << 32 | payload;
+  return uint64_t{choice_tag(epoch)} << 32 | payload;
 }
 
 __device__ inline uint32_t expert_pair(uint16_t first, uint16_t second) {
@@ -86,10 +90,10 @@ __device__ void send_choices(const DispatchArgs& args, uint64_t epoch) {
 __device__ inline bool take_word(const DispatchArgs& args, const uint64_t* word, int source,
                                  uint64_t epoch, uint32_t* payload) {
   uint64_t seen = ptx::ld_relaxed_sys(word);
-  if (static_cast<uint32_t>(epoch) != seen >> 32 &&
+  if (choice_tag(epoch) != seen >> 32 &&
       !wait_until(args.context, {hepOperationRouting, hepPhaseRecords, source, epoch}, epoch, [&] {
         seen = ptx::ld_relaxed_sys(word);
-        return Poll{seen >> 32, seen >> 32 == static_cast<uint32_t>(epoch)};
+        return Poll{seen >> 32, seen >> 32 == choice_tag(epoch)};
       }))
     return false;
   *payload = static_cast<uint32_t>(seen);
@@ -170,7 +174,7 @@ __device__ inline bool gather_choices(const DispatchArgs& args, uint64_t epoch,
       },
       [&](uint32_t i, const Loaded& loaded) {
         uint32_t pair = static_cast<uint32_t>(loaded.seen);
-        if (loaded.seen >> 32 != static_cast<uint32_t>(epoch))
+        if (loaded.seen >> 32 != choice_tag(epoch))
           here = here && take_word(args, loaded.address, loaded.source, epoch, &pair);
         uint16_t* experts = choices.experts + i / words * args.top_k;
         const int k = i % words * 2;

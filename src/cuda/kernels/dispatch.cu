@@ -21,10 +21,11 @@ constexpr int kStorerWarp = 1;
 
 // To count the choices of all ranks takes more warps than to write what goes with rows.
 template <bool kUpdates>
-constexpr int kExtrasWarps = kUpdates ? 14 : 6;
+constexpr int kExtrasWarps = kUpdates ? kPlacingWarps - kFirstExtrasWarp : 6;
 template <bool kUpdates>
 constexpr int kThreads = (kFirstExtrasWarp + kExtrasWarps<kUpdates>)*kWarpSize;
 constexpr int kUpdatingExtraBytes = 3072;  // of static shared memory
+static_assert(kMaxPlaceBytes <= kMaxDynamicSharedBytes - kUpdatingExtraBytes);
 
 // Rows that a block takes at a time, consecutive rows of one source: as many as whole stages hold, but
 // at least so many.
@@ -530,11 +531,6 @@ int most_dynamic_bytes(bool updates) {
   return kMaxDynamicSharedBytes - (updates ? kUpdatingExtraBytes : 0);
 }
 
-int place_bytes(const Shape& shape, int top_k) {
-  return static_cast<int>(std::min<size_t>(
-      PlaceMemory::bytes(shape, top_k, kThreads<true> / kWarpSize), kMaxDynamicSharedBytes + 1));
-}
-
 }  // namespace
 
 cudaError_t prepare_dispatch_kernels() {
@@ -544,10 +540,6 @@ cudaError_t prepare_dispatch_kernels() {
           result != cudaSuccess)
         return result;
   return cudaSuccess;
-}
-
-bool dispatch_can_update(const Shape& shape, int top_k) {
-  return shape.choice_tokens > 0 && place_bytes(shape, top_k) <= most_dynamic_bytes(true);
 }
 
 cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream) {
@@ -565,7 +557,7 @@ cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t st
   };
   while (shared_bytes() > most_dynamic_bytes(args.updates)) --args.stages;
   const int most_bytes =
-      args.updates ? std::max(shared_bytes(), place_bytes(args.context.shape(), args.top_k))
+      args.updates ? std::max(shared_bytes(), static_cast<int>(place_bytes(args.context.shape())))
                    : shared_bytes();
   return launch(kKernels[args.call.layout][args.updates], plan.dispatch_blocks,
                 args.updates ? kThreads<true> : kThreads<false>, most_bytes, stream, args);

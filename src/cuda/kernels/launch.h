@@ -24,8 +24,6 @@ cudaError_t launch_route(const RouteArgs& args, bool index64, const Plan& plan,
                          cudaStream_t stream);
 // Before the dispatch of what it leaves in the window.
 cudaError_t launch_quantize(const QuantizeArgs& args, const Plan& plan, cudaStream_t stream);
-// Whether a dispatch can update its routing in the same launch. The same on all ranks.
-bool dispatch_can_update(const Shape& shape, int top_k);
 cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream);
 // Before the combine of the same arguments.
 cudaError_t launch_send_gradients(const CombineArgs& args, const Plan& plan, cudaStream_t stream);

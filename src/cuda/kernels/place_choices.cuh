@@ -11,37 +11,23 @@ namespace hep {
 // warp's part of it, and those after it.
 struct PlaceMemory {
   Choices choices;
-  Selection* sorted;      // [warps][kWarpSize]
+  Selection* sorted;      // [kPlacingWarps][kWarpSize]
   uint32_t* source_rows;  // [R] rows that go to this rank
   uint32_t* expert_base;  // [EL] places before each local expert's
   uint32_t* totals;       // [counters]
-  uint32_t* by_class;     // [warps + 2][counters]
+  uint32_t* by_class;     // [kPlacingWarps + 2][counters]
   uint32_t* end_of_counters;
 
-  // Counters: selections by local expert, own tokens by destination, rows, selections.
-  __host__ __device__ static constexpr int num_counters(const Shape& shape) {
-    return shape.num_local_experts() + shape.num_ranks + 2;
-  }
-  __host__ __device__ static constexpr int num_words(const Shape& shape, int warps) {
-    return 2 * shape.num_ranks + 1 + shape.num_local_experts() + (warps + 3) * num_counters(shape);
-  }
-
-  __device__ PlaceMemory(void* shared, uint8_t* has_weights, const Shape& shape, int warps) {
+  __device__ PlaceMemory(void* shared, uint8_t* has_weights, const Shape& shape) {
     choices.has_weights = has_weights;
     sorted = static_cast<Selection*>(shared);
-    choices.first_tokens = reinterpret_cast<uint32_t*>(sorted + warps * kWarpSize);
+    choices.first_tokens = reinterpret_cast<uint32_t*>(sorted + kPlacingWarps * kWarpSize);
     source_rows = choices.first_tokens + shape.num_ranks + 1;
     expert_base = source_rows + shape.num_ranks;
     totals = expert_base + shape.num_local_experts();
-    by_class = totals + num_counters(shape);
-    end_of_counters = by_class + (warps + 2) * num_counters(shape);
+    by_class = totals + place_counters(shape);
+    end_of_counters = by_class + (kPlacingWarps + 2) * place_counters(shape);
     choices.experts = reinterpret_cast<uint16_t*>(end_of_counters);
-  }
-
-  static size_t bytes(const Shape& shape, int top_k, int warps) {
-    const size_t selections = static_cast<size_t>(shape.num_ranks) * shape.max_tokens * top_k;
-    return warps * kWarpSize * sizeof(Selection) + num_words(shape, warps) * sizeof(uint32_t) +
-           selections * sizeof(uint16_t);
   }
 };
 
@@ -112,7 +98,7 @@ __device__ inline void count_choices(const DispatchArgs& args, const PlaceMemory
        first += warps * lanes.groups) {
     const LaneChoice choice(args, memory.choices, lanes, rank_of, first, num_tokens);
     const PlaceCounters count(
-        memory.by_class + share.class_of(choice.token) * PlaceMemory::num_counters(shape), shape);
+        memory.by_class + share.class_of(choice.token) * place_counters(shape), shape);
     const uint32_t local = __ballot_sync(kFullWarp, choice.rank == context.rank) & lanes.of_group;
     if (choice.rank == context.rank) {
       atomicAdd(&count.by_expert[choice.expert - local_base], 1u);
@@ -132,7 +118,7 @@ __device__ inline void count_choices(const DispatchArgs& args, const PlaceMemory
 
 // Makes the counters of each class start where those before it end. By all threads of a block.
 __device__ inline void sum_classes(const DispatchArgs& args, const PlaceMemory& memory) {
-  const int counters = PlaceMemory::num_counters(args.context.shape());
+  const int counters = place_counters(args.context.shape());
   const int classes = blockDim.x / kWarpSize + 2;
   for (int i = threadIdx.x; i < counters; i += blockDim.x) {
     uint32_t sum = 0;
@@ -288,8 +274,7 @@ __device__ inline void make_records(const DispatchArgs& args, const PlaceMemory&
 __device__ inline bool place_choices(const DispatchArgs& args, uint64_t epoch, void* shared,
                                      uint32_t* first_rows, uint8_t* has_weights) {
   const Shape& shape = args.context.shape();
-  const int warps = blockDim.x / kWarpSize;
-  const PlaceMemory memory(shared, has_weights, shape, warps);
+  const PlaceMemory memory(shared, has_weights, shape);
   for (uint32_t* word = memory.source_rows + threadIdx.x; word < memory.end_of_counters;
        word += blockDim.x)
     *word = 0;
@@ -305,8 +290,7 @@ __device__ inline bool place_choices(const DispatchArgs& args, uint64_t epoch, v
   __syncthreads();
 
   const SelectionLanes lanes(args.top_k);
-  const PlaceCounters next(memory.by_class + (1 + warp_index()) * PlaceMemory::num_counters(shape),
-                           shape);
+  const PlaceCounters next(memory.by_class + (1 + warp_index()) * place_counters(shape), shape);
   const uint32_t begin = min(share.begin + warp_index() * share.of_warp, share.end);
   const uint32_t end = min(begin + share.of_warp, share.end);
   for (uint32_t first = begin; first < end; first += lanes.groups)
