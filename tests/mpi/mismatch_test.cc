@@ -20,6 +20,7 @@ void expect_mismatch(const std::string& what, hepOperation_t operation,
   config.scale_bytes = 4;
   run_ranks(config, [&](Rank& self) {
     Batch batch(self, config);
+    self.barrier();  // to allocate may wait for kernels on the device
     ASSERT_HEP(batch.update());
     if (self.rank == last) spoil(batch);
     hepResult_t result = hepSuccess;
@@ -91,6 +92,7 @@ TEST(Mismatch, OfTheRoutingIsReportedToAll) {
   const hepConfig_t config = small_config();
   run_ranks(config, [&](Rank& self) {
     Batch first(self, config), second(self, config);
+    self.barrier();
     ASSERT_HEP(first.update());
     ASSERT_HEP(second.update());
     Batch& batch = self.rank == last ? second : first;
