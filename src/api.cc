@@ -11,6 +11,7 @@
 #include "comm.h"
 #include "config.h"
 #include "cuda/current_device.h"
+#include "failure.h"
 #include "ranks.h"
 #include "register.h"
 #include "routing.h"
@@ -104,10 +105,13 @@ Status async_error(const hepComm& comm) {
                  comm.rank, bad.token, bad.k, bad.value, comm.config.num_experts - 1);
   const Backend::Overflow overflow = comm.backend->overflow();
   if (overflow.found)
-    return error(hepErrorOverflow,
-                 "rank %d: dispatch %" PRIu64 " needed a capacity of %" PRId64 ", but had %" PRId64
-                 "; the rows past it were dropped",
-                 comm.rank, overflow.number, overflow.needed, overflow.capacity);
+    return error(
+        hepErrorOverflow,
+        "rank %d: %s needed a capacity of %" PRId64 ", but had %" PRId64
+        "; the rows past it were dropped",
+        comm.rank,
+        operation_text(hepOperationDispatch, overflow.number, overflow.mode, overflow.lane).c_str(),
+        overflow.needed, overflow.capacity);
   return Status();
 }
 

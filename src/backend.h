@@ -102,7 +102,8 @@ class Backend {
   // The first dispatch with hepOverflowError whose rows did not fit. From any thread.
   struct Overflow {
     bool found;
-    uint64_t number;  // of the dispatch
+    int32_t mode, lane;  // as in hepFailure_t
+    uint64_t number;     // of the dispatch on its lane, from 1
     int64_t needed, capacity;
   };
   virtual Overflow overflow() const = 0;

@@ -19,13 +19,8 @@ const char* operation_name(int32_t operation) {
   }
 }
 
-// "dispatch 7", and where there are several lanes to tell apart, "dispatch 7 of lane 1".
-std::string operation_text(const hepFailure_t& failure) {
-  std::string text =
-      std::string(operation_name(failure.operation)) + " " + std::to_string(failure.number);
-  if (failure.mode != hepModeThroughput || failure.lane != 0)
-    text += " of " + lane_name(failure.mode, failure.lane);
-  return text;
+std::string operation_of(const hepFailure_t& failure) {
+  return operation_text(failure.operation, failure.number, failure.mode, failure.lane);
 }
 
 const char* awaited(int32_t phase) {
@@ -68,10 +63,16 @@ Status ended_status(const hepFailure_t& failure, const std::string& cause) {
   if (failure.operation == hepOperationNone)
     return error(result, "rank %d: %s", failure.rank, why.c_str());
   return error(result, "rank %d: %s was ended in phase '%s': %s", failure.rank,
-               operation_text(failure).c_str(), phase_name(failure.phase), why.c_str());
+               operation_of(failure).c_str(), phase_name(failure.phase), why.c_str());
 }
 
 }  // namespace
+
+std::string operation_text(int32_t operation, uint64_t number, int32_t mode, int32_t lane) {
+  std::string text = std::string(operation_name(operation)) + " " + std::to_string(number);
+  if (mode != hepModeThroughput || lane != 0) text += " of " + lane_name(mode, lane);
+  return text;
+}
 
 Status failure_status(const hepFailure_t& failure, const std::string& cause) {
   switch (failure.result) {
@@ -82,7 +83,7 @@ Status failure_status(const hepFailure_t& failure, const std::string& cause) {
       return error(hepErrorTimeout,
                    "rank %d: %s timed out waiting for rank %d to %s: expected signal %" PRIu64
                    ", saw %" PRIu64,
-                   failure.rank, operation_text(failure).c_str(), failure.missing_rank,
+                   failure.rank, operation_of(failure).c_str(), failure.missing_rank,
                    awaited(failure.phase), failure.expected, failure.seen);
     case hepErrorMismatch:
       if (!cause.empty()) return ended_status(failure, cause);
@@ -91,14 +92,14 @@ Status failure_status(const hepFailure_t& failure, const std::string& cause) {
             hepErrorMismatch,
             "rank %d: %s: rank %d called it with %s; this rank with %s; all must be the same on "
             "all ranks",
-            failure.rank, operation_text(failure).c_str(), failure.missing_rank,
+            failure.rank, operation_of(failure).c_str(), failure.missing_rank,
             describe_call(failure.operation, failure.seen).c_str(),
             describe_call(failure.operation, failure.expected).c_str());
       return error(hepErrorMismatch,
                    "rank %d: %s: rank %d has top_k %" PRIu64 ", this rank %" PRIu64
                    "; it must be the same on all ranks",
-                   failure.rank, operation_text(failure).c_str(), failure.missing_rank,
-                   failure.seen, failure.expected);
+                   failure.rank, operation_of(failure).c_str(), failure.missing_rank, failure.seen,
+                   failure.expected);
     default: return ended_status(failure, cause);
   }
 }

@@ -4,11 +4,15 @@
 
 #include <hybridep.h>
 
+#include <cstdint>
 #include <string>
 
 #include "status.h"
 
 namespace hep {
+
+// "dispatch 7", and where there are several lanes to tell apart, "dispatch 7 of low-latency lane 1".
+std::string operation_text(int32_t operation, uint64_t number, int32_t mode, int32_t lane);
 
 // The sentence for a failed wait: "rank 1: dispatch 7 timed out waiting for rank 3 to ...". `cause`
 // tells what has ended it, where that is not its own timeout: "rank 2 has left". Success if nothing

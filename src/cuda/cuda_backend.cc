@@ -158,8 +158,13 @@ Backend::BadIndex CudaBackend::bad_index() const {
 
 Backend::Overflow CudaBackend::overflow() const {
   const HostState& host = *host_state();
-  if (__atomic_load_n(&host.overflow_ready, __ATOMIC_ACQUIRE) == 0) return {false, 0, 0, 0};
-  return {true, host.overflow_number, host.overflow_needed, host.overflow_capacity};
+  if (__atomic_load_n(&host.overflow_ready, __ATOMIC_ACQUIRE) == 0) return {};
+  return {true,
+          host.overflow_mode,
+          host.overflow_lane,
+          host.overflow_number,
+          host.overflow_needed,
+          host.overflow_capacity};
 }
 
 Status CudaBackend::take_routing_memory(CudaLane& lane, std::unique_ptr<DeviceMemory>* memory) {

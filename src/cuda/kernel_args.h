@@ -48,6 +48,7 @@ struct HostState {
   int64_t bad_index_token, bad_index_k, bad_index_value;
   uint32_t bad_index_ready;  // device to host: what the first one that set Firsts wrote is complete
   uint32_t overflow_ready;   // the same of the first overflow that is an error
+  int32_t overflow_mode, overflow_lane;  // as in hepFailure_t
   uint64_t overflow_number;
   int64_t overflow_needed, overflow_capacity;
   uint32_t failure_ready;  // device to host: `failure` is complete

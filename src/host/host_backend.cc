@@ -56,9 +56,9 @@ void HostBackend::note_bad_index(int64_t token, int64_t k, int64_t value) {
   if (!bad_index_.found) bad_index_ = {true, token, k, value};
 }
 
-void HostBackend::note_overflow(uint64_t number, int64_t needed, int64_t capacity) {
+void HostBackend::note_overflow(const Overflow& overflow) {
   std::lock_guard<std::mutex> lock(mutex_);
-  if (!overflow_.found) overflow_ = {true, number, needed, capacity};
+  if (!overflow_.found) overflow_ = overflow;
 }
 
 Status create_host_backend(const BackendContext& context, std::unique_ptr<Backend>* backend) try {

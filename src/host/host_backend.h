@@ -48,7 +48,7 @@ class HostBackend final : public Backend {
 
   // Keep the first.
   void note_bad_index(int64_t token, int64_t k, int64_t value);
-  void note_overflow(uint64_t number, int64_t needed, int64_t capacity);
+  void note_overflow(const Overflow& overflow);
 
  private:
   const int rank_;

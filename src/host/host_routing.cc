@@ -63,7 +63,8 @@ Status HostRouting::dispatch(const hepDispatchArgs_t& args, Half half, hepStream
   if (whole) HEP_TRY(wait_for_readers(operation, operation.epoch()));
   const hepRowCounters_t& counters = state_.totals->row_counters;
   if (counters.overflow != 0 && args.overflow == hepOverflowError)
-    backend_.note_overflow(operation.epoch(), counters.needed, args.capacity);
+    backend_.note_overflow({true, lane_.context.mode, lane_.context.number, operation.epoch(),
+                            counters.needed, args.capacity});
   return {};
 }
 

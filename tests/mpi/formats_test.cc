@@ -62,6 +62,36 @@ TEST(Formats, OverflowThatIsAnErrorNamesWhatWasNeededAndLeavesTheCommunicatorUsa
   }
 }
 
+// The lanes count their dispatches by themselves.
+TEST(Formats, OverflowNamesTheLaneOfTheDispatchAndItsNumberThere) {
+  hepConfig_t config = small_config();
+  config.low_latency_tokens = 20;
+  Random random(options().seed + 44);
+  JobBuilder builder(world().num_ranks(), config, random);
+  Taste taste;
+  taste.absent_percent = 0;
+  int updates[2];
+  for (const int lane : {1, 2})
+    updates[lane - 1] = builder.add_update(builder.add_routing(8, hepModeLowLatency, lane), 4,
+                                           hepIndexInt32, same_tokens(20), taste);
+  for (const int update : {updates[0], updates[1], updates[1], updates[1]}) {
+    Dispatch& dispatch = builder.dispatch(builder.add_dispatch(update, hepLayoutFlat, true));
+    dispatch.overflow = hepOverflowError;
+  }
+  for (int64_t& capacity : builder.dispatch(3).capacity) capacity -= 1;
+  const Job job = builder.finish("overflow on a lane");
+  run_ranks(config, [&](Rank& self) {
+    JobRun run(job, self);
+    self.barrier();
+    ASSERT_TRUE(run.issue());
+    run.verify();
+    hepResult_t error = hepSuccess;
+    EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
+    EXPECT_EQ(error, hepErrorOverflow);
+    expect_mentions(hepGetLastError(), {"dispatch 3 of low-latency lane 2"});
+  });
+}
+
 TEST(Formats, TokensWhoseMapSelectsTooManyAreReportedAndKeepTheirFirst) {
   hepConfig_t config = small_config();
   config.num_experts = 4 * std::max(2, world().num_ranks());

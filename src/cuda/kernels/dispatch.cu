@@ -433,6 +433,8 @@ __device__ int64_t needed_rows(const DispatchArgs& args) {
 __device__ void report_overflow(const DispatchArgs& args, uint64_t epoch, int64_t needed) {
   if (atomicCAS(&args.context.firsts->overflow, 0u, 1u) != 0) return;
   volatile HostState* host = args.context.host;
+  host->overflow_mode = args.context.mode;
+  host->overflow_lane = args.context.lane;
   host->overflow_number = epoch;
   host->overflow_needed = needed;
   host->overflow_capacity = args.call.capacity;
