@@ -48,7 +48,8 @@ hepLayout_t random_layout(Random& random) {
   return random.pick({hepLayoutFlat, hepLayoutExpertMajor, hepLayoutExpertPadded});
 }
 
-// A dispatch with its update and a combine on every low-latency lane.
+// A dispatch with its update and a combine on every low-latency lane. On some, combine takes flat rows as
+// they are from the heap, where peers could read them: in halves it must not wait until they have.
 Job batch_on_every_lane(const hepConfig_t& config, int round) {
   Random random(options().seed + 300 + round);
   JobBuilder builder(world().num_ranks(), config, random);
@@ -57,12 +58,18 @@ Job batch_on_every_lane(const hepConfig_t& config, int round) {
         builder.add_routing(8, hepModeLowLatency, lane), config.max_top_k, hepIndexInt32,
         round == 0 ? std::vector<int64_t>(world().num_ranks(), 0)
                    : random_tokens(random, config.low_latency_tokens));
-    const hepLayout_t layout = random_layout(random);
+    const bool as_they_are = lane % 2 == round % 2;
+    const hepLayout_t layout = as_they_are ? hepLayoutFlat : random_layout(random);
     const int dispatch = builder.add_dispatch(update, layout, true);
     builder.dispatch(dispatch).x_memory.assign(world().num_ranks(),
                                                lane % 2 ? kHeapMemory : kAnyMemory);
     builder.fold_update(dispatch);
-    builder.add_combine(update, layout, hepWeightsDispatched, dispatch);
+    if (!as_they_are) {
+      builder.add_combine(update, layout, hepWeightsDispatched, dispatch);
+      continue;
+    }
+    Combine& combine = builder.combine(builder.add_combine(update, layout, hepWeightsNone));
+    combine.y_memory.assign(world().num_ranks(), kHeapMemory);
   }
   return builder.finish("round " + std::to_string(round));
 }
