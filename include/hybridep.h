@@ -242,7 +242,8 @@ typedef struct {
   int32_t scale_bytes; /**< bytes of scales that can travel beside a row, to 16384; 0: none */
   int32_t low_latency_tokens; /**< most tokens a rank dispatches in one batch of a low-latency
                                    routing, 1 to 65536, more or less than max_tokens; 0: there are no
-                                   such routings */
+                                   such routings. Few enough make an update in the call of a dispatch
+                                   part of its launch: see hepDispatchArgs_t.update */
   int64_t heap_bytes;         /**< memory for `hepMemAlloc`; 0: none */
 
   /* Settings; 0 means: chosen by the library. */
@@ -309,8 +310,10 @@ typedef struct {
   uint64_t routing_bytes; /**< in addition, for as many routings as were alive at once on a lane */
   uint64_t scratch_bytes; /**< in addition, once: counters and scratch of the kernels */
   uint64_t low_latency_bytes; /**< of the low-latency lanes: all that the other lanes have, but for
-                                   low_latency_tokens tokens, and 24 bytes for each selection of
-                                   those of all ranks; 0 without them */
+                                   low_latency_tokens tokens, and where an update can be part of
+                                   a dispatch's launch (hepDispatchArgs_t.update) the choices of
+                                   all ranks: 24 bytes for each selection of an even max_top_k;
+                                   0 without them */
   uint64_t low_latency_routing_bytes; /**< routing_bytes of a low-latency routing */
 } hepWorkspace_t;
 
@@ -468,8 +471,8 @@ HEP_API hepResult_t hepCommLimits(hepComm_t comm, hepLimits_t* limits);
 
 /**
  * Allocates `bytes` bytes from the communicator's heap (`heap_bytes` of its config), which the peers
- * have mapped: tokens that lie there are dispatched without a copy. Local. The memory is aligned to
- * 256 bytes, is not cleared, and lives until `hepMemFree` or `hepCommDestroy`.
+ * have mapped: they read x and y there in place, where `hepCommRegister` says so. Local. The memory is
+ * aligned to 256 bytes, is not cleared, and lives until `hepMemFree` or `hepCommDestroy`.
  * Errors: hepErrorInvalidArgument; hepErrorOutOfMemory if no free block of the heap is large enough.
  */
 HEP_API hepResult_t hepMemAlloc(hepComm_t comm, size_t bytes, void** pointer);
@@ -482,10 +485,13 @@ HEP_API hepResult_t hepMemFree(hepComm_t comm, void* pointer);
 
 /**
  * Registers memory that the caller allocated, so that the peers read it in place, as if it came from
- * `hepMemAlloc`: x of a dispatch, and flat y of a combine that nothing is done to, if they lie in one
- * registered range as a whole. Collective: all ranks call it, from threads of their own, each with memory
- * of its own or with NULL and 0, and it waits for all of them, as long as `timeout_ms`. What is refused on
- * one rank is refused on all, and nothing is registered; all are told the reason.
+ * `hepMemAlloc`: x of a dispatch that does not quantise it, and, on the cuda backend, flat y of a combine
+ * that does nothing to it (weight mode hepWeightsNone, partial sums of the type of y), if they lie in one
+ * registered range as a whole. An operation in halves reads neither in place (`hepDispatchSend`).
+ *
+ * Collective: all ranks call it, from threads of their own, each with memory of its own or with NULL and 0,
+ * and it waits for all of them, as long as `timeout_ms`. What is refused on one rank is refused on all, and
+ * nothing is registered; all are told the reason.
  *
  * On the cuda backend it is memory of cudaMalloc, or of cuMemCreate with POSIX descriptors (fabric handles
  * where ranks are on several hosts) among its requestedHandleTypes, or a part of one such allocation.
@@ -767,7 +773,7 @@ typedef struct {
 
   /* Inputs. */
   const void* x; /**< [T][H]; memory from `hepMemAlloc`, or registered, is read in place, unless it
-                             is quantised; NULL if T is 0 */
+                             is quantised or the dispatch is split; NULL if T is 0 */
   const float* weights; /**< [T][K], or NULL: every weight is 1; ranks with tokens give them all or
                              none */
 
@@ -803,7 +809,12 @@ typedef struct {
 
   /* An update in the same call, on all ranks or on none: if `update` is not 0, the routing is first
      updated as by hepRoutingUpdate(routing, indices, num_tokens, top_k, index_type, stream), and T and K
-     above are those; the call is refused as a whole, or not at all. Otherwise the rest is 0. */
+     above are those; the call is refused as a whole, or not at all. Otherwise the rest is 0.
+
+     On the cuda backend both are one launch on a low-latency routing, if the choices of all ranks,
+     R * low_latency_tokens * max_top_k * 2 bytes, and counters fit in some 220 KiB, the shared memory of
+     a block: with 512 tokens, top-8 and 256 experts up to some 26 ranks. Otherwise they are two. A
+     routing map takes one more in either case. */
   int32_t update;
   int32_t top_k;
   int32_t index_type; /**< hepIndexType_t */
@@ -831,7 +842,8 @@ HEP_API hepResult_t hepDispatch(hepRouting_t routing, const hepDispatchArgs_t* a
 /**
  * The first half of a dispatch on a low-latency routing: makes known what the peers need of this rank. It
  * waits for nothing but that the peers are done with the lane's operations before. Collective, like all
- * halves: all ranks split an operation, or none.
+ * halves: all ranks split an operation, or none. It copies x (or quantises it) wherever that lies, so that
+ * the second half waits for nobody to read it.
  *
  * `hepDispatchReceive` completes it, on any stream on which the caller has ordered it after the first
  * half, with the arguments given here; the struct is read during this call only. Until then no other
@@ -919,7 +931,8 @@ HEP_API hepResult_t hepCombine(hepRouting_t routing, const hepCombineArgs_t* arg
 
 /**
  * The first half of a combine on a low-latency routing: sums this rank's contributions, and sends them to
- * the tokens' ranks. `hepCombineReceive` completes it. All that `hepDispatchSend` says of halves holds.
+ * the tokens' ranks, wherever y lies: peers never read it in place. `hepCombineReceive` completes it. All
+ * that `hepDispatchSend` says of halves holds.
  * Errors: as `hepCombine`; hepErrorUnsupported for a routing of hepModeThroughput.
  */
 HEP_API hepResult_t hepCombineSend(hepRouting_t routing, const hepCombineArgs_t* args,
