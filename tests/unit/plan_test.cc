@@ -170,6 +170,19 @@ TEST_F(ConfigWorkspace, FourLowLatencyLanesAreSizedForTheirTokens) {
   EXPECT_EQ(workspace.token_bytes, without.token_bytes);
 }
 
+TEST_F(ConfigWorkspace, ChoicesThatABlockCannotHoldHaveNoRoom) {
+  constexpr int kManyRanks = 64;  // of 512 tokens with 8 selections of 2 bytes each: 512 KiB
+  hepConfig_t small = valid_config();
+  small.num_experts = 256;
+  small.max_top_k = 8;
+  small.max_tokens = 512;
+  const hepWorkspace_t of_512 = make_workspace(resolved_config(small, kManyRanks), kManyRanks);
+  hepConfig_t config = small;
+  config.low_latency_tokens = 512;
+  const hepWorkspace_t workspace = make_workspace(resolved_config(config, kManyRanks), kManyRanks);
+  EXPECT_EQ(workspace.low_latency_bytes, 4 * (of_512.total_bytes - of_512.heap_bytes));
+}
+
 TEST_F(ConfigWorkspace, LanesLieOneAfterTheOtherAndTheHeapBehindThemAll) {
   hepConfig_t config = valid_config();
   config.heap_bytes = 1 << 20;
