@@ -46,7 +46,9 @@ __device__ inline float power_of_two(uint32_t exponent) {
   return __uint_as_float(exponent == 0 ? 1u << (kMantissaBits - 1) : exponent << kMantissaBits);
 }
 
-// To nearest even; past 448, infinities too, 448; every NaN 0x7f.
+// To nearest even; past 448, infinities too, 448; every NaN 0x7f. (A division is not what takes the time: a
+// reciprocal for each block, corrected twice by the remainder to the same bits, made a dispatch of 4096
+// tokens of 7168 elements with 16 blocks no faster on 2 H200s, 622 us instead of 577.)
 __device__ inline uint32_t to_e4m3(const float* values, float scale) {
   uint32_t packed = 0;
 #pragma unroll
