@@ -96,9 +96,12 @@ TEST(Graph, ReplaysMixWithEagerOperations) {
   });
 }
 
-// Two batches under way at once, each a dispatch with an update and a combine, in halves. Their tokens
-// are as many in all replays, but some are idle.
-Job halves_of(const hepConfig_t& config, int replay) {
+// Contents of low-latency batches; more replays take them in turn.
+constexpr int kContents = 50;
+
+// Two batches on two lanes, each a dispatch with an update and a combine, whole or in halves, and then under
+// way at once. Their tokens are as many in all replays, but some are idle.
+Job low_latency_job_of(const hepConfig_t& config, bool in_halves, int replay) {
   Random random(options().seed + 1000 + replay);
   const int num_ranks = world().num_ranks();
   const int64_t most_rows = int64_t{num_ranks} * kTokens * kTopK + config.num_experts * 16;
@@ -115,25 +118,26 @@ Job halves_of(const hepConfig_t& config, int replay) {
     Dispatch& dispatch = builder.dispatch(index);
     dispatch.capacity.assign(num_ranks, most_rows);
     dispatch.x_memory.assign(num_ranks, lane != 0 ? kHeapMemory : kAnyMemory);
-    dispatch.calls = {true, 4};
+    dispatch.calls = {in_halves, 4};
     builder.fold_update(index);
   }
   for (const int index : dispatches) {
     Combine& combine = builder.combine(builder.add_combine(
         builder.dispatch(index).update, hepLayoutExpertMajor, hepWeightsDispatched, index));
     combine.capacity.assign(num_ranks, most_rows);
-    combine.calls = {true, 4};
+    combine.calls = {in_halves, 4};
   }
-  return builder.finish("halves, replay " + std::to_string(replay));
+  return builder.finish("low latency, replay " + std::to_string(replay));
 }
 
 // Captures the job's calls in one graph, or in a new one wherever second halves follow first ones.
-void replay_halves(bool in_one_graph) {
+void replay_low_latency(bool in_halves, bool in_one_graph) {
   hepConfig_t config = graph_config();
   config.low_latency_tokens = kTokens;
   config.low_latency_blocks = 8;
   std::vector<Job> jobs;
-  for (int replay = 0; replay < kReplays / 2; ++replay) jobs.push_back(halves_of(config, replay));
+  for (int replay = 0; replay < kContents; ++replay)
+    jobs.push_back(low_latency_job_of(config, in_halves, replay));
   run_ranks(config, [&](Rank& self) {
     std::vector<std::unique_ptr<harness::Graph>> graphs;
     JobRun run(jobs[0], self);
@@ -150,8 +154,8 @@ void replay_halves(bool in_one_graph) {
     }
     graphs.back()->end(self.stream);
     ASSERT_TRUE(issued);
-    for (const Job& job : jobs) {
-      run.load(job);
+    for (int replay = 0; replay < options().replays; ++replay) {
+      run.load(jobs[replay % kContents]);
       self.barrier();
       for (const auto& graph : graphs) graph->launch(self.stream);
       self.stream.synchronize();
@@ -160,18 +164,25 @@ void replay_halves(bool in_one_graph) {
   });
 }
 
+TEST(Graph, LowLatencyReplaysGiveTheOraclesBytes) {
+  if (world().backend() != hepBackendCuda) GTEST_SKIP() << "the host backend has no graphs";
+  if (world().shares_devices())
+    GTEST_SKIP() << "CUDA does not promise that graphs of ranks on one device run at the same time";
+  replay_low_latency(false, true);
+}
+
 TEST(Graph, HalvesReplayInOneGraph) {
   if (world().backend() != hepBackendCuda) GTEST_SKIP() << "the host backend has no graphs";
   if (world().shares_devices())
     GTEST_SKIP() << "CUDA does not promise that graphs of ranks on one device run at the same time";
-  replay_halves(true);
+  replay_low_latency(true, true);
 }
 
 TEST(Graph, HalvesReplayInGraphsOfTheirOwn) {
   if (world().backend() != hepBackendCuda) GTEST_SKIP() << "the host backend has no graphs";
   if (world().shares_devices())
     GTEST_SKIP() << "CUDA does not promise that graphs of ranks on one device run at the same time";
-  replay_halves(false);
+  replay_low_latency(true, false);
 }
 
 TEST(Graph, QueriesAreRefusedDuringCapture) {

@@ -16,12 +16,13 @@ constexpr int kSkipped = 77;  // what Meson takes for a skipped test
 
 constexpr char kUsage[] =
     "usage: mpi_suite [--ranks N] [--backend auto|cuda|host] [--seed S] [--cases N] [--case N]\n"
-    "                 [--cycles N] [--soak SECONDS] [--large] [GoogleTest options]\n"
+    "                 [--cycles N] [--replays N] [--soak SECONDS] [--large] [GoogleTest options]\n"
     "  --ranks    all ranks, over all processes of mpirun; default: 4, or one a process\n"
     "  --seed     of the random cases\n"
     "  --cases    how many random cases\n"
     "  --case     runs one random case only\n"
     "  --cycles   how many communicators come and go in the test of that\n"
+    "  --replays  how often graphs of low-latency operations are replayed\n"
     "  --soak     how long operations run in the test of that, at least\n"
     "  --large    full-size cases on the host backend too\n";
 
@@ -57,6 +58,8 @@ bool parse(int argc, char** argv, harness::WorldOptions* world) {
       options().cases = std::atoi(value);
     } else if (option == "--cycles") {
       options().cycles = std::atoi(value);
+    } else if (option == "--replays") {
+      options().replays = std::atoi(value);
     } else if (option == "--soak") {
       options().soak_seconds = std::atoi(value);
     } else if (option == "--case") {

@@ -19,6 +19,7 @@ struct Options {
   uint64_t seed = 1;
   int cases = 300;
   int cycles = 20;
+  int replays = 50;  // of low-latency graphs
   int soak_seconds = 0;
   int only_case = -1;  // -1: all
   bool large = false;
