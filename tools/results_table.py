@@ -64,6 +64,12 @@ def print_table(columns, lines):
         print("| " + " | ".join(cells) + " |")
 
 
+def tell_of_nothing(with_all):
+    print("nothing of this kind was measured" if with_all else
+          "nothing was measured at the work by which libraries are compared: see --all",
+          file=sys.stderr)
+
+
 def is_latency_target(row):
     return (results.shape_of(row) == {**results.TARGET, "tokens": row["tokens"]} and
             row["type"] in SHOWN_TYPES and row["idle_ranks"] == 0)
@@ -78,6 +84,7 @@ def print_latencies(path, with_all):
             key = work(row), format_of(row), *(row[key] for key in keys)
             by_case.setdefault(key, {})[row["launch"]] = row
     if not by_case:
+        tell_of_nothing(with_all)
         return
     columns = LATENCY_COLUMNS + (("work",) if with_all else ())
     lines = []
@@ -94,6 +101,8 @@ def print_latencies(path, with_all):
 def print_bandwidths(path, with_all):
     rows = [row for row in results.read_rows(path) if not row["tuning"]]
     rows = chosen([row for row in rows if with_all or is_target(row)])
+    if not rows:
+        tell_of_nothing(with_all)
     columns = COLUMNS + (("work",) if with_all else ())
     lines = []
     for row in rows:
