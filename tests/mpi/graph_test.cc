@@ -46,10 +46,17 @@ Job job_of(const hepConfig_t& config, int replay) {
   return builder.finish("replay " + std::to_string(replay));
 }
 
-TEST(Graph, ReplaysWithOtherContentsGiveTheOraclesBytes) {
-  if (world().backend() != hepBackendCuda) GTEST_SKIP() << "the host backend has no graphs";
-  if (world().shares_devices())
-    GTEST_SKIP() << "CUDA does not promise that graphs of ranks on one device run at the same time";
+class Graph : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (world().backend() != hepBackendCuda) GTEST_SKIP() << "the host backend has no graphs";
+    if (world().shares_devices())
+      GTEST_SKIP()
+          << "CUDA does not promise that graphs of ranks on one device run at the same time";
+  }
+};
+
+TEST_F(Graph, ReplaysWithOtherContentsGiveTheOraclesBytes) {
   const hepConfig_t config = graph_config();
   std::vector<Job> jobs;
   for (int replay = 0; replay < kReplays; ++replay) jobs.push_back(job_of(config, replay));
@@ -70,10 +77,7 @@ TEST(Graph, ReplaysWithOtherContentsGiveTheOraclesBytes) {
   });
 }
 
-TEST(Graph, ReplaysMixWithEagerOperations) {
-  if (world().backend() != hepBackendCuda) GTEST_SKIP() << "the host backend has no graphs";
-  if (world().shares_devices())
-    GTEST_SKIP() << "CUDA does not promise that graphs of ranks on one device run at the same time";
+TEST_F(Graph, ReplaysMixWithEagerOperations) {
   const hepConfig_t config = graph_config();
   const Job first = job_of(config, 1), second = job_of(config, 2);
   run_ranks(config, [&](Rank& self) {
@@ -164,31 +168,13 @@ void replay_low_latency(bool in_halves, bool in_one_graph) {
   });
 }
 
-TEST(Graph, LowLatencyReplaysGiveTheOraclesBytes) {
-  if (world().backend() != hepBackendCuda) GTEST_SKIP() << "the host backend has no graphs";
-  if (world().shares_devices())
-    GTEST_SKIP() << "CUDA does not promise that graphs of ranks on one device run at the same time";
-  replay_low_latency(false, true);
-}
+TEST_F(Graph, LowLatencyReplaysGiveTheOraclesBytes) { replay_low_latency(false, true); }
 
-TEST(Graph, HalvesReplayInOneGraph) {
-  if (world().backend() != hepBackendCuda) GTEST_SKIP() << "the host backend has no graphs";
-  if (world().shares_devices())
-    GTEST_SKIP() << "CUDA does not promise that graphs of ranks on one device run at the same time";
-  replay_low_latency(true, true);
-}
+TEST_F(Graph, HalvesReplayInOneGraph) { replay_low_latency(true, true); }
 
-TEST(Graph, HalvesReplayInGraphsOfTheirOwn) {
-  if (world().backend() != hepBackendCuda) GTEST_SKIP() << "the host backend has no graphs";
-  if (world().shares_devices())
-    GTEST_SKIP() << "CUDA does not promise that graphs of ranks on one device run at the same time";
-  replay_low_latency(true, false);
-}
+TEST_F(Graph, HalvesReplayInGraphsOfTheirOwn) { replay_low_latency(true, false); }
 
-TEST(Graph, QueriesAreRefusedDuringCapture) {
-  if (world().backend() != hepBackendCuda) GTEST_SKIP() << "the host backend has no graphs";
-  if (world().shares_devices())
-    GTEST_SKIP() << "CUDA does not promise that graphs of ranks on one device run at the same time";
+TEST_F(Graph, QueriesAreRefusedDuringCapture) {
   const hepConfig_t config = graph_config();
   run_ranks(config, [&](Rank& self) {
     RoutingHandle routing;

@@ -188,6 +188,38 @@ TEST(Lanes, OperationsOfAllLanesRunAtTheSameTime) {
   });
 }
 
+// More choices than the shared memory of a block holds: the update takes a launch of its own on the cuda
+// backend, also in halves.
+TEST(Lanes, DispatchesUpdateWhateverTheirLanesHaveRoomFor) {
+  const int num_ranks = world().num_ranks();
+  hepConfig_t config = lanes_config();
+  config.max_top_k = 32;
+  config.low_latency_tokens = std::max(most_tokens(), 4096 / num_ranks);
+  Random random(options().seed + 600);
+  JobBuilder builder(num_ranks, config, random);
+  const int routing = builder.add_routing(8, hepModeLowLatency, 1);
+  for (int round = 0; round < kRounds; ++round) {
+    const bool split = round % 2 == 1;
+    const int update = builder.add_update(routing, round < 2 ? 4 : config.max_top_k, hepIndexInt32,
+                                          random_tokens(random, most_tokens()));
+    const int dispatch = builder.add_dispatch(update, hepLayoutExpertMajor, true);
+    builder.dispatch(dispatch).calls.split = split;
+    builder.fold_update(dispatch);
+    const int combine =
+        builder.add_combine(update, hepLayoutExpertMajor, hepWeightsDispatched, dispatch);
+    builder.combine(combine).calls.split = split;
+  }
+  const Job job = builder.finish("more choices than a block holds");
+  run_ranks(config, [&](Rank& self) {
+    JobRun run(job, self);
+    self.barrier();
+    ASSERT_TRUE(run.issue());
+    self.stream.synchronize();
+    self.barrier();
+    run.verify();
+  });
+}
+
 TEST(Lanes, LimitsTellOfThem) {
   const hepConfig_t config = lanes_config();
   run_ranks(config, [&](Rank& self) {

@@ -38,9 +38,8 @@ __device__ void take_gradients(const CombineArgs& args) {
   __syncthreads();
 }
 
-// In the last block: all that this rank needs has been added up; the peers may overwrite it, once their
-// calls have been compared (a rank without tokens receives nothing that could be wrong). Waits until they
-// have read this rank's outputs, if they do.
+// In the last block: all that this rank needs has been added up, and calls have been compared: the peers may
+// overwrite it. Waits until they have read this rank's outputs, if they do.
 __device__ void finish(const CombineArgs& args, uint64_t epoch) {
   const KernelContext& context = args.context;
   take_gradients(args);
