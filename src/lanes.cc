@@ -13,8 +13,8 @@ Lane make_lane(const hepConfig_t& config, int num_ranks, hepMode_t mode, int32_t
   lane.shape = make_shape(config, num_ranks);
   if (mode == hepModeLowLatency) {
     lane.shape.max_tokens = config.low_latency_tokens;
-    if (place_bytes(lane.shape) <= kMaxPlaceBytes)
-      lane.shape.choice_tokens = config.low_latency_tokens;
+    lane.shape.sets = 2;
+    if (can_place(lane.shape)) lane.shape.choice_tokens = config.low_latency_tokens;
   }
   lane.window_layout = WindowLayout::make(lane.shape);
   lane.routing_layout = RoutingLayout::make(lane.shape);
@@ -69,9 +69,9 @@ hepWorkspace_t make_workspace(const hepConfig_t& config, int num_ranks) {
       continue;
     }
     workspace.signal_bytes += own.records;
-    workspace.record_bytes += own.rows - own.records;
-    workspace.token_bytes += own.partials - own.rows;
-    workspace.partial_bytes += own.heap - own.partials;
+    workspace.record_bytes += own.published - own.records;
+    workspace.token_bytes += own.slots - own.published;
+    workspace.partial_bytes += own.heap - own.slots;
   }
   return workspace;
 }

@@ -42,14 +42,22 @@ HEP_HOST_DEVICE constexpr int ceil_div(int value, int divisor) {
   return (value + divisor - 1) / divisor;
 }
 
-// Tokens of a chunk, a power of two, of a source that has so many tokens.
-HEP_HOST_DEVICE constexpr int chunk_tokens(int num_tokens) {
-  int tokens = 1;
-  while (tokens < kMaxChunkTokens && tokens * kWantedChunks < num_tokens) tokens *= 2;
-  return tokens;
+// Tokens of a chunk of a source that has so many tokens, as a power of two.
+HEP_HOST_DEVICE constexpr int chunk_shift(int num_tokens) {
+  int shift = 0;
+  while (1 << shift < kMaxChunkTokens && kWantedChunks << shift < num_tokens) ++shift;
+  return shift;
+}
+HEP_HOST_DEVICE constexpr int chunk_tokens(int num_tokens) { return 1 << chunk_shift(num_tokens); }
+HEP_HOST_DEVICE constexpr int num_chunks(int num_tokens) {
+  const int shift = chunk_shift(num_tokens);
+  return (num_tokens + (1 << shift) - 1) >> shift;
 }
 
-// Words that carry the experts of a token, two each.
+// What precedes the choices of a source: see choices.cuh.
+constexpr int kChoiceHeaderWords = 4;
+
+// Words that carry the experts of a token, two each, at most.
 HEP_HOST_DEVICE constexpr int choice_words(int top_k) { return ceil_div(top_k, 2); }
 
 // The sizes of a communicator; all that the layouts depend on. Equal on all ranks.
@@ -64,6 +72,7 @@ struct Shape {
   int32_t scale_bytes;        // scales beside a dispatched row
   int64_t heap_bytes;
   int32_t choice_tokens;  // tokens of an update that is part of a dispatch, at most; or 0
+  int32_t sets = 1;       // of what is published and of slots: operations take turns with two
 
   HEP_HOST_DEVICE constexpr int num_local_experts() const { return num_experts / num_ranks; }
   // From one token's scales to the next's in the window, where the copy engine can move them.
@@ -85,47 +94,68 @@ struct Shape {
 // ------------------------------------------------------------------------------------- choices
 
 // A dispatch can update its routing in the same launch where the choices of all ranks find room in the
-// shared memory of a block of so many warps: see place_choices.cuh. All ranks decide alike.
+// shared memory of a block, beside stages for a few rows: see place_choices.cuh. All ranks decide alike.
 constexpr int kPlacingWarps = 16;
 constexpr uint64_t kMaxPlaceBytes = 220 * 1024;
+constexpr int kFewestStages = 4;
 
-// Selections by local expert, own tokens by destination, rows, selections.
+// Counters of a class of tokens: selections by local expert, own tokens by destination, rows, selections.
 HEP_HOST_DEVICE constexpr int place_counters(const Shape& shape) {
   return shape.num_local_experts() + shape.num_ranks + 2;
 }
 HEP_HOST_DEVICE constexpr int place_words(const Shape& shape) {
-  return 2 * shape.num_ranks + 1 + shape.num_local_experts() +
-         (kPlacingWarps + 3) * place_counters(shape);
+  return shape.num_ranks + 2 * shape.num_local_experts() + 1 +
+         (kPlacingWarps + 2) * place_counters(shape);
 }
 HEP_HOST_DEVICE constexpr uint64_t place_bytes(const Shape& shape) {
-  constexpr int kLanes = 32, kSelectionBytes = 8;
-  return kPlacingWarps * kLanes * kSelectionBytes + place_words(shape) * sizeof(uint32_t) +
-         uint64_t{1} * shape.num_ranks * shape.max_tokens * shape.max_top_k * sizeof(uint16_t);
+  constexpr int kLanes = 32, kSelectionBytes = 8, kStageAlignment = 128;
+  return align_up(
+      kPlacingWarps * kLanes * kSelectionBytes + place_words(shape) * sizeof(uint32_t) +
+          uint64_t{1} * shape.num_ranks * shape.max_tokens * shape.max_top_k * sizeof(uint16_t),
+      kStageAlignment);
+}
+HEP_HOST_DEVICE constexpr bool can_place(const Shape& shape) {
+  return place_bytes(shape) + uint64_t{kFewestStages} * shape.row_bytes <= kMaxPlaceBytes;
 }
 
 // ------------------------------------------------------------------------------------- signals
 
+// What one peer tells this rank of its rows, in two sets: dispatches take turns.
+struct RowsSignal {
+  uint64_t ready;          // epoch of the dispatch whose rows are published, at `place`
+  uint64_t place;          // the following are written before `ready`
+  uint64_t has_weights;    // 1 if weights will be published
+  uint64_t has_scales;     // cuda: 1 if scales will be published
+  uint64_t call;           // the peer's call, as of call_summary.h
+  uint64_t weights_ready;  // epoch of the dispatch whose weights (cuda: and scales) are published
+};
+
+// What one peer tells this rank of its outputs in combine, in two sets likewise.
+struct OutputsSignal {
+  uint64_t ready;     // epoch of the combine of which the following tells
+  uint64_t place;     // cuda: where the outputs for this rank lie; kNotInWindow: it sends partials
+  uint64_t num_rows;  // cuda: there
+  uint64_t call;      // the peer's call
+};
+
 // What one peer tells this rank: slot [peer] of this rank's window, written by that peer alone.
 // Each word is the epoch, counted from 1, of the latest operation of which it is true.
 struct Signals {
-  uint64_t records_ready;   // host: the peer's records for this rank lie in this window
-  uint64_t rows_ready;      // dispatch: the peer's rows are published, at rows_offset
-  uint64_t rows_offset;     // written before rows_ready: a place
-  uint64_t has_weights;     // written before rows_ready: 1 if weights will be published
-  uint64_t weights_ready;   // dispatch: the peer's weights (cuda: and scales) are published in its
-                            // window
-  uint64_t rows_read;       // dispatch: the peer has read all it needs of this rank's rows
-  uint64_t slots_free;      // combine: the peer has added up all that it was sent, or has read
-  uint64_t outputs_ready;   // combine: the peer has said, in combine_call and (cuda) the next two
-                            // words, what its call is and where its outputs for this rank lie
-  uint64_t outputs_offset;  // a place; kNotInWindow: it sends partials
-  uint64_t num_outputs;     // rows there
-  uint64_t has_scales;      // cuda: written before rows_ready: 1 if scales will be published
-  uint64_t dispatch_call;   // written before rows_ready: the peer's call, as of call_summary.h
-  uint64_t combine_call;    // written before outputs_ready: the same
-  uint64_t reserved[3];
+  uint64_t records_ready;    // host: the peer's records for this rank lie in this window
+  RowsSignal rows[2];        // by the dispatch's epoch
+  uint64_t rows_read;        // dispatch: the peer has read all it needs of this rank's rows
+  uint64_t slots_free;       // combine: the peer has added up all that it was sent, or has read
+  OutputsSignal outputs[2];  // by the combine's epoch
+  uint64_t reserved;
+
+  HEP_HOST_DEVICE RowsSignal& rows_of(uint64_t epoch) { return rows[epoch & 1]; }
+  HEP_HOST_DEVICE const RowsSignal& rows_of(uint64_t epoch) const { return rows[epoch & 1]; }
+  HEP_HOST_DEVICE OutputsSignal& outputs_of(uint64_t epoch) { return outputs[epoch & 1]; }
+  HEP_HOST_DEVICE const OutputsSignal& outputs_of(uint64_t epoch) const {
+    return outputs[epoch & 1];
+  }
 };
-static_assert(sizeof(Signals) == 128);
+static_assert(sizeof(Signals) == 192);
 constexpr uint64_t kNotInWindow = ~uint64_t{0};
 
 // A place that peers can read: bytes from the beginning of a rank's window, or of memory that it has
@@ -193,23 +223,28 @@ static_assert(sizeof(RecordHeader) == 16);
 //                                    of this rank's tokens have arrived
 //   records        [2][R]            header, counts, rows, selections of each source; update n
 //                                    uses parity n & 1, so a fast peer can be one update ahead
-//   choices        [2][R]            cuda: of an update that is part of a dispatch, a header, each
-//                                    source's experts and weights, in words that carry the epoch; by
-//                                    parity, too
-//   rows           [max_tokens]      published rows of this rank, unless they lie in the heap
-//   scales         [max_tokens][scale_stride]  published scales
-//   weights        [max_tokens][K]   published weights
-//   partials       [max_tokens][max_partials]  slots for partial sums of this rank's tokens
-//   gradients      [max_tokens][K]   gradients of the weights of this rank's tokens, each written by
-//                                    the rank that has the selection; zero between combines
+//   choices        [2][R]            cuda: of an update that is part of a dispatch: a header, each
+//                                    token's epoch once its row is published, each source's experts
+//                                    and weights, in words that carry the epoch; by parity, too
+//   published      [sets]            by the dispatch's epoch
+//     rows           [max_tokens]      published rows of this rank, unless they lie in the heap
+//     scales         [max_tokens][scale_stride]  published scales
+//     weights        [max_tokens][K]   published weights
+//   slots          [sets]            by the combine's epoch
+//     partials       [max_tokens][max_partials]  slots for partial sums of this rank's tokens
+//     gradients      [max_tokens][K]   gradients of the weights of this rank's tokens, each written by
+//                                      the rank that has the selection; zero between combines
 //   heap
 struct WindowLayout {
-  uint64_t block_records, chunk_ready, records, choices, rows, scales, weights, partials, gradients,
-      heap, total;
+  uint64_t block_records, chunk_ready, records, choices, published, slots, heap, total;
 
   // Inside the records of one source.
   uint64_t record_rows, record_selections, record_stride;
   uint64_t choice_stride;  // of a source
+
+  // Inside a set of what is published, and of slots.
+  uint64_t published_scales, published_weights, published_stride;
+  uint64_t slot_gradients, slots_stride;
 
   Shape shape;
 
@@ -231,18 +266,23 @@ struct WindowLayout {
         align_up(w.chunk_ready + shape.max_chunks() * ranks * sizeof(uint64_t), kSectionAlignment);
     w.choice_stride = shape.choice_tokens == 0
                           ? 0
-                          : align_up((1 + uint64_t{1} * shape.choice_tokens *
-                                              (choice_words(shape.max_top_k) + shape.max_top_k)) *
+                          : align_up((kChoiceHeaderWords +
+                                      uint64_t{1} * shape.choice_tokens *
+                                          (1 + choice_words(shape.max_top_k) + shape.max_top_k)) *
                                          sizeof(uint64_t),
                                      kSectionAlignment);
     w.choices = w.records + 2 * ranks * w.record_stride;
-    w.rows = w.choices + 2 * ranks * w.choice_stride;
-    w.scales = align_up(w.rows + tokens * shape.row_bytes, kSectionAlignment);
-    w.weights = align_up(w.scales + tokens * shape.scale_stride(), kSectionAlignment);
-    w.partials = align_up(w.weights + tokens * top_k * sizeof(float), kSectionAlignment);
-    w.gradients = align_up(w.partials + tokens * shape.max_partials() * shape.partial_row_bytes,
-                           kSectionAlignment);
-    w.heap = align_up(w.gradients + tokens * top_k * sizeof(float), kSectionAlignment);
+    w.published = w.choices + 2 * ranks * w.choice_stride;
+    w.published_scales = align_up(tokens * shape.row_bytes, kSectionAlignment);
+    w.published_weights =
+        align_up(w.published_scales + tokens * shape.scale_stride(), kSectionAlignment);
+    w.published_stride =
+        align_up(w.published_weights + tokens * top_k * sizeof(float), kSectionAlignment);
+    w.slots = w.published + shape.sets * w.published_stride;
+    w.slot_gradients =
+        align_up(tokens * shape.max_partials() * shape.partial_row_bytes, kSectionAlignment);
+    w.slots_stride = align_up(w.slot_gradients + tokens * top_k * sizeof(float), kSectionAlignment);
+    w.heap = w.slots + shape.sets * w.slots_stride;
     w.total = w.heap + align_up(shape.heap_bytes, kSectionAlignment);
     return w;
   }
@@ -275,18 +315,28 @@ struct WindowLayout {
   HEP_HOST_DEVICE constexpr uint64_t selections_at(uint64_t epoch, int source) const {
     return header_at(epoch, source) + record_selections;
   }
-  HEP_HOST_DEVICE constexpr uint64_t weights_at(int64_t token, int top_k) const {
-    return weights + static_cast<uint64_t>(token) * top_k * sizeof(float);
+  // What dispatch `epoch` publishes.
+  HEP_HOST_DEVICE constexpr uint64_t published_by(uint64_t epoch) const {
+    return published + (shape.sets == 2 ? (epoch & 1) * published_stride : 0);
   }
-  HEP_HOST_DEVICE constexpr uint64_t scales_at(int64_t token) const {
-    return scales + static_cast<uint64_t>(token) * shape.scale_stride();
+  HEP_HOST_DEVICE constexpr uint64_t weights_at(uint64_t epoch, int64_t token, int top_k) const {
+    return published_by(epoch) + published_weights +
+           static_cast<uint64_t>(token) * top_k * sizeof(float);
   }
-  HEP_HOST_DEVICE constexpr uint64_t gradients_at(int64_t token, int top_k) const {
-    return gradients + static_cast<uint64_t>(token) * top_k * sizeof(float);
+  HEP_HOST_DEVICE constexpr uint64_t scales_at(uint64_t epoch, int64_t token) const {
+    return published_by(epoch) + published_scales +
+           static_cast<uint64_t>(token) * shape.scale_stride();
   }
-  HEP_HOST_DEVICE constexpr uint64_t partial_at(int64_t token, int ordinal) const {
-    return partials + (static_cast<uint64_t>(token) * shape.max_partials() + ordinal) *
-                          shape.partial_row_bytes;
+  // What combine `epoch` is sent.
+  HEP_HOST_DEVICE constexpr uint64_t slots_of(uint64_t epoch) const {
+    return slots + (shape.sets == 2 ? (epoch & 1) * slots_stride : 0);
+  }
+  HEP_HOST_DEVICE constexpr uint64_t gradients_at(uint64_t epoch, int64_t token, int top_k) const {
+    return slots_of(epoch) + slot_gradients + static_cast<uint64_t>(token) * top_k * sizeof(float);
+  }
+  HEP_HOST_DEVICE constexpr uint64_t partial_at(uint64_t epoch, int64_t token, int ordinal) const {
+    return slots_of(epoch) + (static_cast<uint64_t>(token) * shape.max_partials() + ordinal) *
+                                 shape.partial_row_bytes;
   }
 };
 

@@ -59,6 +59,7 @@ Status CudaBackend::start() {
   HEP_CUDA_TRY(prepare_route_kernels());
   HEP_CUDA_TRY(prepare_quantize_kernels());
   HEP_CUDA_TRY(prepare_dispatch_kernels());
+  HEP_CUDA_TRY(prepare_low_latency_kernels());
   HEP_CUDA_TRY(prepare_gradient_kernels());
   HEP_CUDA_TRY(prepare_combine_kernels());
 

@@ -72,13 +72,17 @@ Status CudaRouting::list_map(Half half, hepStream_t stream, TopK* choice) {
   return Status();
 }
 
+// Copies of so few bytes take a block less time than to wait for the readers.
+constexpr int64_t kCopiedBytesOfBlock = 64 * 1024;
+
 // Rows in the heap or in registered memory are read where they are; others are copied to the window, or
 // quantised into it: by the dispatch itself where latency counts. In halves it copies all, so that the
 // second half waits for nobody to read.
 Status CudaRouting::find_rows(const hepDispatchArgs_t& call, Half half, DispatchArgs* args) {
   const LaneContext& context = lane_.context;
   const bool low_latency = context.mode == hepModeLowLatency;
-  args->rows_offset = context.window_layout.rows;
+  const uint64_t window_rows = context.window_layout.published;
+  args->rows_place = window_rows;
   args->publishing = Publishing::kDone;
   if (call.quantize != hepQuantizeNone) {
     if (low_latency) args->publishing = Publishing::kQuantizes;
@@ -88,13 +92,15 @@ Status CudaRouting::find_rows(const hepDispatchArgs_t& call, Half half, Dispatch
   const int64_t row_bytes = context.shape.hidden * element_bytes(call.type);
   bool in_heap;
   HEP_TRY(find_rows_in_heap(context, "x", call.x, num_rows, row_bytes, &in_heap));
-  if (half == Half::kBoth && in_heap)
-    args->rows_offset =
+  const bool copies =
+      half != Half::kBoth ||
+      (low_latency && num_rows * row_bytes <= context.plan.dispatch_blocks * kCopiedBytesOfBlock);
+  if (!copies && in_heap)
+    args->rows_place =
         static_cast<const char*>(call.x) - static_cast<const char*>(context.windows[context.rank]);
-  else if (half == Half::kBoth && num_rows > 0)
-    backend_.registrations().find_place(call.x, num_rows * row_bytes, &args->rows_offset);
-  if (low_latency && args->rows_offset == context.window_layout.rows)
-    args->publishing = Publishing::kCopies;
+  else if (!copies && num_rows > 0)
+    backend_.registrations().find_place(call.x, num_rows * row_bytes, &args->rows_place);
+  if (low_latency && args->rows_place == window_rows) args->publishing = Publishing::kCopies;
   return Status();
 }
 
@@ -104,18 +110,18 @@ Status CudaRouting::publish_rows(const DispatchArgs& args, hepStream_t stream) {
   const WindowLayout& layout = context.window_layout;
   const hepDispatchArgs_t& call = args.call;
   if (args.num_tokens == 0 || args.publishing != Publishing::kDone ||
-      args.rows_offset != layout.rows)
+      args.rows_place != layout.published)
     return Status();
   char* window = static_cast<char*>(context.windows[context.rank]);
   if (call.quantize == hepQuantizeNone) {
     const size_t bytes = int64_t{args.num_tokens} * args.row_bytes;
-    HEP_CUDA_TRY(
-        cudaMemcpyAsync(window + layout.rows, call.x, bytes, cudaMemcpyDeviceToDevice, stream));
+    HEP_CUDA_TRY(cudaMemcpyAsync(window + layout.published, call.x, bytes, cudaMemcpyDeviceToDevice,
+                                 stream));
     return Status();
   }
   const QuantizeArgs quantize{call.x,
-                              window + layout.rows,
-                              window + layout.scales,
+                              window + layout.published,
+                              window + layout.scales_at(0, 0),
                               context.shape.scale_stride(),
                               context.shape.scale_bytes,
                               args.num_tokens,
@@ -128,18 +134,18 @@ Status CudaRouting::publish_rows(const DispatchArgs& args, hepStream_t stream) {
 // Outputs in the heap or in registered memory need not be sent if nothing is to be done to them first:
 // the peers read them. In halves they are, so that the second half waits for nobody to read.
 Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Half half,
-                                 uint64_t* outputs_offset) {
+                                 uint64_t* outputs_place) {
   const LaneContext& context = lane_.context;
   bool in_heap;
   HEP_TRY(find_outputs_in_heap(context, call, &in_heap));
-  *outputs_offset = kNotInWindow;
+  *outputs_place = kNotInWindow;
   if (!sends_rows_as_they_are(call) || half != Half::kBoth) return Status();
   const int64_t row_bytes = int64_t{context.shape.hidden} * element_bytes(call.type);
   if (in_heap)
-    *outputs_offset =
+    *outputs_place =
         static_cast<const char*>(call.y) - static_cast<const char*>(context.windows[context.rank]);
   else if (call.capacity > 0 && call.capacity <= INT64_MAX / row_bytes)
-    backend_.registrations().find_place(call.y, call.capacity * row_bytes, outputs_offset);
+    backend_.registrations().find_place(call.y, call.capacity * row_bytes, outputs_place);
   return Status();
 }
 
@@ -163,10 +169,10 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, Half half, hepStream
   DispatchArgs args{};
   HEP_TRY(find_rows(call, half, &args));
   args.alignment = alignment_;
+  const bool in_one_launch = call.update != 0 && lane_.context.shape.choice_tokens > 0;
   if (call.update != 0) {
     TopK choice{call.indices, static_cast<int>(call.num_tokens), call.top_k, call.index_type};
-    args.updates = lane_.context.shape.choice_tokens > 0;
-    if (args.updates)
+    if (in_one_launch)
       HEP_TRY(list_map(half, stream, &choice));
     else
       HEP_TRY(run_update(choice, half, stream));
@@ -183,7 +189,8 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, Half half, hepStream
   args.row_bytes = lane_.context.shape.hidden * element_bytes(call.type);
   args.half = half;
   if (half != Half::kReceive) HEP_TRY(publish_rows(args, stream));
-  HEP_CUDA_TRY(launch_dispatch(args, lane_.context.plan, stream));
+  const auto launch = in_one_launch ? launch_update_and_dispatch : launch_dispatch;
+  HEP_CUDA_TRY(launch(args, lane_.context.plan, stream));
   return Status();
 }
 
@@ -206,7 +213,7 @@ Status CudaRouting::combine(const hepCombineArgs_t& call, Half half, hepStream_t
   const int hidden = lane_.context.shape.hidden;
   args.row_bytes = hidden * element_bytes(call.type);
   args.partial_row_bytes = hidden * element_bytes(call.partial_type);
-  HEP_TRY(find_outputs(call, half, &args.outputs_offset));
+  HEP_TRY(find_outputs(call, half, &args.outputs_place));
   args.half = half;
   if (call.row_gradients != nullptr && half != Half::kReceive)
     HEP_CUDA_TRY(launch_send_gradients(args, lane_.context.plan, stream));

@@ -15,8 +15,9 @@ namespace hep {
 // order; their kernels advance the epochs, so that captured graphs replay.
 struct DeviceState {
   struct Operation {
-    uint64_t epoch;     // completed operations of this kind
-    uint64_t arrivals;  // blocks that have come to their end; 0 between operations
+    uint64_t epoch;     // completed operations of this kind, or begun ones
+    uint64_t begun;     // blocks that have read it, where it is advanced at the beginning
+    uint64_t arrivals;  // blocks that have come to their end; both are 0 between operations
   };
   Operation dispatch, combine;
   uint64_t routing_epoch;
@@ -25,10 +26,6 @@ struct DeviceState {
   uint64_t
       extras_published;  // dispatch: blocks that have published their share of weights and scales;
                          // 0 between operations
-
-  uint64_t
-      choices_placed;  // dispatch with an update: blocks that have placed their share, over all
-                       // operations
 
   uint64_t combine_tasks;  // combine: tasks of the second half that have been dealt out
 };
@@ -123,14 +120,14 @@ struct QuantizeArgs {
 // Who brings this rank's tokens to where the peers read them.
 enum class Publishing : int32_t {
   kDone,      // they lie there: in the heap, or in the window since the kernel or copy before
-  kCopies,    // the dispatch itself copies them to the window
+  kCopies,    // in low-latency mode: the dispatch itself copies them to the window
   kQuantizes  // or quantises them into it
 };
 
 struct DispatchArgs {
   KernelContext context;
   void* routing;
-  uint64_t rows_offset;  // the place of this rank's published rows
+  uint64_t rows_place;  // where this rank's rows lie; of no meaning if the kernel publishes them
   Publishing publishing;
   int32_t num_tokens;
   int32_t top_k;
@@ -140,7 +137,7 @@ struct DispatchArgs {
 
   // If the routing is updated in the same launch.
   const void* indices;  // [num_tokens][top_k]
-  bool updates, index64;
+  bool index64;
   int32_t alignment;
 
   hepDispatchArgs_t call;
@@ -159,7 +156,7 @@ struct CombineArgs {
   int32_t top_k;
   int32_t row_bytes, partial_row_bytes;
   int32_t first_half_blocks;  // the first ones of the grid; all do the second half
-  uint64_t outputs_offset;    // the place of y, for peers to read; or kNotInWindow
+  uint64_t outputs_place;    // the place of y, for peers to read; or kNotInWindow
   int32_t load_stages, store_stages;
   Half half;
   hepCombineArgs_t call;

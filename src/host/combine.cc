@@ -75,7 +75,8 @@ class Combiner {
   void send_gradients(int64_t flat_row, void* window) const {
     if (args_.row_gradients == nullptr) return;
     const Row& row = state_.rows[flat_row];
-    auto* gradients = at<float>(window, operation_.layout().gradients_at(row.token, state_.top_k));
+    auto* gradients = at<float>(
+        window, operation_.layout().gradients_at(operation_.epoch(), row.token, state_.top_k));
     for (uint32_t j = row.first; j < row.first + row.count; ++j) {
       const int k = state_.selections[j].k;
       if (args_.layout == hepLayoutFlat) {
@@ -90,8 +91,8 @@ class Combiner {
   // Takes what the ranks have sent for one of this rank's tokens, and leaves zeros.
   void take_gradients(int64_t token) const {
     if (args_.gradients == nullptr) return;
-    auto* sent =
-        at<float>(operation_.own_window(), operation_.layout().gradients_at(token, state_.top_k));
+    auto* sent = at<float>(operation_.own_window(), operation_.layout().gradients_at(
+                                                        operation_.epoch(), token, state_.top_k));
     std::copy_n(sent, state_.top_k, args_.gradients + token * state_.top_k);
     std::fill_n(sent, state_.top_k, 0.0f);
   }
@@ -101,8 +102,10 @@ class Combiner {
     const WindowLayout& layout = operation_.layout();
     sum_.clear();
     for (int ordinal = 0; ordinal < state_.partial_counts[token]; ++ordinal)
-      sum_.add(partial_type_, at<char>(operation_.own_window(), layout.partial_at(token, ordinal)),
-               1.0f);
+      sum_.add(
+          partial_type_,
+          at<char>(operation_.own_window(), layout.partial_at(operation_.epoch(), token, ordinal)),
+          1.0f);
     sum_.store(type_, at<char>(args_.out, token * row_bytes_));
   }
 
@@ -144,15 +147,16 @@ class Combiner {
 Status tell_call(const Operation& operation, int peer, uint64_t call) {
   HEP_TRY(
       operation.wait(hepPhaseSlots, peer, operation.from(peer).slots_free, operation.epoch() - 1));
-  operation.to(peer).combine_call = call;
-  store_release(&operation.to(peer).outputs_ready, operation.epoch());
+  OutputsSignal& signal = operation.to(peer).outputs_of(operation.epoch());
+  signal.call = call;
+  store_release(&signal.ready, operation.epoch());
   return {};
 }
 
 Status compare_call(const Operation& operation, int peer, uint64_t call) {
-  const Signals& from = operation.from(peer);
-  HEP_TRY(operation.wait(hepPhasePartials, peer, from.outputs_ready, operation.epoch()));
-  return operation.compare_calls(hepPhasePartials, peer, call, from.combine_call);
+  const OutputsSignal& from = operation.from(peer).outputs_of(operation.epoch());
+  HEP_TRY(operation.wait(hepPhasePartials, peer, from.ready, operation.epoch()));
+  return operation.compare_calls(hepPhasePartials, peer, call, from.call);
 }
 
 // Sends this rank's sums for the tokens of one source, chunk by chunk. A chunk is signalled even if
@@ -163,11 +167,11 @@ void reduce_source(const Operation& operation, int source, Combiner& combiner,
   void* window = operation.window(source);
   const uint32_t* chunk_rows = state.chunk_rows + source * (operation.shape().max_chunks() + 1);
   const int tokens = static_cast<int>(state.source_tokens[source]);
-  const int num_chunks = ceil_div(tokens, chunk_tokens(tokens));
-  for (int chunk = 0; chunk < num_chunks; ++chunk) {
+  for (int chunk = 0; chunk < num_chunks(tokens); ++chunk) {
     for (uint32_t i = chunk_rows[chunk]; i < chunk_rows[chunk + 1]; ++i) {
       const Row& row = state.rows[i];
-      combiner.reduce(i, at<char>(window, layout.partial_at(row.token, row.ordinal)));
+      combiner.reduce(
+          i, at<char>(window, layout.partial_at(operation.epoch(), row.token, row.ordinal)));
       combiner.send_gradients(i, window);
     }
     store_release(at<uint64_t>(window, layout.chunk_ready_at(chunk, operation.rank())),

@@ -72,7 +72,7 @@ class Outputs {
 class Receiver {
  public:
   Receiver(const Operation& operation, const hepDispatchArgs_t& args, RoutingState& state)
-      : layout_(operation.layout()),
+      : operation_(operation),
         args_(args),
         state_(state),
         outputs_(operation, args),
@@ -136,8 +136,8 @@ class Receiver {
 
   void take_row(int64_t place, const Row& row, const Source& source) {
     outputs_.write(place, source.rows + row.token * outputs_.row_bytes(),
-                   source.window + layout_.scales_at(row.token), row.source,
-                   static_cast<int32_t>(row.token));
+                   source.window + operation_.layout().scales_at(operation_.epoch(), row.token),
+                   row.source, static_cast<int32_t>(row.token));
   }
 
   float weight_of(const Row& row, const Selection& selection, const Source& source) const {
@@ -178,7 +178,7 @@ class Receiver {
     }
   }
 
-  const WindowLayout& layout_;
+  const Operation& operation_;
   const hepDispatchArgs_t& args_;
   RoutingState& state_;
   Outputs outputs_;
@@ -188,14 +188,14 @@ class Receiver {
 
 // Waits for what a source publishes.
 Status find_source(const Operation& operation, int rank, int top_k, uint64_t call, Source* source) {
-  const Signals& from = operation.from(rank);
-  HEP_TRY(operation.wait(hepPhaseRows, rank, from.rows_ready, operation.epoch()));
-  HEP_TRY(operation.compare_calls(hepPhaseRows, rank, call, from.dispatch_call));
+  const RowsSignal& from = operation.from(rank).rows_of(operation.epoch());
+  HEP_TRY(operation.wait(hepPhaseRows, rank, from.ready, operation.epoch()));
+  HEP_TRY(operation.compare_calls(hepPhaseRows, rank, call, from.call));
   const char* window = static_cast<const char*>(operation.window(rank));
-  *source = {rank, window, window + from.rows_offset, nullptr};
+  *source = {rank, window, window + from.place, nullptr};
   if (from.has_weights == 0) return {};
   HEP_TRY(operation.wait(hepPhaseWeights, rank, from.weights_ready, operation.epoch()));
-  source->weights = at<float>(window, operation.layout().weights_at(0, top_k));
+  source->weights = at<float>(window, operation.layout().weights_at(operation.epoch(), 0, top_k));
   return {};
 }
 

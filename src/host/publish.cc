@@ -18,16 +18,18 @@ void quantize_rows(const Operation& operation, const hepDispatchArgs_t& args, in
   const WindowLayout& layout = operation.layout();
   for (int64_t token = 0; token < num_tokens; ++token)
     quantize_row(static_cast<const uint16_t*>(args.x) + token * hidden, hidden, args.quantize,
-                 at<uint8_t>(operation.own_window(), layout.rows + token * hidden),
-                 at<char>(operation.own_window(), layout.scales_at(token)),
+                 at<uint8_t>(operation.own_window(),
+                             layout.published_by(operation.epoch()) + token * hidden),
+                 at<char>(operation.own_window(), layout.scales_at(operation.epoch(), token)),
                  operation.shape().scale_bytes);
 }
 
 void copy_scales(const Operation& operation, const void* scales, int num_tokens) {
   const int64_t bytes = operation.shape().scale_bytes;
   for (int64_t token = 0; token < num_tokens; ++token)
-    std::memcpy(at<char>(operation.own_window(), operation.layout().scales_at(token)),
-                at<char>(scales, token * bytes), bytes);
+    std::memcpy(
+        at<char>(operation.own_window(), operation.layout().scales_at(operation.epoch(), token)),
+        at<char>(scales, token * bytes), bytes);
 }
 
 // Returns where the rows lie in the window.
@@ -36,7 +38,7 @@ uint64_t publish_rows(const Operation& operation, const hepDispatchArgs_t& args,
   char* window = static_cast<char*>(operation.own_window());
   if (args.scales != nullptr) copy_scales(operation, args.scales, num_tokens);
   if (x_in_place) return static_cast<const char*>(args.x) - window;
-  const uint64_t rows = operation.layout().rows;
+  const uint64_t rows = operation.layout().published_by(operation.epoch());
   const uint64_t row_bytes = uint64_t(operation.shape().hidden) * element_bytes(args.type);
   if (args.quantize != hepQuantizeNone)
     quantize_rows(operation, args, num_tokens);
@@ -50,20 +52,21 @@ uint64_t publish_rows(const Operation& operation, const hepDispatchArgs_t& args,
 Status publish(const Operation& operation, const hepDispatchArgs_t& args, bool x_in_place,
                const RoutingState& state) {
   HEP_TRY(wait_for_readers(operation, operation.epoch() - 1));
-  const uint64_t rows_offset = publish_rows(operation, args, x_in_place, state.num_tokens);
+  const uint64_t place = publish_rows(operation, args, x_in_place, state.num_tokens);
   for (int peer = 0; peer < operation.num_ranks(); ++peer) {
-    Signals& to = operation.to(peer);
-    to.rows_offset = rows_offset;
+    RowsSignal& to = operation.to(peer).rows_of(operation.epoch());
+    to.place = place;
     to.has_weights = args.weights != nullptr;
-    to.dispatch_call = summary_of(args, state.totals->update);
-    store_release(&to.rows_ready, operation.epoch());
+    to.call = summary_of(args, state.totals->update);
+    store_release(&to.ready, operation.epoch());
   }
 
   if (args.weights == nullptr) return {};
   std::copy_n(args.weights, static_cast<int64_t>(state.num_tokens) * state.top_k,
-              at<float>(operation.own_window(), operation.layout().weights_at(0, state.top_k)));
+              at<float>(operation.own_window(),
+                        operation.layout().weights_at(operation.epoch(), 0, state.top_k)));
   for (int peer = 0; peer < operation.num_ranks(); ++peer)
-    store_release(&operation.to(peer).weights_ready, operation.epoch());
+    store_release(&operation.to(peer).rows_of(operation.epoch()).weights_ready, operation.epoch());
   return {};
 }
 

@@ -358,7 +358,7 @@ TEST(HostBackend, RowsInTheHeapAreReadInPlace) {
   ranks.dispatch(args);
   EXPECT_EQ(rows[0], rows_of({9}));
   EXPECT_EQ(rows[1], rows_of({7}));
-  EXPECT_EQ(*at<uint16_t>(ranks.window(0), ranks.layout().rows), 0) << "a copy was made";
+  EXPECT_EQ(*at<uint16_t>(ranks.window(0), ranks.layout().published), 0) << "a copy was made";
 }
 
 TEST(HostBackend, RowsThatReachPastTheHeapAreRefused) {

@@ -48,8 +48,9 @@ class HostBackendFailure : public ::testing::Test {
 
   // As rank 1 does in its first dispatch.
   void publish_rows(const hepDispatchArgs_t& call) {
-    ranks_->signals(0, 1).dispatch_call = summary_of(call, 1);
-    ranks_->signals(0, 1).rows_ready = 1;
+    RowsSignal& signal = ranks_->signals(0, 1).rows_of(1);
+    signal.call = summary_of(call, 1);
+    signal.ready = 1;
   }
 
   std::unique_ptr<Ranks> ranks_;
@@ -85,7 +86,7 @@ TEST_F(HostBackendFailure, DispatchNamesThePeerThatNeverPublishesRows) {
 
 TEST_F(HostBackendFailure, DispatchNamesThePeerThatNeverPublishesWeights) {
   update_alone({0, 2});
-  ranks_->signals(0, 1).has_weights = 1;
+  ranks_->signals(0, 1).rows_of(1).has_weights = 1;
   publish_rows(dispatch_args(hepLayoutFlat, x_, rows_));
   EXPECT_EQ(dispatch_alone().result(), hepErrorTimeout);
   expect_failure(ranks_->backend(0).failure(), hepErrorTimeout, hepOperationDispatch,
@@ -119,8 +120,9 @@ TEST_F(HostBackendFailure, CombineTellsOfAPeerThatCallsItOtherwise) {
   update_alone({0, 2});
   rows_ = canary_rows(1);
   const hepCombineArgs_t own = combine_args(hepLayoutFlat, hepWeightsNone, x_, rows_);
-  ranks_->signals(0, 1).combine_call = summary_of(own, 2);
-  ranks_->signals(0, 1).outputs_ready = 1;
+  OutputsSignal& signal = ranks_->signals(0, 1).outputs_of(1);
+  signal.call = summary_of(own, 2);
+  signal.ready = 1;
   const Status status = combine_alone();
   EXPECT_EQ(status.result(), hepErrorMismatch);
   for (const char* part : {"combine 1", "rank 1", "update 2", "update 1"})

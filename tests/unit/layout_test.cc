@@ -64,32 +64,36 @@ class Layout : public ::testing::TestWithParam<Shape> {
 TEST_P(Layout, WindowSectionsAreInOrderAlignedAndApart) {
   const WindowLayout window = WindowLayout::make(GetParam());
   const uint64_t source_records = window.record_stride;
-  expect_well_laid({{"signals", 0, ranks() * 128},
-                    {"block_records", window.block_records, ranks() * 256 * 8},
-                    {"chunk_ready", window.chunk_ready, chunks() * ranks() * 8},
-                    {"records", window.records, 2 * ranks() * source_records},
-                    {"rows", window.rows, tokens() * row_bytes()},
-                    {"scales", window.scales, tokens() * scale_stride()},
-                    {"weights", window.weights, tokens() * top_k() * 4},
-                    {"partials", window.partials, tokens() * partials() * row_bytes()},
-                    {"gradients", window.gradients, tokens() * top_k() * 4},
-                    {"heap", window.heap, static_cast<uint64_t>(GetParam().heap_bytes)}},
-                   window.total);
+  const uint64_t rows = window.published_by(1);
+  expect_well_laid(
+      {{"signals", 0, ranks() * 192},
+       {"block_records", window.block_records, ranks() * 256 * 8},
+       {"chunk_ready", window.chunk_ready, chunks() * ranks() * 8},
+       {"records", window.records, 2 * ranks() * source_records},
+       {"rows", rows, tokens() * row_bytes()},
+       {"scales", window.scales_at(1, 0), tokens() * scale_stride()},
+       {"weights", window.weights_at(1, 0, static_cast<int>(top_k())), tokens() * top_k() * 4},
+       {"partials", window.slots_of(1), tokens() * partials() * row_bytes()},
+       {"gradients", window.gradients_at(1, 0, static_cast<int>(top_k())), tokens() * top_k() * 4},
+       {"heap", window.heap, static_cast<uint64_t>(GetParam().heap_bytes)}},
+      window.total);
 }
 
 TEST_P(Layout, LastElementOfEachWindowSectionEndsBeforeTheNext) {
   const WindowLayout window = WindowLayout::make(GetParam());
   const int last_rank = static_cast<int>(ranks()) - 1;
   const int64_t last_token = static_cast<int64_t>(tokens()) - 1;
-  EXPECT_LE(window.signals_at(last_rank) + 128, window.chunk_ready);
+  EXPECT_LE(window.signals_at(last_rank) + 192, window.chunk_ready);
   EXPECT_LE(window.chunk_ready_at(static_cast<int>(chunks()) - 1, last_rank) + 8, window.records);
-  EXPECT_LE(window.header_at(1, last_rank) + window.record_stride, window.rows);
-  EXPECT_LE(window.scales_at(last_token) + scale_stride(), window.weights);
-  EXPECT_LE(window.weights_at(last_token, static_cast<int>(top_k())) + top_k() * 4,
-            window.partials);
-  EXPECT_LE(window.partial_at(last_token, static_cast<int>(partials()) - 1) + row_bytes(),
-            window.gradients);
-  EXPECT_LE(window.gradients_at(last_token, static_cast<int>(top_k())) + top_k() * 4, window.heap);
+  EXPECT_LE(window.header_at(1, last_rank) + window.record_stride, window.published_by(1));
+  EXPECT_LE(window.scales_at(1, last_token) + scale_stride(),
+            window.weights_at(1, 0, static_cast<int>(top_k())));
+  EXPECT_LE(window.weights_at(1, last_token, static_cast<int>(top_k())) + top_k() * 4,
+            window.slots);
+  EXPECT_LE(window.partial_at(1, last_token, static_cast<int>(partials()) - 1) + row_bytes(),
+            window.gradients_at(1, 0, static_cast<int>(top_k())));
+  EXPECT_LE(window.gradients_at(1, last_token, static_cast<int>(top_k())) + top_k() * 4,
+            window.heap);
 }
 
 TEST_P(Layout, RecordsOfASourceHoldHeaderCountsRowsAndSelections) {
@@ -118,13 +122,31 @@ TEST_P(Layout, ConsecutiveUpdatesUseDisjointRecords) {
   EXPECT_EQ(window.header_at(6, last_rank), window.header_at(4, last_rank));
 }
 
+TEST_P(Layout, ConsecutiveOperationsUseDisjointSetsIfThereAreTwo) {
+  Shape shape = GetParam();
+  shape.sets = 2;
+  const WindowLayout window = WindowLayout::make(shape);
+  const int top_k = static_cast<int>(this->top_k());
+  const int64_t last_token = static_cast<int64_t>(tokens()) - 1;
+  EXPECT_EQ(window.published_by(4), window.published);
+  EXPECT_EQ(window.published_by(5) % 256, 0u);
+  EXPECT_EQ(window.published_by(6), window.published_by(4));
+  EXPECT_GE(window.published_by(5), window.weights_at(4, last_token, top_k) + this->top_k() * 4);
+  EXPECT_GE(window.slots, window.weights_at(5, last_token, top_k) + this->top_k() * 4);
+  EXPECT_EQ(window.slots_of(4), window.slots);
+  EXPECT_EQ(window.slots_of(5) % 256, 0u);
+  EXPECT_EQ(window.slots_of(6), window.slots_of(4));
+  EXPECT_GE(window.slots_of(5), window.gradients_at(4, last_token, top_k) + this->top_k() * 4);
+  EXPECT_GE(window.heap, window.gradients_at(5, last_token, top_k) + this->top_k() * 4);
+}
+
 TEST_P(Layout, RowsThatTheCopyEngineMovesAreAlignedTo16Bytes) {
   const WindowLayout window = WindowLayout::make(GetParam());
-  EXPECT_EQ(window.rows % 16, 0u);
+  EXPECT_EQ(window.published_by(1) % 16, 0u);
   EXPECT_EQ(row_bytes() % 16, 0u);
   for (int ordinal = 0; ordinal < static_cast<int>(partials()); ++ordinal)
-    EXPECT_EQ(window.partial_at(1, ordinal) % 16, 0u);
-  EXPECT_EQ(window.scales_at(1) % 16, 0u);
+    EXPECT_EQ(window.partial_at(1, 1, ordinal) % 16, 0u);
+  EXPECT_EQ(window.scales_at(1, 1) % 16, 0u);
 }
 
 TEST_P(Layout, RoutingSectionsAreInOrderAlignedAndApart) {
@@ -164,7 +186,7 @@ TEST(LayoutMemory, GrowsWithRanksOnlyByRecordsAndSignals) {
     const WindowLayout window = WindowLayout::make(shape);
     const uint64_t rows_and_partials = tokens * row + 2 * tokens * top_k * 4 + tokens * top_k * row;
     const uint64_t records = 2 * ranks * tokens * (16 + 8 * top_k);  // two updates
-    const uint64_t signals = ranks * (128 + 256 * 8 + tokens / 32 * 8);
+    const uint64_t signals = ranks * (192 + 256 * 8 + tokens / 32 * 8);
     const uint64_t headers_and_rounding = 2 * ranks * 512 + 10 * 256;
     EXPECT_GE(window.total, rows_and_partials + records + signals);
     EXPECT_LE(window.total, rows_and_partials + records + signals + headers_and_rounding);

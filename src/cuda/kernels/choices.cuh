@@ -1,146 +1,261 @@
 // SPDX-License-Identifier: Apache-2.0
 // The exchange of a routing update that is part of a dispatch: every rank sends all others its tokens'
 // experts as they are, in words that say by themselves whether they have come. One way, no fence.
+//
+// What a source sends to each rank, for each parity of updates:
+//
+//   header   [kChoiceHeaderWords]
+//   ready    [choice_tokens]   update for which the token's row and scales are published
+//   experts  [(T K + 1) / 2]   two selections each
+//   weights  [T K]             if given
+//
+// The words of `header`, `experts` and `weights` carry the update above and the payload below.
 #pragma once
 
+#include "call_summary.h"
+#include "cuda/kernels/dispatch_publish.cuh"
 #include "cuda/kernels/route_send.cuh"
 #include "cuda/kernels/signal.cuh"
 #include "cuda/kernels/warp.cuh"
 
 namespace hep {
 
-// Of all ranks, in shared memory, in canonical order of the tokens.
-struct Choices {
-  uint32_t* first_tokens;  // [R + 1] tokens of the ranks before each
-  uint16_t* experts;       // [tokens][K]; kNoExpert: none
-  uint8_t* has_weights;    // [R]
-
-  __device__ uint32_t num_tokens(int num_ranks) const { return first_tokens[num_ranks]; }
+// What the ranks have told, in shared memory.
+struct Sources {
+  uint32_t num_tokens[kMaxRanks];
+  uint32_t first_token[kMaxRanks + 1];  // tokens of the ranks before, in canonical order
+  const char* rows[kMaxRanks];
+  uint8_t flags[kMaxRanks];
 };
+
+// Flags of a source.
+enum : uint32_t {
+  kGivesWeights = 1,
+  kGivesScales = 2,
+  kInPlace = 4,  // its rows lie in its own memory: it waits until they are read
+  kTogether = 8  // they are ready all at once, as the first token's word tells
+};
+constexpr int kFlagBits = 4;
+
+// The first word of a header: tokens below, then top_k, then flags. The others are the lower half of the
+// call's summary and the two halves of the place of the rows.
+constexpr int kTokenBits = 17, kTopKBits = 6;
+static_assert(kMaxTokens < 1 << kTokenBits && kMaxTopK < 1 << kTopKBits &&
+              kTokenBits + kTopKBits + kFlagBits <= 32);
 
 // A word: above, what tells its update from others, 0 from none; below, the payload. It comes again after
 // 2^32 - 1 updates.
-__device__ inline uint32_t choice_tag(uint64_t epoch) {
-  return static_cast<uint32_t>(epoch % 0xffffffffu) + 1;
+__device__ inline uint32_t choice_tag(uint64_t update) {
+  return static_cast<uint32_t>(update % 0xffffffffu) + 1;
 }
-__device__ inline uint64_t choice_word(uint64_t epoch, uint32_t payload) {
-  return uint64_t{choice_tag(epoch)} << 32 | payload;
-}
-
-__device__ inline uint32_t expert_pair(uint16_t first, uint16_t second) {
-  return static_cast<uint32_t>(second) << 16 | first;
+__device__ inline uint64_t choice_word(uint64_t update, uint32_t payload) {
+  return uint64_t{choice_tag(update)} << 32 | payload;
 }
 
-// The header: tokens below, then top_k, then whether weights follow.
-constexpr int kTokenBits = 17, kTopKBits = 6;
-static_assert(kMaxTokens < 1 << kTokenBits && kMaxTopK < 1 << kTopKBits);
+// What one source has sent to one rank.
+struct ChoiceWords {
+  uint64_t* header;
 
-__device__ inline uint32_t choice_header(const DispatchArgs& args) {
-  const uint32_t has_weights = args.call.weights != nullptr;
-  return (has_weights << kTopKBits | args.top_k) << kTokenBits | args.num_tokens;
+  __device__ ChoiceWords(const KernelContext& context, int window, int source, uint64_t update)
+      : header(at<uint64_t>(context.windows[window],
+                            context.window_layout.choices_at(update, source))) {}
+  __device__ uint64_t* ready(const Shape&) const { return header + kChoiceHeaderWords; }
+  __device__ uint64_t* experts(const Shape& shape) const {
+    return ready(shape) + shape.choice_tokens;
+  }
+  __device__ uint64_t* weights(const Shape& shape, uint32_t num_tokens, int top_k) const {
+    return experts(shape) + (num_tokens * top_k + 1) / 2;
+  }
+};
+
+// ------------------------------------------------------------------------------------------ sending
+
+__device__ inline uint32_t flags_of(const DispatchArgs& args) {
+  const bool in_place = args.publishing == Publishing::kDone && args.num_tokens > 0;
+  uint32_t flags = 0;
+  if (args.call.weights != nullptr) flags |= kGivesWeights;
+  if (args.call.scales != nullptr) flags |= kGivesScales;
+  if (in_place) flags |= kInPlace;
+  if (in_place && args.call.scales == nullptr) flags |= kTogether;
+  return flags;
 }
 
-// The first of the words of a source that follow its header: experts, then weights.
-__device__ inline uint64_t* words_of(const DispatchArgs& args, int window, int source,
-                                     uint64_t epoch) {
-  return at<uint64_t>(args.context.windows[window],
-                      args.context.window_layout.choices_at(epoch, source)) +
-         1;
+__device__ inline uint32_t header_word(const DispatchArgs& args, uint64_t epoch, int word) {
+  const uint64_t place = rows_place(args, epoch);
+  switch (word) {
+    case 0: return (flags_of(args) << kTopKBits | args.top_k) << kTokenBits | args.num_tokens;
+    case 1: return static_cast<uint32_t>(summary_of(args.call, 0));
+    case 2: return static_cast<uint32_t>(place);
+    default: return static_cast<uint32_t>(place >> 32);
+  }
 }
 
-// The expert of one of this rank's selections, for the peers; `report` those that do not exist.
+// The expert of one of this rank's selections, for the peers.
 template <typename Index>
-__device__ uint16_t choice_at(const DispatchArgs& args, int token, int k, bool report) {
-  if (k >= args.top_k) return kNoExpert;
-  const Index id =
-      static_cast<const Index*>(args.indices)[static_cast<int64_t>(token) * args.top_k + k];
-  if (id >= 0 && id < args.context.shape().num_experts) return static_cast<uint16_t>(id);
-  if (report && id != -1) record_bad_index(args.context.firsts, args.context.host, token, k, id);
+__device__ uint32_t choice_at(const DispatchArgs& args, uint32_t selection) {
+  const Index id = static_cast<const Index*>(args.indices)[selection];
+  if (id >= 0 && id < args.context.shape().num_experts) return static_cast<uint32_t>(id);
+  if (id != -1)
+    record_bad_index(args.context.firsts, args.context.host, selection / args.top_k,
+                     selection % args.top_k, id);
   return kNoExpert;
 }
 
-// By all threads of all blocks: each word to each rank.
+// By all threads of all blocks; each kind of word begins with another block.
 template <typename Index>
-__device__ void send_choices(const DispatchArgs& args, uint64_t epoch) {
+__device__ void send_choices(const DispatchArgs& args, uint64_t epoch, uint64_t update) {
   const KernelContext& context = args.context;
+  const Shape& shape = context.shape();
   const int ranks = context.num_ranks();
-  const int words = choice_words(args.top_k);
-  const int first = blockIdx.x * blockDim.x + threadIdx.x, stride = gridDim.x * blockDim.x;
-  if (first < ranks)
-    ptx::st_relaxed_sys(words_of(args, first, context.rank, epoch) - 1,
-                        choice_word(epoch, choice_header(args)));
-  const int num_pairs = args.num_tokens * words;
-  for (int i = first; i < num_pairs * ranks; i += stride) {
-    const int rank = i % ranks, word = i / ranks;
-    const int token = word / words, k = word % words * 2;
-    const bool report = rank == context.rank;
-    const uint32_t pair = expert_pair(choice_at<Index>(args, token, k, report),
-                                      choice_at<Index>(args, token, k + 1, report));
-    ptx::st_relaxed_sys(words_of(args, rank, context.rank, epoch) + word, choice_word(epoch, pair));
+  const uint32_t stride = gridDim.x * blockDim.x;
+  const uint32_t count = args.num_tokens * args.top_k;
+
+  for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < (count + 1) / 2; i += stride) {
+    const uint32_t first = choice_at<Index>(args, 2 * i);
+    const uint32_t second = 2 * i + 1 < count ? choice_at<Index>(args, 2 * i + 1) : kNoExpert;
+    const uint64_t word = choice_word(update, second << 16 | first);
+    for (int rank = 0; rank < ranks; ++rank)
+      ptx::st_relaxed_sys(ChoiceWords(context, rank, context.rank, update).experts(shape) + i,
+                          word);
   }
+  if (blockIdx.x == gridDim.x / 2)
+    for (int i = threadIdx.x; i < ranks * kChoiceHeaderWords; i += blockDim.x) {
+      const int word = i % kChoiceHeaderWords;
+      ptx::st_relaxed_sys(
+          ChoiceWords(context, i / kChoiceHeaderWords, context.rank, update).header + word,
+          choice_word(update, header_word(args, epoch, word)));
+    }
   if (args.call.weights == nullptr) return;
-  for (int i = first; i < args.num_tokens * args.top_k * ranks; i += stride) {
-    const int rank = i % ranks, selection = i / ranks;
-    ptx::st_relaxed_sys(words_of(args, rank, context.rank, epoch) + num_pairs + selection,
-                        choice_word(epoch, __float_as_uint(args.call.weights[selection])));
+  for (uint32_t i = (gridDim.x - 1 - blockIdx.x) * blockDim.x + threadIdx.x; i < count;
+       i += stride) {
+    const uint64_t word = choice_word(update, __float_as_uint(args.call.weights[i]));
+    for (int rank = 0; rank < ranks; ++rank)
+      ptx::st_relaxed_sys(ChoiceWords(context, rank, context.rank, update)
+                                  .weights(shape, args.num_tokens, args.top_k) +
+                              i,
+                          word);
   }
 }
 
-// Waits for a word of a peer; false as wait_for().
+// By one warp, after the block has published its part of the tokens.
+__device__ inline void signal_tokens(const DispatchArgs& args, uint64_t update, TokenRange tokens) {
+  const KernelContext& context = args.context;
+  if (flags_of(args) & kTogether) tokens = {0, blockIdx.x == gridDim.x - 1 ? 1 : 0};
+  if (tokens.begin >= tokens.end) return;
+  ptx::fence_acq_rel_sys();
+  for (int rank = 0; rank < context.num_ranks(); ++rank)
+    for (int token = tokens.begin + lane_index(); token < tokens.end; token += kWarpSize)
+      ptx::st_relaxed_sys(
+          ChoiceWords(context, rank, context.rank, update).ready(context.shape()) + token, update);
+}
+
+// ---------------------------------------------------------------------------------------- receiving
+
+// Waits for a word of a source; false as wait_for().
 __device__ inline bool take_word(const DispatchArgs& args, const uint64_t* word, int source,
-                                 uint64_t epoch, uint32_t* payload) {
+                                 uint64_t update, uint32_t* payload) {
+  const uint32_t tag = choice_tag(update);
   uint64_t seen = ptx::ld_relaxed_sys(word);
-  if (choice_tag(epoch) != seen >> 32 &&
-      !wait_until(args.context, {hepOperationRouting, hepPhaseRecords, source, epoch}, epoch, [&] {
-        seen = ptx::ld_relaxed_sys(word);
-        return Poll{seen >> 32, seen >> 32 == choice_tag(epoch)};
-      }))
+  if (tag != seen >> 32 &&
+      !wait_until(args.context, {hepOperationRouting, hepPhaseRecords, source, update}, update,
+                  [&] {
+                    seen = ptx::ld_relaxed_sys(word);
+                    return Poll{seen >> 32, seen >> 32 == tag};
+                  }))
     return false;
   *payload = static_cast<uint32_t>(seen);
   return true;
 }
 
-// The headers, one a thread; then where each rank's tokens begin. By all threads of a block.
-__device__ inline bool gather_headers(const DispatchArgs& args, uint64_t epoch,
-                                      const Choices& choices) {
+// The header of a source, a word a lane; what differs from this rank's call fails. By all lanes; all return
+// the number of tokens, or one that is too large after a failure.
+constexpr uint32_t kNoHeader = 0xffffffffu;
+__device__ inline uint32_t take_header(const DispatchArgs& args, int source, uint64_t epoch,
+                                       uint64_t update, Sources& sources) {
   const KernelContext& context = args.context;
+  const ChoiceWords words(context, context.rank, source, update);
+  const int word = lane_index() % kChoiceHeaderWords;
+  uint32_t payload = 0;
+  const bool here = take_word(args, words.header + word, source, update, &payload);
+  if (!__all_sync(kFullWarp, here)) return kNoHeader;
+  const uint32_t first = __shfl_sync(kFullWarp, payload, 0);
+  const uint32_t call = __shfl_sync(kFullWarp, payload, 1);
+  const uint64_t place =
+      uint64_t{__shfl_sync(kFullWarp, payload, 3)} << 32 | __shfl_sync(kFullWarp, payload, 2);
+  const uint32_t top_k = first >> kTokenBits & ((1u << kTopKBits) - 1);
+  const uint32_t tokens = first & ((1u << kTokenBits) - 1);
+  if (top_k != args.top_k) {
+    record_failure(context, {hepOperationRouting, hepPhaseRecords, source, update},
+                   hepErrorMismatch, args.top_k, top_k);
+    return kNoHeader;
+  }
+  const uint64_t own_call = summary_of(args.call, update);
+  if (call != static_cast<uint32_t>(own_call)) {
+    record_failure(context, {hepOperationDispatch, hepPhaseRows, source, epoch}, hepErrorMismatch,
+                   own_call, own_call >> 32 << 32 | call);
+    return kNoHeader;
+  }
+  if (lane_index() == 0) {
+    sources.num_tokens[source] = tokens;
+    sources.flags[source] = first >> (kTokenBits + kTopKBits);
+    sources.rows[source] = context.published_at(source, place);
+  }
+  return tokens;
+}
+
+// Words of which a thread has the loads under way at once.
+constexpr int kWordsAtOnce = 4;
+
+// Brings the choices of all ranks, [R][choice_tokens][K], kNoExpert for none, to shared memory. Warps share
+// the sources among them, several one source where there are enough. By the first kPlacingWarps warps of a
+// block; false after a failure.
+__device__ inline bool take_choices(const DispatchArgs& args, uint64_t epoch, uint64_t update,
+                                    Sources& sources, uint16_t* experts) {
+  const KernelContext& context = args.context;
+  const Shape& shape = context.shape();
   const int ranks = context.num_ranks();
-  bool here = true;
-  for (int source = threadIdx.x; source < ranks; source += blockDim.x) {
-    const WaitPoint point{hepOperationRouting, hepPhaseRecords, source, epoch};
-    uint32_t header = 0;
-    here &=
-        take_word(args, words_of(args, context.rank, source, epoch) - 1, source, epoch, &header);
-    const uint32_t top_k = header >> kTokenBits & ((1u << kTopKBits) - 1);
-    if (here && top_k != args.top_k) {
-      record_failure(context, point, hepErrorMismatch, args.top_k, top_k);
-      here = false;
-    }
-    choices.first_tokens[source + 1] = header & ((1u << kTokenBits) - 1);
-    choices.has_weights[source] = header >> (kTokenBits + kTopKBits);
+  const int warps_of_source = max(Divisor(ranks)(kPlacingWarps), 1);
+  const int first_source = Divisor(warps_of_source)(warp_index());
+  const int part = warp_index() - first_source * warps_of_source;
+  const uint32_t stride = shape.choice_tokens * args.top_k;
+  for (int source = first_source; source < ranks; source += kPlacingWarps) {
+    const uint32_t tokens = take_header(args, source, epoch, update, sources);
+    if (tokens == kNoHeader) return false;
+    const uint64_t* words = ChoiceWords(context, context.rank, source, update).experts(shape);
+    uint16_t* to = experts + source * stride;
+    const uint32_t count = tokens * args.top_k;
+    bool here = true;
+    for_each_loaded<kWordsAtOnce>(
+        part * kWarpSize + lane_index(), warps_of_source * kWarpSize, (count + 1) / 2,
+        [&](uint32_t i) { return ptx::ld_relaxed_sys(words + i); },
+        [&](uint32_t i, uint64_t word) {
+          uint32_t pair = static_cast<uint32_t>(word);
+          if (word >> 32 != choice_tag(update))
+            here = here && take_word(args, words + i, source, update, &pair);
+          to[2 * i] = static_cast<uint16_t>(pair);
+          if (2 * i + 1 < count) to[2 * i + 1] = static_cast<uint16_t>(pair >> 16);
+        });
+    if (!__all_sync(kFullWarp, here)) return false;
   }
-  if (!__syncthreads_and(here)) return false;
-  if (warp_index() == 0) {
-    uint32_t end = 0;
-    for (int base = 0; base < ranks; base += kWarpSize) {
-      const int source = base + lane_index();
-      const uint32_t through =
-          warp_inclusive_sum(source < ranks ? choices.first_tokens[source + 1] : 0);
-      if (source < ranks) choices.first_tokens[source + 1] = end + through;
-      end += __shfl_sync(kFullWarp, through, kWarpSize - 1);
-    }
-    if (lane_index() == 0) choices.first_tokens[0] = 0;
-  }
-  __syncthreads();
   return true;
 }
 
-// The rank that a token comes from.
-__device__ inline int source_of(const Choices& choices, int ranks, uint32_t token) {
+// Where the sources' tokens begin. By all threads of a block.
+__device__ inline void line_up_tokens(Sources& sources, int ranks) {
+  for (int source = threadIdx.x; source <= ranks; source += blockDim.x) {
+    uint32_t before = 0;
+#pragma unroll 8
+    for (int i = 0; i < source; ++i) before += sources.num_tokens[i];
+    sources.first_token[source] = before;
+  }
+}
+
+// The rank that a token comes from, of those counted over all ranks.
+__device__ inline int source_of(const Sources& sources, int ranks, uint32_t token) {
   int source = 0, end = ranks;
   while (end - source > 1) {
     const int middle = (source + end) / 2;
-    if (choices.first_tokens[middle] <= token)
+    if (sources.first_token[middle] <= token)
       source = middle;
     else
       end = middle;
@@ -148,53 +263,20 @@ __device__ inline int source_of(const Choices& choices, int ranks, uint32_t toke
   return source;
 }
 
-// Words of which a thread has the loads under way at once.
-constexpr int kWordsAtOnce = 4;
-
-// Brings the choices of all ranks to shared memory. By all threads of a block; false after a failure.
-__device__ inline bool gather_choices(const DispatchArgs& args, uint64_t epoch,
-                                      const Choices& choices) {
-  if (!gather_headers(args, epoch, choices)) return false;
+// Waits until a token's row and scales are published. False as wait_for().
+__device__ inline bool wait_for_token(const DispatchArgs& args, const Sources& sources, int source,
+                                      uint32_t token, uint64_t epoch, uint64_t update) {
   const KernelContext& context = args.context;
-  const int ranks = context.num_ranks();
-  const uint32_t words = choice_words(args.top_k);
-  bool here = true;
-  struct Loaded {
-    const uint64_t* address;
-    int source;
-    uint64_t seen;
-  };
-  for_each_loaded<kWordsAtOnce>(
-      threadIdx.x, blockDim.x, choices.num_tokens(ranks) * words,
-      [&](uint32_t i) {
-        const int source = source_of(choices, ranks, i / words);
-        const uint64_t* address =
-            words_of(args, context.rank, source, epoch) + i - choices.first_tokens[source] * words;
-        return Loaded{address, source, ptx::ld_relaxed_sys(address)};
-      },
-      [&](uint32_t i, const Loaded& loaded) {
-        uint32_t pair = static_cast<uint32_t>(loaded.seen);
-        if (loaded.seen >> 32 != choice_tag(epoch))
-          here = here && take_word(args, loaded.address, loaded.source, epoch, &pair);
-        uint16_t* experts = choices.experts + i / words * args.top_k;
-        const int k = i % words * 2;
-        experts[k] = static_cast<uint16_t>(pair);
-        if (k + 1 < args.top_k) experts[k + 1] = static_cast<uint16_t>(pair >> 16);
-      });
-  return __syncthreads_and(here);
+  const uint64_t* ready = ChoiceWords(context, context.rank, source, update).ready(context.shape());
+  return wait_for(context, {hepOperationDispatch, hepPhaseRows, source, epoch},
+                  ready + (sources.flags[source] & kTogether ? 0 : token), update);
 }
 
-// The weight of a selection, which the source of the token has sent to this rank, too.
-__device__ inline float take_sent_weight(const DispatchArgs& args, const Row& row, int k) {
-  const KernelContext& context = args.context;
-  const uint64_t epoch = context.state->routing_epoch + 1;
-  const uint32_t tokens =
-      at<uint32_t>(args.routing, context.routing_layout.source_tokens)[row.source];
-  const uint64_t* word = words_of(args, context.rank, row.source, epoch) +
-                         tokens * choice_words(args.top_k) + row.token * args.top_k + k;
-  uint32_t weight = 0;
-  take_word(args, word, row.source, epoch, &weight);
-  return __uint_as_float(weight);
+// Whether a source's rows are read where they lie.
+__device__ inline bool any_in_place(const Sources& sources, int ranks) {
+  bool any = false;
+  for (int source = 0; source < ranks; ++source) any |= (sources.flags[source] & kInPlace) != 0;
+  return any;
 }
 
 }  // namespace hep

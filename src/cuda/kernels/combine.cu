@@ -24,10 +24,11 @@ namespace {
 constexpr int kGradientsAtOnce = 8;
 
 // Takes what the ranks have sent, and leaves zeros. By all threads of a block.
-__device__ void take_gradients(const CombineArgs& args) {
+__device__ void take_gradients(const CombineArgs& args, uint64_t epoch) {
   if (args.call.gradients == nullptr) return;
   const KernelContext& context = args.context;
-  float* sent = at<float>(context.own_window(), context.window_layout.gradients);
+  float* sent =
+      at<float>(context.own_window(), context.window_layout.gradients_at(epoch, 0, args.top_k));
   for_each_loaded<kGradientsAtOnce>(
       threadIdx.x, blockDim.x, args.num_tokens * args.top_k,
       [&](uint32_t i) { return __ldcg(sent + i); },
@@ -42,16 +43,31 @@ __device__ void take_gradients(const CombineArgs& args) {
 // overwrite it. Waits until they have read this rank's outputs, if they do.
 __device__ void finish(const CombineArgs& args, uint64_t epoch) {
   const KernelContext& context = args.context;
-  take_gradients(args);
+  take_gradients(args, epoch);
   for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x) {
     ptx::st_release_sys(&context.signals_to(rank)->slots_free, epoch);
-    if (args.outputs_offset != kNotInWindow)
+    if (args.outputs_place != kNotInWindow)
       wait_for(context, {hepOperationCombine, hepPhaseReaders, rank, epoch},
                &context.signals_from(rank)->slots_free, epoch);
   }
-  if (threadIdx.x != 0) return;
-  context.state->combine_tasks = 0;
-  context.state->combine.epoch = epoch;
+  if (threadIdx.x == 0) context.state->combine_tasks = 0;
+}
+
+// Whether there is something to finish: the rest of the ranks need not be told where they take turns with two
+// sets of slots and nobody reads outputs in place. `outputs` tells of all ranks once all threads of the block
+// are done.
+template <typename V>
+__device__ bool has_to_finish(const CombineArgs& args, const Outputs* outputs) {
+  const KernelContext& context = args.context;
+  if (context.shape().sets != 2 || args.num_tokens > kFewTokens || args.call.gradients != nullptr ||
+      args.outputs_place != kNotInWindow)
+    return true;
+  if (!V::as_they_are(args)) return false;
+  __syncthreads();
+  bool in_place = false;
+  for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x)
+    in_place |= rank != context.rank && outputs[rank].in_place;
+  return __syncthreads_or(in_place);
 }
 
 template <typename V>
@@ -67,11 +83,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int bytes = stage_bytes(max(args.row_bytes, args.partial_row_bytes));
   const PipelineMemory memory(shared + pipeline * PipelineMemory::bytes(args.load_stages, bytes),
                               args.load_stages, bytes);
-  if (role == 0 && lane_index() == 0) memory.initialize();
+  if (role == 0) memory.initialize();
   // A NaN that arrives as it is becomes canonical when it is added up.
   const bool as_they_are = V::as_they_are(args);
   const bool sends = args.half != Half::kReceive, receives = args.half != Half::kSend;
-  if (sends && blockIdx.x == 0) publish_outputs(args, epoch);
+  if (sends && blockIdx.x == gridDim.x - 1) publish_outputs(args, epoch);
+  // By a thread that has nothing to do yet.
+  if (receives && threadIdx.x == kThreads - 1 && begins_last(&context.state->combine.begun))
+    context.state->combine.epoch = epoch;
   __syncthreads();
 
   const bool in_first_half = sends && blockIdx.x < args.first_half_blocks;
@@ -93,12 +112,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   } else {
     reduce<typename V::Type, typename V::Partial>(memory, role - 1, epoch);
   }
-  if (!receives) return;
+  if (!receives || !has_to_finish<V>(args, memory.outputs)) return;
   if (arrive_is_last(&context.state->combine.arrivals) && !has_failed(context)) finish(args, epoch);
 }
 
 CombineGrid choose_grid(const CombineArgs& args, const Plan& plan) {
-  if (args.outputs_offset != kNotInWindow) return plan.combine_in_place;
+  if (args.outputs_place != kNotInWindow) return plan.combine_in_place;
   if (sends_rows_as_they_are(args.call)) return plan.combine_forward;
   return plan.combine_reduce[args.call.layout != hepLayoutFlat];
 }

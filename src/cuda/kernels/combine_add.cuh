@@ -24,24 +24,30 @@ struct TokenTask {
 // turn: no token's result depends on who adds it up. By one warp; the next task is asked for early.
 struct TokenTasks {
   const CombineArgs& args;
-  int tokens;     // of a task; lanes suffice for their parts
+  const int slot,
+      token;      // of the lane in a task: a part for each; past the last token, there is none
+  int shift;      // a task has 2^shift tokens; lanes suffice for their parts
   uint64_t task;  // the next; in lane 0
 
   __device__ TokenTasks(const CombineArgs& combine, int pipeline)
-      : args(combine), tokens(1), task(pipeline * gridDim.x + blockIdx.x) {
+      : args(combine),
+        slot(lane_index() % args.context.shape().max_partials()),
+        token(lane_index() / args.context.shape().max_partials()),
+        shift(0),
+        task(pipeline * gridDim.x + blockIdx.x) {
     if (args.num_tokens <= kFewTokens) return;
     const int at_once = kWarpSize / args.context.shape().max_partials();
-    while (tokens < kTaskTokens && 2 * tokens <= at_once) tokens *= 2;
+    while (1 << shift < kTaskTokens && 2 << shift <= at_once) ++shift;
     draw();
   }
 
   // By all lanes.
   __device__ TokenTask next() {
     const uint64_t mine = __shfl_sync(kFullWarp, task, 0);
-    if (mine >= ceil_div(args.num_tokens, tokens)) return {0, 0};
+    if (mine << shift >= args.num_tokens) return {0, 0};
     draw();
-    const int first = static_cast<int>(mine) * tokens;
-    return {first, min(first + tokens, args.num_tokens)};
+    const int first = static_cast<int>(mine) << shift;
+    return {first, min(first + (1 << shift), args.num_tokens)};
   }
 
  private:
@@ -71,12 +77,12 @@ struct TokenParts {
   // A token that selected nothing has one part that is nothing.
   __device__ bool has_items() const { return is_part() || (token < task.end && slot == 0); }
 
-  __device__ void look_up(const CombineArgs& args, TokenTask of) {
+  __device__ void look_up(const CombineArgs& args, TokenTasks& tasks) {
     const RoutingLayout& layout = args.context.routing_layout;
     const int slots = args.context.shape().max_partials();
-    task = of;
-    slot = lane_index() % slots;
-    token = lane_index() + slots <= kWarpSize + slot ? task.first + lane_index() / slots : task.end;
+    task = tasks.next();
+    slot = tasks.slot;
+    token = lane_index() + slots <= kWarpSize + slot ? task.first + tasks.token : task.end;
     count = 0;
     if (token >= task.end) return;
     count = at<uint8_t>(args.routing, layout.partial_counts)[token];
@@ -116,7 +122,7 @@ __device__ bool wait_for_partials(const CombineArgs& args, uint64_t epoch, int c
 
 // A part that is not this rank's own: an output in place, NULL if it was dropped there, or a partial sum.
 template <typename V>
-__device__ const char* part_at(const CombineArgs& args, const TokenParts<V>& parts,
+__device__ const char* part_at(const CombineArgs& args, uint64_t epoch, const TokenParts<V>& parts,
                                const Outputs* outputs) {
   const KernelContext& context = args.context;
   if (!parts.is_part()) return nullptr;
@@ -125,15 +131,17 @@ __device__ const char* part_at(const CombineArgs& args, const TokenParts<V>& par
     if (parts.sent.index >= from.num_rows) return nullptr;
     return from.rows + int64_t{parts.sent.index} * args.row_bytes;
   }
-  return at<char>(context.own_window(), context.window_layout.partial_at(parts.token, parts.slot));
+  return at<char>(context.own_window(),
+                  context.window_layout.partial_at(epoch, parts.token, parts.slot));
 }
 
-// Loads what is added up to a task's tokens.
-template <typename V>
-__device__ void load_task(const CombineArgs& args, const TokenParts<V>& parts,
-                          const Outputs* outputs, ContributionLoader& loader) {
+// Loads what is added up to a task's tokens, once wait() has returned true: it is asked when all that can be
+// found out beforehand is known. False if it returns false.
+template <typename V, typename Wait>
+__device__ bool load_task(const CombineArgs& args, uint64_t epoch, const TokenParts<V>& parts,
+                          const Outputs* outputs, ContributionLoader& loader, Wait wait) {
   const int slots = args.context.shape().max_partials();
-  const auto part = reinterpret_cast<uint64_t>(part_at(args, parts, outputs));
+  const auto part = reinterpret_cast<uint64_t>(part_at(args, epoch, parts, outputs));
   uint32_t num_items = parts.has_items();
   if (parts.own) num_items = rows_of<V>(args, reinterpret_cast<const Row&>(parts.own_record));
   const EntryItems entries(num_items);
@@ -160,9 +168,11 @@ __device__ void load_task(const CombineArgs& args, const TokenParts<V>& parts,
     }
     if ((active & of_token & lanes_above()) == 0) flags |= kLast;
     char* sum = static_cast<char*>(args.call.out) + int64_t{token} * args.row_bytes;
+    if (!wait()) return false;
     load_sums<typename V::Partial, typename V::Type>(
         loader, args.partial_row_bytes, {active, output.address, output.weight, sum, flags});
   }
+  return true;
 }
 
 template <typename V>
@@ -170,29 +180,31 @@ __device__ void load_parts(const CombineArgs& args, uint64_t epoch, int pipeline
                            ContributionLoader& loader) {
   TokenTasks tasks(args, pipeline);
   TokenParts<V> next, second;
-  next.look_up(args, tasks.next());
-  second.look_up(args, tasks.next());
+  next.look_up(args, tasks);
+  second.look_up(args, tasks);
   next.find_own(args);
   if (V::as_they_are(args)) {
     if (!find_all_outputs(args, epoch, outputs)) return;
   } else {
     outputs = nullptr;
-    // By the pipeline that has the least to do. Without tokens there is nobody to wait for.
+    // By the pipeline that has the least to do.
     const bool is_last = pipeline == kPipelines - 1 && blockIdx.x == gridDim.x - 1;
-    if (is_last && args.num_tokens > 0 && !all_calls_alike(args, epoch)) return;
+    if (is_last && !all_calls_alike(args, epoch)) return;
   }
 
-  const int tokens_of_chunk = chunk_tokens(args.num_tokens);
+  const int shift = chunk_shift(args.num_tokens);
   int ready_chunk = -1;
   while (next.task.first < next.task.end) {
     const TokenParts<V> current = next;
     next = second;
     next.find_own(args);
-    second.look_up(args, tasks.next());
-    const int chunk = current.task.first / tokens_of_chunk;
-    if (chunk != ready_chunk && !wait_for_partials<V>(args, epoch, chunk, outputs)) return;
-    ready_chunk = chunk;
-    load_task(args, current, outputs, loader);
+    second.look_up(args, tasks);
+    const auto wait = [&, chunk = current.task.first >> shift] {
+      if (chunk != ready_chunk && !wait_for_partials<V>(args, epoch, chunk, outputs)) return false;
+      ready_chunk = chunk;
+      return true;
+    };
+    if (!load_task(args, epoch, current, outputs, loader, wait)) return;
   }
 }
 

@@ -25,35 +25,32 @@ __device__ inline uint64_t call_summary(const CombineArgs& args) {
                     at<RoutingTotals>(args.routing, args.context.routing_layout.totals)->update);
 }
 
-// Tells each peer of the call and where its rows lie, once it has read what it was told before. By one
-// block.
+// Tells each peer of the call and where its rows lie. A peer that has told of the combine before this one has
+// done with the one before that, whose set this is. By one block.
 __device__ inline void publish_outputs(const CombineArgs& args, uint64_t epoch) {
   const KernelContext& context = args.context;
   const uint64_t call = call_summary(args);
   for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x) {
     if (rank == context.rank) continue;
-    if (!wait_for(context, {hepOperationCombine, hepPhaseSlots, rank, epoch},
-                  &context.signals_from(rank)->slots_free, epoch - 1))
-      return;
     const OutputRange range = outputs_for(args, rank);
-    const uint64_t offset = args.outputs_offset == kNotInWindow
-                                ? kNotInWindow
-                                : args.outputs_offset + range.first * args.row_bytes;
-    Signals* signals = context.signals_to(rank);
-    ptx::st_relaxed_sys(&signals->combine_call, call);
-    ptx::st_relaxed_sys(&signals->outputs_offset, offset);
-    ptx::st_relaxed_sys(&signals->num_outputs, range.count);
-    ptx::st_release_sys(&signals->outputs_ready, epoch);
+    const uint64_t place = args.outputs_place == kNotInWindow
+                               ? kNotInWindow
+                               : args.outputs_place + range.first * args.row_bytes;
+    OutputsSignal& signal = context.signals_to(rank)->outputs_of(epoch);
+    ptx::st_relaxed_sys(&signal.call, call);
+    ptx::st_relaxed_sys(&signal.place, place);
+    ptx::st_relaxed_sys(&signal.num_rows, range.count);
+    ptx::st_release_sys(&signal.ready, epoch);
   }
 }
 
 // Whether a peer's call is this rank's, too, when it has told.
 __device__ inline bool calls_alike(const CombineArgs& args, uint64_t epoch, int rank) {
   const KernelContext& context = args.context;
-  const Signals* signals = context.signals_from(rank);
+  const OutputsSignal& signal = context.signals_from(rank)->outputs_of(epoch);
   const WaitPoint point{hepOperationCombine, hepPhasePartials, rank, epoch};
-  return wait_for(context, point, &signals->outputs_ready, epoch) &&
-         agrees(context, point, &signals->combine_call, call_summary(args));
+  return wait_for(context, point, &signal.ready, epoch) &&
+         agrees(context, point, &signal.call, call_summary(args));
 }
 
 // Whether all peers' are. By one warp, before this rank lets the peers go on to the next operation.
@@ -68,12 +65,12 @@ __device__ inline bool all_calls_alike(const CombineArgs& args, uint64_t epoch) 
 __device__ inline bool find_outputs(const CombineArgs& args, uint64_t epoch, int rank,
                                     Outputs* outputs) {
   const KernelContext& context = args.context;
-  const Signals* signals = context.signals_from(rank);
+  const OutputsSignal& signal = context.signals_from(rank)->outputs_of(epoch);
   if (!calls_alike(args, epoch, rank)) return false;
-  const uint64_t offset = ptx::ld_relaxed_sys(&signals->outputs_offset);
-  const bool in_place = offset != kNotInWindow;
-  *outputs = {in_place ? context.published_at(rank, offset) : nullptr,
-              static_cast<uint32_t>(ptx::ld_relaxed_sys(&signals->num_outputs)), in_place};
+  const uint64_t place = ptx::ld_relaxed_sys(&signal.place);
+  const bool in_place = place != kNotInWindow;
+  *outputs = {in_place ? context.published_at(rank, place) : nullptr,
+              static_cast<uint32_t>(ptx::ld_relaxed_sys(&signal.num_rows)), in_place};
   return true;
 }
 

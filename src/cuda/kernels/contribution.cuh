@@ -84,11 +84,11 @@ struct PipelineMemory {
     return align_up(size, kStageAlignment);
   }
 
-  // By one thread, before a barrier of the block.
+  // By one warp, before a barrier of the block.
   __device__ void initialize() const {
     reducing.initialize(kReducerWarps * kArrivingLanes);
     forwarding.initialize(kArrivingLanes);
-    for (int i = 0; i < kSignalSlots; ++i) signal_arrivals[i] = 0;
+    for (int i = lane_index(); i < kSignalSlots; i += kWarpSize) signal_arrivals[i] = 0;
   }
 };
 

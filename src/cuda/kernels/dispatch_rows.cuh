@@ -5,8 +5,8 @@
 
 #include "cuda/kernel_args.h"
 #include "cuda/kernels/dispatch_extras.cuh"
+#include "cuda/kernels/dispatch_signals.cuh"
 #include "cuda/kernels/pipeline.cuh"
-#include "cuda/kernels/signal.cuh"
 #include "cuda/kernels/warp.cuh"
 
 namespace hep {
@@ -63,42 +63,6 @@ struct GroupOrder {
   __device__ int source(int group) const {
     const int step = turn(group) * num_ranks / gridDim.x;
     return (rank + 1 + group % num_ranks + step) % num_ranks;
-  }
-};
-
-// Where the rows of each source lie; waits for them when they are first needed.
-struct SourceGate {
-  const DispatchArgs& args;
-  uint64_t epoch, call;
-  const char** published;  // [R] in shared memory, NULL at first; read by lane 0 alone
-
-  // By one warp, for another to come: a source for each lane.
-  __device__ void look_for_all() const {
-    for (int source = lane_index(); source < args.context.num_ranks(); source += kWarpSize)
-      wait_for_rows(source);
-  }
-
-  // By all lanes of a warp; NULL after a failure.
-  __device__ const char* rows_of(int source) const {
-    uint64_t rows = lane_index() == 0 ? reinterpret_cast<uint64_t>(published[source]) : 0;
-    rows = __shfl_sync(kFullWarp, rows, 0);
-    if (rows != 0) return reinterpret_cast<const char*>(rows);
-    if (lane_index() == 0) rows = reinterpret_cast<uint64_t>(wait_for_rows(source));
-    return reinterpret_cast<const char*>(__shfl_sync(kFullWarp, rows, 0));
-  }
-
- private:
-  __device__ const char* wait_for_rows(int source) const {
-    const KernelContext& context = args.context;
-    const Signals* signals = context.signals_from(source);
-    const WaitPoint point{hepOperationDispatch, hepPhaseRows, source, epoch};
-    if (!wait_for(context, point, &signals->rows_ready, epoch) ||
-        !agrees(context, point, &signals->dispatch_call, call))
-      return nullptr;
-    // The copy engine reads what the source wrote by other means.
-    ptx::fence_proxy_async();
-    published[source] = context.published_at(source, ptx::ld_relaxed_sys(&signals->rows_offset));
-    return published[source];
   }
 };
 
@@ -231,18 +195,18 @@ __device__ void load_rows(const DispatchArgs& args, const SourceGate& gate,
   if (lane_index() == 0) producer.acquire({kEnd, 0, 0, 0}, 0);
 }
 
-// Where the lane's copy of the stage's rows goes; NULL if there is none.
+// Where the lane's copy of a row goes, in flat that of the first lane alone, in the expert layouts one for
+// each of its selections; NULL if there is none.
 template <int kLayout>
-__device__ char* destination(const DispatchArgs& args, const RowItem& item, const char* stage) {
-  int64_t place = item.row < args.call.capacity ? item.row : kDropped;
+__device__ char* destination(const DispatchArgs& args, const ExpertBlocks& experts, uint32_t row,
+                             const Selection* selections, uint32_t num_selections) {
+  int64_t place = kDropped;
   if (kLayout != hepLayoutFlat) {
-    if (lane_index() >= item.count) return nullptr;
-    const Selection* list = reinterpret_cast<const Selection*>(stage + args.row_bytes);
-    place = row_of_selection(kLayout, args.call.capacity,
-                             at<int32_t>(args.routing, args.context.routing_layout.expert_offsets),
-                             list[(item.first & 1) + lane_index()]);
-  } else if (lane_index() != 0) {
-    return nullptr;
+    if (lane_index() < num_selections)
+      place =
+          row_of_selection(kLayout, args.call.capacity, experts.offsets, selections[lane_index()]);
+  } else if (lane_index() == 0 && row < args.call.capacity) {
+    place = row;
   }
   if (place == kDropped) return nullptr;
   return static_cast<char*>(args.call.rows) + place * args.row_bytes;
@@ -250,14 +214,17 @@ __device__ char* destination(const DispatchArgs& args, const RowItem& item, cons
 
 // One lane stores to each place.
 template <int kLayout, int kInFlight>
-__device__ void store_rows(const DispatchArgs& args, const Ring<RowItem>& ring) {
+__device__ void store_rows(const DispatchArgs& args, const ExpertBlocks& experts,
+                           const Ring<RowItem>& ring) {
   DelayedRelease<kInFlight> release;
   for (Cursor cursor;; cursor.advance(ring.depth)) {
     wait_phase(&ring.full[cursor.stage], cursor.parity);
     const RowItem item = ring.items[cursor.stage];
     if (item.row == kEnd) break;
     const char* stage = ring.stage(cursor.stage);
-    char* place = destination<kLayout>(args, item, stage);
+    const auto* selections =
+        reinterpret_cast<const Selection*>(stage + args.row_bytes) + (item.first & 1);
+    char* place = destination<kLayout>(args, experts, item.row, selections, item.count);
     if (place != nullptr) ptx::bulk_store(place, stage, item.num_rows * args.row_bytes);
     ptx::bulk_commit();
     release.stored(ring);
@@ -267,14 +234,15 @@ __device__ void store_rows(const DispatchArgs& args, const Ring<RowItem>& ring) 
 }
 
 // The storer zeroes the padding rows from a stage that is no longer used.
-__device__ inline void zero_padding(const DispatchArgs& args, const Ring<RowItem>& ring) {
+__device__ inline void zero_padding(const DispatchArgs& args, const ExpertBlocks& experts,
+                                    const Ring<RowItem>& ring) {
   const int row_bytes = args.row_bytes;
   uint4* zeros = reinterpret_cast<uint4*>(ring.stage(0));
   for (int i = lane_index(); i < row_bytes / static_cast<int>(sizeof(uint4)); i += kWarpSize)
     zeros[i] = make_uint4(0, 0, 0, 0);
   ptx::fence_proxy_async_shared();
   __syncwarp();
-  for_each_padding(args, blockIdx.x, gridDim.x, [&](int place) {
+  for_each_padding(args, experts, blockIdx.x, gridDim.x, [&](int place) {
     if (place < args.call.capacity)
       ptx::bulk_store(static_cast<char*>(args.call.rows) + static_cast<int64_t>(place) * row_bytes,
                       zeros, row_bytes);

@@ -11,10 +11,11 @@ namespace {
 
 constexpr int kThreads = 512;
 
-// Waits until all ranks have taken the gradients of the last combine. By all threads of a block.
-__device__ bool wait_for_takers(const CombineArgs& args) {
+// Waits until all ranks have taken the gradients of the last combine, unless combines take turns with two
+// sets. By all threads of a block.
+__device__ bool wait_for_takers(const CombineArgs& args, uint64_t epoch) {
   const KernelContext& context = args.context;
-  const uint64_t epoch = context.state->combine.epoch + 1;
+  if (context.shape().sets == 2) return true;
   bool taken = true;
   for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x)
     taken &= wait_for(context, {hepOperationCombine, hepPhaseSlots, rank, epoch},
@@ -22,8 +23,8 @@ __device__ bool wait_for_takers(const CombineArgs& args) {
   return __syncthreads_and(taken);
 }
 
-__device__ void send_gradient(const CombineArgs& args, uint32_t index, const Row& row,
-                              const Selection& selection) {
+__device__ void send_gradient(const CombineArgs& args, uint64_t epoch, uint32_t index,
+                              const Row& row, const Selection& selection) {
   const KernelContext& context = args.context;
   const hepCombineArgs_t& call = args.call;
   int64_t entry;
@@ -37,7 +38,7 @@ __device__ void send_gradient(const CombineArgs& args, uint32_t index, const Row
     if (entry == kDropped) return;
   }
   at<float>(context.windows[row.source],
-            context.window_layout.gradients_at(row.token, args.top_k))[selection.k] =
+            context.window_layout.gradients_at(epoch, row.token, args.top_k))[selection.k] =
       call.row_gradients[entry];
 }
 
@@ -46,7 +47,8 @@ __global__ void __launch_bounds__(kThreads)
     send_gradients_kernel(const __grid_constant__ CombineArgs args) {
   const KernelContext& context = args.context;
   if (__syncthreads_or(has_failed(context))) return;
-  if (!wait_for_takers(args)) return;
+  const uint64_t epoch = context.state->combine.epoch + 1;
+  if (!wait_for_takers(args, epoch)) return;
 
   const SelectionLanes lanes(args.top_k);
   const uint32_t num_rows =
@@ -59,7 +61,7 @@ __global__ void __launch_bounds__(kThreads)
     const Row row = at<Row>(args.routing, context.routing_layout.rows)[index];
     if (lanes.index >= row.count) continue;
     send_gradient(
-        args, index, row,
+        args, epoch, index, row,
         at<Selection>(args.routing, context.routing_layout.selections)[row.first + lanes.index]);
   }
   ptx::fence_acq_rel_sys();

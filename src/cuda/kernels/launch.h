@@ -15,6 +15,7 @@ cudaError_t prepare_map_kernels();
 cudaError_t prepare_route_kernels();
 cudaError_t prepare_quantize_kernels();
 cudaError_t prepare_dispatch_kernels();
+cudaError_t prepare_low_latency_kernels();
 cudaError_t prepare_gradient_kernels();
 cudaError_t prepare_combine_kernels();
 
@@ -25,6 +26,8 @@ cudaError_t launch_route(const RouteArgs& args, bool index64, const Plan& plan,
 // Before the dispatch of what it leaves in the window.
 cudaError_t launch_quantize(const QuantizeArgs& args, const Plan& plan, cudaStream_t stream);
 cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream);
+// The update of the routing and its dispatch at once, where can_place() says that there is room for it.
+cudaError_t launch_update_and_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream);
 // Before the combine of the same arguments.
 cudaError_t launch_send_gradients(const CombineArgs& args, const Plan& plan, cudaStream_t stream);
 cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stream);

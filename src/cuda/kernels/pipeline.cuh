@@ -44,9 +44,9 @@ struct Ring {
   }
   __device__ char* end() const { return reinterpret_cast<char*>(full) + control_bytes(depth); }
 
-  // By one thread, before a barrier of the block.
+  // By one warp, before a barrier of the block.
   __device__ void initialize(int num_consumers) const {
-    for (int i = 0; i < depth; ++i) {
+    for (int i = lane_index(); i < depth; i += kWarpSize) {
       ptx::mbarrier_init(&full[i], 1);
       ptx::mbarrier_init(&empty[i], num_consumers);
     }

@@ -1,41 +1,48 @@
 // SPDX-License-Identifier: Apache-2.0
-// The routing update that is part of a dispatch: every block counts the choices of all ranks, and makes
-// the records of its share of the tokens. What it leaves is what the routing kernel leaves.
+// The routing update that is part of a dispatch: every block counts the choices of all ranks, and makes the
+// records of its share of the tokens, whose rows it then moves. What all blocks leave together is what the
+// routing kernel leaves.
 #pragma once
 
 #include "cuda/kernels/choices.cuh"
+#include "cuda/kernels/dispatch_extras.cuh"
 
 namespace hep {
 
-// Shared memory of a block. Counters are of classes of tokens: those before the block's share, those of each
-// warp's part of it, and those after it.
-struct PlaceMemory {
-  Choices choices;
-  Selection* sorted;      // [kPlacingWarps][kWarpSize]
-  uint32_t* source_rows;  // [R] rows that go to this rank
-  uint32_t* expert_base;  // [EL] places before each local expert's
-  uint32_t* totals;       // [counters]
-  uint32_t* by_class;     // [kPlacingWarps + 2][counters]
-  uint32_t* end_of_counters;
+// The warps that place: the first of a block.
+constexpr int kPlacingThreads = kPlacingWarps * kWarpSize;
+constexpr int kPlacingBarrier = 1;
 
-  __device__ PlaceMemory(void* shared, uint8_t* has_weights, const Shape& shape) {
-    choices.has_weights = has_weights;
-    sorted = static_cast<Selection*>(shared);
-    choices.first_tokens = reinterpret_cast<uint32_t*>(sorted + kPlacingWarps * kWarpSize);
-    source_rows = choices.first_tokens + shape.num_ranks + 1;
-    expert_base = source_rows + shape.num_ranks;
-    totals = expert_base + shape.num_local_experts();
-    by_class = totals + place_counters(shape);
-    end_of_counters = by_class + (kPlacingWarps + 2) * place_counters(shape);
-    choices.experts = reinterpret_cast<uint16_t*>(end_of_counters);
+// Classes of tokens: those before the block's share, those of each warp's part of it, and those after it.
+constexpr int kClasses = kPlacingWarps + 2;
+
+// Which tokens, counted over all ranks, a block and its warps make records of.
+struct TokenShare {
+  uint32_t begin, end;  // of the block
+  int shift;            // a warp makes those of 2^shift tokens
+
+  __device__ explicit TokenShare(uint32_t num_tokens) : shift(0) {
+    const uint32_t tokens = Divisor(gridDim.x)(num_tokens + gridDim.x - 1);
+    while (uint32_t{kPlacingWarps} << shift < tokens) ++shift;
+    begin = min(blockIdx.x * tokens, num_tokens);
+    end = min(begin + tokens, num_tokens);
+  }
+
+  __device__ int class_of(uint32_t token) const {
+    if (token < begin) return 0;
+    return token < end ? 1 + ((token - begin) >> shift) : kClasses - 1;
+  }
+  __device__ TokenRange of_warp(int warp) const {
+    const uint32_t first = min(begin + (warp << shift), end);
+    return {static_cast<int>(first), static_cast<int>(min(first + (1u << shift), end))};
   }
 };
 
-// The counters of one class, or what is to be given out next.
+// The counters of a class, which then tell what is to be given out next.
 struct PlaceCounters {
-  uint32_t* by_expert;
-  uint32_t* own_by_rank;
-  uint32_t* rows;
+  uint32_t* by_expert;    // [EL] selections; then the next place
+  uint32_t* own_by_rank;  // [R] rows of this rank's own tokens
+  uint32_t* rows;         // on this rank
   uint32_t* selections;
 
   __device__ PlaceCounters(uint32_t* memory, const Shape& shape)
@@ -45,120 +52,176 @@ struct PlaceCounters {
         selections(rows + 1) {}
 };
 
-// Which tokens a block and its warps make records of.
-struct TokenShare {
-  uint32_t of_warp;     // tokens of each warp
-  uint32_t begin, end;  // of the block
+// Shared memory of a block, place_bytes() of it.
+struct PlaceMemory {
+  Selection* sorted;      // [kPlacingWarps][kWarpSize]
+  uint32_t* source_rows;  // [R] rows that go to this rank
+  int32_t* offsets;       // [EL + 1] of the experts' rows
+  int32_t* counts;        // [EL]
+  uint32_t* counters;     // [kClasses][place_counters()]
+  uint16_t* experts;      // [R][choice_tokens][K]
 
-  __device__ explicit TokenShare(uint32_t num_tokens) {
-    const int warps = blockDim.x / kWarpSize;
-    of_warp = ceil_div(num_tokens, gridDim.x * warps);
-    begin = min(blockIdx.x * warps * of_warp, num_tokens);
-    end = min(begin + warps * of_warp, num_tokens);
+  __device__ PlaceMemory(void* shared, const Shape& shape)
+      : sorted(static_cast<Selection*>(shared)),
+        source_rows(reinterpret_cast<uint32_t*>(sorted + kPlacingThreads)),
+        offsets(reinterpret_cast<int32_t*>(source_rows + shape.num_ranks)),
+        counts(offsets + shape.num_local_experts() + 1),
+        counters(reinterpret_cast<uint32_t*>(counts + shape.num_local_experts())),
+        experts(reinterpret_cast<uint16_t*>(counters + kClasses * place_counters(shape))) {}
+
+  __device__ ExpertBlocks expert_blocks() const { return {counts, offsets}; }
+  __device__ PlaceCounters of_class(int number, const Shape& shape) const {
+    return PlaceCounters(counters + number * place_counters(shape), shape);
   }
 
-  __device__ int class_of(uint32_t token) const {
-    if (token < begin) return 0;
-    return token < end ? 1 + (token - begin) / of_warp : 1 + blockDim.x / kWarpSize;
-  }
-};
-
-// A lane's selection of the tokens at hand, and how it stands to others of its token.
-struct LaneChoice {
-  uint32_t token;  // counted over all ranks
-  int expert;      // kNone: none
-  int rank;        // that hosts it; kNone
-  int source;
-
-  __device__ LaneChoice(const DispatchArgs& args, const Choices& choices,
-                        const SelectionLanes& lanes, RankOfExpert rank_of, uint32_t first,
-                        uint32_t end)
-      : token(first + lanes.group), expert(kNone), rank(kNone), source(kNone) {
-    if (lanes.group >= lanes.groups || token >= end) return;
-    source = source_of(choices, args.context.num_ranks(), token);
-    const uint16_t chosen = choices.experts[token * args.top_k + lanes.index];
-    if (chosen == kNoExpert) return;
-    expert = chosen;
-    rank = rank_of(chosen);
+  // By all threads of a block, long before they are used.
+  __device__ void clear_counters(const Shape& shape) const {
+    for (int i = threadIdx.x; i < shape.num_ranks; i += blockDim.x) source_rows[i] = 0;
+    for (int i = threadIdx.x; i < kClasses * place_counters(shape); i += blockDim.x)
+      counters[i] = 0;
   }
 };
 
-// By all threads of a block: counts all tokens. Few atomics, because they bound it: one for each local
-// selection, three for each token.
+// The rows of the block, in canonical order.
+struct BlockRows {
+  uint32_t begin, end;
+};
+
+// A set of ranks.
+struct RankSet {
+  uint64_t low = 0;
+  uint32_t high = 0;
+  static_assert(kMaxRanks <= 64 + 32);
+
+  // Whether the rank was not in it.
+  __device__ bool insert(int rank) {
+    const bool is_low = rank < 64;
+    const uint64_t low_bit = is_low ? uint64_t{1} << rank : 0;
+    const uint32_t high_bit = is_low ? 0 : 1u << (rank - 64);
+    const bool is_new = ((low & low_bit) | (high & high_bit)) == 0;
+    low |= low_bit;
+    high |= high_bit;
+    return is_new;
+  }
+};
+
+// Counts all tokens, one a thread. By all placing threads.
 __device__ inline void count_choices(const DispatchArgs& args, const PlaceMemory& memory,
-                                     const TokenShare& share) {
+                                     const Sources& sources, const TokenShare& share,
+                                     RankOfExpert rank_of) {
   const KernelContext& context = args.context;
   const Shape& shape = context.shape();
   const int local_base = context.rank * shape.num_local_experts();
-  const SelectionLanes lanes(args.top_k);
-  const RankOfExpert rank_of(shape);
-  const uint32_t num_tokens = memory.choices.num_tokens(shape.num_ranks);
-  const int warps = blockDim.x / kWarpSize;
-  for (uint32_t first = warp_index() * lanes.groups; first < num_tokens;
-       first += warps * lanes.groups) {
-    const LaneChoice choice(args, memory.choices, lanes, rank_of, first, num_tokens);
-    const PlaceCounters count(
-        memory.by_class + share.class_of(choice.token) * place_counters(shape), shape);
-    const uint32_t local = __ballot_sync(kFullWarp, choice.rank == context.rank) & lanes.of_group;
-    if (choice.rank == context.rank) {
-      atomicAdd(&count.by_expert[choice.expert - local_base], 1u);
-      if ((local & lanes_below()) == 0) {
-        atomicAdd(count.rows, 1u);
-        atomicAdd(count.selections, __popc(local));
-        atomicAdd(&memory.source_rows[choice.source], 1u);
-      }
+  const int ranks = shape.num_ranks;
+  const uint32_t num_tokens = sources.first_token[ranks];
+  const bool has_own = share.begin < sources.first_token[context.rank + 1] &&
+                       share.end > sources.first_token[context.rank];
+  for (uint32_t base = warp_index() * kWarpSize; base < num_tokens; base += kPlacingThreads) {
+    const uint32_t token = base + lane_index();
+    const bool valid = token < num_tokens;
+    const int source = valid ? source_of(sources, ranks, token) : 0;
+    const int number = share.class_of(token);
+    const PlaceCounters count = memory.of_class(number, shape);
+    const uint16_t* experts = memory.experts + (source * shape.choice_tokens +
+                                                (valid ? token - sources.first_token[source] : 0)) *
+                                                   args.top_k;
+    uint32_t selections = 0;
+#pragma unroll 4
+    for (int k = 0; k < args.top_k; ++k) {
+      const uint32_t expert = valid ? experts[k] - local_base : kNoExpert;
+      if (expert >= static_cast<uint32_t>(shape.num_local_experts())) continue;
+      atomicAdd(&count.by_expert[expert], 1u);
+      ++selections;
     }
-    const bool own = choice.source == context.rank && choice.rank != kNone;
-    if (!__any_sync(kFullWarp, own)) continue;
-    const uint32_t same_rank = __match_any_sync(kFullWarp, own ? choice.rank : kNone);
-    if (own && (same_rank & lanes.of_group & lanes_below()) == 0)
-      atomicAdd(&count.own_by_rank[choice.rank], 1u);
+    // Neighbours are mostly of one class and source.
+    const uint32_t alike = __match_any_sync(kFullWarp, number * kMaxRanks + source);
+    const uint32_t rows = __popc(__ballot_sync(kFullWarp, selections > 0) & alike);
+    const uint32_t all_selections = __reduce_add_sync(alike, selections);
+    if ((alike & lanes_below()) == 0 && rows > 0) {
+      atomicAdd(count.rows, rows);
+      atomicAdd(count.selections, all_selections);
+      atomicAdd(&memory.source_rows[source], rows);
+    }
+    if (!has_own || !valid || source != context.rank) continue;
+    RankSet selected;
+    for (int k = 0; k < args.top_k; ++k) {
+      if (experts[k] == kNoExpert) continue;
+      const int rank = rank_of(experts[k]);
+      if (selected.insert(rank)) atomicAdd(&count.own_by_rank[rank], 1u);
+    }
   }
 }
 
-// Makes the counters of each class start where those before it end. By all threads of a block.
-__device__ inline void sum_classes(const DispatchArgs& args, const PlaceMemory& memory) {
-  const int counters = place_counters(args.context.shape());
-  const int classes = blockDim.x / kWarpSize + 2;
-  for (int i = threadIdx.x; i < counters; i += blockDim.x) {
-    uint32_t sum = 0;
-    for (int c = 0; c < classes; ++c) {
-      uint32_t* counter = &memory.by_class[c * counters + i];
-      const uint32_t count = *counter;
-      *counter = sum;
-      sum += count;
-    }
-    memory.totals[i] = sum;
+// Makes a counter of each class start at `first` and where the classes before it end; returns the total.
+__device__ inline uint32_t sum_classes(uint32_t* counter, int stride, uint32_t first) {
+  uint32_t counts[kClasses];
+#pragma unroll
+  for (int i = 0; i < kClasses; ++i) counts[i] = counter[i * stride];
+  uint32_t sum = first;
+#pragma unroll
+  for (int i = 0; i < kClasses; ++i) {
+    counter[i * stride] = sum;
+    sum += counts[i];
   }
+  return sum - first;
 }
 
-// One warp: where each local expert's rows begin.
-__device__ inline void place_local_experts(const DispatchArgs& args, const PlaceMemory& memory) {
+__device__ inline uint32_t total_of_classes(const uint32_t* counter, int stride) {
+  uint32_t sum = 0;
+#pragma unroll
+  for (int i = 0; i < kClasses; ++i) sum += counter[i * stride];
+  return sum;
+}
+
+// By one warp: where the rows of the local experts begin, and those of each class among them.
+__device__ inline void place_experts(const DispatchArgs& args, const PlaceMemory& memory) {
   const RoutingLayout& layout = args.context.routing_layout;
-  const int local_experts = args.context.shape().num_local_experts();
-  int32_t* tokens_per_expert = at<int32_t>(args.routing, layout.tokens_per_expert);
-  int32_t* expert_offsets = at<int32_t>(args.routing, layout.expert_offsets);
+  const Shape& shape = args.context.shape();
+  const int local_experts = shape.num_local_experts();
+  const int stride = place_counters(shape);
   uint32_t end = 0;
   for (int base = 0; base < local_experts; base += kWarpSize) {
     const int e = base + lane_index();
-    const uint32_t count = e < local_experts ? memory.totals[e] : 0;
-    const uint32_t aligned = align_up(count, args.alignment);
+    const uint32_t count = e < local_experts ? total_of_classes(memory.counters + e, stride) : 0;
+    const uint32_t aligned = (count + args.alignment - 1) & ~(args.alignment - 1);
     const uint32_t through = warp_inclusive_sum(aligned);
+    const uint32_t begin = end + through - aligned;
     if (e < local_experts) {
-      memory.expert_base[e] = end + through - aligned;
+      sum_classes(memory.counters + e, stride, begin);
+      memory.offsets[e] = begin;
+      memory.counts[e] = count;
       if (blockIdx.x == 0) {
-        tokens_per_expert[e] = count;
-        expert_offsets[e] = end + through - aligned;
+        at<int32_t>(args.routing, layout.tokens_per_expert)[e] = count;
+        at<int32_t>(args.routing, layout.expert_offsets)[e] = begin;
       }
     }
     end += __shfl_sync(kFullWarp, through, kWarpSize - 1);
   }
-  if (blockIdx.x == 0 && lane_index() == 0) expert_offsets[local_experts] = end;
+  if (lane_index() != 0) return;
+  memory.offsets[local_experts] = end;
+  if (blockIdx.x == 0) at<int32_t>(args.routing, layout.expert_offsets)[local_experts] = end;
 }
 
-// One warp: where the rows of each source begin, for this block; of one block also for what follows.
-__device__ inline void place_all_sources(const DispatchArgs& args, const PlaceMemory& memory,
-                                         uint32_t* first_rows) {
+// By one warp: where the rows and selections of each class begin.
+__device__ inline void place_rows(const DispatchArgs& args, const PlaceMemory& memory,
+                                  BlockRows* rows) {
+  const Shape& shape = args.context.shape();
+  const int stride = place_counters(shape);
+  const int first = shape.num_local_experts();
+  for (int i = first + lane_index(); i < stride; i += kWarpSize) {
+    const uint32_t total = sum_classes(memory.counters + i, stride, 0);
+    if (i == stride - 2)
+      *rows = {memory.counters[stride + i], memory.counters[(kClasses - 1) * stride + i]};
+    if (blockIdx.x != 0) continue;
+    RoutingTotals* totals = at<RoutingTotals>(args.routing, args.context.routing_layout.totals);
+    if (i == stride - 2) totals->num_flat_rows = total;
+    if (i == stride - 1) totals->num_expert_rows = total;
+  }
+}
+
+// By one warp of one block: where the rows of each source begin.
+__device__ inline void place_sources(const DispatchArgs& args, const PlaceMemory& memory,
+                                     const Sources& sources) {
   const RoutingLayout& layout = args.context.routing_layout;
   const int ranks = args.context.num_ranks();
   uint32_t* source_tokens = at<uint32_t>(args.routing, layout.source_tokens);
@@ -168,48 +231,62 @@ __device__ inline void place_all_sources(const DispatchArgs& args, const PlaceMe
   uint32_t rows = 0;
   for (int base = 0; base < ranks; base += kWarpSize) {
     const int source = base + lane_index();
-    const bool valid = source < ranks;
-    const uint32_t count = valid ? memory.source_rows[source] : 0;
+    const uint32_t count = source < ranks ? memory.source_rows[source] : 0;
     const uint32_t through = warp_inclusive_sum(count);
-    if (valid) first_rows[source] = rows + through - count;
-    if (valid && blockIdx.x == 0) {
-      const int tokens =
-          memory.choices.first_tokens[source + 1] - memory.choices.first_tokens[source];
+    if (source < ranks) {
+      const int tokens = sources.num_tokens[source];
       source_tokens[source] = tokens;
       source_rows[source] = rows + through - count;
-      chunk_rows[source * chunk_stride + ceil_div(tokens, chunk_tokens(tokens))] = rows + through;
+      chunk_rows[source * chunk_stride + num_chunks(tokens)] = rows + through;
     }
     rows += __shfl_sync(kFullWarp, through, kWarpSize - 1);
   }
-  if (lane_index() != 0) return;
-  first_rows[ranks] = rows;
-  if (blockIdx.x != 0) return;
-  source_rows[ranks] = rows;
-  RoutingTotals* totals = at<RoutingTotals>(args.routing, layout.totals);
-  totals->num_flat_rows = rows;
-  totals->num_expert_rows = *PlaceCounters(memory.totals, args.context.shape()).selections;
+  if (lane_index() == 0) source_rows[ranks] = rows;
 }
 
-// Makes the records of the tokens from `first` on. `next` tells the next places to give out.
+// A lane's selection of the tokens at hand.
+struct LaneChoice {
+  uint32_t token;  // on its source
+  int source;      // kNone: the lane has no token
+  int expert;      // kNone: none
+  int rank;        // that hosts it; kNone
+
+  __device__ LaneChoice(const DispatchArgs& args, const PlaceMemory& memory, const Sources& sources,
+                        const SelectionLanes& lanes, RankOfExpert rank_of, int first, int end)
+      : token(0), source(kNone), expert(kNone), rank(kNone) {
+    const int number = first + lanes.group;
+    if (lanes.group >= lanes.groups || number >= end) return;
+    source = source_of(sources, args.context.num_ranks(), number);
+    token = number - sources.first_token[source];
+    const uint16_t chosen =
+        memory.experts[(source * args.context.shape().choice_tokens + token) * args.top_k +
+                       lanes.index];
+    if (chosen == kNoExpert) return;
+    expert = chosen;
+    rank = rank_of(chosen);
+  }
+};
+
+// Makes the records of the tokens from `first` on. `next` tells what to give out.
 __device__ inline void make_records(const DispatchArgs& args, const PlaceMemory& memory,
-                                    const SelectionLanes& lanes, RankOfExpert rank_of,
-                                    uint32_t first, uint32_t end, const PlaceCounters& next,
-                                    Selection* sorted) {
+                                    const Sources& sources, const SelectionLanes& lanes,
+                                    RankOfExpert rank_of, int first, int end,
+                                    const PlaceCounters& next) {
   const KernelContext& context = args.context;
   const RoutingLayout& layout = context.routing_layout;
   const int local_base = context.rank * context.shape().num_local_experts();
-  const LaneChoice choice(args, memory.choices, lanes, rank_of, first, end);
+  const LaneChoice choice(args, memory, sources, lanes, rank_of, first, end);
 
   // Local selections get their places, in (token, k) order.
   const bool chose_local = choice.rank == context.rank;
   const uint32_t same_expert = __match_any_sync(kFullWarp, choice.expert);
   const int before = __popc(same_expert & lanes_below());
   const int expert = choice.expert - local_base;
-  const uint32_t place =
-      chose_local ? memory.expert_base[expert] + next.by_expert[expert] + before : 0;
+  const uint32_t place = chose_local ? next.by_expert[expert] + before : 0;
   __syncwarp();
   if (chose_local && before == 0) next.by_expert[expert] += __popc(same_expert);
-  Selection selection = sort_by_expert(lanes, args.top_k, choice.expert, place, sorted);
+  Selection selection = sort_by_expert(lanes, args.top_k, choice.expert, place,
+                                       memory.sorted + warp_index() * kWarpSize);
 
   // Now in ascending (expert, k) order of each token.
   const bool valid = lanes.group < lanes.groups && selection.expert != kNoExpert;
@@ -218,8 +295,6 @@ __device__ inline void make_records(const DispatchArgs& args, const PlaceMemory&
   const bool leads = valid && (same_rank & lanes.of_group & lanes_below()) == 0;
   const uint32_t leaders = __ballot_sync(kFullWarp, leads);
   const int ordinal = __popc(leaders & lanes.of_group & lanes_below());
-  const bool in_range = lanes.group < lanes.groups && choice.token < end;
-  const uint32_t token = in_range ? choice.token - memory.choices.first_tokens[choice.source] : 0;
 
   const uint32_t local = __ballot_sync(kFullWarp, rank == context.rank);
   const uint32_t local_rows = local & leaders;
@@ -230,7 +305,7 @@ __device__ inline void make_records(const DispatchArgs& args, const PlaceMemory&
     reinterpret_cast<uint2*>(at<Selection>(args.routing, layout.selections))[number] =
         reinterpret_cast<const uint2&>(selection);
     if (leads) {
-      const Row row{token,
+      const Row row{choice.token,
                     number,
                     static_cast<uint16_t>(__popc(local & lanes.of_group)),
                     static_cast<uint16_t>(ordinal),
@@ -240,26 +315,25 @@ __device__ inline void make_records(const DispatchArgs& args, const PlaceMemory&
     }
   }
 
-  const bool of_token = in_range && lanes.index == 0;
+  const bool of_token = choice.source != kNone && lanes.index == 0;
   if (of_token) {
-    const int tokens =
-        memory.choices.first_tokens[choice.source + 1] - memory.choices.first_tokens[choice.source];
-    const int of_chunk = chunk_tokens(tokens);
-    if (token % of_chunk == 0)
+    const int shift = chunk_shift(sources.num_tokens[choice.source]);
+    if ((choice.token & ((1u << shift) - 1)) == 0)
       at<uint32_t>(args.routing,
                    layout.chunk_rows)[choice.source * (context.shape().max_chunks() + 1) +
-                                      token / of_chunk] = row_index;
+                                      (choice.token >> shift)] = row_index;
   }
-  const bool own = in_range && choice.source == context.rank;
+  const bool own = choice.source == context.rank;
   const uint32_t own_leaders = __ballot_sync(kFullWarp, own && leads);
   if (own && leads) {
     const uint32_t index = next.own_by_rank[rank] + __popc(same_rank & own_leaders & lanes_below());
     at<SentRow>(args.routing,
-                layout.sent_rows)[token * context.shape().max_partials() + ordinal] = {
+                layout.sent_rows)[choice.token * context.shape().max_partials() + ordinal] = {
         static_cast<uint16_t>(rank), static_cast<uint16_t>(index)};
   }
   if (own && of_token)
-    at<uint8_t>(args.routing, layout.partial_counts)[token] = __popc(leaders & lanes.of_group);
+    at<uint8_t>(args.routing, layout.partial_counts)[choice.token] =
+        __popc(leaders & lanes.of_group);
   __syncwarp();
   if (own && leads) atomicAdd(&next.own_by_rank[rank], 1u);
   if (lane_index() == 0) {
@@ -269,34 +343,20 @@ __device__ inline void make_records(const DispatchArgs& args, const PlaceMemory&
   __syncwarp();
 }
 
-// The update, from choices to records, by all threads of all blocks, which make them for each other. Also
-// tells where the rows of each source begin, and which gave weights. False after a failure.
-__device__ inline bool place_choices(const DispatchArgs& args, uint64_t epoch, void* shared,
-                                     uint32_t* first_rows, uint8_t* has_weights) {
-  const Shape& shape = args.context.shape();
-  const PlaceMemory memory(shared, has_weights, shape);
-  for (uint32_t* word = memory.source_rows + threadIdx.x; word < memory.end_of_counters;
-       word += blockDim.x)
-    *word = 0;
-  if (!gather_choices(args, epoch, memory.choices)) return false;
-
-  const TokenShare share(memory.choices.num_tokens(shape.num_ranks));
-  count_choices(args, memory, share);
-  __syncthreads();
-  sum_classes(args, memory);
-  __syncthreads();
-  if (warp_index() == 0) place_local_experts(args, memory);
-  if (warp_index() == 1) place_all_sources(args, memory, first_rows);
-  __syncthreads();
-
-  const SelectionLanes lanes(args.top_k);
-  const PlaceCounters next(memory.by_class + (1 + warp_index()) * place_counters(shape), shape);
-  const uint32_t begin = min(share.begin + warp_index() * share.of_warp, share.end);
-  const uint32_t end = min(begin + share.of_warp, share.end);
-  for (uint32_t first = begin; first < end; first += lanes.groups)
-    make_records(args, memory, lanes, RankOfExpert(shape), first, end, next,
-                 memory.sorted + warp_index() * kWarpSize);
-  return true;
+// From choices to counters that tell what to give out. By all placing threads of a block.
+__device__ inline void place_choices(const DispatchArgs& args, const PlaceMemory& memory,
+                                     const Sources& sources, const TokenShare& share,
+                                     RankOfExpert rank_of, BlockRows* rows) {
+  count_choices(args, memory, sources, share, rank_of);
+  ptx::barrier_sync(kPlacingBarrier, kPlacingThreads);
+  switch (warp_index()) {
+    case 0: place_experts(args, memory); break;
+    case 1: place_rows(args, memory, rows); break;
+    case 2:
+      if (blockIdx.x == 0) place_sources(args, memory, sources);
+      break;
+  }
+  ptx::barrier_sync(kPlacingBarrier, kPlacingThreads);
 }
 
 }  // namespace hep

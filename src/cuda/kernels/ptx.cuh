@@ -165,6 +165,10 @@ __device__ inline void bulk_wait_read() {
 
 // -------------------------------------------------------------------------------- named barriers
 
+__device__ inline void barrier_arrive(int id, int threads) {
+  asm volatile("barrier.cta.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 __device__ inline void barrier_sync(int id, int threads) {
   asm volatile("barrier.cta.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }

@@ -99,13 +99,12 @@ __device__ inline void quantize_vector(const QuantizeArgs& args, int token, int 
     reinterpret_cast<float*>(scales)[block] = scale;
 }
 
-// By all threads of the grid.
-__device__ inline void quantize_rows(const QuantizeArgs& args) {
+// Some of the tokens, by all threads of a block.
+__device__ inline void quantize_rows(const QuantizeArgs& args, TokenRange tokens) {
   const int units = ceil_div(args.hidden, kUnitElements);  // of a row
-  const uint32_t warps = gridDim.x * (blockDim.x / kWarpSize);
-  for (uint32_t i = warp_index() * gridDim.x + blockIdx.x; i < args.num_tokens * units;
-       i += warps) {
-    const int token = i / units;
+  const int count = (tokens.end - tokens.begin) * units;
+  for (int i = warp_index(); i < count; i += blockDim.x / kWarpSize) {
+    const int token = tokens.begin + i / units;
     const int first = i % units * kUnitElements + lane_index() * kElements;
     const uint4* row =
         at<uint4>(args.x, static_cast<int64_t>(token) * args.hidden * sizeof(__nv_bfloat16));

@@ -139,9 +139,8 @@ __device__ inline void receive_rows(const RouteArgs& args, const ReceiveMemory& 
   const KernelContext& context = args.context;
   const uint32_t row_base = memory.row_base[source];
   const uint32_t num_rows = memory.row_base[source + 1] - row_base;
-  const int tokens_of_chunk = chunk_tokens(memory.source_tokens[source]);
-  const int num_chunks = ceil_div(memory.source_tokens[source], tokens_of_chunk);
-  const auto chunk_of = [shift = __ffs(tokens_of_chunk) - 1](uint32_t token) {
+  const int num_chunks = hep::num_chunks(memory.source_tokens[source]);
+  const auto chunk_of = [shift = chunk_shift(memory.source_tokens[source])](uint32_t token) {
     return static_cast<int>(token >> shift);
   };
   const uint32_t first = part * kWarpSize + lane_index();

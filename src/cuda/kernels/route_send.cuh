@@ -40,15 +40,10 @@ struct SendMemory {
   }
 };
 
-struct TokenRange {
-  int begin, end;
-};
-
 __device__ inline TokenRange tokens_of_warp(const RouteArgs& args) {
   const int warps = gridDim.x * (blockDim.x / kWarpSize);
   const int warp = blockIdx.x * (blockDim.x / kWarpSize) + warp_index();
-  const int tokens = ceil_div(args.num_tokens, warps);
-  return {min(warp * tokens, args.num_tokens), min((warp + 1) * tokens, args.num_tokens)};
+  return part_of_tokens(args.num_tokens, warp, ceil_div(args.num_tokens, warps));
 }
 
 constexpr int kNone = -1;
@@ -68,18 +63,9 @@ __device__ void report_bad_index(const RouteArgs& args, int64_t selection) {
                    selection % args.top_k, id);
 }
 
-// Which rank hosts an expert: a division by a number that is known only at run time, at the price of a
-// product. (expert + 0.5) / EL is at least 0.5 / EL away from an integer, its rounding error at most
-// 2^-22 * E / EL.
-struct RankOfExpert {
-  float inverse;
-
-  __device__ explicit RankOfExpert(const Shape& shape)
-      : inverse(1.0f / static_cast<float>(shape.num_local_experts())) {}
-  __device__ int operator()(int expert) const {
-    static_assert(kMaxExperts <= 1 << 20);
-    return static_cast<int>((static_cast<float>(expert) + 0.5f) * inverse);
-  }
+// Which rank hosts an expert.
+struct RankOfExpert : Divisor {
+  __device__ explicit RankOfExpert(const Shape& shape) : Divisor(shape.num_local_experts()) {}
 };
 
 // The expert that the lane's selection has chosen, of the tokens from `first` on.

@@ -28,19 +28,19 @@ __device__ inline int widest_piece(const void* rows, int bytes) {
   return both % 16 == 0 ? 16 : both % 4 == 0 ? 4 : 1;
 }
 
-// Copies the scales of this rank's tokens to the window; shared out among all threads of the grid.
-__device__ inline void publish_scales(const DispatchArgs& args) {
+// Copies the scales of some of this rank's tokens to the window. By all threads of a block.
+__device__ inline void publish_scales(const DispatchArgs& args, uint64_t epoch, TokenRange tokens) {
   const KernelContext& context = args.context;
   const int bytes = context.shape().scale_bytes;
   with_piece(widest_piece(args.call.scales, bytes), [&](auto piece) {
     using Piece = decltype(piece);
     const Piece* scales = static_cast<const Piece*>(args.call.scales);
     const uint32_t pieces = bytes / sizeof(Piece);
-    const uint32_t count = args.num_tokens * pieces;
+    const uint32_t end = tokens.end * pieces;
     static_assert(uint64_t{kMaxTokens} * kMaxScaleBytes < uint64_t{1} << 31);
-    for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x)
-      at<Piece>(context.own_window(), context.window_layout.scales_at(i / pieces))[i % pieces] =
-          scales[i];
+    for (uint32_t i = tokens.begin * pieces + threadIdx.x; i < end; i += blockDim.x)
+      at<Piece>(context.own_window(),
+                context.window_layout.scales_at(epoch, i / pieces))[i % pieces] = scales[i];
   });
 }
 

@@ -125,6 +125,14 @@ __device__ inline bool wait_for_grid(const KernelContext& context, const WaitPoi
   return __syncthreads_and(all_here);
 }
 
+// By one thread of each block of a kernel, when all of the block have read the epochs: whether it is the last
+// to come, which may advance them. `begun` is 0 between kernels.
+__device__ inline bool begins_last(uint64_t* begun) {
+  if (ptx::atomic_add_acq_rel_gpu(begun, 1) + 1 != gridDim.x) return false;
+  *begun = 0;
+  return true;
+}
+
 // Called by all threads of a block, when what the block has to make known is written. Returns to all
 // threads whether this block is the last of the grid to arrive; the last sees what all blocks wrote.
 // `arrivals` is 0 between kernels, whose grids differ.
@@ -132,7 +140,6 @@ __device__ inline bool arrive_is_last(uint64_t* arrivals) {
   __shared__ bool last;
   __syncthreads();
   if (threadIdx.x == 0) {
-    ptx::fence_acq_rel_sys();
     last = ptx::atomic_add_acq_rel_gpu(arrivals, 1) + 1 == gridDim.x;
     if (last) *arrivals = 0;
   }

@@ -87,6 +87,27 @@ struct SelectionLanes {
   }
 };
 
+// Divides numbers below 2^21 by one that is known only at run time, at the price of a product: (x + 0.5) / d
+// is at least 0.5 / d away from an integer, its rounding error at most 2^-22 * x / d.
+struct Divisor {
+  float inverse;
+
+  __device__ explicit Divisor(int divisor) : inverse(1.0f / static_cast<float>(divisor)) {}
+  __device__ int operator()(int value) const {
+    return static_cast<int>((static_cast<float>(value) + 0.5f) * inverse);
+  }
+};
+
+// A part of a rank's tokens, or of all ranks'.
+struct TokenRange {
+  int begin, end;
+};
+
+// Of parts that are as equal as whole tokens can be.
+__device__ inline TokenRange part_of_tokens(int num_tokens, int part, int tokens_of_part) {
+  return {min(part * tokens_of_part, num_tokens), min((part + 1) * tokens_of_part, num_tokens)};
+}
+
 // use(i, load(i)) for i = first, first + stride, ... below count; kAtOnce loads are under way before
 // the first is used.
 template <int kAtOnce, typename Load, typename Use>

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// The counters that a dispatch leaves for its caller.
+#pragma once
+
+#include "cuda/kernels/dispatch_extras.cuh"
+#include "cuda/kernels/signal.cuh"
+#include "cuda/kernels/warp.cuh"
+
+namespace hep {
+
+// The capacity that takes all rows. By one warp.
+template <int kLayout>
+__device__ int64_t needed_rows(const DispatchArgs& args, const ExpertBlocks& experts,
+                               int64_t num_flat_rows) {
+  const int local_experts = args.context.shape().num_local_experts();
+  if (kLayout == hepLayoutFlat) return num_flat_rows;
+  if (kLayout == hepLayoutExpertMajor) return experts.offsets[local_experts];
+  uint32_t most = 0;
+  for (int e = lane_index(); e < local_experts; e += kWarpSize)
+    most = max(most, static_cast<uint32_t>(experts.counts[e]));
+  return __reduce_max_sync(kFullWarp, most);
+}
+
+// The first is kept.
+__device__ inline void report_overflow(const DispatchArgs& args, uint64_t epoch, int64_t needed) {
+  if (atomicCAS(&args.context.firsts->overflow, 0u, 1u) != 0) return;
+  volatile HostState* host = args.context.host;
+  host->overflow_mode = args.context.mode;
+  host->overflow_lane = args.context.lane;
+  host->overflow_number = epoch;
+  host->overflow_needed = needed;
+  host->overflow_capacity = args.call.capacity;
+  __threadfence_system();
+  host->overflow_ready = 1;
+}
+
+// By one warp.
+template <int kLayout>
+__device__ void write_counts(const DispatchArgs& args, const ExpertBlocks& experts,
+                             int64_t num_flat_rows, uint64_t epoch) {
+  if (args.call.expert_rows != nullptr)
+    for (int e = lane_index(); e < args.context.shape().num_local_experts(); e += kWarpSize)
+      args.call.expert_rows[e] =
+          static_cast<int32_t>(min(static_cast<int64_t>(experts.counts[e]), args.call.capacity));
+  const int64_t needed = needed_rows<kLayout>(args, experts, num_flat_rows);
+  if (lane_index() != 0) return;
+  hepRowCounters_t& counters =
+      at<RoutingTotals>(args.routing, args.context.routing_layout.totals)->row_counters;
+  counters.needed = needed;
+  counters.written = min(needed, args.call.capacity);
+  counters.overflow = needed > args.call.capacity;
+  if (needed > args.call.capacity && args.call.overflow == hepOverflowError)
+    report_overflow(args, epoch, needed);
+}
+
+}  // namespace hep

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the ranks of a dispatch on a cached routing tell each other: where rows lie, and when they, their
+// weights and scales have been published.
+#pragma once
+
+#include "call_summary.h"
+#include "cuda/kernels/dispatch_publish.cuh"
+#include "cuda/kernels/signal.cuh"
+
+namespace hep {
+
+__device__ inline uint64_t call_summary(const DispatchArgs& args) {
+  return summary_of(args.call,
+                    at<RoutingTotals>(args.routing, args.context.routing_layout.totals)->update);
+}
+
+__device__ inline void signal_rows(const DispatchArgs& args, uint64_t epoch, uint64_t call) {
+  for (int rank = threadIdx.x; rank < args.context.num_ranks(); rank += blockDim.x) {
+    RowsSignal& signal = args.context.signals_to(rank)->rows_of(epoch);
+    ptx::st_relaxed_sys(&signal.place, rows_place(args, epoch));
+    ptx::st_relaxed_sys(&signal.has_weights, args.call.weights != nullptr);
+    ptx::st_relaxed_sys(&signal.has_scales, args.call.scales != nullptr);
+    ptx::st_relaxed_sys(&signal.call, call);
+    ptx::st_release_sys(&signal.ready, epoch);
+  }
+}
+
+// Rows that lie where the peers read them are made known first, by one block. All blocks bring the rest to
+// the window; the last to come signals. Nobody need be waited for: in throughput mode the dispatch before
+// has waited for the readers, in low-latency mode dispatches take turns with two sets, and a peer that has
+// signalled the one before this has done with the one before that.
+__device__ inline void publish(const DispatchArgs& args, uint64_t epoch, uint64_t call) {
+  const KernelContext& context = args.context;
+  const bool has_rows = args.publishing != Publishing::kDone;
+  const bool has_extras = args.call.weights != nullptr || args.call.scales != nullptr;
+  if (!has_rows && blockIdx.x == gridDim.x - 1) signal_rows(args, epoch, call);
+  if (!has_rows && !has_extras) return;
+  const TokenRange tokens = tokens_to_publish(args);
+  if (args.call.weights != nullptr) publish_weights(args, epoch, tokens);
+  if (args.call.scales != nullptr) publish_scales(args, epoch, tokens);
+  if (has_rows) publish_rows(args, epoch, tokens);
+  if (!arrive_is_last(&context.state->extras_published)) return;
+  if (has_rows) signal_rows(args, epoch, call);
+  if (has_extras)
+    for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x)
+      ptx::st_release_sys(&context.signals_to(rank)->rows_of(epoch).weights_ready, epoch);
+}
+
+// Where the rows of each source lie; waits for them when they are first needed.
+struct SourceGate {
+  const DispatchArgs& args;
+  uint64_t epoch, call;
+  const char** published;  // [R] in shared memory, NULL at first; read by lane 0 alone
+
+  // By all lanes of a warp; NULL after a failure.
+  __device__ const char* rows_of(int source) const {
+    uint64_t rows = lane_index() == 0 ? reinterpret_cast<uint64_t>(published[source]) : 0;
+    rows = __shfl_sync(kFullWarp, rows, 0);
+    if (rows != 0) return reinterpret_cast<const char*>(rows);
+    if (lane_index() == 0) rows = reinterpret_cast<uint64_t>(wait_for_rows(source));
+    return reinterpret_cast<const char*>(__shfl_sync(kFullWarp, rows, 0));
+  }
+
+ private:
+  __device__ const char* wait_for_rows(int source) const {
+    const KernelContext& context = args.context;
+    const RowsSignal& signal = context.signals_from(source)->rows_of(epoch);
+    const WaitPoint point{hepOperationDispatch, hepPhaseRows, source, epoch};
+    if (!wait_for(context, point, &signal.ready, epoch) ||
+        !agrees(context, point, &signal.call, call))
+      return nullptr;
+    // The copy engine reads what the source wrote by other means.
+    ptx::fence_proxy_async();
+    published[source] = context.published_at(source, ptx::ld_relaxed_sys(&signal.place));
+    return published[source];
+  }
+};
+
+// The warps that write what goes with the rows: all but the loader and the storer.
+constexpr int kFirstExtrasWarp = 2;
+constexpr int kExtrasWarps = 6;
+constexpr int kExtrasThreads = kExtrasWarps * kWarpSize;
+constexpr int kExtrasBarrier = 1;
+
+// What the sources have published beside their rows.
+struct PublishedExtras {
+  const DispatchArgs& args;
+  uint64_t epoch;
+  uint8_t* gave_weights;  // [R] in shared memory
+
+  // Waits for all of it. All sources must have called dispatch alike, also those without rows for this rank.
+  // By all extras warps of a block; `failed` is in shared memory.
+  __device__ bool wait(uint64_t call, bool* failed) const {
+    const KernelContext& context = args.context;
+    const int thread = threadIdx.x - kFirstExtrasWarp * kWarpSize;
+    if (thread == 0) *failed = false;
+    ptx::barrier_sync(kExtrasBarrier, kExtrasThreads);
+    for (int source = thread; source < context.num_ranks(); source += kExtrasThreads) {
+      const RowsSignal& signal = context.signals_from(source)->rows_of(epoch);
+      const WaitPoint point{hepOperationDispatch, hepPhaseRows, source, epoch};
+      bool ready = wait_for(context, point, &signal.ready, epoch) &&
+                   agrees(context, point, &signal.call, call);
+      gave_weights[source] = ready && ptx::ld_relaxed_sys(&signal.has_weights) != 0;
+      if (ready && (gave_weights[source] || ptx::ld_relaxed_sys(&signal.has_scales) != 0))
+        ready = wait_for(context, {hepOperationDispatch, hepPhaseWeights, source, epoch},
+                         &signal.weights_ready, epoch);
+      if (!ready) *failed = true;
+    }
+    ptx::barrier_sync(kExtrasBarrier, kExtrasThreads);
+    return !*failed;
+  }
+
+  __device__ bool has_weights(int source) const { return gave_weights[source]; }
+  __device__ float weight(const Row& row, int k) const {
+    if (!has_weights(row.source)) return 1.0f;
+    return __ldcg(at<float>(args.context.windows[row.source],
+                            args.context.window_layout.weights_at(epoch, row.token, args.top_k)) +
+                  k);
+  }
+  __device__ const char* scales(const Row& row) const {
+    return at<char>(args.context.windows[row.source],
+                    args.context.window_layout.scales_at(epoch, row.token));
+  }
+};
+
+}  // namespace hep
