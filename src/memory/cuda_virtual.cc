@@ -5,110 +5,13 @@
 
 #include <cstring>
 
-#include "layout.h"
-#include "memory/cuda_context.h"
 #include "memory/memory_kind.h"
+#include "memory/virtual_memory.h"
 
 namespace hep {
 namespace {
 
 static_assert(sizeof(CUmemFabricHandle) == sizeof(WindowHandle::exported));
-
-// A piece of physical memory, of this process or imported, and where it is mapped.
-class VirtualMemory {
- public:
-  VirtualMemory() = default;
-  VirtualMemory(const VirtualMemory&) = delete;
-  VirtualMemory& operator=(const VirtualMemory&) = delete;
-
-  ~VirtualMemory() {
-    if (!context_) return;
-    const CurrentContext current(*context_);
-    const DriverTable& driver = context_->driver();
-    if (mapped_) driver.MemUnmap(address_, bytes_);
-    if (reserved_) driver.MemAddressFree(address_, bytes_);
-    if (has_memory_) driver.MemRelease(memory_);
-  }
-
-  // New memory of the device, zeroed.
-  Status create(int device, size_t bytes, CUmemAllocationHandleType type) {
-    HEP_TRY(DeviceContext::open(device, &context_));
-    const CurrentContext current(*context_);
-    HEP_TRY(current.status());
-    const DriverTable& driver = context_->driver();
-
-    CUmemAllocationProp properties{};
-    properties.type = CU_MEM_ALLOCATION_TYPE_PINNED;
-    properties.requestedHandleTypes = type;
-    properties.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
-    properties.location.id = context_->device();
-    size_t granularity = 0;
-    HEP_DRIVER_TRY(driver, MemGetAllocationGranularity, &granularity, &properties,
-                   CU_MEM_ALLOC_GRANULARITY_MINIMUM);
-    bytes_ = align_up(bytes, granularity);
-    HEP_DRIVER_TRY(driver, MemCreate, &memory_, bytes_, &properties, 0);
-    has_memory_ = true;
-    HEP_TRY(map());
-    return context_->zero(address_, bytes_);
-  }
-
-  // What a peer exported, mapped for access by `device` of this process, wherever the memory lies.
-  Status import(int device, void* exported, CUmemAllocationHandleType type, size_t bytes) {
-    HEP_TRY(DeviceContext::open(device, &context_));
-    const CurrentContext current(*context_);
-    HEP_TRY(current.status());
-    bytes_ = bytes;
-    HEP_DRIVER_TRY(context_->driver(), MemImportFromShareableHandle, &memory_, exported, type);
-    has_memory_ = true;
-    return map();
-  }
-
-  // Memory that the caller has made and mapped, and keeps mapped.
-  Status borrow(int device, uintptr_t address, size_t bytes) {
-    HEP_TRY(DeviceContext::open(device, &context_));
-    const CurrentContext current(*context_);
-    HEP_TRY(current.status());
-    HEP_DRIVER_TRY(context_->driver(), MemRetainAllocationHandle, &memory_,
-                   reinterpret_cast<void*>(address));
-    has_memory_ = true;
-    address_ = address;
-    bytes_ = bytes;
-    return Status();
-  }
-
-  Status export_to(void* exported, CUmemAllocationHandleType type) const {
-    const CurrentContext current(*context_);
-    HEP_TRY(current.status());
-    HEP_DRIVER_TRY(context_->driver(), MemExportToShareableHandle, exported, memory_, type, 0);
-    return Status();
-  }
-
-  void* address() const { return reinterpret_cast<void*>(address_); }
-  size_t bytes() const { return bytes_; }
-  CUdevice device() const { return context_->device(); }
-
- private:
-  Status map() {
-    const DriverTable& driver = context_->driver();
-    HEP_DRIVER_TRY(driver, MemAddressReserve, &address_, bytes_, 0, 0, 0);
-    reserved_ = true;
-    HEP_DRIVER_TRY(driver, MemMap, address_, bytes_, 0, memory_, 0);
-    mapped_ = true;
-    CUmemAccessDesc access{};
-    access.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
-    access.location.id = context_->device();
-    access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
-    HEP_DRIVER_TRY(driver, MemSetAccess, address_, bytes_, &access, 1);
-    return Status();
-  }
-
-  std::shared_ptr<DeviceContext> context_;
-  CUmemGenericAllocationHandle memory_ = 0;
-  bool has_memory_ = false;
-  CUdeviceptr address_ = 0;
-  bool reserved_ = false, mapped_ = false;
-  size_t bytes_ = 0;
-};
 
 class VirtualAllocation : public Allocation {
  public:
