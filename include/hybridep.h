@@ -294,7 +294,10 @@ HEP_API hepResult_t hepConfigCheck(const hepConfig_t* config, int num_ranks);
 
 #define HEP_WORKSPACE_MAGIC 0x48455057u
 
-/** Device memory that a communicator takes on each rank, in bytes. */
+/**
+ * Device memory that a communicator takes on each rank, in bytes. On the cuda backend the window, the
+ * scratch and each routing's memory are each rounded up to the driver's unit of allocation, mostly 2 MiB.
+ */
 typedef struct {
   size_t size;
   uint32_t magic;
@@ -403,8 +406,16 @@ HEP_API hepResult_t hepCommInitNccl(hepComm_t* comm, struct ncclComm* nccl,
 /**
  * Frees a communicator. Local: never waits for peers, and safe after errors. Its routings must have
  * been destroyed, and its operations must be done: those that still run are ended as by `hepCommAbort`.
- * On the cuda backend it waits for all work that this process has put on the device, because kernels of
- * this communicator may be queued behind it. NULL is legal and does nothing.
+ * So must be what else uses its memory, such as kernels of the caller's that read what a
+ * `hepRoutingView_t` points to, or write to memory of `hepMemAlloc`; and graphs in which its operations were
+ * captured must not be launched any more. NULL is legal and does nothing.
+ *
+ * On the cuda backend it waits until its operations have left the device, and thus for what comes before
+ * them on their streams, but for no other work, such as operations of other communicators. There are two
+ * exceptions, in which it may wait for all work of the device: when an operation of this communicator has
+ * been captured, because its graph may still run; and where memory is shared by cudaIpc, which CUDA frees
+ * and unmaps in this way: the windows if HEP_MEMORY or the machine allow nothing else, and memory of
+ * cudaMalloc that was registered by ranks of other processes and is registered still.
  *
  * The peers are told that this rank has left. That is no failure: their operations go on, except those
  * that wait for something this rank had not done yet, which fail at once with `hepErrorPeerLost`. The

@@ -2,7 +2,6 @@
 #include "cuda/cuda_backend.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "cuda/cuda_routing.h"
 #include "cuda/kernels/launch.h"
@@ -28,13 +27,14 @@ Status check_plan(const CudaLane& lane, int device) {
   return Status();
 }
 
-}  // namespace
+constexpr uint64_t kPartAlignment = 256;  // of parts of the scratch
 
-Status MappedMemory::allocate(size_t bytes) {
-  HEP_CUDA_TRY(cudaHostAlloc(&address_, bytes, cudaHostAllocMapped | cudaHostAllocPortable));
-  std::memset(address_, 0, bytes);
-  return Status();
+uint64_t block_count_bytes(const LaneContext& lane) {
+  return sizeof(uint32_t) * lane.plan.routing_blocks *
+         (lane.shape.num_experts + 2 * lane.shape.num_ranks);
 }
+
+}  // namespace
 
 CudaBackend::CudaBackend(const BackendContext& context)
     : rank_(context.rank),
@@ -45,10 +45,21 @@ CudaBackend::CudaBackend(const BackendContext& context)
 }
 
 CudaBackend::~CudaBackend() {
-  const DeviceGuard guard(device_);
   if (host_state() == nullptr) return;
   abort();
-  cudaDeviceSynchronize();
+  wait_for_own_work();
+}
+
+// Not for what others have put on the device: it may wait for a peer.
+void CudaBackend::wait_for_own_work() {
+  const DeviceGuard guard(device_);
+  // While any thread captures, CUDA lets others wait only if they say that this is none of the capture's.
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  cudaThreadExchangeStreamCaptureMode(&mode);
+  bool all_ended = true;
+  for (const auto& lane : lanes_) all_ended &= lane->work.wait();
+  if (!all_ended) cudaDeviceSynchronize();
+  cudaThreadExchangeStreamCaptureMode(&mode);
 }
 
 Status CudaBackend::start() {
@@ -63,34 +74,51 @@ Status CudaBackend::start() {
   HEP_CUDA_TRY(prepare_gradient_kernels());
   HEP_CUDA_TRY(prepare_combine_kernels());
 
-  HEP_TRY(firsts_.allocate(sizeof(Firsts)));
-  HEP_TRY(host_state_.allocate(sizeof(HostState)));
-  HEP_TRY(registered_.allocate(sizeof(void*) * kMaxRegistrations *
-                               lanes_.front()->context.shape.num_ranks));
-  for (const auto& lane : lanes_) HEP_TRY(start_lane(*lane));
+  for (const auto& lane : lanes_) HEP_TRY(lane->work.start());
+  HEP_TRY(allocate());
+  for (const auto& lane : lanes_) start_lane(*lane);
   return Status();
 }
 
-Status CudaBackend::start_lane(CudaLane& lane) {
-  const LaneContext& context = lane.context;
-  HEP_TRY(lane.state.allocate(sizeof(DeviceState)));
-  HEP_TRY(lane.block_counts.allocate(sizeof(uint32_t) * context.plan.routing_blocks *
-                                     (context.shape.num_experts + 2 * context.shape.num_ranks)));
+// All scratch in one piece: the driver gives out whole megabytes.
+Status CudaBackend::allocate() {
+  uint64_t bytes = 0;
+  const auto reserve = [&bytes](uint64_t part) {
+    const uint64_t offset = bytes;
+    bytes = align_up(bytes + part, kPartAlignment);
+    return offset;
+  };
+  const uint64_t firsts = reserve(sizeof(Firsts));
+  registered_offset_ =
+      reserve(sizeof(void*) * kMaxRegistrations * lanes_.front()->context.shape.num_ranks);
+  std::vector<uint64_t> states, block_counts;
+  for (const auto& lane : lanes_) {
+    states.push_back(reserve(sizeof(DeviceState)));
+    block_counts.push_back(reserve(block_count_bytes(lane->context)));
+  }
+  HEP_TRY(scratch_.allocate(device_, bytes));
+  HEP_TRY(host_state_.allocate(sizeof(HostState)));
+  for (size_t i = 0; i < lanes_.size(); ++i) {
+    KernelContext& kernel = lanes_[i]->kernel;
+    kernel.state = at<DeviceState>(scratch_.get(), states[i]);
+    kernel.block_counts = at<uint32_t>(scratch_.get(), block_counts[i]);
+    kernel.firsts = at<Firsts>(scratch_.get(), firsts);
+    kernel.registered = at<void*>(scratch_.get(), registered_offset_);
+    kernel.host = host_state();
+  }
+  return Status();
+}
 
+void CudaBackend::start_lane(CudaLane& lane) {
+  const LaneContext& context = lane.context;
   KernelContext& kernel = lane.kernel;
   kernel.window_layout = context.window_layout;
   kernel.routing_layout = context.routing_layout;
-  kernel.state = static_cast<DeviceState*>(lane.state.get());
-  kernel.firsts = static_cast<Firsts*>(firsts_.get());
-  kernel.host = host_state();
-  kernel.registered = static_cast<void**>(registered_.get());
-  kernel.block_counts = static_cast<uint32_t*>(lane.block_counts.get());
   kernel.timeout_ns = static_cast<uint64_t>(timeout_ms_) * 1000000;
   kernel.rank = rank_;
   kernel.mode = context.mode;
   kernel.lane = context.number;
   for (size_t r = 0; r < context.windows.size(); ++r) kernel.windows[r] = context.windows[r];
-  return Status();
 }
 
 Status CudaBackend::create_routing(int lane, int alignment,
@@ -108,8 +136,9 @@ Status CudaBackend::set_registered(const std::vector<RegisteredAddress>& address
   HEP_TRY(guard.status());
   const int num_ranks = lanes_.front()->context.shape.num_ranks;
   for (const RegisteredAddress& entry : addresses)
-    HEP_TRY(registered_.write(sizeof(void*) * (entry.slot * num_ranks + entry.rank), &entry.address,
-                              sizeof entry.address));
+    HEP_TRY(
+        scratch_.write(registered_offset_ + sizeof(void*) * (entry.slot * num_ranks + entry.rank),
+                       &entry.address, sizeof entry.address));
   return Status();
 }
 
@@ -177,10 +206,8 @@ Status CudaBackend::take_routing_memory(CudaLane& lane, std::unique_ptr<DeviceMe
       return Status();
     }
   }
-  const DeviceGuard guard(device_);
-  HEP_TRY(guard.status());
   auto created = std::make_unique<DeviceMemory>();
-  HEP_TRY(created->allocate(lane.context.routing_layout.total));
+  HEP_TRY(created->allocate(device_, lane.context.routing_layout.total));
   const std::lock_guard<std::mutex> lock(mutex_);
   lane.spare_routing_memory.reserve(++lane.num_routing_memories);  // returning it must not fail
   *memory = std::move(created);

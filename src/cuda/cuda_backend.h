@@ -8,17 +8,18 @@
 
 #include "backend.h"
 #include "cuda/device_memory.h"
+#include "cuda/enqueued_work.h"
 #include "cuda/kernel_args.h"
 
 namespace hep {
 
-// A lane and its device memory.
+// A lane, what it has enqueued, and its device memory.
 struct CudaLane {
   explicit CudaLane(const LaneContext& lane) : context(lane) {}
 
   const LaneContext context;
-  DeviceMemory state, block_counts;
   KernelContext kernel{};
+  EnqueuedWork work;
 
   // Guarded by the backend.
   std::vector<std::unique_ptr<DeviceMemory>> spare_routing_memory;
@@ -29,7 +30,7 @@ class CudaBackend : public Backend {
  public:
   explicit CudaBackend(const BackendContext& context);
 
-  // Ends what still runs, then frees.
+  // Ends what still runs, waits until it has ended, then frees.
   ~CudaBackend() override;
 
   Status start();
@@ -45,21 +46,23 @@ class CudaBackend : public Backend {
   int device() const { return device_; }
   const Registrations& registrations() const { return registrations_; }
 
-  // Memory of routings. A destroyed routing's serves the next one of its lane: freeing it would wait for
-  // the device, and the operations of a lane follow each other on the device anyway.
+  // Memory of routings. A destroyed routing's serves the next one of its lane: operations that use it may
+  // still run, and those of a lane follow each other on the device anyway.
   Status take_routing_memory(CudaLane& lane, std::unique_ptr<DeviceMemory>* memory);
   void return_routing_memory(CudaLane& lane, std::unique_ptr<DeviceMemory> memory);
 
  private:
-  Status start_lane(CudaLane& lane);
+  Status allocate();
+  void start_lane(CudaLane& lane);
+  void wait_for_own_work();
 
   HostState* host_state() const { return static_cast<HostState*>(host_state_.get()); }
 
   const int rank_, device_;
   const int timeout_ms_;
   const Registrations& registrations_;  // of this rank
-  DeviceMemory firsts_;
-  DeviceMemory registered_;  // KernelContext::registered
+  DeviceMemory scratch_;                // of all lanes, one after the other
+  uint64_t registered_offset_ = 0;      // of KernelContext::registered
   MappedMemory host_state_;
   std::vector<std::unique_ptr<CudaLane>> lanes_;
 

@@ -39,6 +39,7 @@ Status CudaRouting::update(const void* indices, int num_tokens, int top_k,
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
   HEP_TRY(check_device_pointer(indices, "indices", device));
+  const NotedWork noted(lane_.work, stream);
   return run_update({indices, num_tokens, top_k, index_type}, Half::kBoth, stream);
 }
 
@@ -168,6 +169,7 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, Half half, hepStream
 
   DispatchArgs args{};
   HEP_TRY(find_rows(call, half, &args));
+  const NotedWork noted(lane_.work, stream);
   args.alignment = alignment_;
   const bool in_one_launch = call.update != 0 && lane_.context.shape.choice_tokens > 0;
   if (call.update != 0) {
@@ -215,6 +217,7 @@ Status CudaRouting::combine(const hepCombineArgs_t& call, Half half, hepStream_t
   args.partial_row_bytes = hidden * element_bytes(call.partial_type);
   HEP_TRY(find_outputs(call, half, &args.outputs_place));
   args.half = half;
+  const NotedWork noted(lane_.work, stream);
   if (call.row_gradients != nullptr && half != Half::kReceive)
     HEP_CUDA_TRY(launch_send_gradients(args, lane_.context.plan, stream));
   HEP_CUDA_TRY(launch_combine(args, lane_.context.plan, stream));

@@ -5,8 +5,10 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+#include <cstdint>
 
 #include "cuda/driver.h"
+#include "memory/virtual_memory.h"
 #include "status.h"
 
 namespace hep {
@@ -38,60 +40,45 @@ class DeviceGuard {
   bool switched_ = false;
 };
 
-// Zeroed memory of the current device.
+// Zeroed memory of a device. Freeing it waits for no kernel, so those that use it must be done; only a
+// driver without virtual memory management may wait for the whole device.
 class DeviceMemory {
  public:
   DeviceMemory() = default;
   DeviceMemory(const DeviceMemory&) = delete;
   DeviceMemory& operator=(const DeviceMemory&) = delete;
-  ~DeviceMemory() { cudaFree(address_); }
+  ~DeviceMemory();
 
-  Status allocate(size_t bytes) {
-    HEP_CUDA_TRY(cudaMalloc(&address_, bytes));
-    return on_own_stream([&](cudaStream_t stream) {
-      return cuda_status(cudaMemsetAsync(address_, 0, bytes, stream), "cudaMemsetAsync");
-    });
-  }
+  Status allocate(int device, size_t bytes);
 
-  // Copies bytes of host memory to an offset, and waits for that alone.
-  Status write(size_t offset, const void* from, size_t bytes) {
-    return on_own_stream([&](cudaStream_t stream) {
-      return cuda_status(cudaMemcpyAsync(static_cast<char*>(address_) + offset, from, bytes,
-                                         cudaMemcpyHostToDevice, stream),
-                         "cudaMemcpyAsync");
-    });
-  }
+  // Copies bytes of host memory to an offset, and waits for that alone. The device is current.
+  Status write(size_t offset, const void* from, size_t bytes);
 
-  void* get() const { return address_; }
+  void* get() const { return plain_ != nullptr ? plain_ : virtual_.address(); }
 
  private:
-  // The default stream may wait for kernels that wait for a peer.
-  template <typename Enqueue>
-  static Status on_own_stream(Enqueue enqueue) {
-    cudaStream_t stream;
-    HEP_CUDA_TRY(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-    Status status = enqueue(stream);
-    if (status.ok()) status = cuda_status(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
-    cudaStreamDestroy(stream);
-    return status;
-  }
+  Status allocate_plain(int device, size_t bytes);
 
-  void* address_ = nullptr;
+  VirtualMemory virtual_;
+  void* plain_ = nullptr;  // of cudaMalloc
 };
 
-// Zeroed host memory that the current device can reach at the same address.
+// Zeroed host memory that the current device can reach at the same address. Freeing it would wait for the
+// device: what is given back is kept for the next of the same size.
 class MappedMemory {
  public:
   MappedMemory() = default;
   MappedMemory(const MappedMemory&) = delete;
   MappedMemory& operator=(const MappedMemory&) = delete;
-  ~MappedMemory() { cudaFreeHost(address_); }
+  ~MappedMemory();
 
   Status allocate(size_t bytes);
 
   void* get() const { return address_; }
 
  private:
+  uint64_t context_ = 0;
+  size_t bytes_ = 0;
   void* address_ = nullptr;
 };
 

@@ -22,6 +22,7 @@
   X(DevicePrimaryCtxRelease, 11000)              \
   X(CtxPushCurrent, 4000)                        \
   X(CtxPopCurrent, 4000)                         \
+  X(CtxGetId, 12000)                             \
   X(CtxEnablePeerAccess, 4000)                   \
   X(StreamCreate, 2000)                          \
   X(StreamSynchronize, 2000)                     \

@@ -15,7 +15,8 @@ void set_current(int device);
 
 void* allocate(size_t bytes);  // on the current device
 void release(void* pointer, size_t bytes);
-void free_unused();  // what was released on the current device
+void free_unused();      // what was released on the current device
+size_t memory_in_use();  // of the current device, by all processes
 
 // Memory of the driver's virtual memory management; `shareable`: with handles that others can import.
 void* allocate_virtual(size_t bytes, bool shareable);

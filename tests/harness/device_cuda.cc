@@ -161,6 +161,12 @@ void free_unused() {
   }
 }
 
+size_t memory_in_use() {
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return total - free;
+}
+
 void copy(void* to, const void* from, size_t bytes) {
   copy_on(copy_stream(), to, from, bytes);
   synchronize(copy_stream());

@@ -17,6 +17,7 @@ void set_current(int) { refuse(); }
 void* allocate(size_t) { refuse(); }
 void release(void*, size_t) {}
 void free_unused() {}
+size_t memory_in_use() { refuse(); }
 void* allocate_virtual(size_t, bool) { refuse(); }
 void release_virtual(void*) {}
 void copy(void*, const void*, size_t) { refuse(); }

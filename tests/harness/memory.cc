@@ -83,6 +83,10 @@ void free_unused_memory(hepBackend_t backend) {
   if (backend == hepBackendCuda) device::free_unused();
 }
 
+size_t device_memory_in_use(hepBackend_t backend) {
+  return backend == hepBackendCuda ? device::memory_in_use() : 0;
+}
+
 GuardedBuffer::GuardedBuffer(hepBackend_t backend, size_t bytes)
     : backend_(backend), bytes_(bytes), buffer_(backend, bytes == 0 ? 0 : bytes + 2 * kGuardBytes) {
   buffer_.fill(kCanary);

@@ -54,6 +54,9 @@ class Buffer {
 // No kernel of any rank may be running.
 void free_unused_memory(hepBackend_t backend);
 
+// Of the current device, by all processes; 0 on host.
+size_t device_memory_in_use(hepBackend_t backend);
+
 // A buffer between two canaries.
 class GuardedBuffer {
  public:

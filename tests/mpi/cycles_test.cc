@@ -15,8 +15,9 @@ namespace {
 
 using harness::world;
 
-constexpr int kWarmup = 5;         // after which allocators and runtimes keep what they have
-constexpr int kSlackMappings = 8;  // the allocator's, of threads that come and go
+constexpr int kWarmup = 5;                // after which allocators and runtimes keep what they have
+constexpr int kSlackMappings = 8;         // the allocator's, of threads that come and go
+constexpr size_t kSlackBytes = 16 << 20;  // of device memory, the driver's
 constexpr std::chrono::seconds kPatience{20};
 
 int entries_of(const char* path) {
@@ -52,6 +53,15 @@ std::ostream& operator<<(std::ostream& out, const Holdings& h) {
              << " mappings";
 }
 
+// Device memory in use on the device of this process's first rank. All processes call it.
+size_t device_bytes() {
+  size_t bytes = 0;
+  world().run([&bytes](int rank) {
+    if (rank == world().first_rank()) bytes = harness::device_memory_in_use(world().backend());
+  });
+  return bytes;
+}
+
 void create_use_and_destroy(int rank, const hepConfig_t& config, harness::Stream& stream) {
   hepComm_t comm = nullptr;
   ASSERT_HEP(world().create_comm(rank, config, &comm));
@@ -73,6 +83,14 @@ void run_cycles(int count) {
     for (int cycle = 0; cycle < count && !testing::Test::HasFailure(); ++cycle)
       create_use_and_destroy(rank, config, stream);
   });
+}
+
+TEST(Cycles, LeaveNoDeviceMemoryBehind) {
+  if (world().backend() != hepBackendCuda) GTEST_SKIP() << "the host backend has no device memory";
+  run_cycles(kWarmup);
+  const size_t before = device_bytes();
+  run_cycles(options().cycles);
+  EXPECT_LE(device_bytes(), before + kSlackBytes) << "after " << options().cycles << " cycles";
 }
 
 TEST(Cycles, LeaveNoDescriptorsThreadsOrMappingsBehind) {
