@@ -525,6 +525,10 @@ HEP_API hepResult_t hepCommRegister(hepComm_t comm, void* pointer, size_t bytes)
  * Undoes `hepCommRegister` of the same pointer; no operation that is enqueued, and no graph that will be
  * launched, may use the memory. Collective in the same way: NULL is legal, ranks may undo different
  * registrations, and when it returns no peer has the memory mapped any more.
+ *
+ * Operations on other memory that are enqueued may go on. But where the memory is of cudaMalloc and ranks
+ * are in several processes, CUDA may unmap it only when all work of the device is done: what any rank has
+ * enqueued before must then not wait for what another one enqueues afterwards.
  * Errors: hepErrorInvalidArgument if `pointer` is not registered; otherwise as `hepCommRegister`.
  */
 HEP_API hepResult_t hepCommDeregister(hepComm_t comm, void* pointer);

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory of the caller's that is registered: what is refused, that all ranks agree, and that what lies
 // there is moved as from any other memory, but without a copy.
+#include <chrono>
 #include <stdexcept>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -292,6 +294,32 @@ TEST(Register, ARankThatDoesNotComeIsNamed) {
     }
     self.barrier();
     EXPECT_EQ(hepCommRegister(self.comm, nullptr, 0), hepErrorTimeout) << "a later call";
+  });
+}
+
+TEST(Register, OperationsThatWaitForAPeerDoNotHoldUpDeregistration) {
+  if (!on_cuda()) GTEST_SKIP() << "on the host backend an operation is done when its call returns";
+  if (world().num_ranks() == 1) GTEST_SKIP() << "needs a peer to wait for";
+  with_batch([](Batch& batch) {
+    const hepComm_t comm = batch.self.comm;
+    constexpr size_t kBytes = 1 << 20;
+    VirtualMemory memory(kBytes, true);
+    batch.self.barrier();
+    ASSERT_HEP(hepCommRegister(comm, memory.data(), kBytes));
+    batch.self.stream.synchronize();
+    batch.self.barrier();
+    const bool is_last = batch.self.rank == last_rank();
+    if (!is_last) {
+      EXPECT_HEP(batch.update());
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));  // the update is under way
+    // Otherwise the update would fail, which the last rank makes only now.
+    EXPECT_HEP(hepCommDeregister(comm, memory.data()));
+    if (is_last) {
+      EXPECT_HEP(batch.update());
+    }
+    batch.self.stream.synchronize();
+    batch.self.barrier();
   });
 }
 
