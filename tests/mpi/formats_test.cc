@@ -189,4 +189,26 @@ TEST(Outputs, MayFillTheHeap) {
   });
 }
 
+TEST(Formats, IndexTypesMayDifferFromRankToRank) {
+  hepConfig_t config = small_config();
+  config.low_latency_tokens = config.max_tokens;
+  constexpr hepIndexType_t kTypes[] = {hepIndexInt32, hepIndexInt64, hepIndexMap};
+  Random random(options().seed + 80);
+  JobBuilder builder(world().num_ranks(), config, random);
+  for (const hepMode_t mode : {hepModeThroughput, hepModeLowLatency}) {
+    const int routing = builder.add_routing(8, mode);
+    for (int first = 0; first < 3; ++first) {
+      std::vector<hepIndexType_t> types;
+      for (int rank = 0; rank < world().num_ranks(); ++rank)
+        types.push_back(kTypes[(first + rank) % 3]);
+      const int update = builder.add_update(routing, 3, types, same_tokens(40 - first));
+      builder.update(update).query = first == 0;
+      const int dispatch = builder.add_dispatch(update, hepLayoutExpertMajor, true);
+      if (first == 1) builder.fold_update(dispatch);
+      builder.add_combine(update, hepLayoutExpertMajor, hepWeightsDispatched, dispatch);
+    }
+  }
+  run(config, builder.finish("index types that differ"));
+}
+
 }  // namespace

@@ -68,8 +68,8 @@ struct Step {
 
 struct Update {
   int routing;
-  hepIndexType_t index_type;
-  bool query;  // asks for the counts at once
+  std::vector<hepIndexType_t> index_types;  // by rank
+  bool query;                               // asks for the counts at once
   std::shared_ptr<const reference::Routing> expected;
   std::vector<std::vector<unsigned char>> maps;  // by rank, for hepIndexMap
 };
@@ -161,7 +161,9 @@ class JobBuilder {
   JobBuilder(int num_ranks, const hepConfig_t& config, Random& random);
 
   int add_routing(int alignment, hepMode_t mode = hepModeThroughput, int lane = 0);
-  int add_update(int routing, int top_k, hepIndexType_t index_type,
+  int add_update(int routing, int top_k, const std::vector<hepIndexType_t>& index_types,
+                 const std::vector<int64_t>& num_tokens, const Taste& taste = Taste());
+  int add_update(int routing, int top_k, hepIndexType_t index_type,  // on all ranks
                  const std::vector<int64_t>& num_tokens, const Taste& taste = Taste());
   int add_dispatch(int update, hepLayout_t layout, bool has_weights);
   int add_combine(int update, hepLayout_t layout, hepWeightMode_t mode, int weights_of = -1);

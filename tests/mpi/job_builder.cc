@@ -155,6 +155,12 @@ int JobBuilder::add_routing(int alignment, hepMode_t mode, int lane) {
 
 int JobBuilder::add_update(int routing, int top_k, hepIndexType_t index_type,
                            const std::vector<int64_t>& num_tokens, const Taste& taste) {
+  return add_update(routing, top_k, std::vector<hepIndexType_t>(num_ranks_, index_type), num_tokens,
+                    taste);
+}
+
+int JobBuilder::add_update(int routing, int top_k, const std::vector<hepIndexType_t>& index_types,
+                           const std::vector<int64_t>& num_tokens, const Taste& taste) {
   std::vector<reference::Batch> batches(num_ranks_);
   std::vector<std::vector<unsigned char>> maps(num_ranks_);
   for (int rank = 0; rank < num_ranks_; ++rank) {
@@ -165,16 +171,16 @@ int JobBuilder::add_update(int routing, int top_k, hepIndexType_t index_type,
     for (int64_t token = 0; token < num_tokens[rank]; ++token) {
       const Taste& own = token < busy ? taste : idle;
       const std::vector<int64_t> chosen =
-          index_type == hepIndexMap
+          index_types[rank] == hepIndexMap
               ? choose_by_map(random_, job_.num_experts, top_k, own, &maps[rank])
-              : choose(random_, job_.num_experts, top_k, index_type, own);
+              : choose(random_, job_.num_experts, top_k, index_types[rank], own);
       batches[rank].indices.insert(batches[rank].indices.end(), chosen.begin(), chosen.end());
     }
   }
   auto expected = std::make_shared<reference::Routing>(
       job_.num_experts, top_k, job_.routings[routing].alignment, std::move(batches));
   const int index = static_cast<int>(job_.updates.size());
-  job_.updates.push_back({routing, index_type, false, std::move(expected), std::move(maps)});
+  job_.updates.push_back({routing, index_types, false, std::move(expected), std::move(maps)});
   job_.order.push_back({hepOperationRouting, index, Half::kBoth});
   return index;
 }
@@ -224,7 +230,7 @@ int JobBuilder::add_combine(int update, hepLayout_t layout, hepWeightMode_t mode
 
 bool JobBuilder::is_misrouted(const Update& update, int rank) const {
   const reference::Batch& batch = update.expected->batch(rank);
-  if (update.index_type != hepIndexMap)
+  if (update.index_types[rank] != hepIndexMap)
     return std::any_of(batch.indices.begin(), batch.indices.end(), [this](int64_t expert) {
       return expert < -1 || expert >= job_.num_experts;
     });

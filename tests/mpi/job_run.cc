@@ -33,7 +33,7 @@ constexpr size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 int64_t index_bytes(const Update& update, int rank) {
   const size_t ids = update.expected->batch(rank).indices.size();
-  switch (update.index_type) {
+  switch (update.index_types[rank]) {
     case hepIndexMap: return update.maps[rank].size();
     case hepIndexInt64: return ids * sizeof(int64_t);
     default: return ids * sizeof(int32_t);
@@ -166,9 +166,10 @@ void JobRun::load(const Job& job) {
   for (size_t i = 0; i < updates_.size(); ++i) {
     const std::vector<int64_t>& ids = expected(i).batch(rank_.rank).indices;
     harness::Buffer& to = updates_[i].indices;
-    if (job.updates[i].index_type == hepIndexMap) {
+    const hepIndexType_t index_type = job.updates[i].index_types[rank_.rank];
+    if (index_type == hepIndexMap) {
       to.upload(job.updates[i].maps[rank_.rank].data(), to.bytes());
-    } else if (job.updates[i].index_type == hepIndexInt64) {
+    } else if (index_type == hepIndexInt64) {
       to.upload(ids.data(), to.bytes());
     } else {
       const std::vector<int32_t> narrow(ids.begin(), ids.end());
@@ -247,7 +248,7 @@ bool JobRun::issue_update(const Update& update, UpdateRun* run) {
   const hepRouting_t routing = this->routing(update.routing);
   const hepResult_t result =
       hepRoutingUpdate(routing, run->indices.data(), update.expected->batch(rank_.rank).num_tokens,
-                       update.expected->top_k(), update.index_type, stream.get());
+                       update.expected->top_k(), update.index_types[rank_.rank], stream.get());
   if (!succeeded(result, "hepRoutingUpdate")) return false;
   launched();
   return follow_update(update, run);
@@ -298,7 +299,7 @@ hepDispatchArgs_t JobRun::dispatch_args(const Dispatch& dispatch, const Dispatch
     args.indices = updates_[dispatch.update].indices.data();
     args.num_tokens = update.expected->batch(rank_.rank).num_tokens;
     args.top_k = update.expected->top_k();
-    args.index_type = update.index_type;
+    args.index_type = update.index_types[rank_.rank];
   }
   return args;
 }

@@ -262,8 +262,8 @@ std::string describe(const Job& job, const Update& update) {
     tokens.push_back(update.expected->batch(rank).num_tokens);
   std::ostringstream text;
   text << "update of routing " << update.routing << " (" << describe(job.routings[update.routing])
-       << "): K=" << update.expected->top_k() << ", index type " << update.index_type << ", tokens "
-       << list(tokens);
+       << "): K=" << update.expected->top_k() << ", index type " << update.index_types.front()
+       << ", tokens " << list(tokens);
   return text.str();
 }
 
