@@ -3,7 +3,10 @@
 #include "memory/memory_kind.h"
 
 #include <algorithm>
+#include <mutex>
+#include <set>
 #include <string>
+#include <utility>
 
 #include "log.h"
 #include "params.h"
@@ -34,6 +37,40 @@ Status probe(const MemoryKindOperations& operations, int device) {
   const std::shared_ptr<Allocation> local =
       operations.kind == MemoryKind::cuda_ipc ? allocation : nullptr;
   return operations.map(device, {handle, allocation->descriptor(), local}, &mapping);
+}
+
+// The kinds that have worked on a device in this process.
+class WorkingKinds {
+ public:
+  // Never destroyed: threads may create communicators at exit.
+  static WorkingKinds& instance() {
+    static WorkingKinds* const kinds = new WorkingKinds;
+    return *kinds;
+  }
+
+  bool contain(MemoryKind kind, int device) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return kinds_.count({kind, device}) != 0;
+  }
+
+  void add(MemoryKind kind, int device) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    kinds_.insert({kind, device});
+  }
+
+ private:
+  std::mutex mutex_;
+  std::set<std::pair<MemoryKind, int>> kinds_;
+};
+
+// What has worked is not tried again: CUDA may wait for the whole device as it frees memory of cudaMalloc,
+// and so for a kernel of another communicator that waits for a peer.
+Status probe_once(const MemoryKindOperations& operations, int device) {
+  WorkingKinds& working = WorkingKinds::instance();
+  if (working.contain(operations.kind, device)) return Status();
+  HEP_TRY(probe(operations, device));
+  working.add(operations.kind, device);
+  return Status();
 }
 
 // The kinds that HEP_MEMORY admits.
@@ -87,7 +124,7 @@ uint32_t probe_memory_kinds(hepBackend_t backend, int device) {
   for (const MemoryKindOperations* operations : kKinds) {
     const uint32_t bit = memory_kind_bit(operations->kind);
     if (operations->backend != backend || (admitted & bit) == 0) continue;
-    const Status status = probe(*operations, device);
+    const Status status = probe_once(*operations, device);
     if (status.ok())
       working |= bit;
     else

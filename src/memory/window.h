@@ -32,9 +32,10 @@ const char* memory_kind_name(MemoryKind kind);
 
 constexpr uint32_t memory_kind_bit(MemoryKind kind) { return 1u << static_cast<uint32_t>(kind); }
 
-// The kinds of a backend that work on this device, as a set of memory_kind_bit(). Each is tried with a
-// small allocation, which is exported and mapped again: what attributes claim is not enough. For the
-// cuda backend the setting HEP_MEMORY narrows the set. HEP_LOG=debug tells why a kind is missing.
+// The kinds of a backend that work on this device, as a set of memory_kind_bit(). Each is tried, until it
+// has worked once, with a small allocation, which is exported and mapped again: what attributes claim is
+// not enough. For the cuda backend the setting HEP_MEMORY narrows the set. HEP_LOG=debug tells why a kind
+// is missing.
 uint32_t probe_memory_kinds(hepBackend_t backend, int device);
 
 // The kind that all ranks use: the first that every rank has. Across hosts that is fabric; within one
