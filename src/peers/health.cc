@@ -28,8 +28,7 @@ Status Health::check() {
   if (own.result == hepSuccess) return Status();
   // Where no wait has failed here, the peers know what is to be known.
   if (own.operation != hepOperationNone) {
-    const Status status = sentence_of(own);
-    member_.report({rank_, status.result(), own.missing_rank, status.message()});
+    member_.report(to_tell(own));
     if (own.result == hepErrorTimeout) await_explanation(own.missing_rank);
   }
   const hepFailure_t explained = failure();
@@ -51,9 +50,17 @@ void Health::await_explanation(int rank) {
 bool Health::look_around(PeerFailure* own) {
   const hepFailure_t mine = failure();
   if (mine.operation == hepOperationNone) return false;
-  const Status status = sentence_of(mine);
-  *own = {rank_, status.result(), mine.missing_rank, status.message()};
+  *own = to_tell(mine);
   return true;
+}
+
+// What this rank has begun, its own ended waits may be found and told before the thread that began it
+// comes to tell: the peers must not hear whom those waited for.
+PeerFailure Health::to_tell(const hepFailure_t& failure) const {
+  const Status status = sentence_of(failure);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (begun_.result != hepSuccess) return begun_;
+  return {rank_, status.result(), failure.missing_rank, status.message()};
 }
 
 hepFailure_t Health::failure() const {
@@ -103,21 +110,26 @@ Status Health::sentence_of(const hepFailure_t& failure) const {
 }
 
 void Health::abort() {
-  stop(hepErrorAborted, -1, "the communicator was aborted");
-  member_.report({rank_, hepErrorAborted, rank_, name(rank_) + " has aborted the communicator"});
+  const PeerFailure begun{rank_, hepErrorAborted, rank_,
+                          name(rank_) + " has aborted the communicator"};
+  stop(begun.result, -1, "the communicator was aborted", begun);
+  member_.report(begun);
 }
 
 void Health::fail(hepResult_t result, int missing_rank, const std::string& cause) {
-  stop(result, missing_rank, cause);
-  member_.report({rank_, result, missing_rank, name(rank_) + ": " + cause});
+  const PeerFailure begun{rank_, result, missing_rank, name(rank_) + ": " + cause};
+  stop(result, missing_rank, cause, begun);
+  member_.report(begun);
 }
 
-void Health::stop(hepResult_t result, int missing_rank, const std::string& cause) {
+void Health::stop(hepResult_t result, int missing_rank, const std::string& cause,
+                  const PeerFailure& begun) {
   // In one step: of two stops at the same time, the one whose cause is told gives the result too.
   const std::lock_guard<std::mutex> lock(mutex_);
   if (cause_.empty() && backend_.failure().result == hepSuccess) {
     cause_ = cause;
     told_rank_ = missing_rank;
+    begun_ = begun;
   }
   backend_.stop(result);
 }

@@ -52,7 +52,9 @@ class Health final : public PeerListener {
     std::string sentence;   // what it said then
   };
 
-  void stop(hepResult_t result, int missing_rank, const std::string& cause);
+  void stop(hepResult_t result, int missing_rank, const std::string& cause,
+            const PeerFailure& begun = {});
+  PeerFailure to_tell(const hepFailure_t& failure) const;
   int culprit(const hepFailure_t& failure) const;
   int end_of_chain(int rank) const;
   Status sentence_of(const hepFailure_t& failure) const;
@@ -70,6 +72,9 @@ class Health final : public PeerListener {
   // What ended this rank's waits from outside, if that came before any of them failed.
   std::string cause_;
   int told_rank_ = -1;
+
+  // The same for the peers, where this rank itself did it; otherwise with result hepSuccess.
+  PeerFailure begun_{};
 };
 
 }  // namespace hep

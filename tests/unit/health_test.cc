@@ -12,6 +12,7 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 namespace hep {
 namespace {
@@ -31,8 +32,15 @@ class StoppedBackend final : public Backend {
     hepFailure_t failure = HEP_FAILURE_INITIALIZER;
     failure.result = result_;
     failure.missing_rank = -1;
+    if (result_ == hepSuccess || awaited_ < 0) return failure;
+    failure.operation = hepOperationRouting;
+    failure.phase = hepPhaseRecords;
+    failure.missing_rank = awaited_;
     return failure;
   }
+
+  // From now on it looks as if a stop had ended a wait for this peer.
+  void wait_for(int peer) { awaited_ = peer; }
 
   Status create_routing(int, int, std::unique_ptr<BackendRouting>*) override { return Status(); }
   Status set_registered(const std::vector<RegisteredAddress>&) override { return Status(); }
@@ -43,6 +51,16 @@ class StoppedBackend final : public Backend {
  private:
   mutable std::mutex mutex_;
   hepResult_t result_ = hepSuccess;
+  int awaited_ = -1;
+};
+
+// Keeps what a peer is told.
+struct Ear final : PeerListener {
+  void peer_left(int) override {}
+  void peer_lost(int) override {}
+  void peer_failed(const PeerFailure& failure) override { failures.push_back(failure); }
+  bool look_around(PeerFailure*) override { return false; }
+  std::vector<PeerFailure> failures;
 };
 
 TEST(Health, GivesTheResultAndTheSentenceOfOneAndTheSameFailure) {
@@ -66,6 +84,58 @@ TEST(Health, GivesTheResultAndTheSentenceOfOneAndTheSameFailure) {
   const bool tells_of_abort = status.message().find("aborted") != std::string::npos;
   EXPECT_EQ(status.result(), tells_of_abort ? hepErrorAborted : hepErrorPeerLost)
       << status.message();
+}
+
+// Ranks 0 to 2 in one process. Rank 0 waits for rank 2, rank 1 listens.
+class HealthOfWaitingRank : public testing::Test {
+ protected:
+  HealthOfWaitingRank() {
+    for (int rank : {0, 1}) EXPECT_TRUE(PeerMember::open(2, {7, 7, 7}, rank, &members_[rank]).ok());
+    EXPECT_TRUE(members_[1]->start(&peer_, false).ok());
+    backend_.wait_for(2);
+    health_ = std::make_unique<Health>(0, 3, backend_, *members_[0]);
+  }
+  ~HealthOfWaitingRank() override { members_[1]->stop(); }
+
+  // What was said before the start has not been told: so it is when the thread that ended the wait has
+  // not come to tell yet, and the one that waited is faster.
+  PeerFailure told_by_the_ended_wait() {
+    EXPECT_TRUE(health_->start(false).ok());
+    EXPECT_TRUE(peer_.failures.empty());
+    EXPECT_FALSE(health_->check().ok());
+    EXPECT_EQ(peer_.failures.size(), 1u);
+    return peer_.failures.empty() ? PeerFailure{} : peer_.failures.front();
+  }
+
+  StoppedBackend backend_;
+  Ear peer_;
+  std::unique_ptr<PeerMember> members_[2];
+  std::unique_ptr<Health> health_;
+};
+
+TEST_F(HealthOfWaitingRank, TellsOfItsAbortAlsoWhereTheEndedWaitTellsFirst) {
+  health_->abort();
+  const PeerFailure told = told_by_the_ended_wait();
+  EXPECT_EQ(told.result, hepErrorAborted);
+  EXPECT_EQ(told.missing_rank, 0);
+  EXPECT_NE(told.sentence.find("rank 0 has aborted"), std::string::npos) << told.sentence;
+}
+
+TEST_F(HealthOfWaitingRank, TellsOfItsAbortAlsoWhereALookAroundTellsFirst) {
+  health_->abort();
+  PeerFailure told{};
+  ASSERT_TRUE(health_->look_around(&told));
+  EXPECT_EQ(told.result, hepErrorAborted);
+  EXPECT_EQ(told.missing_rank, 0);
+  EXPECT_NE(told.sentence.find("rank 0 has aborted"), std::string::npos) << told.sentence;
+}
+
+TEST_F(HealthOfWaitingRank, TellsWhatFailedBesideAnOperationAlsoWhereTheEndedWaitTellsFirst) {
+  health_->fail(hepErrorPeerLost, 1, "hepCommRegister: rank 1 has left");
+  const PeerFailure told = told_by_the_ended_wait();
+  EXPECT_EQ(told.result, hepErrorPeerLost);
+  EXPECT_EQ(told.missing_rank, 1);
+  EXPECT_EQ(told.sentence, "rank 0: hepCommRegister: rank 1 has left");
 }
 
 }  // namespace
