@@ -216,7 +216,7 @@ void PeerGroup::announce(PeerEvent event, const PeerFailure& what) {
 
 void PeerGroup::announce_locked(PeerEvent event, const PeerFailure& what) {
   Peer& self = peers_[what.rank];
-  if (!self.started || (event == PeerEvent::kLeft ? self.left : self.failed)) return;
+  if (!self.started || self.left || (event == PeerEvent::kFailed && self.failed)) return;
   apply(event, what);
   PeerMessage message{};
   message.magic = kMessageMagic;

@@ -35,6 +35,19 @@ TEST(PeerGroup, TellsARankThatBeginsLaterWhatHasHappened) {
   group.listen(1, nullptr, false);
 }
 
+TEST(PeerGroup, HasNoNewsOfARankThatHasLeft) {
+  PeerGroup group({7, 7}, 0);
+  Counter leaving, staying;
+  group.listen(0, &leaving, false);
+  group.listen(1, &staying, false);
+  group.announce(PeerEvent::kLeft, {0, hepSuccess, -1, ""});
+  group.announce(PeerEvent::kFailed, {0, hepErrorTimeout, 1, "rank 0: timeout"});
+  EXPECT_EQ(staying.left, 1);
+  EXPECT_EQ(staying.failed, 0);
+  group.listen(0, nullptr, false);
+  group.listen(1, nullptr, false);
+}
+
 TEST(PeerGroup, CallsNobodyAnyMoreOnceTheProcessExits) {
   PeerGroup group({7, 7, 8}, 0);
   ASSERT_TRUE(group.start_thread().ok());
