@@ -13,6 +13,7 @@ using fuzz::require;
 
 constexpr size_t kHeaderBytes = 16;
 constexpr int kMaxTokens = 4;
+constexpr int kExperts = 2;
 
 // In memory of just its size, so that the address sanitizer sees what is read or written past it.
 class Struct {
@@ -43,7 +44,7 @@ class Struct {
 };
 
 // One rank on the host backend whose routing has no tokens: no call has a row to read or write, so
-// that pointers may be anything.
+// that pointers to what there is for a row or a token may be anything.
 struct Job {
   hepComm_t comm = nullptr;
   hepRouting_t routing = nullptr;
@@ -55,7 +56,7 @@ struct Job {
     config.backend = hepBackendHost;
     config.max_tokens = kMaxTokens;
     config.hidden = 8;
-    config.num_experts = 2;
+    config.num_experts = kExperts;
     config.lanes = 2;
     config.low_latency_tokens = kMaxTokens;
     hepRoutingConfig_t place = HEP_ROUTING_CONFIG_INITIALIZER;
@@ -88,9 +89,14 @@ void check_config(fuzz::Input& input) {
   require(checked == hepSuccess || sized != hepSuccess, "an illegal config has no size");
 }
 
-// An update may not bring tokens, which would have to lie somewhere.
+// An update may not bring tokens, which would have to lie somewhere. The rows of each expert are counted
+// also where there are none.
 hepDispatchArgs_t* dispatch_args(Struct& args) {
+  static int32_t expert_rows[kExperts];
   auto* dispatch = args.as<hepDispatchArgs_t>();
+  if (args.num_bytes() >= offsetof(hepDispatchArgs_t, expert_rows) + sizeof(int32_t*) &&
+      dispatch->expert_rows != nullptr)
+    dispatch->expert_rows = expert_rows;
   if (args.num_bytes() >= offsetof(hepDispatchArgs_t, num_tokens) + sizeof(int64_t) &&
       dispatch->num_tokens > 0 && dispatch->num_tokens <= kMaxTokens)
     dispatch->num_tokens = 0;
