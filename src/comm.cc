@@ -280,6 +280,7 @@ Status free_memory(hepComm_t comm, void* pointer) {
 }  // namespace hep
 
 hepComm::~hepComm() {
+  health.reset();  // or it would tell the peers of waits that end here as of a failure
   if (backend) backend->abort();
 }
 

@@ -3,6 +3,7 @@
 #include "peers/health.h"
 
 #include <gtest/gtest.h>
+#include <poll.h>
 
 #include <chrono>
 #include <functional>
@@ -14,18 +15,24 @@
 #include <utility>
 #include <vector>
 
+#include "comm.h"
+#include "register.h"
+
 namespace hep {
 namespace {
 
 // Keeps the first stop, as backends do, and lets a test come between.
 class StoppedBackend final : public Backend {
  public:
-  std::function<void()> before_stop;
+  std::function<void()> before_stop, after_stop;
 
   void stop(hepResult_t result) override {
     if (before_stop) std::exchange(before_stop, nullptr)();
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (result_ == hepSuccess) result_ = result;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (result_ == hepSuccess) result_ = result;
+    }
+    if (after_stop) after_stop();
   }
   hepFailure_t failure() const override {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -56,10 +63,11 @@ class StoppedBackend final : public Backend {
 
 // Keeps what a peer is told.
 struct Ear final : PeerListener {
-  void peer_left(int) override {}
+  void peer_left(int rank) override { left.push_back(rank); }
   void peer_lost(int) override {}
   void peer_failed(const PeerFailure& failure) override { failures.push_back(failure); }
   bool look_around(PeerFailure*) override { return false; }
+  std::vector<int> left;
   std::vector<PeerFailure> failures;
 };
 
@@ -136,6 +144,25 @@ TEST_F(HealthOfWaitingRank, TellsWhatFailedBesideAnOperationAlsoWhereTheEndedWai
   EXPECT_EQ(told.result, hepErrorPeerLost);
   EXPECT_EQ(told.missing_rank, 1);
   EXPECT_EQ(told.sentence, "rank 0: hepCommRegister: rank 1 has left");
+}
+
+TEST(Comm, ThatIsDestroyedAmidAnOperationLeavesAndHasNotFailed) {
+  Ear peer;
+  std::unique_ptr<PeerMember> other;
+  ASSERT_TRUE(PeerMember::open(3, {7, 7}, 1, &other).ok());
+  ASSERT_TRUE(other->start(&peer, false).ok());
+  auto comm = std::make_unique<hepComm>();
+  ASSERT_TRUE(PeerMember::open(3, {7, 7}, 0, &comm->member).ok());
+  auto backend = std::make_unique<StoppedBackend>();
+  backend->wait_for(1);
+  backend->after_stop = [] { ::poll(nullptr, 0, 200); };  // several looks around
+  comm->backend = std::move(backend);
+  comm->health = std::make_unique<Health>(0, 2, *comm->backend, *comm->member);
+  ASSERT_TRUE(comm->health->start(true).ok());
+  comm.reset();
+  other->stop();
+  EXPECT_EQ(peer.left, std::vector<int>{0});
+  EXPECT_TRUE(peer.failures.empty()) << peer.failures.front().sentence;
 }
 
 }  // namespace
