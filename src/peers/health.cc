@@ -26,11 +26,9 @@ Status Health::start(bool looks_around) { return member_.start(this, looks_aroun
 Status Health::check() {
   const hepFailure_t own = failure();
   if (own.result == hepSuccess) return Status();
-  // Where no wait has failed here, the peers know what is to be known.
-  if (own.operation != hepOperationNone) {
-    member_.report(to_tell(own));
-    if (own.result == hepErrorTimeout) await_explanation(own.missing_rank);
-  }
+  if (const PeerFailure news = to_tell(own); news.result != hepSuccess) member_.report(news);
+  if (own.operation != hepOperationNone && own.result == hepErrorTimeout)
+    await_explanation(own.missing_rank);
   const hepFailure_t explained = failure();
   const Status status = sentence_of(explained);
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -48,18 +46,19 @@ void Health::await_explanation(int rank) {
 }
 
 bool Health::look_around(PeerFailure* own) {
-  const hepFailure_t mine = failure();
-  if (mine.operation == hepOperationNone) return false;
-  *own = to_tell(mine);
-  return true;
+  *own = to_tell(failure());
+  return own->result != hepSuccess;
 }
 
-// What this rank has begun, its own ended waits may be found and told before the thread that began it
-// comes to tell: the peers must not hear whom those waited for.
+// What the peers have to know; with result hepSuccess where they know it all. What began here comes before
+// the waits that it ended, which may be found earlier than it is told: whom those waited for is not to be
+// taken for the one who is missing.
 PeerFailure Health::to_tell(const hepFailure_t& failure) const {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (begun_.result != hepSuccess || failure.operation == hepOperationNone) return begun_;
+  }
   const Status status = sentence_of(failure);
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (begun_.result != hepSuccess) return begun_;
   return {rank_, status.result(), failure.missing_rank, status.message()};
 }
 
@@ -149,7 +148,9 @@ void Health::peer_lost(int rank) {
     peers_[rank].gone = true;
     heard_.notify_all();
   }
-  stop(hepErrorPeerLost, rank, "the process of " + name(rank) + " is gone");
+  const std::string cause = "the process of " + name(rank) + " is gone";
+  // For the peers as well, which need not have lost it: a connection may end where its processes do not.
+  stop(hepErrorPeerLost, rank, cause, {rank_, hepErrorPeerLost, rank, name(rank_) + ": " + cause});
 }
 
 void Health::peer_failed(const PeerFailure& failure) {

@@ -73,7 +73,7 @@ class Health final : public PeerListener {
   std::string cause_;
   int told_rank_ = -1;
 
-  // The same for the peers, where this rank itself did it; otherwise with result hepSuccess.
+  // The same for the peers, where it began here and was not told by one; else with result hepSuccess.
   PeerFailure begun_{};
 };
 

@@ -146,6 +146,24 @@ TEST_F(HealthOfWaitingRank, TellsWhatFailedBesideAnOperationAlsoWhereTheEndedWai
   EXPECT_EQ(told.sentence, "rank 0: hepCommRegister: rank 1 has left");
 }
 
+TEST_F(HealthOfWaitingRank, TellsOfALostPeerAlsoWhereItWaitedForNobody) {
+  backend_.wait_for(-1);
+  EXPECT_TRUE(health_->start(false).ok());
+  health_->peer_lost(2);
+  EXPECT_EQ(health_->check().result(), hepErrorPeerLost);
+  ASSERT_EQ(peer_.failures.size(), 1u);
+  EXPECT_EQ(peer_.failures[0].result, hepErrorPeerLost);
+  EXPECT_EQ(peer_.failures[0].missing_rank, 2);
+}
+
+TEST_F(HealthOfWaitingRank, DoesNotRepeatWhatItWasToldWhereItWaitedForNobody) {
+  backend_.wait_for(-1);
+  EXPECT_TRUE(health_->start(false).ok());
+  health_->peer_failed({2, hepErrorAborted, 2, "rank 2 has aborted the communicator"});
+  EXPECT_EQ(health_->check().result(), hepErrorAborted);
+  EXPECT_TRUE(peer_.failures.empty());
+}
+
 TEST(Comm, ThatIsDestroyedAmidAnOperationLeavesAndHasNotFailed) {
   Ear peer;
   std::unique_ptr<PeerMember> other;
