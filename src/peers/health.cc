@@ -27,20 +27,20 @@ Status Health::check() {
   const hepFailure_t own = failure();
   if (own.result == hepSuccess) return Status();
   if (const PeerFailure news = to_tell(own); news.result != hepSuccess) member_.report(news);
-  if (own.operation != hepOperationNone && own.result == hepErrorTimeout)
-    await_explanation(own.missing_rank);
+  if (own.result == hepErrorTimeout) await_explanation(own.missing_rank);
   const hepFailure_t explained = failure();
   const Status status = sentence_of(explained);
   const std::lock_guard<std::mutex> lock(mutex_);
-  const int missing = explained.missing_rank;
-  if (missing < 0 || !peers_[missing].failed || peers_[missing].sentence == cause_) return status;
-  return Status(status.result(), status.message() + "; " + peers_[missing].sentence);
+  const bool waited = explained.operation != hepOperationNone;
+  const int accused = waited ? explained.missing_rank : told_rank_;
+  if (accused < 0 || !peers_[accused].failed || peers_[accused].sentence == cause_) return status;
+  return Status(status.result(), status.message() + "; " + peers_[accused].sentence);
 }
 
 // The one who is missing may just be waiting for somebody else, and is about to tell. Once.
 void Health::await_explanation(int rank) {
   std::unique_lock<std::mutex> lock(mutex_);
-  if (awaited_explanation_ || rank < 0) return;
+  if (awaited_explanation_ || rank < 0 || rank == rank_) return;
   awaited_explanation_ = true;
   heard_.wait_for(lock, kExplanation, [&] { return peers_[rank].failed || peers_[rank].gone; });
 }
@@ -74,7 +74,9 @@ hepFailure_t Health::failure() const {
 // and so this rank may have been told of.
 int Health::culprit(const hepFailure_t& failure) const {
   const int awaited = failure.missing_rank;
-  if (awaited < 0) return told_rank_;
+  if (awaited < 0)
+    return failure.result == hepErrorTimeout && told_rank_ >= 0 ? end_of_chain(told_rank_)
+                                                                : told_rank_;
   if (failure.result == hepErrorMismatch) return awaited;  // whom it differs from, whoever is right
   const bool told = told_rank_ >= 0 && told_rank_ != rank_;
   if (failure.result == hepErrorPeerLost || failure.result == hepErrorAborted)

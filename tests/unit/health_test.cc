@@ -94,14 +94,15 @@ TEST(Health, GivesTheResultAndTheSentenceOfOneAndTheSameFailure) {
       << status.message();
 }
 
-// Ranks 0 to 2 in one process. Rank 0 waits for rank 2, rank 1 listens.
+// Ranks 0 to 3 in one process. Rank 0 waits for rank 2, rank 1 listens.
 class HealthOfWaitingRank : public testing::Test {
  protected:
   HealthOfWaitingRank() {
-    for (int rank : {0, 1}) EXPECT_TRUE(PeerMember::open(2, {7, 7, 7}, rank, &members_[rank]).ok());
+    for (int rank : {0, 1})
+      EXPECT_TRUE(PeerMember::open(2, {7, 7, 7, 7}, rank, &members_[rank]).ok());
     EXPECT_TRUE(members_[1]->start(&peer_, false).ok());
     backend_.wait_for(2);
-    health_ = std::make_unique<Health>(0, 3, backend_, *members_[0]);
+    health_ = std::make_unique<Health>(0, 4, backend_, *members_[0]);
   }
   ~HealthOfWaitingRank() override { members_[1]->stop(); }
 
@@ -162,6 +163,27 @@ TEST_F(HealthOfWaitingRank, DoesNotRepeatWhatItWasToldWhereItWaitedForNobody) {
   health_->peer_failed({2, hepErrorAborted, 2, "rank 2 has aborted the communicator"});
   EXPECT_EQ(health_->check().result(), hepErrorAborted);
   EXPECT_TRUE(peer_.failures.empty());
+}
+
+TEST_F(HealthOfWaitingRank, NamesTheLastOfThoseWhoWaitedForEachOtherAlsoWhereItWaitedForNobody) {
+  backend_.wait_for(-1);
+  health_->peer_failed({1, hepErrorTimeout, 2, "rank 1: waited for rank 2"});
+  health_->peer_failed({2, hepErrorTimeout, 3, "rank 2: waited for rank 3"});
+  EXPECT_EQ(health_->failure().missing_rank, 3);
+  const std::string sentence = health_->check().message();
+  EXPECT_NE(sentence.find("rank 2: waited for rank 3"), std::string::npos) << sentence;
+}
+
+TEST_F(HealthOfWaitingRank, AwaitsWhatTheAccusedRankHasToSayAlsoWhereItWaitedForNobody) {
+  backend_.wait_for(-1);
+  health_->peer_failed({1, hepErrorTimeout, 2, "rank 1: waited for rank 2"});
+  std::thread accused([&] {
+    ::poll(nullptr, 0, 20);
+    health_->peer_failed({2, hepErrorTimeout, 3, "rank 2: waited for rank 3"});
+  });
+  const std::string sentence = health_->check().message();
+  accused.join();
+  EXPECT_NE(sentence.find("rank 2: waited for rank 3"), std::string::npos) << sentence;
 }
 
 TEST(Comm, ThatIsDestroyedAmidAnOperationLeavesAndHasNotFailed) {
