@@ -27,7 +27,7 @@ Status PeerGroup::all_gather(int rank, const void* send, void* receive, size_t b
   contribute(message);
   this->send(message);
   while (!take_contributions(message.round, bytes, receive, missing)) {
-    HEP_TRY(reason_to_give_up(message.round, missing));
+    HEP_TRY(reason_to_give_up(message.round, bytes, missing));
     if (deadline.expired())
       return error(hepErrorTimeout, "timed out waiting for rank %d", *missing);
     changed_.wait_for(lock, std::chrono::milliseconds(deadline.remaining_ms()));
@@ -47,25 +47,31 @@ void PeerGroup::contribute(const PeerMessage& message) {
     changed_.notify_all();
 }
 
+// One of another size, which a sound peer does not send, is none.
+bool PeerGroup::has_contributed(size_t rank, uint64_t round, size_t bytes) const {
+  const Contribution& contribution = peers_[rank].contributions[round & 1];
+  return contribution.round == round && contribution.bytes.size() == bytes;
+}
+
 // False, with the first that is missing, as long as not all are there.
 bool PeerGroup::take_contributions(uint64_t round, size_t bytes, void* receive,
                                    int* missing) const {
   for (size_t rank = 0; rank < peers_.size(); ++rank) {
-    const Contribution& contribution = peers_[rank].contributions[round & 1];
     *missing = static_cast<int>(rank);
-    if (contribution.round != round || contribution.bytes.size() != bytes) return false;
-    std::memcpy(static_cast<char*>(receive) + rank * bytes, contribution.bytes.data(), bytes);
+    if (!has_contributed(rank, round, bytes)) return false;
+    std::memcpy(static_cast<char*>(receive) + rank * bytes,
+                peers_[rank].contributions[round & 1].bytes.data(), bytes);
   }
   return true;
 }
 
 // Of several ranks that are missing, one that will not come any more.
-Status PeerGroup::reason_to_give_up(uint64_t round, int* missing) const {
+Status PeerGroup::reason_to_give_up(uint64_t round, size_t bytes, int* missing) const {
   for (const Peer& peer : peers_)
     if (peer.failed) return Status(peer.failure.result, peer.failure.sentence);
   for (size_t rank = 0; rank < peers_.size(); ++rank) {
     const Peer& peer = peers_[rank];
-    if (peer.contributions[round & 1].round == round || (!peer.lost && !peer.left)) continue;
+    if (has_contributed(rank, round, bytes) || (!peer.lost && !peer.left)) continue;
     *missing = static_cast<int>(rank);
     return peer.lost ? error(hepErrorPeerLost, "the process of rank %zu is gone", rank)
                      : error(hepErrorPeerLost, "rank %zu has left", rank);

@@ -111,8 +111,9 @@ class PeerGroup {
   void announce_locked(PeerEvent event, const PeerFailure& what);
   void send(const PeerMessage& message);
   void contribute(const PeerMessage& message);
+  bool has_contributed(size_t rank, uint64_t round, size_t bytes) const;
   bool take_contributions(uint64_t round, size_t bytes, void* receive, int* missing) const;
-  Status reason_to_give_up(uint64_t round, int* missing) const;
+  Status reason_to_give_up(uint64_t round, size_t bytes, int* missing) const;
   static void tell(PeerListener& listener, int rank, const Peer& peer);
 
   const pid_t process_ = ::getpid();

@@ -148,6 +148,21 @@ TEST_F(TwoProcesses, StopGatheringWhenARankLeaves) {
   EXPECT_EQ(missing, 2);
 }
 
+TEST_F(TwoProcesses, StopGatheringWhenARankLeavesAfterAContributionOfAnotherSize) {
+  const char small = 7;
+  char all[3];
+  int ignored;
+  EXPECT_FALSE(
+      of(2).all_gather(2, &small, all, sizeof small, Deadline::after_ms(0), &ignored).ok());
+  of(2).announce(PeerEvent::kLeft, {2, hepSuccess, -1, ""});
+  std::vector<int> values, also;
+  int missing = -1;
+  std::thread one([&] { EXPECT_EQ(gather(1, 7, &also, &ignored).result(), hepErrorPeerLost); });
+  EXPECT_EQ(gather(0, 7, &values, &missing).result(), hepErrorPeerLost);
+  one.join();
+  EXPECT_EQ(missing, 2);
+}
+
 TEST_F(TwoProcesses, StopGatheringWhenARankFails) {
   std::thread failing([&] {
     ::poll(nullptr, 0, 10);
