@@ -99,9 +99,9 @@ constexpr int kPlacingWarps = 16;
 constexpr uint64_t kMaxPlaceBytes = 220 * 1024;
 constexpr int kFewestStages = 4;
 
-// Counters of a class of tokens: selections by local expert, own tokens by destination, rows, selections.
+// Counters of a class of tokens: selections by local expert, rows, selections.
 HEP_HOST_DEVICE constexpr int place_counters(const Shape& shape) {
-  return shape.num_local_experts() + shape.num_ranks + 2;
+  return shape.num_local_experts() + 2;
 }
 HEP_HOST_DEVICE constexpr int place_words(const Shape& shape) {
   return shape.num_ranks + 2 * shape.num_local_experts() + 1 +

@@ -90,10 +90,22 @@ __device__ inline uint32_t header_word(const DispatchArgs& args, uint64_t epoch,
   }
 }
 
-// The expert of one of this rank's selections, for the peers.
+// Two neighbouring selections of this rank, as the caller gave them; -1 past the last.
 template <typename Index>
-__device__ uint32_t choice_at(const DispatchArgs& args, uint32_t selection) {
-  const Index id = static_cast<const Index*>(args.indices)[selection];
+struct SelectionPair {
+  Index first, second;
+
+  __device__ SelectionPair(const DispatchArgs& args, uint32_t pair) : first(-1), second(-1) {
+    const Index* ids = static_cast<const Index*>(args.indices);
+    const uint32_t count = args.num_tokens * args.top_k;
+    if (2 * pair < count) first = ids[2 * pair];
+    if (2 * pair + 1 < count) second = ids[2 * pair + 1];
+  }
+};
+
+// The expert of a selection, for the peers.
+template <typename Index>
+__device__ uint32_t choice_of(const DispatchArgs& args, uint32_t selection, Index id) {
   if (id >= 0 && id < args.context.shape().num_experts) return static_cast<uint32_t>(id);
   if (id != -1)
     record_bad_index(args.context.firsts, args.context.host, selection / args.top_k,
@@ -103,7 +115,8 @@ __device__ uint32_t choice_at(const DispatchArgs& args, uint32_t selection) {
 
 // By all threads of all blocks; each kind of word begins with another block.
 template <typename Index>
-__device__ void send_choices(const DispatchArgs& args, uint64_t epoch, uint64_t update) {
+__device__ void send_choices(const DispatchArgs& args, SelectionPair<Index> pair, uint64_t epoch,
+                             uint64_t update) {
   const KernelContext& context = args.context;
   const Shape& shape = context.shape();
   const int ranks = context.num_ranks();
@@ -111,8 +124,9 @@ __device__ void send_choices(const DispatchArgs& args, uint64_t epoch, uint64_t 
   const uint32_t count = args.num_tokens * args.top_k;
 
   for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < (count + 1) / 2; i += stride) {
-    const uint32_t first = choice_at<Index>(args, 2 * i);
-    const uint32_t second = 2 * i + 1 < count ? choice_at<Index>(args, 2 * i + 1) : kNoExpert;
+    const uint32_t first = choice_of(args, 2 * i, pair.first);
+    const uint32_t second = choice_of(args, 2 * i + 1, pair.second);
+    pair = SelectionPair<Index>(args, i + stride);
     const uint64_t word = choice_word(update, second << 16 | first);
     for (int rank = 0; rank < ranks; ++rank)
       ptx::st_relaxed_sys(ChoiceWords(context, rank, context.rank, update).experts(shape) + i,

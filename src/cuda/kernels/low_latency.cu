@@ -10,6 +10,7 @@
 #include "cuda/kernels/dispatch_extras.cuh"
 #include "cuda/kernels/dispatch_rows.cuh"
 #include "cuda/kernels/launch.h"
+#include "cuda/kernels/own_tokens.cuh"
 #include "cuda/kernels/place_choices.cuh"
 
 namespace hep {
@@ -17,7 +18,8 @@ namespace {
 
 constexpr int kLoaderWarp = kPlacingWarps;
 constexpr int kStorerWarp = kPlacingWarps + 1;
-constexpr int kThreads = (kPlacingWarps + 2) * kWarpSize;
+constexpr int kOwnTokensWarp = kPlacingWarps + 2;
+constexpr int kThreads = (kPlacingWarps + 3) * kWarpSize;
 
 // The storer waits here until the records are made.
 constexpr int kRecordsBarrier = 2;
@@ -168,6 +170,19 @@ __device__ void place_tokens(const DispatchArgs& args, const PlaceMemory& memory
                                 gridDim.x * kPlacingWarps);
 }
 
+// By one warp of one block.
+template <int kLayout>
+__device__ void write_totals(const DispatchArgs& args, const PlaceMemory& memory, uint64_t epoch,
+                             uint64_t update) {
+  const KernelContext& context = args.context;
+  uint32_t num_rows = 0;
+  for (int source = 0; source < context.num_ranks(); ++source)
+    num_rows += memory.source_rows[source];
+  write_counts<kLayout>(args, memory.expert_blocks(), num_rows, epoch);
+  if (lane_index() == 0)
+    at<RoutingTotals>(args.routing, context.routing_layout.totals)->update = update;
+}
+
 // By one thread of each block, when all of the block have read the epochs.
 __device__ void advance_epochs(const DispatchArgs& args, uint64_t epoch, uint64_t update) {
   DeviceState* state = args.context.state;
@@ -190,7 +205,7 @@ __device__ void let_owners_go(const DispatchArgs& args, const Sources& sources, 
   }
 }
 
-template <int kLayout>
+template <int kLayout, typename Index>
 __global__ void __launch_bounds__(kThreads, 1)
     update_and_dispatch_kernel(const __grid_constant__ DispatchArgs args) {
   extern __shared__ __align__(kStageAlignment) char shared[];
@@ -201,13 +216,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   const Shape& shape = context.shape();
   const uint64_t epoch = context.state->dispatch.epoch + 1;
   const uint64_t update = context.state->routing_epoch + 1;
+  const SelectionPair<Index> first_pair(args, blockIdx.x * blockDim.x + threadIdx.x);
   if (__syncthreads_or(has_failed(context))) return;
 
   if (args.half != Half::kReceive) {
-    if (args.index64)
-      send_choices<int64_t>(args, epoch, update);
-    else
-      send_choices<int32_t>(args, epoch, update);
+    send_choices(args, first_pair, epoch, update);
     const TokenRange tokens = tokens_to_publish(args);
     if (args.call.scales != nullptr) publish_scales(args, epoch, tokens);
     if (args.publishing != Publishing::kDone) publish_rows(args, epoch, tokens);
@@ -233,38 +246,40 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   const TokenShare share(sources.first_token[shape.num_ranks]);
   const ExpertBlocks experts = memory.expert_blocks();
-  if (warp_index() == kLoaderWarp) {
-    load_rows(args, memory, sources, share, epoch, update, ring);
-  } else if (warp_index() == kStorerWarp) {
-    ptx::barrier_sync(kRecordsBarrier, kRecordsThreads);
-    store_rows<kLayout>(args, experts, rows, ring);
-  } else {
-    place_choices(args, memory, sources, share, rank_of, &rows);
-    place_tokens<kLayout>(args, memory, sources, lanes, rank_of, share, epoch, update,
-                          extra_entries);
-    if (blockIdx.x == gridDim.x - 1 && warp_index() == 0) {
-      uint32_t num_rows = 0;
-      for (int source = 0; source < shape.num_ranks; ++source)
-        num_rows += memory.source_rows[source];
-      write_counts<kLayout>(args, experts, num_rows, epoch);
-      if (lane_index() == 0)
-        at<RoutingTotals>(args.routing, context.routing_layout.totals)->update = update;
-    }
+  switch (warp_index()) {
+    case kLoaderWarp: load_rows(args, memory, sources, share, epoch, update, ring); break;
+    case kStorerWarp:
+      ptx::barrier_sync(kRecordsBarrier, kRecordsThreads);
+      store_rows<kLayout>(args, experts, rows, ring);
+      break;
+    case kOwnTokensWarp: place_own_tokens(args, memory, rank_of); break;
+    default:
+      place_choices(args, memory, sources, share, &rows);
+      place_tokens<kLayout>(args, memory, sources, lanes, rank_of, share, epoch, update,
+                            extra_entries);
+      if (blockIdx.x == gridDim.x - 1 && warp_index() == 0)
+        write_totals<kLayout>(args, memory, epoch, update);
   }
   let_owners_go(args, sources, epoch);
 }
 
-// By layout.
-constexpr void (*kKernels[])(DispatchArgs) = {update_and_dispatch_kernel<hepLayoutFlat>,
-                                              update_and_dispatch_kernel<hepLayoutExpertMajor>,
-                                              update_and_dispatch_kernel<hepLayoutExpertPadded>};
+// By layout and type of the indices.
+constexpr void (*kKernels[][2])(DispatchArgs) = {
+    {update_and_dispatch_kernel<hepLayoutFlat, int32_t>,
+     update_and_dispatch_kernel<hepLayoutFlat, int64_t>},
+    {update_and_dispatch_kernel<hepLayoutExpertMajor, int32_t>,
+     update_and_dispatch_kernel<hepLayoutExpertMajor, int64_t>},
+    {update_and_dispatch_kernel<hepLayoutExpertPadded, int32_t>,
+     update_and_dispatch_kernel<hepLayoutExpertPadded, int64_t>}};
 
 }  // namespace
 
 cudaError_t prepare_low_latency_kernels() {
-  for (const auto kernel : kKernels)
-    if (const cudaError_t result = prepare(kernel, kMostDynamicBytes); result != cudaSuccess)
-      return result;
+  for (const auto& kernels : kKernels)
+    for (const bool index64 : {false, true})
+      if (const cudaError_t result = prepare(kernels[index64], kMostDynamicBytes);
+          result != cudaSuccess)
+        return result;
   return cudaSuccess;
 }
 
@@ -276,8 +291,8 @@ cudaError_t launch_update_and_dispatch(DispatchArgs args, const Plan& plan, cuda
   };
   args.stages = dispatch_stages(plan, args.row_bytes, args.call.layout);
   while (shared_bytes() > kMostDynamicBytes) --args.stages;
-  return launch(kKernels[args.call.layout], plan.dispatch_blocks, kThreads, shared_bytes(), stream,
-                args);
+  return launch(kKernels[args.call.layout][args.index64], plan.dispatch_blocks, kThreads,
+                shared_bytes(), stream, args);
 }
 
 }  // namespace hep

@@ -40,16 +40,12 @@ struct TokenShare {
 
 // The counters of a class, which then tell what is to be given out next.
 struct PlaceCounters {
-  uint32_t* by_expert;    // [EL] selections; then the next place
-  uint32_t* own_by_rank;  // [R] rows of this rank's own tokens
-  uint32_t* rows;         // on this rank
+  uint32_t* by_expert;  // [EL] selections; then the next place
+  uint32_t* rows;       // on this rank
   uint32_t* selections;
 
   __device__ PlaceCounters(uint32_t* memory, const Shape& shape)
-      : by_expert(memory),
-        own_by_rank(memory + shape.num_local_experts()),
-        rows(own_by_rank + shape.num_ranks),
-        selections(rows + 1) {}
+      : by_expert(memory), rows(memory + shape.num_local_experts()), selections(rows + 1) {}
 };
 
 // Shared memory of a block, place_bytes() of it.
@@ -87,35 +83,14 @@ struct BlockRows {
   uint32_t begin, end;
 };
 
-// A set of ranks.
-struct RankSet {
-  uint64_t low = 0;
-  uint32_t high = 0;
-  static_assert(kMaxRanks <= 64 + 32);
-
-  // Whether the rank was not in it.
-  __device__ bool insert(int rank) {
-    const bool is_low = rank < 64;
-    const uint64_t low_bit = is_low ? uint64_t{1} << rank : 0;
-    const uint32_t high_bit = is_low ? 0 : 1u << (rank - 64);
-    const bool is_new = ((low & low_bit) | (high & high_bit)) == 0;
-    low |= low_bit;
-    high |= high_bit;
-    return is_new;
-  }
-};
-
 // Counts all tokens, one a thread. By all placing threads.
 __device__ inline void count_choices(const DispatchArgs& args, const PlaceMemory& memory,
-                                     const Sources& sources, const TokenShare& share,
-                                     RankOfExpert rank_of) {
+                                     const Sources& sources, const TokenShare& share) {
   const KernelContext& context = args.context;
   const Shape& shape = context.shape();
   const int local_base = context.rank * shape.num_local_experts();
   const int ranks = shape.num_ranks;
   const uint32_t num_tokens = sources.first_token[ranks];
-  const bool has_own = share.begin < sources.first_token[context.rank + 1] &&
-                       share.end > sources.first_token[context.rank];
   for (uint32_t base = warp_index() * kWarpSize; base < num_tokens; base += kPlacingThreads) {
     const uint32_t token = base + lane_index();
     const bool valid = token < num_tokens;
@@ -142,36 +117,32 @@ __device__ inline void count_choices(const DispatchArgs& args, const PlaceMemory
       atomicAdd(count.selections, all_selections);
       atomicAdd(&memory.source_rows[source], rows);
     }
-    if (!has_own || !valid || source != context.rank) continue;
-    RankSet selected;
-    for (int k = 0; k < args.top_k; ++k) {
-      if (experts[k] == kNoExpert) continue;
-      const int rank = rank_of(experts[k]);
-      if (selected.insert(rank)) atomicAdd(&count.own_by_rank[rank], 1u);
+  }
+}
+
+// A counter of all classes.
+struct ClassCounts {
+  uint32_t counts[kClasses];
+
+  __device__ ClassCounts(const uint32_t* counter, int stride) {
+#pragma unroll
+    for (int i = 0; i < kClasses; ++i) counts[i] = counter[i * stride];
+  }
+  __device__ uint32_t total() const {
+    uint32_t sum = 0;
+#pragma unroll
+    for (int i = 0; i < kClasses; ++i) sum += counts[i];
+    return sum;
+  }
+  // Makes the counter of each class start where the classes before it end, the first at `begin`.
+  __device__ void line_up(uint32_t* counter, int stride, uint32_t begin) const {
+#pragma unroll
+    for (int i = 0; i < kClasses; ++i) {
+      counter[i * stride] = begin;
+      begin += counts[i];
     }
   }
-}
-
-// Makes a counter of each class start at `first` and where the classes before it end; returns the total.
-__device__ inline uint32_t sum_classes(uint32_t* counter, int stride, uint32_t first) {
-  uint32_t counts[kClasses];
-#pragma unroll
-  for (int i = 0; i < kClasses; ++i) counts[i] = counter[i * stride];
-  uint32_t sum = first;
-#pragma unroll
-  for (int i = 0; i < kClasses; ++i) {
-    counter[i * stride] = sum;
-    sum += counts[i];
-  }
-  return sum - first;
-}
-
-__device__ inline uint32_t total_of_classes(const uint32_t* counter, int stride) {
-  uint32_t sum = 0;
-#pragma unroll
-  for (int i = 0; i < kClasses; ++i) sum += counter[i * stride];
-  return sum;
-}
+};
 
 // By one warp: where the rows of the local experts begin, and those of each class among them.
 __device__ inline void place_experts(const DispatchArgs& args, const PlaceMemory& memory) {
@@ -182,12 +153,13 @@ __device__ inline void place_experts(const DispatchArgs& args, const PlaceMemory
   uint32_t end = 0;
   for (int base = 0; base < local_experts; base += kWarpSize) {
     const int e = base + lane_index();
-    const uint32_t count = e < local_experts ? total_of_classes(memory.counters + e, stride) : 0;
+    const ClassCounts classes(memory.counters + min(e, local_experts - 1), stride);
+    const uint32_t count = e < local_experts ? classes.total() : 0;
     const uint32_t aligned = (count + args.alignment - 1) & ~(args.alignment - 1);
     const uint32_t through = warp_inclusive_sum(aligned);
     const uint32_t begin = end + through - aligned;
     if (e < local_experts) {
-      sum_classes(memory.counters + e, stride, begin);
+      classes.line_up(memory.counters + e, stride, begin);
       memory.offsets[e] = begin;
       memory.counts[e] = count;
       if (blockIdx.x == 0) {
@@ -207,16 +179,15 @@ __device__ inline void place_rows(const DispatchArgs& args, const PlaceMemory& m
                                   BlockRows* rows) {
   const Shape& shape = args.context.shape();
   const int stride = place_counters(shape);
-  const int first = shape.num_local_experts();
-  for (int i = first + lane_index(); i < stride; i += kWarpSize) {
-    const uint32_t total = sum_classes(memory.counters + i, stride, 0);
-    if (i == stride - 2)
-      *rows = {memory.counters[stride + i], memory.counters[(kClasses - 1) * stride + i]};
-    if (blockIdx.x != 0) continue;
-    RoutingTotals* totals = at<RoutingTotals>(args.routing, args.context.routing_layout.totals);
-    if (i == stride - 2) totals->num_flat_rows = total;
-    if (i == stride - 1) totals->num_expert_rows = total;
-  }
+  if (lane_index() >= 2) return;  // one counts rows, the other selections
+  const int i = shape.num_local_experts() + lane_index();
+  const ClassCounts classes(memory.counters + i, stride);
+  classes.line_up(memory.counters + i, stride, 0);
+  if (lane_index() == 0)
+    *rows = {memory.counters[stride + i], memory.counters[(kClasses - 1) * stride + i]};
+  if (blockIdx.x != 0) return;
+  RoutingTotals* totals = at<RoutingTotals>(args.routing, args.context.routing_layout.totals);
+  (lane_index() == 0 ? totals->num_flat_rows : totals->num_expert_rows) = classes.total();
 }
 
 // By one warp of one block: where the rows of each source begin.
@@ -315,27 +286,14 @@ __device__ inline void make_records(const DispatchArgs& args, const PlaceMemory&
     }
   }
 
-  const bool of_token = choice.source != kNone && lanes.index == 0;
-  if (of_token) {
+  if (choice.source != kNone && lanes.index == 0) {
     const int shift = chunk_shift(sources.num_tokens[choice.source]);
     if ((choice.token & ((1u << shift) - 1)) == 0)
       at<uint32_t>(args.routing,
                    layout.chunk_rows)[choice.source * (context.shape().max_chunks() + 1) +
                                       (choice.token >> shift)] = row_index;
   }
-  const bool own = choice.source == context.rank;
-  const uint32_t own_leaders = __ballot_sync(kFullWarp, own && leads);
-  if (own && leads) {
-    const uint32_t index = next.own_by_rank[rank] + __popc(same_rank & own_leaders & lanes_below());
-    at<SentRow>(args.routing,
-                layout.sent_rows)[choice.token * context.shape().max_partials() + ordinal] = {
-        static_cast<uint16_t>(rank), static_cast<uint16_t>(index)};
-  }
-  if (own && of_token)
-    at<uint8_t>(args.routing, layout.partial_counts)[choice.token] =
-        __popc(leaders & lanes.of_group);
   __syncwarp();
-  if (own && leads) atomicAdd(&next.own_by_rank[rank], 1u);
   if (lane_index() == 0) {
     *next.rows += __popc(local_rows);
     *next.selections += __popc(local);
@@ -346,8 +304,8 @@ __device__ inline void make_records(const DispatchArgs& args, const PlaceMemory&
 // From choices to counters that tell what to give out. By all placing threads of a block.
 __device__ inline void place_choices(const DispatchArgs& args, const PlaceMemory& memory,
                                      const Sources& sources, const TokenShare& share,
-                                     RankOfExpert rank_of, BlockRows* rows) {
-  count_choices(args, memory, sources, share, rank_of);
+                                     BlockRows* rows) {
+  count_choices(args, memory, sources, share);
   ptx::barrier_sync(kPlacingBarrier, kPlacingThreads);
   switch (warp_index()) {
     case 0: place_experts(args, memory); break;

@@ -74,19 +74,6 @@ struct EntryItems {
   }
 };
 
-// A warp handles as many tokens or rows at once as it has lanes for their top_k selections, one each.
-struct SelectionLanes {
-  int groups;         // tokens or rows at once
-  int group, index;   // of this lane; lanes that are left over are in a group past the others
-  uint32_t of_group;  // the lanes of this lane's group
-
-  __device__ explicit SelectionLanes(int top_k)
-      : groups(kWarpSize / top_k), group(lane_index() / top_k), index(lane_index() % top_k) {
-    const uint32_t one_group = top_k == kWarpSize ? kFullWarp : (1u << top_k) - 1;
-    of_group = one_group << (group * top_k);
-  }
-};
-
 // Divides numbers below 2^21 by one that is known only at run time, at the price of a product: (x + 0.5) / d
 // is at least 0.5 / d away from an integer, its rounding error at most 2^-22 * x / d.
 struct Divisor {
@@ -95,6 +82,22 @@ struct Divisor {
   __device__ explicit Divisor(int divisor) : inverse(1.0f / static_cast<float>(divisor)) {}
   __device__ int operator()(int value) const {
     return static_cast<int>((static_cast<float>(value) + 0.5f) * inverse);
+  }
+};
+
+// A warp handles as many tokens or rows at once as it has lanes for their top_k selections, one each.
+struct SelectionLanes {
+  int groups;         // tokens or rows at once
+  int group, index;   // of this lane; lanes that are left over are in a group past the others
+  uint32_t of_group;  // the lanes of this lane's group
+
+  __device__ explicit SelectionLanes(int top_k) {
+    const Divisor by_top_k(top_k);
+    groups = by_top_k(kWarpSize);
+    group = by_top_k(lane_index());
+    index = lane_index() - group * top_k;
+    const uint32_t one_group = top_k == kWarpSize ? kFullWarp : (1u << top_k) - 1;
+    of_group = one_group << (group * top_k);
   }
 };
 
