@@ -158,12 +158,15 @@ TEST_F(ConfigWorkspace, FourLowLatencyLanesAreSizedForTheirTokens) {
   hepConfig_t config = valid_config();
   config.low_latency_tokens = 128;
   const hepWorkspace_t workspace = make_workspace(resolved_config(config), kRanks);
-  // In addition each rank has room for the choices of all: a header, and for each selection half a word
-  // and one for its weight, of 8 bytes, for each of two updates, in whole cache lines.
+  // Operations take turns with two sets of tokens and of partial sums. In addition each rank has room for
+  // the choices of all: a header of four words of 8 bytes, for each token one, and for each selection half
+  // a word and one for its weight, for each of two updates, in whole cache lines.
   const uint64_t top_k = resolved_config(small).max_top_k;
-  const uint64_t words = 1 + 128 * ((top_k + 1) / 2 + top_k);
+  const uint64_t words = 4 + 128 * (1 + (top_k + 1) / 2 + top_k);
   const uint64_t choices = 2 * kRanks * ((words * 8 + 255) / 256 * 256);
-  EXPECT_EQ(workspace.low_latency_bytes, 4 * (of_128.total_bytes - of_128.heap_bytes + choices));
+  const uint64_t second_set = of_128.token_bytes + of_128.partial_bytes;
+  EXPECT_EQ(workspace.low_latency_bytes,
+            4 * (of_128.total_bytes - of_128.heap_bytes + second_set + choices));
   EXPECT_EQ(workspace.low_latency_routing_bytes, of_128.routing_bytes);
   const hepWorkspace_t without = make_workspace(resolved_config(valid_config()), kRanks);
   EXPECT_EQ(workspace.routing_bytes, without.routing_bytes);
@@ -180,7 +183,19 @@ TEST_F(ConfigWorkspace, ChoicesThatABlockCannotHoldHaveNoRoom) {
   hepConfig_t config = small;
   config.low_latency_tokens = 512;
   const hepWorkspace_t workspace = make_workspace(resolved_config(config, kManyRanks), kManyRanks);
-  EXPECT_EQ(workspace.low_latency_bytes, 4 * (of_512.total_bytes - of_512.heap_bytes));
+  const uint64_t second_set = of_512.token_bytes + of_512.partial_bytes;
+  EXPECT_EQ(workspace.low_latency_bytes, 4 * (of_512.total_bytes - of_512.heap_bytes + second_set));
+}
+
+TEST_F(ConfigWorkspace, ThereIsRoomForChoicesAmongAsManyRanksAsTheHeaderSays) {
+  hepConfig_t config = valid_config();
+  config.num_experts = 19 * 20;
+  config.low_latency_tokens = 512;
+  const auto has_room = [&config](int num_ranks) {
+    return make_lanes(resolved_config(config, num_ranks), num_ranks).back().shape.choice_tokens > 0;
+  };
+  EXPECT_TRUE(has_room(19));
+  EXPECT_FALSE(has_room(20));
 }
 
 TEST_F(ConfigWorkspace, LanesLieOneAfterTheOtherAndTheHeapBehindThemAll) {
