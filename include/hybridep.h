@@ -312,10 +312,11 @@ typedef struct {
   uint64_t heap_bytes;    /**< memory for `hepMemAlloc` */
   uint64_t routing_bytes; /**< in addition, for as many routings as were alive at once on a lane */
   uint64_t scratch_bytes; /**< in addition, once: counters and scratch of the kernels */
-  uint64_t low_latency_bytes; /**< of the low-latency lanes: all that the other lanes have, but for
-                                   low_latency_tokens tokens, and where an update can be part of
-                                   a dispatch's launch (hepDispatchArgs_t.update) the choices of
-                                   all ranks: 24 bytes for each selection of an even max_top_k;
+  uint64_t low_latency_bytes; /**< of the low-latency lanes: all that the other lanes have, tokens
+                                   and partial sums twice, but for low_latency_tokens tokens, and
+                                   where an update can be part of a dispatch's launch
+                                   (hepDispatchArgs_t.update) the choices of all ranks: 16 bytes
+                                   for each token, and 24 for each selection of an even max_top_k;
                                    0 without them */
   uint64_t low_latency_routing_bytes; /**< routing_bytes of a low-latency routing */
 } hepWorkspace_t;
@@ -827,9 +828,9 @@ typedef struct {
      above are those; the call is refused as a whole, or not at all. Otherwise the rest is 0.
 
      On the cuda backend both are one launch on a low-latency routing, if the choices of all ranks,
-     R * low_latency_tokens * max_top_k * 2 bytes, and counters fit in some 220 KiB, the shared memory of
-     a block: with 512 tokens, top-8 and 256 experts up to some 26 ranks. Otherwise they are two. A
-     routing map takes one more in either case. */
+     R * low_latency_tokens * max_top_k * 2 bytes, counters and four rows of the most bytes (`row_bytes` of
+     hepLimits_t) fit in 220 KiB, the shared memory of a block: with 512 tokens, top-8 and H = 7168 in BF16
+     up to 19 ranks. Otherwise they are two. A routing map takes one more in either case. */
   int32_t update;
   int32_t top_k;
   int32_t index_type; /**< hepIndexType_t */
