@@ -6,23 +6,32 @@ usage: results_table.py FILE [--low-latency] [--all]
 
 It shows BF16 and FP8 E4M3 at the work by which libraries are compared, with 8, 16 and 24 SMs; with
 --all everything that was measured with the library's own tuning. With --low-latency it shows what
-`hep_perf --low-latency` measured instead: nothing if that is not in the file. Of rows for the same case the
-latest is shown, and of budgets of which an operation uses the same SMs the smallest.
+`hep_perf --low-latency` measured instead: whole operations on 1, 128 and 512 tokens, with --all halves and
+other batches, too; nothing if that is not in the file. Of rows for the same case the latest is shown, and
+of budgets of which an operation uses the same SMs the smallest.
 """
 import sys
 
 import results
 
 COLUMNS = ("operation", "layout", "memory", "format", "SMs", "us", "kernel us", "alg GB/s",
-           "NVLink GB/s", "ceiling", "host us")
+           "NVLink GB/s", "ceiling", "% of it", "host us")
 LATENCY_COLUMNS = ("low-latency operation", "layout", "memory", "format", "tokens", "SMs", "p50 us",
                    "p99", "max", "graph: p50 us", "p99", "max")
 SHOWN_TYPES = "bf16", "fp8-e4m3"
 SHOWN_BUDGETS = 0, 8, 16, 24  # 0: not the library, but a baseline
+SHOWN_LATENCIES = "dispatch", "combine"  # not their halves
+SHOWN_BATCHES = 1, 128, 512
 
 
 def number(row, key, digits=0):
     return f"{row[key]:.{digits}f}" if key in row else "-"
+
+
+def share_of_ceiling(row):
+    if "ceiling_gbps" not in row:
+        return "-"
+    return f"{100 * row['link_gbps'] / row['ceiling_gbps']:.0f}"
 
 
 def work(row):
@@ -72,6 +81,7 @@ def tell_of_nothing(with_all):
 
 def is_latency_target(row):
     return (results.shape_of(row) == {**results.TARGET, "tokens": row["tokens"]} and
+            row["operation"] in SHOWN_LATENCIES and row["tokens"] in SHOWN_BATCHES and
             row["type"] in SHOWN_TYPES and row["idle_ranks"] == 0)
 
 
@@ -109,7 +119,7 @@ def print_bandwidths(path, with_all):
         cells = [row["operation"], row["layout"], row["memory"], format_of(row),
                  str(row["sms"] or "-"), number(row, "median_us"), number(row, "kernel_us"),
                  number(row, "alg_gbps"), number(row, "link_gbps"), number(row, "ceiling_gbps"),
-                 number(row, "host_us", 1)]
+                 share_of_ceiling(row), number(row, "host_us", 1)]
         lines.append(cells + [work(row)] * with_all)
     print_table(columns, lines)
 
