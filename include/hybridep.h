@@ -566,7 +566,10 @@ typedef enum {
 
 #define HEP_FAILURE_MAGIC 0x48455046u
 
-/** The first failure on this rank. Without an operation, it was told by a peer to a rank at rest. */
+/**
+ * The first failure on this rank. Without an operation it ended no wait of this rank's: the rank aborted,
+ * lost a peer or was told by one while it was at rest, or a registration failed.
+ */
 typedef struct {
   size_t size;
   uint32_t magic;
