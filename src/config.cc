@@ -172,7 +172,7 @@ int32_t spread(double wanted, int32_t blocks, int32_t destinations) {
 struct CombinePlanner {
   int32_t budget;  // of blocks
   bool fixed;      // all of them are to be used,
-  bool all_first;  // and in the first half, too: few tokens are sent before NVLink is full
+  bool all_first;  // and in the first half, too: with few tokens the halves follow one another
   int num_ranks;
   double partials;  // of a token, with uniform routing: R * (1 - (1 - 1/R)^K)
 
@@ -194,7 +194,8 @@ struct CombinePlanner {
 
  private:
   int32_t first_half(double wanted, int32_t destinations) const {
-    return spread(all_first ? budget : wanted, budget, destinations);
+    if (all_first) return destinations == 0 ? 0 : budget;
+    return spread(wanted, budget, destinations);
   }
 
   // The second half reads what the peers sent, and this rank's own rows.

@@ -114,6 +114,22 @@ TEST_F(ConfigPlan, LowLatencyOperationsHaveBlocksOfTheirOwn) {
   EXPECT_LE(plan.combine_blocks, 40);
 }
 
+TEST_F(ConfigPlan, AllBlocksOfALowLatencyCombineSendBeforeTheyAdd) {
+  for (const int ranks : {2, 3, 4, 8}) {
+    hepConfig_t config = valid_config();
+    config.num_experts = 24;
+    for (int blocks = 2; blocks <= 64; ++blocks) {
+      config.low_latency_blocks = blocks;
+      const Plan plan = make_plan(resolved_config(config, ranks), ranks, hepModeLowLatency);
+      for (const CombineGrid& grid : {plan.combine_forward, plan.combine_reduce[hepLayoutFlat],
+                                      plan.combine_reduce[hepLayoutExpertMajor]}) {
+        EXPECT_EQ(grid.blocks, blocks) << ranks << " ranks";
+        EXPECT_EQ(grid.first_half, blocks) << ranks << " ranks";
+      }
+    }
+  }
+}
+
 // --------------------------------------------------------------------------------- workspace
 
 TEST_F(ConfigWorkspace, ItemsAddUpToTheTotal) {
