@@ -70,18 +70,19 @@ __device__ OutputRow find_output(const CombineArgs& args, const Row& row, uint32
                                  uint32_t number) {
   const RoutingLayout& layout = args.context.routing_layout;
   const bool flat = V::layout(args) == hepLayoutFlat;
+  Selection selection{};
+  if (!flat) selection = at<Selection>(args.routing, layout.selections)[row.first + number];
+  // Asked for before it is known whether the row was dropped, so that both are on their way at once.
+  float weight = 1.0f;
+  if (args.call.weight_mode == hepWeightsDispatched)
+    weight = flat ? dispatched_weight(args, row)
+                  : at<float>(args.routing, layout.weights)[row.first + number];
   int64_t place = index < args.call.capacity ? index : kDropped;
   if (!flat)
     place = row_of_selection(V::layout(args), args.call.capacity,
-                             at<int32_t>(args.routing, layout.expert_offsets),
-                             at<Selection>(args.routing, layout.selections)[row.first + number]);
+                             at<int32_t>(args.routing, layout.expert_offsets), selection);
   if (place == kDropped) return {nullptr, 0.0f};
-  float weight = 1.0f;
-  if (args.call.weight_mode == hepWeightsRow)
-    weight = args.call.row_weights[place];
-  else if (args.call.weight_mode == hepWeightsDispatched)
-    weight = flat ? dispatched_weight(args, row)
-                  : at<float>(args.routing, layout.weights)[row.first + number];
+  if (args.call.weight_mode == hepWeightsRow) weight = args.call.row_weights[place];
   return {static_cast<const char*>(args.call.y) + place * args.row_bytes, weight};
 }
 
