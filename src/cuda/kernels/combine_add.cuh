@@ -24,19 +24,18 @@ struct TokenTask {
 // turn: no token's result depends on who adds it up. By one warp; the next task is asked for early.
 struct TokenTasks {
   const CombineArgs& args;
-  const int slot,
-      token;      // of the lane in a task: a part for each; past the last token, there is none
-  int shift;      // a task has 2^shift tokens; lanes suffice for their parts
-  uint64_t task;  // the next; in lane 0
+  int slot, token;  // of the lane in a task: a part for each; past the last token, there is none
+  int shift = 0;    // a task has 2^shift tokens; lanes suffice for their parts
+  uint64_t task;    // the next; in lane 0
 
+  // Few tokens begin with the pipelines that the chunks of the first half come to last.
   __device__ TokenTasks(const CombineArgs& combine, int pipeline)
-      : args(combine),
-        slot(lane_index() % args.context.shape().max_partials()),
-        token(lane_index() / args.context.shape().max_partials()),
-        shift(0),
-        task(pipeline * gridDim.x + blockIdx.x) {
+      : args(combine), task((kPipelines - 1 - pipeline) * gridDim.x + blockIdx.x) {
+    const int slots = args.context.shape().max_partials();
+    token = Divisor(slots)(lane_index());
+    slot = lane_index() - token * slots;
     if (args.num_tokens <= kFewTokens) return;
-    const int at_once = kWarpSize / args.context.shape().max_partials();
+    const int at_once = kWarpSize / slots;
     while (1 << shift < kTaskTokens && 2 << shift <= at_once) ++shift;
     draw();
   }
@@ -187,7 +186,7 @@ __device__ void load_parts(const CombineArgs& args, uint64_t epoch, int pipeline
     if (!find_all_outputs(args, epoch, outputs)) return;
   } else {
     outputs = nullptr;
-    // By the pipeline that has the least to do.
+    // By one of those that have the least to do.
     const bool is_last = pipeline == kPipelines - 1 && blockIdx.x == gridDim.x - 1;
     if (is_last && !all_calls_alike(args, epoch)) return;
   }
