@@ -828,7 +828,8 @@ typedef struct {
 
   /* An update in the same call, on all ranks or on none: if `update` is not 0, the routing is first
      updated as by hepRoutingUpdate(routing, indices, num_tokens, top_k, index_type, stream), and T and K
-     above are those; the call is refused as a whole, or not at all. Otherwise the rest is 0.
+     above are those; the call is refused as a whole, or not at all. Otherwise the rest is 0. Ranks that
+     differ in this wait for each other until timeout_ms.
 
      On the cuda backend both are one launch on a low-latency routing, if the choices of all ranks,
      R * low_latency_tokens * max_top_k * 2 bytes, counters and four rows of the most bytes (`row_bytes` of
@@ -860,7 +861,7 @@ HEP_API hepResult_t hepDispatch(hepRouting_t routing, const hepDispatchArgs_t* a
 
 /**
  * The first half of a dispatch on a low-latency routing: makes known what the peers need of this rank. It
- * waits for nothing but that the peers are done with the lane's operations before. Collective, like all
+ * waits at most until the peers are done with the lane's operations before. Collective, like all
  * halves: all ranks split an operation, or none. It copies x (or quantises it) wherever that lies, so that
  * the second half waits for nobody to read it.
  *

@@ -139,7 +139,8 @@ struct OutputsSignal {
 };
 
 // What one peer tells this rank: slot [peer] of this rank's window, written by that peer alone.
-// Each word is the epoch, counted from 1, of the latest operation of which it is true.
+// Each word is the epoch, counted from 1, of the latest operation of which it is true; `rows_read` and
+// `slots_free` of the latest that waits for it.
 struct Signals {
   uint64_t records_ready;    // host: the peer's records for this rank lie in this window
   RowsSignal rows[2];        // by the dispatch's epoch

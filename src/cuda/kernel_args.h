@@ -24,8 +24,7 @@ struct DeviceState {
 
   uint64_t routing_counted;  // routing: blocks that have counted their tokens, over all operations
   uint64_t
-      extras_published;  // dispatch: blocks that have published their share of weights and scales;
-                         // 0 between operations
+      extras_published;  // dispatch: blocks that have published their share; 0 between operations
 
   uint64_t combine_tasks;  // combine: tasks of the second half that have been dealt out
 };
@@ -156,7 +155,7 @@ struct CombineArgs {
   int32_t top_k;
   int32_t row_bytes, partial_row_bytes;
   int32_t first_half_blocks;  // the first ones of the grid; all do the second half
-  uint64_t outputs_place;    // the place of y, for peers to read; or kNotInWindow
+  uint64_t outputs_place;     // the place of y, for peers to read; or kNotInWindow
   int32_t load_stages, store_stages;
   Half half;
   hepCombineArgs_t call;

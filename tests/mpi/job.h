@@ -214,6 +214,11 @@ class JobRun {
  private:
   struct UpdateRun {
     harness::Buffer indices, tokens_per_expert, expert_offsets, totals;
+    size_t first_byte = 0;  // of the indices in their buffer
+
+    const void* ids() const {
+      return indices.data() == nullptr ? nullptr : indices.as<char>() + first_byte;
+    }
   };
   // Rows in any memory.
   struct Input {

@@ -31,6 +31,11 @@ std::vector<float> make_floats(const RowWeights& source, int rank, size_t count)
 // Inputs in registered memory begin at multiples.
 constexpr size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
+// Maps begin at an odd byte, as they may.
+size_t first_index_byte(const Update& update, int rank) {
+  return update.index_types[rank] == hepIndexMap && !update.maps[rank].empty() ? 1 : 0;
+}
+
 int64_t index_bytes(const Update& update, int rank) {
   const size_t ids = update.expected->batch(rank).indices.size();
   switch (update.index_types[rank]) {
@@ -86,7 +91,8 @@ void JobRun::allocate() {
   const int local_experts = job_->num_experts / harness::world().num_ranks();
   for (const Update& update : job_->updates) {
     UpdateRun run;
-    run.indices = harness::Buffer(backend_, index_bytes(update, rank_.rank));
+    run.first_byte = first_index_byte(update, rank_.rank);
+    run.indices = harness::Buffer(backend_, run.first_byte + index_bytes(update, rank_.rank));
     run.tokens_per_expert = harness::Buffer(backend_, local_experts * sizeof(int32_t));
     run.expert_offsets = harness::Buffer(backend_, (local_experts + 1) * sizeof(int32_t));
     run.totals = harness::Buffer(backend_, 2 * sizeof(int64_t));
@@ -168,7 +174,8 @@ void JobRun::load(const Job& job) {
     harness::Buffer& to = updates_[i].indices;
     const hepIndexType_t index_type = job.updates[i].index_types[rank_.rank];
     if (index_type == hepIndexMap) {
-      to.upload(job.updates[i].maps[rank_.rank].data(), to.bytes());
+      const std::vector<unsigned char>& map = job.updates[i].maps[rank_.rank];
+      to.upload(map.data(), map.size(), updates_[i].first_byte);
     } else if (index_type == hepIndexInt64) {
       to.upload(ids.data(), to.bytes());
     } else {
@@ -247,7 +254,7 @@ bool JobRun::issue_update(const Update& update, UpdateRun* run) {
   harness::Stream& stream = rank_.stream;
   const hepRouting_t routing = this->routing(update.routing);
   const hepResult_t result =
-      hepRoutingUpdate(routing, run->indices.data(), update.expected->batch(rank_.rank).num_tokens,
+      hepRoutingUpdate(routing, run->ids(), update.expected->batch(rank_.rank).num_tokens,
                        update.expected->top_k(), update.index_types[rank_.rank], stream.get());
   if (!succeeded(result, "hepRoutingUpdate")) return false;
   launched();
@@ -296,7 +303,7 @@ hepDispatchArgs_t JobRun::dispatch_args(const Dispatch& dispatch, const Dispatch
   if (dispatch.does_update) {
     const Update& update = job_->updates[dispatch.update];
     args.update = 1;
-    args.indices = updates_[dispatch.update].indices.data();
+    args.indices = updates_[dispatch.update].ids();
     args.num_tokens = update.expected->batch(rank_.rank).num_tokens;
     args.top_k = update.expected->top_k();
     args.index_type = update.index_types[rank_.rank];

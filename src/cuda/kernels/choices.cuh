@@ -31,11 +31,10 @@ struct Sources {
 // Flags of a source.
 enum : uint32_t {
   kGivesWeights = 1,
-  kGivesScales = 2,
-  kInPlace = 4,  // its rows lie in its own memory: it waits until they are read
-  kTogether = 8  // they are ready all at once, as the first token's word tells
+  kInPlace = 2,  // its rows lie in its own memory: it waits until they are read
+  kTogether = 4  // they are ready all at once, as the first token's word tells
 };
-constexpr int kFlagBits = 4;
+constexpr int kFlagBits = 3;
 
 // The first word of a header: tokens below, then top_k, then flags. The others are the lower half of the
 // call's summary and the two halves of the place of the rows.
@@ -74,7 +73,6 @@ __device__ inline uint32_t flags_of(const DispatchArgs& args) {
   const bool in_place = args.publishing == Publishing::kDone && args.num_tokens > 0;
   uint32_t flags = 0;
   if (args.call.weights != nullptr) flags |= kGivesWeights;
-  if (args.call.scales != nullptr) flags |= kGivesScales;
   if (in_place) flags |= kInPlace;
   if (in_place && args.call.scales == nullptr) flags |= kTogether;
   return flags;
@@ -97,7 +95,8 @@ struct SelectionPair {
 
   __device__ SelectionPair(const DispatchArgs& args, uint32_t pair) : first(-1), second(-1) {
     const Index* ids = static_cast<const Index*>(args.indices);
-    const uint32_t count = args.num_tokens * args.top_k;
+    // A second half sends nothing, and is given what it need not be able to read.
+    const uint32_t count = args.half == Half::kReceive ? 0 : args.num_tokens * args.top_k;
     if (2 * pair < count) first = ids[2 * pair];
     if (2 * pair + 1 < count) second = ids[2 * pair + 1];
   }
@@ -165,17 +164,16 @@ __device__ inline void signal_tokens(const DispatchArgs& args, uint64_t update, 
 
 // ---------------------------------------------------------------------------------------- receiving
 
-// Waits for a word of a source; false as wait_for().
-__device__ inline bool take_word(const DispatchArgs& args, const uint64_t* word, int source,
-                                 uint64_t update, uint32_t* payload) {
+// Waits for a word of an update; false as wait_for().
+__device__ inline bool take_word(const KernelContext& context, const WaitPoint& point,
+                                 const uint64_t* word, uint64_t update, uint32_t* payload) {
   const uint32_t tag = choice_tag(update);
   uint64_t seen = ptx::ld_relaxed_sys(word);
-  if (tag != seen >> 32 &&
-      !wait_until(args.context, {hepOperationRouting, hepPhaseRecords, source, update}, update,
-                  [&] {
-                    seen = ptx::ld_relaxed_sys(word);
-                    return Poll{seen >> 32, seen >> 32 == tag};
-                  }))
+  if (tag != seen >> 32 && !wait_until(context, point, update, [&] {
+        seen = ptx::ld_relaxed_sys(word);
+        const uint64_t seen_tag = seen >> 32;
+        return Poll{seen_tag == 0 ? 0 : seen_tag - 1, seen_tag == tag};
+      }))
     return false;
   *payload = static_cast<uint32_t>(seen);
   return true;
@@ -189,8 +187,9 @@ __device__ inline uint32_t take_header(const DispatchArgs& args, int source, uin
   const KernelContext& context = args.context;
   const ChoiceWords words(context, context.rank, source, update);
   const int word = lane_index() % kChoiceHeaderWords;
+  const WaitPoint point{hepOperationRouting, hepPhaseRecords, source, update};
   uint32_t payload = 0;
-  const bool here = take_word(args, words.header + word, source, update, &payload);
+  const bool here = take_word(context, point, words.header + word, update, &payload);
   if (!__all_sync(kFullWarp, here)) return kNoHeader;
   const uint32_t first = __shfl_sync(kFullWarp, payload, 0);
   const uint32_t call = __shfl_sync(kFullWarp, payload, 1);
@@ -199,8 +198,7 @@ __device__ inline uint32_t take_header(const DispatchArgs& args, int source, uin
   const uint32_t top_k = first >> kTokenBits & ((1u << kTopKBits) - 1);
   const uint32_t tokens = first & ((1u << kTokenBits) - 1);
   if (top_k != args.top_k) {
-    record_failure(context, {hepOperationRouting, hepPhaseRecords, source, update},
-                   hepErrorMismatch, args.top_k, top_k);
+    record_failure(context, point, hepErrorMismatch, args.top_k, top_k);
     return kNoHeader;
   }
   const uint64_t own_call = summary_of(args.call, update);
@@ -236,6 +234,7 @@ __device__ inline bool take_choices(const DispatchArgs& args, uint64_t epoch, ui
     const uint32_t tokens = take_header(args, source, epoch, update, sources);
     if (tokens == kNoHeader) return false;
     const uint64_t* words = ChoiceWords(context, context.rank, source, update).experts(shape);
+    const WaitPoint point{hepOperationRouting, hepPhaseRecords, source, update};
     uint16_t* to = experts + source * stride;
     const uint32_t count = tokens * args.top_k;
     bool here = true;
@@ -245,7 +244,7 @@ __device__ inline bool take_choices(const DispatchArgs& args, uint64_t epoch, ui
         [&](uint32_t i, uint64_t word) {
           uint32_t pair = static_cast<uint32_t>(word);
           if (word >> 32 != choice_tag(update))
-            here = here && take_word(args, words + i, source, update, &pair);
+            here = here && take_word(context, point, words + i, update, &pair);
           to[2 * i] = static_cast<uint16_t>(pair);
           if (2 * i + 1 < count) to[2 * i + 1] = static_cast<uint16_t>(pair >> 16);
         });

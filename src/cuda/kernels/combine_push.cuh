@@ -58,8 +58,8 @@ __device__ void load_chunk(const CombineArgs& args, uint64_t epoch, int source, 
 }
 
 // Chunks are visited in ascending order, each GPU beginning with another source. A block keeps to one
-// source if there are enough blocks and they divide evenly, as the plan has seen to: blocks that change
-// theirs pile up at the slowest.
+// source if there are enough blocks and they divide evenly, as the plan for many tokens sees to: blocks that
+// change theirs pile up at the slowest.
 template <typename V>
 __device__ void load_contributions(const CombineArgs& args, uint64_t epoch, int pipeline,
                                    ContributionLoader& loader) {

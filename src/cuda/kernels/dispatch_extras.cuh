@@ -78,6 +78,7 @@ __device__ void write_row_extras(const DispatchArgs& args, const Published& publ
       place_of_lane<kLayout>(args, experts, lanes, index, in_range, selected, selection);
   if (call.row_scales != nullptr) {
     const char* scales = in_range ? published.scales(row) : nullptr;
+    __syncwarp();  // other lanes read them than waited for them, and a shuffle does not order memory
     forward_scales(args, lanes, scales, place, kLayout == hepLayoutFlat ? 1 : args.top_k);
   }
   if (place != kDropped) write_row_origin(call, place, row);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Routing update and dispatch in one launch. All ranks send each other their tokens' experts; every block
-// finds out by itself where its share of all tokens goes, and moves their rows. So no block waits for
-// another: on an H200 that takes two microseconds each time. A loader warp fetches the rows while the
+// finds out by itself where its share of all tokens goes, and moves their rows. So no block waits for what
+// another has found out: on an H200 that takes two microseconds each time. A loader warp fetches the rows while the
 // placing warps still count.
 #include <algorithm>
 
@@ -134,7 +134,8 @@ struct SentExtras {
         ChoiceWords(context, context.rank, row.source, update)
             .weights(context.shape(), sources.num_tokens[row.source], args.top_k);
     uint32_t weight = 0;
-    take_word(args, words + row.token * args.top_k + k, row.source, update, &weight);
+    take_word(context, {hepOperationDispatch, hepPhaseWeights, row.source, epoch},
+              words + row.token * args.top_k + k, update, &weight);
     return __uint_as_float(weight);
   }
 
