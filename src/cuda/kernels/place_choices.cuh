@@ -124,9 +124,10 @@ __device__ inline void count_choices(const DispatchArgs& args, const PlaceMemory
 struct ClassCounts {
   uint32_t counts[kClasses];
 
+  // All 0 without a counter.
   __device__ ClassCounts(const uint32_t* counter, int stride) {
 #pragma unroll
-    for (int i = 0; i < kClasses; ++i) counts[i] = counter[i * stride];
+    for (int i = 0; i < kClasses; ++i) counts[i] = counter != nullptr ? counter[i * stride] : 0;
   }
   __device__ uint32_t total() const {
     uint32_t sum = 0;
@@ -153,13 +154,14 @@ __device__ inline void place_experts(const DispatchArgs& args, const PlaceMemory
   uint32_t end = 0;
   for (int base = 0; base < local_experts; base += kWarpSize) {
     const int e = base + lane_index();
-    const ClassCounts classes(memory.counters + min(e, local_experts - 1), stride);
-    const uint32_t count = e < local_experts ? classes.total() : 0;
+    uint32_t* counter = e < local_experts ? memory.counters + e : nullptr;
+    const ClassCounts classes(counter, stride);
+    const uint32_t count = classes.total();
     const uint32_t aligned = (count + args.alignment - 1) & ~(args.alignment - 1);
     const uint32_t through = warp_inclusive_sum(aligned);
     const uint32_t begin = end + through - aligned;
     if (e < local_experts) {
-      classes.line_up(memory.counters + e, stride, begin);
+      classes.line_up(counter, stride, begin);
       memory.offsets[e] = begin;
       memory.counts[e] = count;
       if (blockIdx.x == 0) {
