@@ -73,7 +73,8 @@ Status CudaRouting::list_map(Half half, hepStream_t stream, TopK* choice) {
   return Status();
 }
 
-// Copies of so few bytes take a block less time than to wait for the readers.
+// Copies of so few bytes spare the wait for the readers, two microseconds and more. (On 2 H200s, those of 230
+// KB a block took 4 us longer than it.)
 constexpr int64_t kCopiedBytesOfBlock = 64 * 1024;
 
 // Rows in the heap or in registered memory are read where they are; others are copied to the window, or
@@ -134,8 +135,7 @@ Status CudaRouting::publish_rows(const DispatchArgs& args, hepStream_t stream) {
 
 // Outputs in the heap or in registered memory need not be sent if nothing is to be done to them first:
 // the peers read them. In halves they are, so that the second half waits for nobody to read.
-Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Half half,
-                                 uint64_t* outputs_place) {
+Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Half half, uint64_t* outputs_place) {
   const LaneContext& context = lane_.context;
   bool in_heap;
   HEP_TRY(find_outputs_in_heap(context, call, &in_heap));

