@@ -58,10 +58,8 @@ struct ChoiceWords {
   __device__ ChoiceWords(const KernelContext& context, int window, int source, uint64_t update)
       : header(at<uint64_t>(context.windows[window],
                             context.window_layout.choices_at(update, source))) {}
-  __device__ uint64_t* ready(const Shape&) const { return header + kChoiceHeaderWords; }
-  __device__ uint64_t* experts(const Shape& shape) const {
-    return ready(shape) + shape.choice_tokens;
-  }
+  __device__ uint64_t* ready() const { return header + kChoiceHeaderWords; }
+  __device__ uint64_t* experts(const Shape& shape) const { return ready() + shape.choice_tokens; }
   __device__ uint64_t* weights(const Shape& shape, uint32_t num_tokens, int top_k) const {
     return experts(shape) + (num_tokens * top_k + 1) / 2;
   }
@@ -158,8 +156,7 @@ __device__ inline void signal_tokens(const DispatchArgs& args, uint64_t update, 
   ptx::fence_acq_rel_sys();
   for (int rank = 0; rank < context.num_ranks(); ++rank)
     for (int token = tokens.begin + lane_index(); token < tokens.end; token += kWarpSize)
-      ptx::st_relaxed_sys(
-          ChoiceWords(context, rank, context.rank, update).ready(context.shape()) + token, update);
+      ptx::st_relaxed_sys(ChoiceWords(context, rank, context.rank, update).ready() + token, update);
 }
 
 // ---------------------------------------------------------------------------------------- receiving
@@ -280,7 +277,7 @@ __device__ inline int source_of(const Sources& sources, int ranks, uint32_t toke
 __device__ inline bool wait_for_token(const DispatchArgs& args, const Sources& sources, int source,
                                       uint32_t token, uint64_t epoch, uint64_t update) {
   const KernelContext& context = args.context;
-  const uint64_t* ready = ChoiceWords(context, context.rank, source, update).ready(context.shape());
+  const uint64_t* ready = ChoiceWords(context, context.rank, source, update).ready();
   return wait_for(context, {hepOperationDispatch, hepPhaseRows, source, epoch},
                   ready + (sources.flags[source] & kTogether ? 0 : token), update);
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Routing update and dispatch in one launch. All ranks send each other their tokens' experts; every block
 // finds out by itself where its share of all tokens goes, and moves their rows. So no block waits for what
-// another has found out: on an H200 that takes two microseconds each time. A loader warp fetches the rows while the
-// placing warps still count.
+// another has found out: on an H200 that takes two microseconds each time. A loader warp fetches the rows
+// while the placing warps still count.
 #include <algorithm>
 
 #include "cuda/kernels/choices.cuh"
