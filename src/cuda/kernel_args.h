@@ -131,7 +131,7 @@ struct DispatchArgs {
   int32_t num_tokens;
   int32_t top_k;
   int32_t row_bytes;
-  int32_t stages, rows_per_stage;
+  int32_t pipelines, stages, rows_per_stage;
   Half half;
 
   // If the routing is updated in the same launch.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Dispatch on a routing that is there: receivers pull. A loader warp brings rows from the sources' windows
-// into a ring of stages, a storer warp writes each to its place or places; meanwhile the other warps write
-// what goes with the rows. No staging on the receiver, no registration of outputs.
+// Dispatch on a routing that is there: receivers pull. Loader warps bring rows from the sources' windows into
+// rings of stages, storer warps write each to its place or places; meanwhile the other warps write what goes
+// with the rows. No staging on the receiver, no registration of outputs.
 #include <algorithm>
 
 #include "cuda/kernels/dispatch_counts.cuh"
@@ -13,9 +13,15 @@
 namespace hep {
 namespace {
 
-constexpr int kLoaderWarp = 0;
-constexpr int kStorerWarp = 1;
+constexpr int kFirstStorerWarp = kPipelines;
 constexpr int kThreads = (kFirstExtrasWarp + kExtrasWarps) * kWarpSize;
+
+constexpr int kStaticBytes = 4096;
+constexpr int kMostDynamicBytes = kMaxSharedBytes - kStaticBytes;
+
+__host__ __device__ constexpr int pipeline_bytes(int stages, int stage_bytes) {
+  return align_up(stages * stage_bytes + Ring<RowItem>::control_bytes(stages), kStageAlignment);
+}
 
 __device__ ExpertBlocks expert_blocks(const DispatchArgs& args) {
   const RoutingLayout& layout = args.context.routing_layout;
@@ -56,46 +62,62 @@ __device__ void finish(const DispatchArgs& args, uint64_t epoch) {
 }
 
 template <int kLayout>
+__device__ void store_rows(const DispatchArgs& args, const ExpertBlocks& experts, Pipeline pipeline,
+                           const Ring<RowItem>& ring) {
+  if (ring.depth > 2 * kStoresInFlight)
+    store_rows<kLayout, kStoresInFlight>(args, experts, ring);
+  else
+    store_rows<kLayout, 1>(args, experts, ring);
+  if (kLayout == hepLayoutExpertMajor) zero_padding(args, experts, pipeline, ring);
+}
+
+template <int kLayout>
 __global__ void __launch_bounds__(kThreads, 1)
     dispatch_kernel(const __grid_constant__ DispatchArgs args) {
   extern __shared__ __align__(kStageAlignment) char shared[];
   __shared__ uint8_t gave_weights[kMaxRanks];
   __shared__ uint32_t source_rows[kMaxRanks + 1];
-  __shared__ const char* published_rows[kMaxRanks];
+  __shared__ const char* published_rows[kPipelines][kMaxRanks];
   __shared__ FlatExtra extra_entries[kExtrasWarps * kWarpSize];
   __shared__ bool extras_failed;
   const KernelContext& context = args.context;
   const uint64_t epoch = context.state->dispatch.epoch + 1;
   const uint64_t call = call_summary(args);
   if (__syncthreads_or(has_failed(context))) return;
-  if (args.half != Half::kReceive) publish(args, epoch, call);
-  if (args.half == Half::kSend) return;
+  const bool publishes = args.half != Half::kReceive;
+  if (publishes && args.publishing == Publishing::kDone && blockIdx.x == gridDim.x - 1)
+    signal_rows(args, epoch, call, all_threads());
+  if (args.half == Half::kSend) {
+    if (warp_index() >= kFirstExtrasWarp) publish(args, epoch, call);
+    return;
+  }
 
-  for (int i = threadIdx.x; i < context.num_ranks(); i += blockDim.x) published_rows[i] = nullptr;
   for (int i = threadIdx.x; i <= context.num_ranks(); i += blockDim.x)
     source_rows[i] = at<uint32_t>(args.routing, context.routing_layout.source_rows)[i];
+  const Pipeline pipeline{warp_index() % kPipelines, args.pipelines};
   const int bytes = stage_bytes(kLayout, args.rows_per_stage, args.row_bytes, args.top_k);
-  const Ring<RowItem> ring(shared, shared + args.stages * bytes, args.stages, bytes);
-  if (warp_index() == kLoaderWarp) ring.initialize(kArrivingLanes);
+  char* stages = shared + pipeline.index * pipeline_bytes(args.stages, bytes);
+  const Ring<RowItem> ring(stages, stages + args.stages * bytes, args.stages, bytes);
+  const bool has_ring = pipeline.index < pipeline.count;
+  const bool loads = warp_index() < kFirstStorerWarp && has_ring;
+  if (loads) {
+    ring.initialize(kArrivingLanes);
+    const char** published = published_rows[pipeline.index];
+    for (int i = lane_index(); i < context.num_ranks(); i += kWarpSize) published[i] = nullptr;
+  }
   __syncthreads();
 
   const ExpertBlocks experts = expert_blocks(args);
-  switch (warp_index()) {
-    case kLoaderWarp:
-      load_rows<kLayout>(args, {args, epoch, call, published_rows}, source_rows, ring);
-      break;
-    case kStorerWarp:
-      if (ring.depth > 2 * kStoresInFlight)
-        store_rows<kLayout, kStoresInFlight>(args, experts, ring);
-      else
-        store_rows<kLayout, 1>(args, experts, ring);
-      if (kLayout == hepLayoutExpertMajor) zero_padding(args, experts, ring);
-      break;
-    default: {
-      const PublishedExtras published{args, epoch, gave_weights};
-      if (published.wait(call, &extras_failed))
-        write_extras<kLayout>(args, published, experts, extra_entries);
-    }
+  if (loads) {
+    load_rows<kLayout>(args, {args, epoch, call, published_rows[pipeline.index]}, source_rows,
+                       pipeline, ring);
+  } else if (warp_index() >= kFirstExtrasWarp) {
+    if (publishes) publish(args, epoch, call);
+    const PublishedExtras published{args, epoch, gave_weights};
+    if (published.wait(call, &extras_failed))
+      write_extras<kLayout>(args, published, experts, extra_entries);
+  } else if (has_ring) {
+    store_rows<kLayout>(args, experts, pipeline, ring);
   }
   if (arrive_is_last(&context.state->dispatch.arrivals) && !has_failed(context))
     finish<kLayout>(args, epoch);
@@ -110,13 +132,16 @@ constexpr void (*kKernels[])(DispatchArgs) = {dispatch_kernel<hepLayoutFlat>,
 
 cudaError_t prepare_dispatch_kernels() {
   for (const auto kernel : kKernels)
-    if (const cudaError_t result = prepare(kernel); result != cudaSuccess) return result;
+    if (const cudaError_t result = prepare(kernel, kMostDynamicBytes); result != cudaSuccess)
+      return result;
   return cudaSuccess;
 }
 
 cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream) {
   const int row_bytes = args.row_bytes;
-  const int rows_in_flight = dispatch_stages(plan, row_bytes, args.call.layout);
+  int rows_in_flight = dispatch_stages(plan, row_bytes, args.call.layout);
+  args.pipelines = rows_in_flight >= 2 * kPipelines ? kPipelines : 1;
+  rows_in_flight /= args.pipelines;
   args.rows_per_stage =
       args.call.layout != hepLayoutFlat
           ? 1
@@ -124,10 +149,8 @@ cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t st
                        kMaxRowsPerStage);
   args.stages = rows_in_flight / args.rows_per_stage;
   const int bytes = stage_bytes(args.call.layout, args.rows_per_stage, row_bytes, args.top_k);
-  const auto shared_bytes = [&] {
-    return args.stages * bytes + Ring<RowItem>::control_bytes(args.stages);
-  };
-  while (shared_bytes() > kMaxDynamicSharedBytes) --args.stages;
+  const auto shared_bytes = [&] { return args.pipelines * pipeline_bytes(args.stages, bytes); };
+  while (shared_bytes() > kMostDynamicBytes) --args.stages;
   return launch(kKernels[args.call.layout], plan.dispatch_blocks, kThreads, shared_bytes(), stream,
                 args);
 }

@@ -23,19 +23,21 @@ __device__ inline TokenRange tokens_to_publish(const DispatchArgs& args) {
   return part_of_tokens(args.num_tokens, gridDim.x - 1 - blockIdx.x, tokens);
 }
 
-__device__ inline void publish_weights(const DispatchArgs& args, uint64_t epoch,
-                                       TokenRange tokens) {
+__device__ inline void publish_weights(const DispatchArgs& args, uint64_t epoch, TokenRange tokens,
+                                       Workers threads) {
   float* published = at<float>(args.context.own_window(),
                                args.context.window_layout.weights_at(epoch, 0, args.top_k));
-  for (int i = tokens.begin * args.top_k + threadIdx.x; i < tokens.end * args.top_k;
-       i += blockDim.x)
+  for (int i = tokens.begin * args.top_k + threads.index; i < tokens.end * args.top_k;
+       i += threads.count)
     published[i] = args.call.weights[i];
 }
 
 // Copies that a thread has on their way at once.
 constexpr int kVectorsAtOnce = 4;
 
-__device__ inline void publish_rows(const DispatchArgs& args, uint64_t epoch, TokenRange tokens) {
+// By whole warps.
+__device__ inline void publish_rows(const DispatchArgs& args, uint64_t epoch, TokenRange tokens,
+                                    Workers threads) {
   const KernelContext& context = args.context;
   const WindowLayout& layout = context.window_layout;
   char* rows = at<char>(context.own_window(), layout.published_by(epoch));
@@ -43,13 +45,13 @@ __device__ inline void publish_rows(const DispatchArgs& args, uint64_t epoch, To
     quantize_rows({args.call.x, rows, at<char>(context.own_window(), layout.scales_at(epoch, 0)),
                    context.shape().scale_stride(), context.shape().scale_bytes, args.num_tokens,
                    context.shape().hidden, args.call.quantize},
-                  tokens);
+                  tokens, threads);
     return;
   }
   const uint4* x = static_cast<const uint4*>(args.call.x);
   const uint32_t vectors = args.row_bytes / sizeof(uint4);
   for_each_loaded<kVectorsAtOnce>(
-      tokens.begin * vectors + threadIdx.x, blockDim.x, tokens.end * vectors,
+      tokens.begin * vectors + threads.index, threads.count, tokens.end * vectors,
       [&](uint32_t i) { return __ldcs(x + i); },
       [&](uint32_t i, const uint4& vector) { reinterpret_cast<uint4*>(rows)[i] = vector; });
 }

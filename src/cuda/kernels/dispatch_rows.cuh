@@ -46,9 +46,21 @@ __device__ __host__ constexpr int stage_bytes(int layout, int rows, int row_byte
   return align_up(rows * row_bytes + selection_bytes(layout, top_k), kStageAlignment);
 }
 
-// One by one if there would be too few groups for all blocks.
-__device__ inline int rows_per_group(const DispatchArgs& args, uint32_t num_rows) {
-  if (num_rows < 2 * kFewRowsPerGroup * gridDim.x) return args.rows_per_stage;
+// A loader and a storer with stages of their own. A row takes each of the two warps some 0.3 us, longer than
+// the copy engine takes for a small one: with two pipelines a block, 8 blocks on 2 H200s moved rows of 4 KiB at
+// 182 GB/s to their experts instead of 98, of 7 KiB at 200 instead of 175; 16 blocks rows of 14 KiB, flat, at
+// 597 instead of 580.
+struct Pipeline {
+  int index, count;  // which of how many of the block
+
+  __device__ int first_group() const { return index * gridDim.x + blockIdx.x; }
+  __device__ int num_groups_at_once() const { return count * gridDim.x; }
+};
+
+// One by one if there would be too few groups for all pipelines.
+__device__ inline int rows_per_group(const DispatchArgs& args, uint32_t num_rows,
+                                     Pipeline pipeline) {
+  if (num_rows < 2 * kFewRowsPerGroup * pipeline.num_groups_at_once()) return args.rows_per_stage;
   return args.rows_per_stage * ceil_div(kFewRowsPerGroup, args.rows_per_stage);
 }
 
@@ -58,11 +70,20 @@ __device__ inline int rows_per_group(const DispatchArgs& args, uint32_t num_rows
 struct GroupOrder {
   int rank, num_ranks;
   int rows;  // of a group
+  Divisor by_ranks, by_groups_at_once;
+  static_assert(kMaxTokens / kFewRowsPerGroup * kMaxRanks < Divisor::kLimit);
 
-  __device__ int turn(int group) const { return group / num_ranks; }
-  __device__ int source(int group) const {
-    const int step = turn(group) * num_ranks / gridDim.x;
-    return (rank + 1 + group % num_ranks + step) % num_ranks;
+  __device__ GroupOrder(const KernelContext& context, int rows_of_group, Pipeline pipeline)
+      : rank(context.rank),
+        num_ranks(context.num_ranks()),
+        rows(rows_of_group),
+        by_ranks(num_ranks),
+        by_groups_at_once(pipeline.num_groups_at_once()) {}
+
+  __device__ int turn(int group) const { return by_ranks(group); }
+  __device__ int source(int group, int turn) const {
+    const int number = rank + 1 + (group - turn * num_ranks) + by_groups_at_once(turn * num_ranks);
+    return number - by_ranks(number) * num_ranks;
   }
 };
 
@@ -79,7 +100,6 @@ __device__ inline void load_expert_row(const DispatchArgs& args, const Row& row,
   producer.load(row_bytes,
                 at<Selection>(args.routing, args.context.routing_layout.selections) + first_even,
                 list_bytes);
-  producer.advance();
 }
 
 // Rows that are moved one after the other: one record a lane, handed round by shuffles.
@@ -103,9 +123,10 @@ struct RowGroup {
 
 __device__ inline RowGroup find_group(const DispatchArgs& args, const GroupOrder& order,
                                       const uint32_t* source_rows, int group) {
-  const int source = order.source(group);
+  const int turn = order.turn(group);
+  const int source = order.source(group, turn);
   const int rows = order.rows;
-  RowGroup found{source, source_rows[source] + order.turn(group) * rows, source_rows[source + 1],
+  RowGroup found{source, source_rows[source] + turn * rows, source_rows[source + 1],
                  make_uint4(0, 0, 0, 0)};
   found.end = min(found.begin + rows, found.end);
   if (found.begin + lane_index() < found.end)
@@ -120,7 +141,6 @@ __device__ inline void load_flat_row(const DispatchArgs& args, uint32_t token, u
   const int row_bytes = args.row_bytes;
   producer.acquire({index, 1, 0, 0}, row_bytes);
   producer.load(0, source_rows + static_cast<uint64_t>(token) * row_bytes, row_bytes);
-  producer.advance();
 }
 
 // Rows of one group from `begin` on into one stage; those of tokens that follow each other by one copy.
@@ -129,17 +149,19 @@ __device__ inline void load_flat_rows(const DispatchArgs& args, const RowGroup& 
                                       uint32_t begin, uint32_t count, const char* source_rows,
                                       Producer<RowItem>& producer) {
   const int row_bytes = args.row_bytes;
-  if (lane_index() == 0) producer.acquire({begin, count, 0, 0}, count * row_bytes);
-  for (uint32_t done = 0; done < count;) {
-    const uint32_t token = group.token(begin + done);
-    uint32_t run = 1;
-    while (done + run < count && group.token(begin + done + run) == token + run) ++run;
-    if (lane_index() == 0)
-      producer.load(done * row_bytes, source_rows + static_cast<uint64_t>(token) * row_bytes,
-                    run * row_bytes);
-    done += run;
+  const uint32_t lane = lane_index();
+  const uint32_t token = group.token(begin + lane);
+  const uint32_t token_before = __shfl_up_sync(kFullWarp, token, 1);
+  const bool begins = lane < count && (lane == 0 || token != token_before + 1);
+  const uint32_t later = __ballot_sync(kFullWarp, begins) & lanes_above();
+  if (lane == 0) producer.acquire({begin, count, 0, 0}, count * row_bytes);
+  __syncwarp();
+  if (begins) {
+    const uint32_t run = (later != 0 ? __ffs(later) - 1 : count) - lane;
+    producer.load(lane * row_bytes, source_rows + static_cast<uint64_t>(token) * row_bytes,
+                  run * row_bytes);
   }
-  if (lane_index() == 0) producer.advance();
+  producer.advance();
 }
 
 // Rows that are dropped need no load; in the expert layouts any of a row's places may be in range.
@@ -150,6 +172,7 @@ __device__ void load_group(const DispatchArgs& args, const RowGroup& group, cons
     for (uint32_t index = group.begin; index < group.end; ++index) {
       const Row row = group.row(index);
       if (lane_index() == 0) load_expert_row(args, row, index, source_rows, producer);
+      producer.advance();
     }
     return;
   }
@@ -158,6 +181,7 @@ __device__ void load_group(const DispatchArgs& args, const RowGroup& group, cons
     for (int64_t index = group.begin; index < end; ++index) {
       const uint32_t token = group.token(index);
       if (lane_index() == 0) load_flat_row(args, token, index, source_rows, producer);
+      producer.advance();
     }
     return;
   }
@@ -169,10 +193,11 @@ __device__ void load_group(const DispatchArgs& args, const RowGroup& group, cons
 // The records of the next group are read while the rows of this one are loaded.
 template <int kLayout>
 __device__ void load_rows(const DispatchArgs& args, const SourceGate& gate,
-                          const uint32_t* source_rows, const Ring<RowItem>& ring) {
+                          const uint32_t* source_rows, Pipeline pipeline,
+                          const Ring<RowItem>& ring) {
   const KernelContext& context = args.context;
-  const GroupOrder order{context.rank, context.num_ranks(),
-                         rows_per_group(args, source_rows[context.num_ranks()])};
+  const GroupOrder order(context, rows_per_group(args, source_rows[context.num_ranks()], pipeline),
+                         pipeline);
   Producer<RowItem> producer{ring, {}};
 
   uint32_t longest = 0;
@@ -181,12 +206,12 @@ __device__ void load_rows(const DispatchArgs& args, const SourceGate& gate,
   const int num_groups =
       args.call.capacity > 0 ? ceil_div(longest, order.rows) * context.num_ranks() : 0;
 
+  const int first = pipeline.first_group(), stride = pipeline.num_groups_at_once();
   RowGroup next{};
-  if (blockIdx.x < num_groups) next = find_group(args, order, source_rows, blockIdx.x);
-  for (int group = blockIdx.x; group < num_groups; group += gridDim.x) {
+  if (first < num_groups) next = find_group(args, order, source_rows, first);
+  for (int group = first; group < num_groups; group += stride) {
     const RowGroup current = next;
-    if (group + gridDim.x < num_groups)
-      next = find_group(args, order, source_rows, group + gridDim.x);
+    if (group + stride < num_groups) next = find_group(args, order, source_rows, group + stride);
     if (current.begin >= current.end) continue;
     const char* rows = gate.rows_of(current.source);
     if (rows == nullptr) break;
@@ -235,18 +260,20 @@ __device__ void store_rows(const DispatchArgs& args, const ExpertBlocks& experts
 
 // The storer zeroes the padding rows from a stage that is no longer used.
 __device__ inline void zero_padding(const DispatchArgs& args, const ExpertBlocks& experts,
-                                    const Ring<RowItem>& ring) {
+                                    Pipeline pipeline, const Ring<RowItem>& ring) {
   const int row_bytes = args.row_bytes;
   uint4* zeros = reinterpret_cast<uint4*>(ring.stage(0));
   for (int i = lane_index(); i < row_bytes / static_cast<int>(sizeof(uint4)); i += kWarpSize)
     zeros[i] = make_uint4(0, 0, 0, 0);
   ptx::fence_proxy_async_shared();
   __syncwarp();
-  for_each_padding(args, experts, blockIdx.x, gridDim.x, [&](int place) {
-    if (place < args.call.capacity)
-      ptx::bulk_store(static_cast<char*>(args.call.rows) + static_cast<int64_t>(place) * row_bytes,
-                      zeros, row_bytes);
-  });
+  for_each_padding(
+      args, experts, pipeline.first_group(), pipeline.num_groups_at_once(), [&](int place) {
+        if (place < args.call.capacity)
+          ptx::bulk_store(
+              static_cast<char*>(args.call.rows) + static_cast<int64_t>(place) * row_bytes, zeros,
+              row_bytes);
+      });
   ptx::bulk_commit();
   ptx::bulk_wait<0>();
 }

@@ -14,8 +14,21 @@ __device__ inline uint64_t call_summary(const DispatchArgs& args) {
                     at<RoutingTotals>(args.routing, args.context.routing_layout.totals)->update);
 }
 
-__device__ inline void signal_rows(const DispatchArgs& args, uint64_t epoch, uint64_t call) {
-  for (int rank = threadIdx.x; rank < args.context.num_ranks(); rank += blockDim.x) {
+// The warps of a block: loaders and storers, then those that publish and write what goes with the rows.
+constexpr int kPipelines = 2;
+constexpr int kFirstExtrasWarp = 2 * kPipelines;
+constexpr int kExtrasWarps = 6;
+constexpr int kExtrasThreads = kExtrasWarps * kWarpSize;
+constexpr int kExtrasBarrier = 1;
+
+__device__ inline Workers extras_threads() {
+  return {static_cast<int>(threadIdx.x) - kFirstExtrasWarp * kWarpSize, kExtrasThreads};
+}
+__device__ inline void sync_extras() { ptx::barrier_sync(kExtrasBarrier, kExtrasThreads); }
+
+__device__ inline void signal_rows(const DispatchArgs& args, uint64_t epoch, uint64_t call,
+                                   Workers threads) {
+  for (int rank = threads.index; rank < args.context.num_ranks(); rank += threads.count) {
     RowsSignal& signal = args.context.signals_to(rank)->rows_of(epoch);
     ptx::st_relaxed_sys(&signal.place, rows_place(args, epoch));
     ptx::st_relaxed_sys(&signal.has_weights, args.call.weights != nullptr);
@@ -25,24 +38,26 @@ __device__ inline void signal_rows(const DispatchArgs& args, uint64_t epoch, uin
   }
 }
 
-// Rows that lie where the peers read them are made known first, by one block. All blocks bring the rest to
-// the window; the last to come signals. Nobody need be waited for: in throughput mode the dispatch before
+// Rows that lie where the peers read them are made known at once, by one block; all blocks bring the rest to
+// the window, and the last to come signals. Nobody need be waited for: in throughput mode the dispatch before
 // has waited for the readers, in low-latency mode dispatches take turns with two sets, and a peer that has
-// signalled the one before this has done with the one before that.
+// signalled the one before this has done with the one before that. By the extras warps, while the rows of
+// peers that are ready are on their way. (By all warps before the rows, weights took 5 us of a dispatch of
+// 4096 tokens with 8 blocks on an H200, FP32 scales 11 more.)
 __device__ inline void publish(const DispatchArgs& args, uint64_t epoch, uint64_t call) {
   const KernelContext& context = args.context;
+  const Workers threads = extras_threads();
   const bool has_rows = args.publishing != Publishing::kDone;
   const bool has_extras = args.call.weights != nullptr || args.call.scales != nullptr;
-  if (!has_rows && blockIdx.x == gridDim.x - 1) signal_rows(args, epoch, call);
   if (!has_rows && !has_extras) return;
   const TokenRange tokens = tokens_to_publish(args);
-  if (args.call.weights != nullptr) publish_weights(args, epoch, tokens);
-  if (args.call.scales != nullptr) publish_scales(args, epoch, tokens);
-  if (has_rows) publish_rows(args, epoch, tokens);
-  if (!arrive_is_last(&context.state->extras_published)) return;
-  if (has_rows) signal_rows(args, epoch, call);
+  if (args.call.weights != nullptr) publish_weights(args, epoch, tokens, threads);
+  if (args.call.scales != nullptr) publish_scales(args, epoch, tokens, threads);
+  if (has_rows) publish_rows(args, epoch, tokens, threads);
+  if (!arrive_is_last(&context.state->extras_published, threads.index == 0, sync_extras)) return;
+  if (has_rows) signal_rows(args, epoch, call, threads);
   if (has_extras)
-    for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x)
+    for (int rank = threads.index; rank < context.num_ranks(); rank += threads.count)
       ptx::st_release_sys(&context.signals_to(rank)->rows_of(epoch).weights_ready, epoch);
 }
 
@@ -76,12 +91,6 @@ struct SourceGate {
   }
 };
 
-// The warps that write what goes with the rows: all but the loader and the storer.
-constexpr int kFirstExtrasWarp = 2;
-constexpr int kExtrasWarps = 6;
-constexpr int kExtrasThreads = kExtrasWarps * kWarpSize;
-constexpr int kExtrasBarrier = 1;
-
 // What the sources have published beside their rows.
 struct PublishedExtras {
   const DispatchArgs& args;
@@ -92,10 +101,10 @@ struct PublishedExtras {
   // By all extras warps of a block; `failed` is in shared memory.
   __device__ bool wait(uint64_t call, bool* failed) const {
     const KernelContext& context = args.context;
-    const int thread = threadIdx.x - kFirstExtrasWarp * kWarpSize;
-    if (thread == 0) *failed = false;
-    ptx::barrier_sync(kExtrasBarrier, kExtrasThreads);
-    for (int source = thread; source < context.num_ranks(); source += kExtrasThreads) {
+    const Workers threads = extras_threads();
+    if (threads.index == 0) *failed = false;
+    sync_extras();
+    for (int source = threads.index; source < context.num_ranks(); source += threads.count) {
       const RowsSignal& signal = context.signals_from(source)->rows_of(epoch);
       const WaitPoint point{hepOperationDispatch, hepPhaseRows, source, epoch};
       bool ready = wait_for(context, point, &signal.ready, epoch) &&
@@ -106,7 +115,7 @@ struct PublishedExtras {
                          &signal.weights_ready, epoch);
       if (!ready) *failed = true;
     }
-    ptx::barrier_sync(kExtrasBarrier, kExtrasThreads);
+    sync_extras();
     return !*failed;
   }
 

@@ -115,7 +115,7 @@ __device__ void store_rows(const DispatchArgs& args, const ExpertBlocks& experts
     store_rows<kLayout, kStoresInFlight>(args, experts, rows, ring);
   else
     store_rows<kLayout, 1>(args, experts, rows, ring);
-  if (kLayout == hepLayoutExpertMajor) zero_padding(args, experts, ring);
+  if (kLayout == hepLayoutExpertMajor) zero_padding(args, experts, {0, 1}, ring);
 }
 
 // What the sources have sent beside their rows, or published.
@@ -223,8 +223,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (args.half != Half::kReceive) {
     send_choices(args, first_pair, epoch, update);
     const TokenRange tokens = tokens_to_publish(args);
-    if (args.call.scales != nullptr) publish_scales(args, epoch, tokens);
-    if (args.publishing != Publishing::kDone) publish_rows(args, epoch, tokens);
+    if (args.call.scales != nullptr) publish_scales(args, epoch, tokens, all_threads());
+    if (args.publishing != Publishing::kDone) publish_rows(args, epoch, tokens, all_threads());
     __syncthreads();
     if (warp_index() == kStorerWarp) signal_tokens(args, update, tokens);
   }

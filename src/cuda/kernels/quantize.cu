@@ -12,7 +12,8 @@ constexpr int kThreads = 1024;
 __global__ void __launch_bounds__(kThreads)
     quantize_kernel(const __grid_constant__ QuantizeArgs args) {
   quantize_rows(args,
-                part_of_tokens(args.num_tokens, blockIdx.x, ceil_div(args.num_tokens, gridDim.x)));
+                part_of_tokens(args.num_tokens, blockIdx.x, ceil_div(args.num_tokens, gridDim.x)),
+                all_threads());
 }
 
 }  // namespace

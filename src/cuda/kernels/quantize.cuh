@@ -99,11 +99,11 @@ __device__ inline void quantize_vector(const QuantizeArgs& args, int token, int 
     reinterpret_cast<float*>(scales)[block] = scale;
 }
 
-// Some of the tokens, by all threads of a block.
-__device__ inline void quantize_rows(const QuantizeArgs& args, TokenRange tokens) {
+// Some of the tokens, by whole warps.
+__device__ inline void quantize_rows(const QuantizeArgs& args, TokenRange tokens, Workers threads) {
   const int units = ceil_div(args.hidden, kUnitElements);  // of a row
   const int count = (tokens.end - tokens.begin) * units;
-  for (int i = warp_index(); i < count; i += blockDim.x / kWarpSize) {
+  for (int i = threads.index / kWarpSize; i < count; i += threads.count / kWarpSize) {
     const int token = tokens.begin + i / units;
     const int first = i % units * kUnitElements + lane_index() * kElements;
     const uint4* row =

@@ -28,8 +28,9 @@ __device__ inline int widest_piece(const void* rows, int bytes) {
   return both % 16 == 0 ? 16 : both % 4 == 0 ? 4 : 1;
 }
 
-// Copies the scales of some of this rank's tokens to the window. By all threads of a block.
-__device__ inline void publish_scales(const DispatchArgs& args, uint64_t epoch, TokenRange tokens) {
+// Copies the scales of some of this rank's tokens to the window.
+__device__ inline void publish_scales(const DispatchArgs& args, uint64_t epoch, TokenRange tokens,
+                                      Workers threads) {
   const KernelContext& context = args.context;
   const int bytes = context.shape().scale_bytes;
   with_piece(widest_piece(args.call.scales, bytes), [&](auto piece) {
@@ -38,7 +39,7 @@ __device__ inline void publish_scales(const DispatchArgs& args, uint64_t epoch, 
     const uint32_t pieces = bytes / sizeof(Piece);
     const uint32_t end = tokens.end * pieces;
     static_assert(uint64_t{kMaxTokens} * kMaxScaleBytes < uint64_t{1} << 31);
-    for (uint32_t i = tokens.begin * pieces + threadIdx.x; i < end; i += blockDim.x)
+    for (uint32_t i = tokens.begin * pieces + threads.index; i < end; i += threads.count)
       at<Piece>(context.own_window(),
                 context.window_layout.scales_at(epoch, i / pieces))[i % pieces] = scales[i];
   });

@@ -133,18 +133,24 @@ __device__ inline bool begins_last(uint64_t* begun) {
   return true;
 }
 
-// Called by all threads of a block, when what the block has to make known is written. Returns to all
-// threads whether this block is the last of the grid to arrive; the last sees what all blocks wrote.
-// `arrivals` is 0 between kernels, whose grids differ.
-__device__ inline bool arrive_is_last(uint64_t* arrivals) {
+// Called by the threads of a block that `sync` brings together, when what they have to make known is
+// written. Returns to all of them whether this block is the last of the grid to arrive; the last sees what
+// all blocks wrote. `arrivals` is 0 between kernels, whose grids differ.
+template <typename Sync>
+__device__ bool arrive_is_last(uint64_t* arrivals, bool leads, Sync sync) {
   __shared__ bool last;
-  __syncthreads();
-  if (threadIdx.x == 0) {
+  sync();
+  if (leads) {
     last = ptx::atomic_add_acq_rel_gpu(arrivals, 1) + 1 == gridDim.x;
     if (last) *arrivals = 0;
   }
-  __syncthreads();
+  sync();
   return last;
+}
+
+// By all threads.
+__device__ inline bool arrive_is_last(uint64_t* arrivals) {
+  return arrive_is_last(arrivals, threadIdx.x == 0, [] { __syncthreads(); });
 }
 
 }  // namespace hep

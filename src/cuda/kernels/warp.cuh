@@ -74,9 +74,10 @@ struct EntryItems {
   }
 };
 
-// Divides numbers below 2^21 by one that is known only at run time, at the price of a product: (x + 0.5) / d
+// Divides numbers below kLimit by one that is known only at run time, at the price of a product: (x + 0.5) / d
 // is at least 0.5 / d away from an integer, its rounding error at most 2^-22 * x / d.
 struct Divisor {
+  static constexpr int kLimit = 1 << 21;
   float inverse;
 
   __device__ explicit Divisor(int divisor) : inverse(1.0f / static_cast<float>(divisor)) {}
@@ -105,6 +106,15 @@ struct SelectionLanes {
 struct TokenRange {
   int begin, end;
 };
+
+// Threads of a block that share something out among them, and the calling one's number there.
+struct Workers {
+  int index, count;
+};
+
+__device__ inline Workers all_threads() {
+  return {static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)};
+}
 
 // Of parts that are as equal as whole tokens can be.
 __device__ inline TokenRange part_of_tokens(int num_tokens, int part, int tokens_of_part) {
