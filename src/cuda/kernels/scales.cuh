@@ -81,10 +81,12 @@ __device__ void forward_pieces(const DispatchArgs& args, const SelectionLanes& l
     uint32_t lane, piece;  // the first lane of the row
     bool valid;
   };
+  const uint32_t inner = row_major ? count : lanes.groups;
+  const Divisor by_inner(inner);
+  static_assert(kWarpSize * kMaxScaleBytes <= Divisor::kLimit - kPiecesAtOnce * kWarpSize);
   const auto position = [&](uint32_t index) {
-    const uint32_t row = row_major ? index / count : index % lanes.groups;
-    const uint32_t piece = row_major ? index % count : index / lanes.groups;
-    return Position{row * args.top_k, piece, index < total};
+    const uint32_t high = by_inner(index), low = index - high * inner;
+    return Position{(row_major ? high : low) * args.top_k, row_major ? low : high, index < total};
   };
   for (uint32_t base = lane_index(); base - lane_index() < total;
        base += kPiecesAtOnce * kWarpSize) {

@@ -86,6 +86,7 @@ __device__ bool wait_until(const KernelContext& context, const WaitPoint& point,
   if (look().done) return true;
   const uint64_t begin = ptx::globaltimer_ns();
   while (true) {
+#pragma unroll 1  // or each wait takes some 2 KiB of code
     for (int poll = 0; poll < kPollsPerLookAround; ++poll)
       if (look().done) return true;
     if (has_failed(context)) return false;
