@@ -133,6 +133,10 @@ Status CudaRouting::publish_rows(const DispatchArgs& args, hepStream_t stream) {
   return Status();
 }
 
+// Of a batch with so few bytes outputs are sent sooner than others can know that they may read them. (On 2
+// H200s, 32 tokens of 14 KiB took 15.4 us instead of 17.0; 128 of them 26 instead of 21.)
+constexpr int64_t kSentBytesOfBlock = 16 * 1024;
+
 // Outputs in the heap or in registered memory need not be sent if nothing is to be done to them first:
 // the peers read them. In halves they are, so that the second half waits for nobody to read.
 Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Half half, uint64_t* outputs_place) {
@@ -142,6 +146,9 @@ Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Half half, uint64
   *outputs_place = kNotInWindow;
   if (!sends_rows_as_they_are(call) || half != Half::kBoth) return Status();
   const int64_t row_bytes = int64_t{context.shape.hidden} * element_bytes(call.type);
+  if (context.mode == hepModeLowLatency &&
+      num_tokens_ * row_bytes <= context.plan.combine_blocks * kSentBytesOfBlock)
+    return Status();
   if (in_heap)
     *outputs_place =
         static_cast<const char*>(call.y) - static_cast<const char*>(context.windows[context.rank]);

@@ -108,15 +108,10 @@ __device__ inline void count_choices(const DispatchArgs& args, const PlaceMemory
       atomicAdd(&count.by_expert[expert], 1u);
       ++selections;
     }
-    // Neighbours are mostly of one class and source.
-    const uint32_t alike = __match_any_sync(kFullWarp, number * kMaxRanks + source);
-    const uint32_t rows = __popc(__ballot_sync(kFullWarp, selections > 0) & alike);
-    const uint32_t all_selections = __reduce_add_sync(alike, selections);
-    if ((alike & lanes_below()) == 0 && rows > 0) {
-      atomicAdd(count.rows, rows);
-      atomicAdd(count.selections, all_selections);
-      atomicAdd(&memory.source_rows[source], rows);
-    }
+    if (selections == 0) continue;
+    atomicAdd(count.rows, 1u);
+    atomicAdd(count.selections, selections);
+    atomicAdd(&memory.source_rows[source], 1u);
   }
 }
 
