@@ -16,7 +16,7 @@ namespace {
 constexpr int kFirstStorerWarp = kPipelines;
 constexpr int kThreads = (kFirstExtrasWarp + kExtrasWarps) * kWarpSize;
 
-constexpr int kStaticBytes = 4096;
+constexpr int kStaticBytes = 6144;
 constexpr int kMostDynamicBytes = kMaxSharedBytes - kStaticBytes;
 
 __host__ __device__ constexpr int pipeline_bytes(int stages, int stage_bytes) {
@@ -140,7 +140,7 @@ cudaError_t prepare_dispatch_kernels() {
 cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream) {
   const int row_bytes = args.row_bytes;
   int rows_in_flight = dispatch_stages(plan, row_bytes, args.call.layout);
-  args.pipelines = rows_in_flight >= 2 * kPipelines ? kPipelines : 1;
+  args.pipelines = std::clamp(rows_in_flight / kFewRowsOfPipeline, 1, kPipelines);
   rows_in_flight /= args.pipelines;
   args.rows_per_stage =
       args.call.layout != hepLayoutFlat

@@ -24,6 +24,9 @@ constexpr int kMaxRowsPerStage = 16;
 constexpr int kFewStages = 6;
 static_assert(kMaxRowsPerStage + kFewRowsPerGroup <= kWarpSize);
 
+// Rows that a pipeline has in flight at least, where a block has several.
+constexpr int kFewRowsOfPipeline = 5;
+
 // Stores that a storer has in flight before it hands the oldest one's stage back.
 constexpr int kStoresInFlight = 4;
 
@@ -47,9 +50,9 @@ __device__ __host__ constexpr int stage_bytes(int layout, int rows, int row_byte
 }
 
 // A loader and a storer with stages of their own. A row takes each of the two warps some 0.3 us, longer than
-// the copy engine takes for a small one: with two pipelines a block, 8 blocks on 2 H200s moved rows of 4 KiB at
-// 182 GB/s to their experts instead of 98, of 7 KiB at 200 instead of 175; 16 blocks rows of 14 KiB, flat, at
-// 597 instead of 580.
+// the copy engine takes for a small one: 8 blocks on 2 H200s moved rows of 2 KiB to their experts at 96 and 160
+// GB/s with two and four pipelines a block, of 4 KiB at 98, 183 and 191 with one, two and four, of 7 KiB at 175
+// with one and 200; 16 blocks rows of 14 KiB, flat, at 580 with one and 597.
 struct Pipeline {
   int index, count;  // which of how many of the block
 

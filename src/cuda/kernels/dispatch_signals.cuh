@@ -15,7 +15,7 @@ __device__ inline uint64_t call_summary(const DispatchArgs& args) {
 }
 
 // The warps of a block: loaders and storers, then those that publish and write what goes with the rows.
-constexpr int kPipelines = 2;
+constexpr int kPipelines = 4;  // at most
 constexpr int kFirstExtrasWarp = 2 * kPipelines;
 constexpr int kExtrasWarps = 6;
 constexpr int kExtrasThreads = kExtrasWarps * kWarpSize;
