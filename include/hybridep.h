@@ -499,7 +499,8 @@ HEP_API hepResult_t hepMemFree(hepComm_t comm, void* pointer);
  * Registers memory that the caller allocated, so that the peers read it in place, as if it came from
  * `hepMemAlloc`: x of a dispatch that does not quantise it, and, on the cuda backend, flat y of a combine
  * that does nothing to it (weight mode hepWeightsNone, partial sums of the type of y), if they lie in one
- * registered range as a whole. An operation in halves reads neither in place (`hepDispatchSend`).
+ * registered range as a whole. An operation in halves reads neither in place (`hepDispatchSend`), and small
+ * batches of low-latency routings travel sooner if they are copied, which the library does then.
  *
  * Collective: all ranks call it, from threads of their own, each with memory of its own or with NULL and 0,
  * and it waits for all of them, as long as `timeout_ms`. What is refused on one rank is refused on all, and

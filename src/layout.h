@@ -27,9 +27,11 @@ constexpr int kMaxScaleBytes = 16 * 1024;
 constexpr int64_t kRowGranularity = 16;  // what the copy engine of an SM moves at least
 
 // Combine signals progress by chunks of consecutive tokens of a source rank: of so many at most, and of
-// fewer where the source has few tokens, so that all blocks have work.
+// fewer where the source has few tokens, so that all blocks have work. Each signal takes a microsecond and more:
+// with 128 chunks instead of 32, a flat combine of 128 tokens on 2 H200s took 49 us instead of 34 with 16 blocks,
+// in low-latency mode 26 instead of 23; expert-padded with 512 tokens it took 61 instead of 64.
 constexpr int kMaxChunkTokens = 32;
-constexpr int kWantedChunks = 128;
+constexpr int kWantedChunks = 32;
 
 // Sections start at cache lines, windows at pages.
 constexpr uint64_t kSectionAlignment = 256;

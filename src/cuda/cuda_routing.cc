@@ -133,27 +133,26 @@ Status CudaRouting::publish_rows(const DispatchArgs& args, hepStream_t stream) {
   return Status();
 }
 
-// Of a batch with so few bytes outputs are sent sooner than others can know that they may read them. (On 2
-// H200s, 32 tokens of 14 KiB took 15.4 us instead of 17.0; 128 of them 26 instead of 21.)
-constexpr int64_t kSentBytesOfBlock = 16 * 1024;
+// So few bytes of outputs are sent sooner than others can know that they may read them. (On 2 H200s, 64 rows of
+// 14 KiB took 15.4 us instead of 17.0, with 28 KiB a block; 256 of them 23 instead of 21.)
+constexpr int64_t kSentBytesOfBlock = 64 * 1024;
 
 // Outputs in the heap or in registered memory need not be sent if nothing is to be done to them first:
 // the peers read them. In halves they are, so that the second half waits for nobody to read.
-Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Half half, uint64_t* outputs_place) {
+Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Half half, CombineArgs* args) {
   const LaneContext& context = lane_.context;
   bool in_heap;
   HEP_TRY(find_outputs_in_heap(context, call, &in_heap));
-  *outputs_place = kNotInWindow;
+  args->outputs_place = kNotInWindow;
   if (!sends_rows_as_they_are(call) || half != Half::kBoth) return Status();
   const int64_t row_bytes = int64_t{context.shape.hidden} * element_bytes(call.type);
-  if (context.mode == hepModeLowLatency &&
-      num_tokens_ * row_bytes <= context.plan.combine_blocks * kSentBytesOfBlock)
-    return Status();
+  if (context.mode == hepModeLowLatency)
+    args->most_sent_rows = context.plan.combine_in_place.blocks * kSentBytesOfBlock / row_bytes;
   if (in_heap)
-    *outputs_place =
+    args->outputs_place =
         static_cast<const char*>(call.y) - static_cast<const char*>(context.windows[context.rank]);
   else if (call.capacity > 0 && call.capacity <= INT64_MAX / row_bytes)
-    backend_.registrations().find_place(call.y, call.capacity * row_bytes, outputs_place);
+    backend_.registrations().find_place(call.y, call.capacity * row_bytes, &args->outputs_place);
   return Status();
 }
 
@@ -222,7 +221,7 @@ Status CudaRouting::combine(const hepCombineArgs_t& call, Half half, hepStream_t
   const int hidden = lane_.context.shape.hidden;
   args.row_bytes = hidden * element_bytes(call.type);
   args.partial_row_bytes = hidden * element_bytes(call.partial_type);
-  HEP_TRY(find_outputs(call, half, &args.outputs_place));
+  HEP_TRY(find_outputs(call, half, &args));
   args.half = half;
   const NotedWork noted(lane_.work, stream);
   if (call.row_gradients != nullptr && half != Half::kReceive)

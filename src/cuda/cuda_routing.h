@@ -35,7 +35,7 @@ class CudaRouting : public BackendRouting {
   Status list_map(Half half, hepStream_t stream, TopK* choice);
   Status find_rows(const hepDispatchArgs_t& call, Half half, DispatchArgs* args);
   Status publish_rows(const DispatchArgs& args, hepStream_t stream);
-  Status find_outputs(const hepCombineArgs_t& call, Half half, uint64_t* outputs_place);
+  Status find_outputs(const hepCombineArgs_t& call, Half half, CombineArgs* args);
 
   CudaBackend& backend_;
   CudaLane& lane_;

@@ -131,7 +131,9 @@ struct DispatchArgs {
   int32_t num_tokens;
   int32_t top_k;
   int32_t row_bytes;
-  int32_t pipelines, stages, rows_per_stage;
+  int32_t pipelines;       // of a block of dispatch.cu
+  int32_t stages;          // of each; of a block of low_latency.cu
+  int32_t rows_per_stage;  // in flat; otherwise 1
   Half half;
 
   // If the routing is updated in the same launch.
@@ -156,6 +158,7 @@ struct CombineArgs {
   int32_t row_bytes, partial_row_bytes;
   int32_t first_half_blocks;  // the first ones of the grid; all do the second half
   uint64_t outputs_place;     // the place of y, for peers to read; or kNotInWindow
+  int64_t most_sent_rows;     // so many rows of y are sent all the same
   int32_t load_stages, store_stages;
   Half half;
   hepCombineArgs_t call;

@@ -220,6 +220,38 @@ TEST(Lanes, DispatchesUpdateWhateverTheirLanesHaveRoomFor) {
   });
 }
 
+// Outputs that lie where the peers can read them are read there, or sent if they are few; others are sent. One
+// after the other, and on the ranks in turn.
+TEST(Lanes, OutputsOfSomeRanksAreReadWhereTheyLie) {
+  const int num_ranks = world().num_ranks();
+  hepConfig_t config = lanes_config();
+  if (num_ranks <= 8) config.hidden = 4096;
+  config.low_latency_blocks = 2;
+  Random random(options().seed + 700);
+  JobBuilder builder(num_ranks, config, random);
+  const int routing = builder.add_routing(1, hepModeLowLatency, 0);
+  for (const int tokens : {1, most_tokens(), most_tokens(), 1, most_tokens()}) {
+    const int update = builder.add_update(routing, config.max_top_k, hepIndexInt32,
+                                          std::vector<int64_t>(num_ranks, tokens));
+    builder.fold_update(builder.add_dispatch(update, hepLayoutFlat, false));
+    for (int first = 0; first < 2; ++first) {
+      Combine& combine =
+          builder.combine(builder.add_combine(update, hepLayoutFlat, hepWeightsNone));
+      for (int rank = 0; rank < num_ranks; ++rank)
+        combine.y_memory[rank] = rank % 2 == first ? kHeapMemory : kAnyMemory;
+    }
+  }
+  const Job job = builder.finish("outputs in place and sent");
+  run_ranks(config, [&](Rank& self) {
+    JobRun run(job, self);
+    self.barrier();
+    ASSERT_TRUE(run.issue());
+    self.stream.synchronize();
+    self.barrier();
+    run.verify();
+  });
+}
+
 TEST(Lanes, LimitsTellOfThem) {
   const hepConfig_t config = lanes_config();
   run_ranks(config, [&](Rank& self) {

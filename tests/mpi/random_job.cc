@@ -8,7 +8,8 @@
 
 namespace {
 
-constexpr int kHeapBatches = 6;  // of tokens, that the heap holds
+constexpr int kFewStageElements = 50 * 1024;  // fit in a block's stages, of whatever type
+constexpr int kHeapBatches = 6;               // of tokens, that the heap holds
 constexpr int64_t kMaxPaddedBytes = 8 << 20;
 
 bool is_plain(const hepConfig_t& config) {
@@ -310,7 +311,8 @@ hepConfig_t random_config(Random& random, int num_ranks, bool plain) {
   if (random.chance(50)) {
     config.routing_threads = random.pick({0, 64, 128, 512});
     config.routing_blocks = random.pick({0, 1, 2, 3});
-    config.dispatch_stages = random.pick({0, 2, 3, 5});
+    config.dispatch_stages = random.pick({0, 2, 3, 5, 10, 16, 20});
+    if (config.dispatch_stages * config.hidden > kFewStageElements) config.dispatch_stages = 3;
     config.dispatch_blocks = random.pick({0, 1, 3});
     config.combine_load_stages = random.pick({0, 2, 3});
     config.combine_store_stages = random.pick({0, 2, 4});

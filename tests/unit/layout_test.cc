@@ -55,9 +55,9 @@ class Layout : public ::testing::TestWithParam<Shape> {
   uint64_t row_bytes() const { return GetParam().row_bytes; }
   uint64_t scale_stride() const { return (GetParam().scale_bytes + 15) / 16 * 16; }
   uint64_t partials() const { return top_k() < ranks() ? top_k() : ranks(); }
-  // A batch of up to 128 tokens is signalled token by token, a long one by every 32.
+  // A batch of up to 32 tokens is signalled token by token, a long one by every 32.
   uint64_t chunks() const {
-    return std::max(std::min<uint64_t>(tokens(), 128), (tokens() + 31) / 32);
+    return std::max(std::min<uint64_t>(tokens(), 32), (tokens() + 31) / 32);
   }
 };
 

@@ -41,12 +41,12 @@ __device__ void take_gradients(const CombineArgs& args, uint64_t epoch) {
 
 // In the last block: all that this rank needs has been added up, and calls have been compared: the peers may
 // overwrite it. Waits until they have read this rank's outputs, if they do.
-__device__ void finish(const CombineArgs& args, uint64_t epoch) {
+__device__ void finish(const CombineArgs& args, bool in_place, uint64_t epoch) {
   const KernelContext& context = args.context;
   take_gradients(args, epoch);
   for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x) {
     ptx::st_release_sys(&context.signals_to(rank)->slots_free, epoch);
-    if (args.outputs_place != kNotInWindow)
+    if (in_place)
       wait_for(context, {hepOperationCombine, hepPhaseReaders, rank, epoch},
                &context.signals_from(rank)->slots_free, epoch);
   }
@@ -57,17 +57,17 @@ __device__ void finish(const CombineArgs& args, uint64_t epoch) {
 // sets of slots and nobody reads outputs in place. `outputs` tells of all ranks once all threads of the block
 // are done.
 template <typename V>
-__device__ bool has_to_finish(const CombineArgs& args, const Outputs* outputs) {
+__device__ bool has_to_finish(const CombineArgs& args, bool in_place, const Outputs* outputs) {
   const KernelContext& context = args.context;
   if (context.shape().sets != 2 || args.num_tokens > kFewTokens || args.call.gradients != nullptr ||
-      args.outputs_place != kNotInWindow)
+      in_place)
     return true;
   if (!V::as_they_are(args)) return false;
   __syncthreads();
-  bool in_place = false;
+  bool others_in_place = false;
   for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x)
-    in_place |= rank != context.rank && outputs[rank].in_place;
-  return __syncthreads_or(in_place);
+    others_in_place |= rank != context.rank && outputs[rank].in_place;
+  return __syncthreads_or(others_in_place);
 }
 
 template <typename V>
@@ -87,13 +87,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   // A NaN that arrives as it is becomes canonical when it is added up.
   const bool as_they_are = V::as_they_are(args);
   const bool sends = args.half != Half::kReceive, receives = args.half != Half::kSend;
-  if (sends && blockIdx.x == gridDim.x - 1) publish_outputs(args, epoch);
+  const bool in_place = outputs_in_place(args);
+  if (sends && blockIdx.x == gridDim.x - 1) publish_outputs(args, in_place, epoch);
   // By a thread that has nothing to do yet.
   if (receives && threadIdx.x == kThreads - 1 && begins_last(&context.state->combine.begun))
     context.state->combine.epoch = epoch;
   __syncthreads();
 
-  const bool in_first_half = sends && blockIdx.x < args.first_half_blocks;
+  const bool in_first_half = sends && !in_place && blockIdx.x < args.first_half_blocks;
   if (in_first_half && as_they_are) {
     if (role == 0) {
       ContributionLoader loader{{memory.forwarding, {}}};
@@ -112,12 +113,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   } else {
     reduce<typename V::Type, typename V::Partial>(memory, role - 1, epoch);
   }
-  if (!receives || !has_to_finish<V>(args, memory.outputs)) return;
-  if (arrive_is_last(&context.state->combine.arrivals) && !has_failed(context)) finish(args, epoch);
+  if (!receives || !has_to_finish<V>(args, in_place, memory.outputs)) return;
+  if (arrive_is_last(&context.state->combine.arrivals) && !has_failed(context))
+    finish(args, in_place, epoch);
 }
 
 CombineGrid choose_grid(const CombineArgs& args, const Plan& plan) {
-  if (args.outputs_place != kNotInWindow) return plan.combine_in_place;
+  if (args.outputs_place != kNotInWindow && args.most_sent_rows == 0) return plan.combine_in_place;
   if (sends_rows_as_they_are(args.call)) return plan.combine_forward;
   return plan.combine_reduce[args.call.layout != hepLayoutFlat];
 }

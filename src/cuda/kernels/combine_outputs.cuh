@@ -20,6 +20,14 @@ __device__ inline OutputRange outputs_for(const CombineArgs& args, int rank) {
   return {first, max(min(end, args.call.capacity) - first, int64_t{0})};
 }
 
+// Whether the peers read this rank's outputs where they lie.
+__device__ inline bool outputs_in_place(const CombineArgs& args) {
+  if (args.outputs_place == kNotInWindow) return false;
+  const KernelContext& context = args.context;
+  return at<uint32_t>(args.routing, context.routing_layout.source_rows)[context.num_ranks()] >
+         args.most_sent_rows;
+}
+
 __device__ inline uint64_t call_summary(const CombineArgs& args) {
   return summary_of(args.call,
                     at<RoutingTotals>(args.routing, args.context.routing_layout.totals)->update);
@@ -27,15 +35,14 @@ __device__ inline uint64_t call_summary(const CombineArgs& args) {
 
 // Tells each peer of the call and where its rows lie. A peer that has told of the combine before this one has
 // done with the one before that, whose set this is. By one block.
-__device__ inline void publish_outputs(const CombineArgs& args, uint64_t epoch) {
+__device__ inline void publish_outputs(const CombineArgs& args, bool in_place, uint64_t epoch) {
   const KernelContext& context = args.context;
   const uint64_t call = call_summary(args);
   for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x) {
     if (rank == context.rank) continue;
     const OutputRange range = outputs_for(args, rank);
-    const uint64_t place = args.outputs_place == kNotInWindow
-                               ? kNotInWindow
-                               : args.outputs_place + range.first * args.row_bytes;
+    const uint64_t place =
+        in_place ? args.outputs_place + range.first * args.row_bytes : kNotInWindow;
     OutputsSignal& signal = context.signals_to(rank)->outputs_of(epoch);
     ptx::st_relaxed_sys(&signal.call, call);
     ptx::st_relaxed_sys(&signal.place, place);

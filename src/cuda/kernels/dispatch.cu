@@ -16,7 +16,7 @@ namespace {
 constexpr int kFirstStorerWarp = kPipelines;
 constexpr int kThreads = (kFirstExtrasWarp + kExtrasWarps) * kWarpSize;
 
-constexpr int kStaticBytes = 6144;
+constexpr int kStaticBytes = 4352;
 constexpr int kMostDynamicBytes = kMaxSharedBytes - kStaticBytes;
 
 __host__ __device__ constexpr int pipeline_bytes(int stages, int stage_bytes) {
@@ -87,10 +87,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   const bool publishes = args.half != Half::kReceive;
   if (publishes && args.publishing == Publishing::kDone && blockIdx.x == gridDim.x - 1)
     signal_rows(args, epoch, call, all_threads());
-  if (args.half == Half::kSend) {
-    if (warp_index() >= kFirstExtrasWarp) publish(args, epoch, call);
-    return;
-  }
+  if (args.half == Half::kSend)
+    return publish(args, epoch, call, all_threads(), [] { __syncthreads(); });
 
   for (int i = threadIdx.x; i <= context.num_ranks(); i += blockDim.x)
     source_rows[i] = at<uint32_t>(args.routing, context.routing_layout.source_rows)[i];
@@ -112,7 +110,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     load_rows<kLayout>(args, {args, epoch, call, published_rows[pipeline.index]}, source_rows,
                        pipeline, ring);
   } else if (warp_index() >= kFirstExtrasWarp) {
-    if (publishes) publish(args, epoch, call);
+    if (publishes) publish(args, epoch, call, extras_threads(), sync_extras);
     const PublishedExtras published{args, epoch, gave_weights};
     if (published.wait(call, &extras_failed))
       write_extras<kLayout>(args, published, experts, extra_entries);
@@ -128,6 +126,24 @@ constexpr void (*kKernels[])(DispatchArgs) = {dispatch_kernel<hepLayoutFlat>,
                                               dispatch_kernel<hepLayoutExpertMajor>,
                                               dispatch_kernel<hepLayoutExpertPadded>};
 
+int shared_bytes_of(const DispatchArgs& args) {
+  return args.pipelines *
+         pipeline_bytes(args.stages, stage_bytes(args.call.layout, args.rows_per_stage,
+                                                 args.row_bytes, args.top_k));
+}
+
+// The stages of each pipeline, and how many rows one holds. Returns the shared memory that all take.
+int cut_stages(int rows_in_flight, DispatchArgs* args) {
+  const int rows = rows_in_flight / args->pipelines;
+  args->rows_per_stage =
+      args->call.layout != hepLayoutFlat
+          ? 1
+          : std::clamp(std::min(kStageTargetBytes / args->row_bytes, rows / kFewStages), 1,
+                       kMaxRowsPerStage);
+  args->stages = rows / args->rows_per_stage;
+  return shared_bytes_of(*args);
+}
+
 }  // namespace
 
 cudaError_t prepare_dispatch_kernels() {
@@ -138,20 +154,18 @@ cudaError_t prepare_dispatch_kernels() {
 }
 
 cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream) {
-  const int row_bytes = args.row_bytes;
-  int rows_in_flight = dispatch_stages(plan, row_bytes, args.call.layout);
+  const int rows_in_flight = dispatch_stages(plan, args.row_bytes, args.call.layout);
   args.pipelines = std::clamp(rows_in_flight / kFewRowsOfPipeline, 1, kPipelines);
-  rows_in_flight /= args.pipelines;
-  args.rows_per_stage =
-      args.call.layout != hepLayoutFlat
-          ? 1
-          : std::clamp(std::min(kStageTargetBytes / row_bytes, rows_in_flight / kFewStages), 1,
-                       kMaxRowsPerStage);
-  args.stages = rows_in_flight / args.rows_per_stage;
-  const int bytes = stage_bytes(args.call.layout, args.rows_per_stage, row_bytes, args.top_k);
-  const auto shared_bytes = [&] { return args.pipelines * pipeline_bytes(args.stages, bytes); };
-  while (shared_bytes() > kMostDynamicBytes) --args.stages;
-  return launch(kKernels[args.call.layout], plan.dispatch_blocks, kThreads, shared_bytes(), stream,
+  int shared_bytes = cut_stages(rows_in_flight, &args);
+  while (shared_bytes > kMostDynamicBytes && args.pipelines > 1) {
+    --args.pipelines;
+    shared_bytes = cut_stages(rows_in_flight, &args);
+  }
+  while (shared_bytes > kMostDynamicBytes) {
+    --args.stages;
+    shared_bytes = shared_bytes_of(args);
+  }
+  return launch(kKernels[args.call.layout], plan.dispatch_blocks, kThreads, shared_bytes, stream,
                 args);
 }
 

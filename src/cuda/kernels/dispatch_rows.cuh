@@ -11,13 +11,13 @@
 
 namespace hep {
 
-// Rows that a block takes at a time, consecutive rows of one source: as many as whole stages hold, but
+// Rows that a loader takes at a time, consecutive rows of one source: as many as whole stages hold, but
 // at least so many.
 constexpr int kFewRowsPerGroup = 4;
 
 // Flat rows of a source follow each other, and mostly come from tokens that follow each other: a stage
 // holds several, for fewer copies. (On an H200, 14 KiB rows in four copies instead of one took a third
-// longer.) So many stages must remain: on 4 H200s with 16 blocks, 5 stages of 2 rows gave 410 GB/s, 10 of
+// longer.) So many stages are wanted: on 4 H200s with 16 blocks, 5 stages of 2 rows gave 410 GB/s, 10 of
 // 1 row 421.
 constexpr int kStageTargetBytes = 28 * 1024;
 constexpr int kMaxRowsPerStage = 16;
@@ -157,6 +157,7 @@ __device__ inline void load_flat_rows(const DispatchArgs& args, const RowGroup& 
   const uint32_t token_before = __shfl_up_sync(kFullWarp, token, 1);
   const bool begins = lane < count && (lane == 0 || token != token_before + 1);
   const uint32_t later = __ballot_sync(kFullWarp, begins) & lanes_above();
+  producer.wait();
   if (lane == 0) producer.acquire({begin, count, 0, 0}, count * row_bytes);
   __syncwarp();
   if (begins) {

@@ -41,12 +41,14 @@ __device__ inline void signal_rows(const DispatchArgs& args, uint64_t epoch, uin
 // Rows that lie where the peers read them are made known at once, by one block; all blocks bring the rest to
 // the window, and the last to come signals. Nobody need be waited for: in throughput mode the dispatch before
 // has waited for the readers, in low-latency mode dispatches take turns with two sets, and a peer that has
-// signalled the one before this has done with the one before that. By the extras warps, while the rows of
-// peers that are ready are on their way. (By all warps before the rows, weights took 5 us of a dispatch of
-// 4096 tokens with 8 blocks on an H200, FP32 scales 11 more.)
-__device__ inline void publish(const DispatchArgs& args, uint64_t epoch, uint64_t call) {
+// signalled the one before this has done with the one before that. By the threads of a block that `sync`
+// brings together: the extras warps, while the rows of peers that are ready are on their way. (By all warps
+// before the rows, weights took 5 us of a dispatch of 4096 tokens with 8 blocks on an H200, FP32 scales 11
+// more.)
+template <typename Sync>
+__device__ void publish(const DispatchArgs& args, uint64_t epoch, uint64_t call, Workers threads,
+                        Sync sync) {
   const KernelContext& context = args.context;
-  const Workers threads = extras_threads();
   const bool has_rows = args.publishing != Publishing::kDone;
   const bool has_extras = args.call.weights != nullptr || args.call.scales != nullptr;
   if (!has_rows && !has_extras) return;
@@ -54,7 +56,7 @@ __device__ inline void publish(const DispatchArgs& args, uint64_t epoch, uint64_
   if (args.call.weights != nullptr) publish_weights(args, epoch, tokens, threads);
   if (args.call.scales != nullptr) publish_scales(args, epoch, tokens, threads);
   if (has_rows) publish_rows(args, epoch, tokens, threads);
-  if (!arrive_is_last(&context.state->extras_published, threads.index == 0, sync_extras)) return;
+  if (!arrive_is_last(&context.state->extras_published, threads.index == 0, sync)) return;
   if (has_rows) signal_rows(args, epoch, call, threads);
   if (has_extras)
     for (int rank = threads.index; rank < context.num_ranks(); rank += threads.count)

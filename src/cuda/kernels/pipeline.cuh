@@ -83,15 +83,18 @@ __device__ inline void wait_phase(uint64_t* barrier, uint32_t parity) {
   }
 }
 
-// The producer's side, used by one thread.
+// The producer's side, one stage after the other. The cursors of all lanes keep pace.
 template <typename Item>
 struct Producer {
   const Ring<Item>& ring;
   Cursor cursor;
 
-  // Waits for a free stage and describes it; `bytes` are going to be loaded into it.
+  // Until the next stage is free. By every lane that loads into it.
+  __device__ void wait() const { wait_phase(&ring.empty[cursor.stage], cursor.parity ^ 1); }
+
+  // Waits for a free stage and describes it; `bytes` are going to be loaded into it. By one lane.
   __device__ void acquire(const Item& item, uint32_t bytes) {
-    wait_phase(&ring.empty[cursor.stage], cursor.parity ^ 1);
+    wait();
     ring.items[cursor.stage] = item;
     if (bytes > 0)
       ptx::mbarrier_arrive_expect_tx(&ring.full[cursor.stage], bytes);
