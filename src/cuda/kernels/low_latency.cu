@@ -231,6 +231,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (args.half == Half::kSend) return;
   if (threadIdx.x == kLoaderWarp * kWarpSize) advance_epochs(args, epoch, update);
 
+  // What the peers wait for has been sent. (All this beforehand, while the epochs are on their way, and the
+  // choices asked for before their header is here: one token took 12.7 us on 2 H200s instead of 12.4.)
   const PlaceMemory memory(shared, shape);
   memory.clear_counters(shape);
   const int bytes = align_up(args.row_bytes, kStageAlignment);
