@@ -13,16 +13,7 @@ namespace {
 
 using harness::world;
 
-void run(const hepConfig_t& config, const Job& job) {
-  run_ranks(config, [&](Rank& self) {
-    JobRun run(job, self);
-    self.barrier();
-    ASSERT_TRUE(run.issue());
-    self.stream.synchronize();
-    self.barrier();
-    run.verify();
-  });
-}
+void run(const hepConfig_t& config, const Job& job) { run_job(config, job); }
 
 std::vector<int64_t> same_tokens(int64_t tokens) {
   return std::vector<int64_t>(world().num_ranks(), tokens);

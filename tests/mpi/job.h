@@ -312,3 +312,6 @@ class JobRun {
   std::vector<CombineRun> combines_;
   std::vector<harness::Buffer> kept_inputs_, kept_outputs_;
 };
+
+// Runs a job on a communicator of its own, from all ranks, which verify what they got.
+void run_job(const hepConfig_t& config, const Job& job);

@@ -362,3 +362,14 @@ bool JobRun::issue_combine(const Combine& combine, Half half, CombineRun* run) {
   stream.fill(run->row_gradients.data(), kJunk, run->row_gradients.bytes());
   return true;
 }
+
+void run_job(const hepConfig_t& config, const Job& job) {
+  run_ranks(config, [&](Rank& self) {
+    JobRun run(job, self);
+    self.barrier();
+    ASSERT_TRUE(run.issue());
+    self.stream.synchronize();
+    self.barrier();
+    run.verify();
+  });
+}

@@ -210,14 +210,7 @@ TEST(Lanes, DispatchesUpdateWhateverTheirLanesHaveRoomFor) {
     builder.combine(combine).calls.split = split;
   }
   const Job job = builder.finish("more choices than a block holds");
-  run_ranks(config, [&](Rank& self) {
-    JobRun run(job, self);
-    self.barrier();
-    ASSERT_TRUE(run.issue());
-    self.stream.synchronize();
-    self.barrier();
-    run.verify();
-  });
+  run_job(config, job);
 }
 
 // Outputs that lie where the peers can read them are read there, or sent if they are few; others are sent. One
@@ -242,14 +235,7 @@ TEST(Lanes, OutputsOfSomeRanksAreReadWhereTheyLie) {
     }
   }
   const Job job = builder.finish("outputs in place and sent");
-  run_ranks(config, [&](Rank& self) {
-    JobRun run(job, self);
-    self.barrier();
-    ASSERT_TRUE(run.issue());
-    self.stream.synchronize();
-    self.barrier();
-    run.verify();
-  });
+  run_job(config, job);
 }
 
 TEST(Lanes, LimitsTellOfThem) {

@@ -39,14 +39,7 @@ TEST(Large, FullSizeBatchGivesTheOraclesBytes) {
       .y_memory.assign(num_ranks, kHeapMemory);
   const Job job = builder.finish("full size");
 
-  run_ranks(config, [&](Rank& self) {
-    JobRun run(job, self);
-    self.barrier();
-    ASSERT_TRUE(run.issue());
-    self.stream.synchronize();
-    self.barrier();
-    run.verify();
-  });
+  run_job(config, job);
 }
 
 }  // namespace

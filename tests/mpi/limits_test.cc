@@ -28,17 +28,6 @@ hepConfig_t config_of(int hidden, int max_tokens) {
   return config;
 }
 
-void run(const hepConfig_t& config, const Job& job) {
-  run_ranks(config, [&](Rank& self) {
-    JobRun run(job, self);
-    self.barrier();
-    ASSERT_TRUE(run.issue());
-    self.stream.synchronize();
-    self.barrier();
-    run.verify();
-  });
-}
-
 // --------------------------------------------------------------------------------------- ranks
 
 TEST(Limits, AConfigFor72RanksIsLegalAndHasASize) {
@@ -77,7 +66,7 @@ TEST(Limits, ManyExpertsWorkWhetherAMultipleOfFourOrNot) {
       const int dispatch = builder.add_dispatch(update, hepLayoutExpertMajor, true);
       builder.add_combine(update, hepLayoutExpertMajor, hepWeightsDispatched, dispatch);
     }
-    run(config, builder.finish(std::to_string(num_experts) + " experts"));
+    run_job(config, builder.finish(std::to_string(num_experts) + " experts"));
   }
 }
 
@@ -101,7 +90,7 @@ TEST(Limits, ATokenMaySelectTheLastExpert32Times) {
     builder.combine(combine).capacity = builder.dispatch(dispatch).capacity;
     builder.combine(combine).has_gradients = true;
   }
-  run(config, builder.finish("one expert 32 times"));
+  run_job(config, builder.finish("one expert 32 times"));
 }
 
 // ---------------------------------------------------------------------------------------- rows
@@ -115,7 +104,7 @@ TEST(Limits, RowsOf64KiBAndOf16BytesTravel) {
     const int update = builder.add_update(builder.add_routing(1), 4, hepIndexInt32, same_tokens(9));
     builder.add_dispatch(update, hepLayoutFlat, true);
     builder.add_combine(update, hepLayoutExpertMajor, hepWeightsRow);
-    run(config, builder.finish("hidden " + std::to_string(hidden)));
+    run_job(config, builder.finish("hidden " + std::to_string(hidden)));
   }
 }
 
@@ -133,7 +122,7 @@ TEST(Limits, LongerRowsAreQuantisedTo64KiBAndCombinedInFloat32) {
   dispatch.quantize = hepQuantizeFloat32;
   dispatch.scale_element_bytes = 4;
   builder.add_combine(update, hepLayoutExpertMajor, hepWeightsRow);
-  run(config, builder.finish("hidden 65536"));
+  run_job(config, builder.finish("hidden 65536"));
 }
 
 TEST(Limits, ScalesOf16KiBTravelBesideTheSmallestRows) {
@@ -149,7 +138,7 @@ TEST(Limits, ScalesOf16KiBTravelBesideTheSmallestRows) {
     dispatch.has_scales = true;
     dispatch.scale_element_bytes = element_bytes;
   }
-  run(config, builder.finish("16 KiB of scales"));
+  run_job(config, builder.finish("16 KiB of scales"));
 }
 
 // -------------------------------------------------------------------------------------- tokens
@@ -165,7 +154,7 @@ TEST(Limits, OneRankMayHave65536TokensAndTheOthersNone) {
   const int update = builder.add_update(builder.add_routing(1), 2, hepIndexInt32, tokens);
   const int dispatch = builder.add_dispatch(update, hepLayoutFlat, true);
   builder.add_combine(update, hepLayoutFlat, hepWeightsDispatched, dispatch);
-  run(config, builder.finish("65536 tokens"));
+  run_job(config, builder.finish("65536 tokens"));
 }
 
 TEST(Limits, EveryRankMaySend65536TokensToOneExpert) {
@@ -182,7 +171,7 @@ TEST(Limits, EveryRankMaySend65536TokensToOneExpert) {
       builder.add_update(builder.add_routing(1), 1, hepIndexInt32, same_tokens(kMaxTokens), taste);
   builder.add_dispatch(update, hepLayoutExpertMajor, false);
   builder.add_combine(update, hepLayoutFlat, hepWeightsNone);
-  run(config, builder.finish("65536 tokens on each rank"));
+  run_job(config, builder.finish("65536 tokens on each rank"));
 }
 
 TEST(Limits, SomeRanksOrAllMayHaveNoTokens) {
@@ -207,7 +196,7 @@ TEST(Limits, SomeRanksOrAllMayHaveNoTokens) {
       }
     }
   }
-  run(config, builder.finish("no tokens"));
+  run_job(config, builder.finish("no tokens"));
 }
 
 }  // namespace
