@@ -223,8 +223,8 @@ typedef void (*hepLogCallback_t)(hepLogLevel_t level, const char* message, void*
 
 /**
  * What a communicator is for. All ranks give the same values (`log` and `log_context` excepted).
- * `backend` and the settings from `timeout_ms` on can be overridden by environment variables;
- * `hep_info --settings` lists them with their ranges.
+ * Environment variables can override `backend` and those settings for which `hep_info --settings` names
+ * one, with its range.
  */
 typedef struct {
   size_t size;
