@@ -16,7 +16,7 @@ namespace {
 constexpr int kFirstStorerWarp = kPipelines;
 constexpr int kThreads = (kFirstExtrasWarp + kExtrasWarps) * kWarpSize;
 
-constexpr int kStaticBytes = 4352;
+constexpr int kStaticBytes = 5376;
 constexpr int kMostDynamicBytes = kMaxSharedBytes - kStaticBytes;
 
 __host__ __device__ constexpr int pipeline_bytes(int stages, int stage_bytes) {

@@ -68,11 +68,9 @@ __device__ void write_row_extras(const DispatchArgs& args, const Published& publ
   Selection selection{0, 0, 0};
   float weight = 0.0f;
   if (selected) {
-    const uint32_t number = row.first + lanes.index;
-    selection = at<Selection>(args.routing, args.context.routing_layout.selections)[number];
+    selection = at<Selection>(args.routing,
+                              args.context.routing_layout.selections)[row.first + lanes.index];
     weight = published.weight(row, selection.k);
-    if (published.has_weights(row.source))
-      at<float>(args.routing, args.context.routing_layout.weights)[number] = weight;
   }
   const int64_t place =
       place_of_lane<kLayout>(args, experts, lanes, index, in_range, selected, selection);
@@ -81,6 +79,10 @@ __device__ void write_row_extras(const DispatchArgs& args, const Published& publ
     __syncwarp();  // other lanes read them than waited for them, and a shuffle does not order memory
     forward_scales(args, lanes, scales, place, kLayout == hepLayoutFlat ? 1 : args.top_k);
   }
+  // Not before the scales, which would then wait until the weights are here: a dispatch of 4096 FP8 tokens with
+  // scales on 2 H200s, 16 blocks, took 127 us instead of 110.
+  if (selected && published.has_weights(row.source))
+    at<float>(args.routing, args.context.routing_layout.weights)[row.first + lanes.index] = weight;
   if (place != kDropped) write_row_origin(call, place, row);
   if (kLayout != hepLayoutFlat) {
     if (place != kDropped && call.row_weights != nullptr) call.row_weights[place] = weight;

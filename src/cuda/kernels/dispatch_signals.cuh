@@ -14,10 +14,12 @@ __device__ inline uint64_t call_summary(const DispatchArgs& args) {
                     at<RoutingTotals>(args.routing, args.context.routing_layout.totals)->update);
 }
 
-// The warps of a block: loaders and storers, then those that publish and write what goes with the rows.
+// The warps of a block: loaders and storers, then those that publish and write what goes with the rows. (A
+// dispatch of 4096 FP8 tokens with scales on 2 H200s, 16 blocks, took 110 us with 6 of these, 107 with 10, 108
+// with 14.)
 constexpr int kPipelines = 4;  // at most
 constexpr int kFirstExtrasWarp = 2 * kPipelines;
-constexpr int kExtrasWarps = 6;
+constexpr int kExtrasWarps = 10;
 constexpr int kExtrasThreads = kExtrasWarps * kWarpSize;
 constexpr int kExtrasBarrier = 1;
 
