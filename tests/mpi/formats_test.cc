@@ -13,8 +13,6 @@ namespace {
 
 using harness::world;
 
-void run(const hepConfig_t& config, const Job& job) { run_job(config, job); }
-
 std::vector<int64_t> same_tokens(int64_t tokens) {
   return std::vector<int64_t>(world().num_ranks(), tokens);
 }
@@ -127,7 +125,7 @@ TEST(Formats, ForwardInFp8AndBackwardInBf16ShareARouting) {
     backward.has_gradients = true;
     backward.partial_type = hepTypeBfloat16;
   }
-  run(config, builder.finish("FP8 forward, BF16 backward"));
+  run_job(config, builder.finish("FP8 forward, BF16 backward"));
 }
 
 TEST(Formats, EveryTypeThatFitsTravelsOnOneCommunicator) {
@@ -154,7 +152,7 @@ TEST(Formats, EveryTypeThatFitsTravelsOnOneCommunicator) {
       combine.y.special = true;
     }
   }
-  run(config, builder.finish("every type"));
+  run_job(config, builder.finish("every type"));
 }
 
 // Whatever the partial sums take on their way: y is measured by its own type.
@@ -199,7 +197,7 @@ TEST(Formats, IndexTypesMayDifferFromRankToRank) {
       builder.add_combine(update, hepLayoutExpertMajor, hepWeightsDispatched, dispatch);
     }
   }
-  run(config, builder.finish("index types that differ"));
+  run_job(config, builder.finish("index types that differ"));
 }
 
 }  // namespace

@@ -198,6 +198,7 @@ class JobRun {
   bool issue();                  // enqueues all operations; false, and a failure, if one is refused
   bool issue(const Step& step);  // enqueues one
   void verify();                 // after the stream is done: every output byte, against the oracle
+  void complete();               // all of it: enqueues, waits until all ranks are done, verifies
   std::vector<unsigned char> outputs();  // the bytes of all outputs
 
   // To run the same job again and again: keep_inputs() before it is issued, keep_outputs() when it has been

@@ -363,13 +363,14 @@ bool JobRun::issue_combine(const Combine& combine, Half half, CombineRun* run) {
   return true;
 }
 
+void JobRun::complete() {
+  rank_.barrier();
+  ASSERT_TRUE(issue());
+  rank_.stream.synchronize();
+  rank_.barrier();
+  verify();
+}
+
 void run_job(const hepConfig_t& config, const Job& job) {
-  run_ranks(config, [&](Rank& self) {
-    JobRun run(job, self);
-    self.barrier();
-    ASSERT_TRUE(run.issue());
-    self.stream.synchronize();
-    self.barrier();
-    run.verify();
-  });
+  run_ranks(config, [&](Rank& self) { JobRun(job, self).complete(); });
 }

@@ -209,8 +209,7 @@ TEST(Lanes, DispatchesUpdateWhateverTheirLanesHaveRoomFor) {
         builder.add_combine(update, hepLayoutExpertMajor, hepWeightsDispatched, dispatch);
     builder.combine(combine).calls.split = split;
   }
-  const Job job = builder.finish("more choices than a block holds");
-  run_job(config, job);
+  run_job(config, builder.finish("more choices than a block holds"));
 }
 
 // Outputs that lie where the peers can read them are read there, or sent if they are few; others are sent. One
@@ -234,8 +233,7 @@ TEST(Lanes, OutputsOfSomeRanksAreReadWhereTheyLie) {
         combine.y_memory[rank] = rank % 2 == first ? kHeapMemory : kAnyMemory;
     }
   }
-  const Job job = builder.finish("outputs in place and sent");
-  run_job(config, job);
+  run_job(config, builder.finish("outputs in place and sent"));
 }
 
 TEST(Lanes, LimitsTellOfThem) {

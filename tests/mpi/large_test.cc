@@ -37,9 +37,7 @@ TEST(Large, FullSizeBatchGivesTheOraclesBytes) {
   builder.add_combine(update, hepLayoutFlat, hepWeightsNone);
   builder.combine(builder.add_combine(update, hepLayoutFlat, hepWeightsNone))
       .y_memory.assign(num_ranks, kHeapMemory);
-  const Job job = builder.finish("full size");
-
-  run_job(config, job);
+  run_job(config, builder.finish("full size"));
 }
 
 }  // namespace
