@@ -86,7 +86,7 @@ def is_latency_target(row):
 
 
 def print_latencies(path, with_all):
-    """A line for each case, called and replayed; the latest of each counts."""
+    """A line for each case, called, replayed, and in a row; the latest of each counts."""
     by_case = {}
     for row in results.read_rows(path, "low_latency"):
         if with_all or is_latency_target(row):
@@ -96,12 +96,14 @@ def print_latencies(path, with_all):
     if not by_case:
         tell_of_nothing(with_all)
         return
-    columns = LATENCY_COLUMNS + (("work",) if with_all else ())
+    with_chains = any("chain" in launches for launches in by_case.values())
+    columns = LATENCY_COLUMNS + ("chain: p50 us",) * with_chains + ("work",) * with_all
     lines = []
     for launches in by_case.values():
         row = next(iter(launches.values()))
         times = [number(launches.get(launch, {}), key, 1) for launch in ("eager", "graph")
                  for key in ("p50_us", "p99_us", "max_us")]
+        times += [number(launches.get("chain", {}), "p50_us", 1)] * with_chains
         lines.append([row["operation"], row["layout"], row["memory"], format_of(row),
                       str(row["tokens"]), str(row["sms"] or "-"), *times] +
                      [f"{work(row)}, {row['idle_ranks']} idle"] * with_all)

@@ -4,6 +4,12 @@
 #include "gated.h"
 
 namespace perf {
+namespace {
+
+// Operations of a graph that are timed together. The last is of batch 0, which is checked.
+constexpr int kChainLength = 16;
+
+}  // namespace
 
 LatencyBench::LatencyBench(harness::World& world, const Job& job, int rank, Session& session,
                            Report* report)
@@ -83,35 +89,44 @@ int64_t LatencyBench::count_wrong(const Place& place, const Check& check) {
 void LatencyBench::run_whole(const Place& place, const char* name, const Operation& operation,
                              const Check& check) {
   const Latency eager = time(passes_, {operation}).front();
-  report_case(place, name, false, eager, count_wrong(place, check));
+  report_case(place, name, "eager", eager, count_wrong(place, check));
   if (job_.backend != hepBackendCuda) return;
 
-  harness::Graph graphs[2];
+  harness::Graph graphs[2], chain;
   meet(world_, rank_);  // making a graph may wait for the device, so no rank may wait for this one
-  for (int batch = 0; batch < 2; ++batch) {
-    graphs[batch].begin(session_.stream);
-    operation(batch);
-    graphs[batch].end(session_.stream);
-  }
+  for (int batch = 0; batch < 2; ++batch) capture(&graphs[batch], {batch}, operation);
+  std::vector<int> batches;
+  for (int i = 0; i < kChainLength; ++i) batches.push_back((i + 1) % 2);
+  capture(&chain, batches, operation);
   meet(world_, rank_);
   const Latency replayed =
       time(passes_, {[&](int batch) { graphs[batch].launch(session_.stream); }}).front();
-  report_case(place, name, true, replayed, count_wrong(place, check));
+  report_case(place, name, "graph", replayed, count_wrong(place, check));
+  const Latency chained =
+      time(passes_, {[&](int) { chain.launch(session_.stream); }}).front() / kChainLength;
+  report_case(place, name, "chain", chained, count_wrong(place, check));
+}
+
+void LatencyBench::capture(harness::Graph* graph, const std::vector<int>& batches,
+                           const Operation& operation) {
+  graph->begin(session_.stream);
+  for (const int batch : batches) operation(batch);
+  graph->end(session_.stream);
 }
 
 void LatencyBench::run_halves(const Place& place, const std::string& name, const Operation& send,
                               const Operation& receive, const Check& check) {
   const std::vector<Latency> halves = time(passes_, {send, receive});
   const int64_t wrong = count_wrong(place, check);
-  report_case(place, name + "-send", false, halves[0], wrong);
-  report_case(place, name + "-receive", false, halves[1], wrong);
+  report_case(place, name + "-send", "eager", halves[0], wrong);
+  report_case(place, name + "-receive", "eager", halves[1], wrong);
 }
 
-void LatencyBench::report_case(const Place& place, const std::string& operation, bool captured,
+void LatencyBench::report_case(const Place& place, const std::string& operation, const char* launch,
                                const Latency& latency, int64_t wrong) {
   if (report_ == nullptr) return;
-  report_->add_latency({operation, captured ? "graph" : "eager", layout_name(place.layout),
-                        memory_name(place.memory), job_.shape, place.blocks, latency, wrong});
+  report_->add_latency({operation, launch, layout_name(place.layout), memory_name(place.memory),
+                        job_.shape, place.blocks, latency, wrong});
 }
 
 }  // namespace perf

@@ -38,7 +38,8 @@ class LatencyBench {
                  const Check& check);
   void run_halves(const Place& place, const std::string& name, const Operation& send,
                   const Operation& receive, const Check& check);
-  void report_case(const Place& place, const std::string& operation, bool captured,
+  void capture(harness::Graph* graph, const std::vector<int>& batches, const Operation& operation);
+  void report_case(const Place& place, const std::string& operation, const char* launch,
                    const Latency& latency, int64_t wrong);
 
   // bench_overlap.cc

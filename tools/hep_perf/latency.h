@@ -16,6 +16,11 @@ namespace perf {
 
 struct Latency {
   double p50_us = 0, p99_us = 0, max_us = 0;  // of all runs, each as long as on its slowest rank
+
+  // Of one of the equal operations that a run consists of.
+  Latency operator/(double operations) const {
+    return {p50_us / operations, p99_us / operations, max_us / operations};
+  }
 };
 
 // Runs that measure_latency() makes, untimed ones included: index 0 ... num_runs() - 1.

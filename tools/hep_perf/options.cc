@@ -230,8 +230,10 @@ values that the library refuses are named and left out.
 --low-latency measures how long one operation takes, the routing update being part of the dispatch.
 A run follows a pause of some 20 us, is enqueued beforehand on all ranks, and lasts as long as on its
 slowest rank; p50, p99 and max are of all runs. Batches alternate between two. Each operation is
-called, or replayed as a captured graph (cuda). The halves, send and receive, have such a pause
-between, in which the data of small batches arrives: their times are what other work does not hide.
+called (eager), replayed as a captured graph (cuda), or one of 16 in a row in such a graph (chain):
+then its time is a sixteenth, without what begins and ends a run. The halves, send and receive, have
+such a pause between, in which the data of small batches arrives: their times are what other work
+does not hide.
 On cuda the overlap with a stand-in for a GEMM follows, in the first of the layouts and memories; it
 runs on the SMs that the operations leave free:
   gemm us      all GEMMs alone, one after the other
