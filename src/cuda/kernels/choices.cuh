@@ -42,10 +42,10 @@ constexpr int kTokenBits = 17, kTopKBits = 6;
 static_assert(kMaxTokens < 1 << kTokenBits && kMaxTopK < 1 << kTopKBits &&
               kTokenBits + kTopKBits + kFlagBits <= 32);
 
-// A word: above, what tells its update from others, 0 from none; below, the payload. It comes again after
-// 2^32 - 1 updates.
+// A word: above, what tells its update from the others that write there, every second one, and from none;
+// below, the payload. It comes again after 2^32 updates.
 __device__ inline uint32_t choice_tag(uint64_t update) {
-  return static_cast<uint32_t>(update % 0xffffffffu) + 1;
+  return static_cast<uint32_t>(update >> 1) | 1u << 31;
 }
 __device__ inline uint64_t choice_word(uint64_t update, uint32_t payload) {
   return uint64_t{choice_tag(update)} << 32 | payload;
