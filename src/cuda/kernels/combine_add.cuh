@@ -88,12 +88,12 @@ struct TokenParts {
     sent = at<SentRow>(args.routing, layout.sent_rows)[token * slots + slot];
   }
 
-  __device__ void find_own(const CombineArgs& args) {
+  // `first_own`: this rank's first row for its own tokens.
+  __device__ void find_own(const CombineArgs& args, uint32_t first_own) {
     own = V::kOwnInPlace && !V::as_they_are(args) && is_part() && sent.rank == args.context.rank;
     if (!own) return;
-    const RoutingLayout& layout = args.context.routing_layout;
-    own_index = at<uint32_t>(args.routing, layout.source_rows)[args.context.rank] + sent.index;
-    own_record = at<uint4>(args.routing, layout.rows)[own_index];
+    own_index = first_own + sent.index;
+    own_record = at<uint4>(args.routing, args.context.routing_layout.rows)[own_index];
   }
 };
 
@@ -179,9 +179,11 @@ __device__ void load_parts(const CombineArgs& args, uint64_t epoch, int pipeline
                            ContributionLoader& loader) {
   TokenTasks tasks(args, pipeline);
   TokenParts<V> next, second;
+  const uint32_t first_own =
+      at<uint32_t>(args.routing, args.context.routing_layout.source_rows)[args.context.rank];
   next.look_up(args, tasks);
   second.look_up(args, tasks);
-  next.find_own(args);
+  next.find_own(args, first_own);
   if (V::as_they_are(args)) {
     if (!find_all_outputs(args, epoch, outputs)) return;
   } else {
@@ -196,7 +198,7 @@ __device__ void load_parts(const CombineArgs& args, uint64_t epoch, int pipeline
   while (next.task.first < next.task.end) {
     const TokenParts<V> current = next;
     next = second;
-    next.find_own(args);
+    next.find_own(args, first_own);
     second.look_up(args, tasks);
     const auto wait = [&, chunk = current.task.first >> shift] {
       if (chunk != ready_chunk && !wait_for_partials<V>(args, epoch, chunk, outputs)) return false;

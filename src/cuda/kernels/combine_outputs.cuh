@@ -69,25 +69,30 @@ __device__ inline bool all_calls_alike(const CombineArgs& args, uint64_t epoch) 
 }
 
 // What a peer has published.
-__device__ inline bool find_outputs(const CombineArgs& args, uint64_t epoch, int rank,
-                                    Outputs* outputs) {
+__device__ inline bool find_outputs(const CombineArgs& args, uint64_t epoch, uint64_t call,
+                                    int rank, Outputs* outputs) {
   const KernelContext& context = args.context;
   const OutputsSignal& signal = context.signals_from(rank)->outputs_of(epoch);
-  if (!calls_alike(args, epoch, rank)) return false;
+  const WaitPoint point{hepOperationCombine, hepPhasePartials, rank, epoch};
+  if (!wait_for(context, point, &signal.ready, epoch)) return false;
+  // Asked for with what agrees() looks at.
   const uint64_t place = ptx::ld_relaxed_sys(&signal.place);
+  const uint64_t num_rows = ptx::ld_relaxed_sys(&signal.num_rows);
+  if (!agrees(context, point, &signal.call, call)) return false;
   const bool in_place = place != kNotInWindow;
   *outputs = {in_place ? context.published_at(rank, place) : nullptr,
-              static_cast<uint32_t>(ptx::ld_relaxed_sys(&signal.num_rows)), in_place};
+              static_cast<uint32_t>(num_rows), in_place};
   return true;
 }
 
 // Of all ranks, this one's wherever they lie. By one warp.
 __device__ inline bool find_all_outputs(const CombineArgs& args, uint64_t epoch, Outputs* outputs) {
   const KernelContext& context = args.context;
+  const uint64_t call = call_summary(args);
   bool found = true;
   for (int rank = lane_index(); rank < context.num_ranks(); rank += kWarpSize) {
     if (rank != context.rank) {
-      found &= find_outputs(args, epoch, rank, &outputs[rank]);
+      found &= find_outputs(args, epoch, call, rank, &outputs[rank]);
       continue;
     }
     const OutputRange range = outputs_for(args, rank);
