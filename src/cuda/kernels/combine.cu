@@ -83,9 +83,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int bytes = stage_bytes(max(args.row_bytes, args.partial_row_bytes));
   const PipelineMemory memory(shared + pipeline * PipelineMemory::bytes(args.load_stages, bytes),
                               args.load_stages, bytes);
-  if (role == 0) memory.initialize();
   // A NaN that arrives as it is becomes canonical when it is added up.
   const bool as_they_are = V::as_they_are(args);
+  memory.initialize(role, as_they_are);
   const bool sends = args.half != Half::kReceive, receives = args.half != Half::kSend;
   const bool in_place = outputs_in_place(args);
   if (sends && blockIdx.x == gridDim.x - 1) publish_outputs(args, in_place, epoch);

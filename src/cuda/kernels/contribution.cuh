@@ -84,11 +84,14 @@ struct PipelineMemory {
     return align_up(size, kStageAlignment);
   }
 
-  // By one warp, before a barrier of the block.
-  __device__ void initialize() const {
-    reducing.initialize(kReducerWarps * kArrivingLanes);
-    forwarding.initialize(kArrivingLanes);
-    for (int i = lane_index(); i < kSignalSlots; i += kWarpSize) signal_arrivals[i] = 0;
+  // By the pipeline's warps, before a barrier of the block.
+  __device__ void initialize(int warp, bool forwards) const {
+    const Workers warps{warp, kWarpsPerPipeline};
+    reducing.initialize(kReducerWarps * kArrivingLanes, warps);
+    if (forwards) forwarding.initialize(kArrivingLanes, warps);
+    static_assert(kSignalSlots <= kPipelineThreads);
+    const int slot = warp * kWarpSize + lane_index();
+    if (slot < kSignalSlots) signal_arrivals[slot] = 0;
   }
 };
 

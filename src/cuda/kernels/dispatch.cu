@@ -72,6 +72,13 @@ __device__ void store_rows(const DispatchArgs& args, const ExpertBlocks& experts
 }
 
 template <int kLayout>
+__device__ Ring<RowItem> ring_of_pipeline(const DispatchArgs& args, char* shared, int index) {
+  const int bytes = stage_bytes(kLayout, args.rows_per_stage, args.row_bytes, args.top_k);
+  char* stages = shared + index * pipeline_bytes(args.stages, bytes);
+  return {stages, stages + args.stages * bytes, args.stages, bytes};
+}
+
+template <int kLayout>
 __global__ void __launch_bounds__(kThreads, 1)
     dispatch_kernel(const __grid_constant__ DispatchArgs args) {
   extern __shared__ __align__(kStageAlignment) char shared[];
@@ -93,13 +100,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   for (int i = threadIdx.x; i <= context.num_ranks(); i += blockDim.x)
     source_rows[i] = at<uint32_t>(args.routing, context.routing_layout.source_rows)[i];
   const Pipeline pipeline{warp_index() % kPipelines, args.pipelines};
-  const int bytes = stage_bytes(kLayout, args.rows_per_stage, args.row_bytes, args.top_k);
-  char* stages = shared + pipeline.index * pipeline_bytes(args.stages, bytes);
-  const Ring<RowItem> ring(stages, stages + args.stages * bytes, args.stages, bytes);
+  for (int i = 0; i < args.pipelines; ++i)
+    ring_of_pipeline<kLayout>(args, shared, i)
+        .initialize(kArrivingLanes, {warp_index(), kThreads / kWarpSize});
+  const Ring<RowItem> ring = ring_of_pipeline<kLayout>(args, shared, pipeline.index);
   const bool has_ring = pipeline.index < pipeline.count;
   const bool loads = warp_index() < kFirstStorerWarp && has_ring;
   if (loads) {
-    ring.initialize(kArrivingLanes);
     const char** published = published_rows[pipeline.index];
     for (int i = lane_index(); i < context.num_ranks(); i += kWarpSize) published[i] = nullptr;
   }

@@ -19,7 +19,8 @@ namespace {
 constexpr int kLoaderWarp = kPlacingWarps;
 constexpr int kStorerWarp = kPlacingWarps + 1;
 constexpr int kOwnTokensWarp = kPlacingWarps + 2;
-constexpr int kThreads = (kPlacingWarps + 3) * kWarpSize;
+constexpr int kOtherWarps = 3;
+constexpr int kThreads = (kPlacingWarps + kOtherWarps) * kWarpSize;
 
 // The storer waits here until the records are made.
 constexpr int kRecordsBarrier = 2;
@@ -238,7 +239,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int bytes = align_up(args.row_bytes, kStageAlignment);
   char* stages = shared + place_bytes(shape);
   const Ring<RowItem> ring(stages, stages + args.stages * bytes, args.stages, bytes);
-  if (warp_index() == kLoaderWarp) ring.initialize(kArrivingLanes);
+  if (warp_index() >= kPlacingWarps)
+    ring.initialize(kArrivingLanes, {warp_index() - kPlacingWarps, kOtherWarps});
   const SelectionLanes lanes(args.top_k);
   const RankOfExpert rank_of(shape);
   const bool here =

@@ -114,21 +114,6 @@ __device__ inline bool mbarrier_try_wait(uint64_t* barrier, uint32_t parity) {
   return done != 0;
 }
 
-// The same at once.
-__device__ inline bool mbarrier_test_wait(uint64_t* barrier, uint32_t parity) {
-  uint32_t done;
-  asm volatile(
-      "{\n\t"
-      ".reg .pred complete;\n\t"
-      "mbarrier.test_wait.parity.acquire.cta.shared::cta.b64 complete, [%1], %2;\n\t"
-      "selp.u32 %0, 1, 0, complete;\n\t"
-      "}"
-      : "=r"(done)
-      : "r"(shared_address(barrier)), "r"(parity)
-      : "memory");
-  return done != 0;
-}
-
 // ------------------------------------------------------------------------ bulk copies (TMA engine)
 // Addresses and sizes are multiples of 16 bytes.
 

@@ -107,7 +107,7 @@ struct TokenRange {
   int begin, end;
 };
 
-// Threads of a block that share something out among them, and the calling one's number there.
+// Threads or warps of a block that share something out among them, and the calling one's number there.
 struct Workers {
   int index, count;
 };
