@@ -80,12 +80,14 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   const int pipeline = warp_index() / kWarpsPerPipeline;
   const int role = warp_index() % kWarpsPerPipeline;
-  const int bytes = stage_bytes(max(args.row_bytes, args.partial_row_bytes));
+  const int row_bytes = max(args.row_bytes, args.partial_row_bytes);
+  const int bytes = stage_bytes(row_bytes);
   const PipelineMemory memory(shared + pipeline * PipelineMemory::bytes(args.load_stages, bytes),
                               args.load_stages, bytes);
   // A NaN that arrives as it is becomes canonical when it is added up.
   const bool as_they_are = V::as_they_are(args);
-  memory.initialize(role, as_they_are);
+  const int reducers = num_reducers(row_bytes);
+  memory.initialize(role, reducers, as_they_are);
   const bool sends = args.half != Half::kReceive, receives = args.half != Half::kSend;
   const bool in_place = outputs_in_place(args);
   if (sends && blockIdx.x == gridDim.x - 1) publish_outputs(args, in_place, epoch);
@@ -110,8 +112,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (in_first_half && !as_they_are) load_contributions<V>(args, epoch, pipeline, loader);
     if (receives) load_parts<V>(args, epoch, pipeline, memory.outputs, loader);
     loader.end();
-  } else {
-    reduce<typename V::Type, typename V::Partial>(memory, role - 1, epoch);
+  } else if (role <= reducers) {
+    reduce<typename V::Type, typename V::Partial>(memory, {role - 1, reducers}, epoch);
   }
   if (!receives || !has_to_finish<V>(args, in_place, memory.outputs)) return;
   if (arrive_is_last(&context.state->combine.arrivals) && !has_failed(context))

@@ -28,6 +28,12 @@ constexpr int kMaxLoadStages = 32;
 // than the ring is deep.
 constexpr int kSignalSlots = 2 * kMaxLoadStages;
 
+// Reducer warps that rows of so many bytes have slices for. The others stay away: to hand stages back they would
+// issue as many instructions as to add.
+__host__ __device__ constexpr int num_reducers(int row_bytes) {
+  return row_bytes < kSegmentBytes ? ceil_div(row_bytes, kSliceBytes) : kReducerWarps;
+}
+
 // What is done with a stage.
 struct Contribution {
   void* target;  // where the sum's segment goes, if this is its last row; of a signal: its address
@@ -64,7 +70,7 @@ __host__ __device__ constexpr int stage_bytes(int row_bytes) {
 //   stages           [load_stages][stage_bytes]
 //   reducing         barriers and items of the reducers' ring
 //   forwarding       barriers and items of the forwarder's
-//   signal_arrivals  [kSignalSlots] reducer warps that have come to a signal, over all its turns
+//   signal_arrivals  [kSignalSlots] reducer warps that have come to a signal; 0 between its turns
 //   outputs          [kMaxRanks]
 struct PipelineMemory {
   Ring<Contribution> reducing, forwarding;
@@ -85,9 +91,9 @@ struct PipelineMemory {
   }
 
   // By the pipeline's warps, before a barrier of the block.
-  __device__ void initialize(int warp, bool forwards) const {
+  __device__ void initialize(int warp, int num_reducers, bool forwards) const {
     const Workers warps{warp, kWarpsPerPipeline};
-    reducing.initialize(kReducerWarps * kArrivingLanes, warps);
+    reducing.initialize(num_reducers * kArrivingLanes, warps);
     if (forwards) forwarding.initialize(kArrivingLanes, warps);
     static_assert(kSignalSlots <= kPipelineThreads);
     const int slot = warp * kWarpSize + lane_index();

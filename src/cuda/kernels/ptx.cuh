@@ -148,6 +148,18 @@ __device__ inline void bulk_wait_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kGroups) : "memory");
 }
 
+// ---------------------------------------------------------------------------------- shared memory
+
+// At once and here: the compiler would put off what is not always used, and then wait for it by itself.
+__device__ inline uint4 ld_shared(const void* address) {
+  uint4 value;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "r"(shared_address(address))
+               : "memory");
+  return value;
+}
+
 // -------------------------------------------------------------------------------- named barriers
 
 __device__ inline void barrier_arrive(int id, int threads) {
