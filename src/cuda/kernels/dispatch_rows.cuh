@@ -158,7 +158,7 @@ __device__ inline void load_flat_rows(const DispatchArgs& args, const RowGroup& 
   const bool begins = lane < count && (lane == 0 || token != token_before + 1);
   const uint32_t later = __ballot_sync(kFullWarp, begins) & lanes_above();
   producer.wait();
-  if (lane == 0) producer.acquire({begin, count, 0, 0}, count * row_bytes);
+  if (lane == 0) producer.describe({begin, count, 0, 0}, count * row_bytes);
   __syncwarp();
   if (begins) {
     const uint32_t run = (later != 0 ? __ffs(later) - 1 : count) - lane;

@@ -93,6 +93,11 @@ struct Producer {
   // Waits for a free stage and describes it; `bytes` are going to be loaded into it. By one lane.
   __device__ void acquire(const Item& item, uint32_t bytes) {
     wait();
+    describe(item, bytes);
+  }
+
+  // The same when it has waited.
+  __device__ void describe(const Item& item, uint32_t bytes) {
     ring.items[cursor.stage] = item;
     if (bytes > 0)
       ptx::mbarrier_arrive_expect_tx(&ring.full[cursor.stage], bytes);
