@@ -188,11 +188,11 @@ Status setting_number(const char* name, int64_t* value) {
 
 Status apply_environment(hepConfig_t* config) {
   for (const Setting& setting : kSettings) {
-    const char* text = setting.field_name ? environment_text(setting) : nullptr;
-    if (!text) continue;
+    const char* text = environment_text(setting);
+    if (!text || setting.kind == Setting::Kind::kText) continue;
     int64_t value = 0;
     HEP_TRY(parse(setting, text, &value));
-    *field_of(setting, config) = static_cast<int32_t>(value);
+    if (setting.field_name) *field_of(setting, config) = static_cast<int32_t>(value);
   }
   return Status();
 }

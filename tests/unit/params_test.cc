@@ -165,11 +165,15 @@ TEST_F(Params, WithoutVariablesTheConfigStaysAsItIs) {
   EXPECT_EQ(config_.backend, hepBackendCuda);
 }
 
-TEST_F(Params, ABadVariableMakesTheConfigFail) {
-  set("HEP_DISPATCH_STAGES", "33");
-  const Status status = apply_environment(&config_);
-  EXPECT_EQ(status.result(), hepErrorInvalidArgument);
-  EXPECT_NE(status.message().find("HEP_DISPATCH_STAGES"), std::string::npos) << status.message();
+TEST_F(Params, ABadVariableMakesTheConfigFailAlsoIfItHasNoField) {
+  for (const char* name : {"HEP_DISPATCH_STAGES", "HEP_LOG", "HEP_MEMORY"}) {
+    set(name, "33");
+    const Status status = apply_environment(&config_);
+    EXPECT_EQ(status.result(), hepErrorInvalidArgument);
+    EXPECT_NE(status.message().find(std::string(name) + " is \"33\""), std::string::npos)
+        << status.message();
+    unsetenv(name);
+  }
 }
 
 }  // namespace
