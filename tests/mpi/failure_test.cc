@@ -144,8 +144,9 @@ struct Absence {
 // Up to 32 ranks, every rank needs every other in every operation: each token selects an expert of
 // each rank.
 struct EveryoneNeedsEveryone {
-  EveryoneNeedsEveryone(Rank& rank, const hepRoutingConfig_t& place)
-      : self(rank), in_halves(place.mode == hepModeLowLatency) {
+  // `updates`: a dispatch updates the routing, in the same launch if the backend can.
+  EveryoneNeedsEveryone(Rank& rank, const hepRoutingConfig_t& place, bool updates)
+      : self(rank), in_halves(place.mode == hepModeLowLatency && !updates) {
     const int experts_per_rank = config.num_experts / top_k;
     std::vector<int32_t> ids;
     for (int token = 0; token < kTokens; ++token) {
@@ -164,6 +165,13 @@ struct EveryoneNeedsEveryone {
     dispatch.rows = y.data();
     combine.y = y.data();
     combine.out = x.data();
+    if (updates) {
+      dispatch.update = 1;
+      dispatch.indices = indices.data();
+      dispatch.num_tokens = kTokens;
+      dispatch.top_k = top_k;
+      dispatch.index_type = hepIndexInt32;
+    }
     EXPECT_HEP(hepRoutingCreate(routing.out(), rank.comm, &place));
     rank.barrier();
   }
@@ -229,21 +237,22 @@ void expect_failure_named(Rank& self, const Absence& absence, const hepRoutingCo
 
 // The operations before go well; then the last rank stays away from one more.
 void expect_absence_named(const std::vector<hepOperation_t>& before, const Absence& absence,
-                          const hepRoutingConfig_t& place) {
+                          const hepRoutingConfig_t& place, bool updates = false) {
   const hepConfig_t config = EveryoneNeedsEveryone::make_config();
   run_ranks(config, [&](Rank& self) {
-    EveryoneNeedsEveryone work(self, place);
+    EveryoneNeedsEveryone work(self, place, updates);
     for (const hepOperation_t operation : before) ASSERT_HEP(work.issue(operation));
     self.stream.synchronize();
     self.barrier();
     if (self.rank != last_rank()) {
-      const hepResult_t result = work.issue(absence.operation);
+      const hepOperation_t call = updates ? hepOperationDispatch : absence.operation;
+      const hepResult_t result = work.issue(call);
       EXPECT_TRUE(result == hepErrorTimeout ||
                   (world().backend() == hepBackendCuda && result == hepSuccess))
           << hepGetErrorString(result);
       self.stream.synchronize();
       expect_failure_named(self, absence, place);
-      EXPECT_EQ(work.issue(absence.operation), hepErrorTimeout) << "a later call";
+      EXPECT_EQ(work.issue(call), hepErrorTimeout) << "a later call";
     }
     self.barrier();
   });
@@ -272,6 +281,16 @@ TEST(Failure, DispatchNamesThePeerThatStaysAway) {
   if (world().num_ranks() > 32) GTEST_SKIP() << "a token cannot select every rank";
   expect_absence_named({hepOperationRouting},
                        {hepOperationDispatch, hepPhaseRows, 1, {"dispatch 1", "rows"}});
+}
+
+TEST(Failure, UpdateInADispatchNamesThePeerThatStaysAway) {
+  if (world().num_ranks() < 2) GTEST_SKIP() << "needs a peer that stays away";
+  if (world().num_ranks() > 32) GTEST_SKIP() << "a token cannot select every rank";
+  hepRoutingConfig_t place = HEP_ROUTING_CONFIG_INITIALIZER;
+  place.mode = hepModeLowLatency;
+  expect_absence_named(  // where an earlier update has left its words
+      {hepOperationDispatch, hepOperationDispatch},
+      {hepOperationRouting, hepPhaseRecords, 3, {"routing update 3", "records"}}, place, true);
 }
 
 TEST(Failure, CombineNamesThePeerThatStaysAway) {

@@ -9,7 +9,7 @@
 //   experts  [(T K + 1) / 2]   two selections each
 //   weights  [T K]             if given
 //
-// The words of `header`, `experts` and `weights` carry the update above and the payload below.
+// The words of `header`, `experts` and `weights` carry a tag of the update above and the payload below.
 #pragma once
 
 #include "call_summary.h"
@@ -46,6 +46,10 @@ static_assert(kMaxTokens < 1 << kTokenBits && kMaxTopK < 1 << kTopKBits &&
 // below, the payload. It comes again after 2^32 updates.
 __device__ inline uint32_t choice_tag(uint64_t update) {
   return static_cast<uint32_t>(update >> 1) | 1u << 31;
+}
+// The update that left a tag where `update` is awaited; 0: none.
+__device__ inline uint64_t update_of_tag(uint32_t tag, uint64_t update) {
+  return tag == 0 ? 0 : uint64_t{tag & ~(1u << 31)} << 1 | (update & 1);
 }
 __device__ inline uint64_t choice_word(uint64_t update, uint32_t payload) {
   return uint64_t{choice_tag(update)} << 32 | payload;
@@ -168,8 +172,8 @@ __device__ inline bool take_word(const KernelContext& context, const WaitPoint& 
   uint64_t seen = ptx::ld_relaxed_sys(word);
   if (tag != seen >> 32 && !wait_until(context, point, update, [&] {
         seen = ptx::ld_relaxed_sys(word);
-        const uint64_t seen_tag = seen >> 32;
-        return Poll{seen_tag == 0 ? 0 : seen_tag - 1, seen_tag == tag};
+        const uint32_t seen_tag = seen >> 32;
+        return Poll{update_of_tag(seen_tag, update), seen_tag == tag};
       }))
     return false;
   *payload = static_cast<uint32_t>(seen);
