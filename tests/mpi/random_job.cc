@@ -21,7 +21,11 @@ bool is_plain(const hepConfig_t& config) {
 int quantized_scale_bytes(int hidden) { return (hidden + 127) / 128 * 4; }
 
 void choose_types(Random& random, hepConfig_t* config) {
-  config->hidden = random.chance(5) ? 7168 : random.pick({16, 32, 48, 128, 144, 272, 512, 1024});
+  if (random.chance(
+          10))  // as slices of 2 KiB: from 2 to all of them, and another segment; the last not whole
+    config->hidden = random.pick({1040, 2064, 2576, 3088, 5136, 6160, 7168, 7184});
+  else
+    config->hidden = random.pick({16, 32, 48, 128, 144, 272, 512, 1024});
   config->type = random.chance(40) ? hepTypeFloat8E4M3
                                    : random.pick({hepTypeBfloat16, hepTypeFloat16, hepTypeFloat32,
                                                   hepTypeFloat8E5M2, hepTypeBytes});
