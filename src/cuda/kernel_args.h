@@ -157,6 +157,7 @@ struct CombineArgs {
   int32_t top_k;
   int32_t row_bytes, partial_row_bytes;
   int32_t first_half_blocks;  // the first ones of the grid; all do the second half
+  int32_t task_shift;         // 2^task_shift tokens are added up at a time
   uint64_t outputs_place;     // the place of y, for peers to read; or kNotInWindow
   int64_t most_sent_rows;     // so many rows of y are sent all the same
   int32_t load_stages, store_stages;

@@ -10,6 +10,7 @@
 // forwarder sends the rows as they are. Those that the second half can read where they lie, because
 // they are this rank's own or in a window, are loaded from there, in place of partial sums.
 #include <algorithm>
+#include <climits>
 
 #include "cuda/kernels/combine_add.cuh"
 #include "cuda/kernels/combine_push.cuh"
@@ -80,13 +81,13 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   const int pipeline = warp_index() / kWarpsPerPipeline;
   const int role = warp_index() % kWarpsPerPipeline;
-  const int row_bytes = max(args.row_bytes, args.partial_row_bytes);
-  const int bytes = stage_bytes(row_bytes);
+  const int longest_row_bytes = max(args.row_bytes, args.partial_row_bytes);
+  const int bytes = stage_bytes(longest_row_bytes);
   const PipelineMemory memory(shared + pipeline * PipelineMemory::bytes(args.load_stages, bytes),
                               args.load_stages, bytes);
   // A NaN that arrives as it is becomes canonical when it is added up.
   const bool as_they_are = V::as_they_are(args);
-  const int reducers = num_reducers(row_bytes);
+  const int reducers = num_reducers(longest_row_bytes);
   memory.initialize(role, reducers, as_they_are);
   const bool sends = args.half != Half::kReceive, receives = args.half != Half::kSend;
   const bool in_place = outputs_in_place(args);
@@ -124,6 +125,34 @@ CombineGrid choose_grid(const CombineArgs& args, const Plan& plan) {
   if (args.outputs_place != kNotInWindow && args.most_sent_rows == 0) return plan.combine_in_place;
   if (sends_rows_as_they_are(args.call)) return plan.combine_forward;
   return plan.combine_reduce[args.call.layout != hepLayoutFlat];
+}
+
+// Tokens are taken a few at a time: what they are made of is looked up together, which takes as long as adding up
+// one more. A lane looks up a part, and no task reaches over the end of a chunk.
+constexpr int kMaxTaskShift = 3;
+static_assert(chunk_tokens(kFewTokens + 1) % (1 << kMaxTaskShift) == 0);
+
+// Rows that are added up as they lie need little looking up: a pipeline has so many tasks at least. (2 H200s, flat,
+// 512 tokens: with 64 pipelines 37.2 us, 39.0 with half as many tasks; with 32 pipelines 39.2, and 46.4 token
+// by token.)
+constexpr int kFewestRowTasks = 4;
+
+// So that the pipeline that has most is done soonest. (2 H200s, expert-padded, 64 pipelines: 128 tokens take 23.5 us
+// one by one, 22.5 by twos; 512 tokens 66, and 54 by eights.)
+int choose_task_shift(const CombineArgs& args, int blocks) {
+  int most = kMaxTaskShift;
+  while (1 << most > kWarpSize / args.context.shape().max_partials()) --most;
+  if (args.num_tokens > kFewTokens) return most;
+  const int fewest_tasks = sends_rows_as_they_are(args.call) ? kFewestRowTasks : 1;
+  int best = 0, least = INT_MAX;
+  for (int shift = 0; shift <= most && 1 << shift <= chunk_tokens(args.num_tokens); ++shift) {
+    const int tasks = ceil_div(args.num_tokens, kPipelines * blocks << shift);
+    if (shift > 0 && tasks < fewest_tasks) break;
+    const int time = tasks * ((1 << shift) + 1);
+    if (time < least) best = shift;
+    least = std::min(time, least);
+  }
+  return best;
 }
 
 struct Instance {
@@ -176,6 +205,7 @@ cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stre
       std::min(plan.combine_store_stages > 0 ? plan.combine_store_stages : kDefaultStoreStages,
                args.load_stages - 1);
   const int blocks = args.half == Half::kSend ? std::max(grid.first_half, 1) : grid.blocks;
+  args.task_shift = choose_task_shift(args, blocks);
   return launch(find_kernel(args.call), blocks, kThreads, shared_bytes(), stream, args);
 }
 

@@ -7,14 +7,8 @@
 
 namespace hep {
 
-// Tokens are dealt out a few at a time, because one by one takes too long.
-constexpr int kTaskTokens = 8;
-
-// So few are not worth dealing out: all pipelines begin together.
+// So few tokens are not worth dealing out: all pipelines begin together.
 constexpr int kFewTokens = 512;
-
-// Tasks do not reach over the end of a chunk.
-static_assert(chunk_tokens(kFewTokens + 1) % kTaskTokens == 0);
 
 struct TokenTask {
   int first, end;  // tokens; none: first >= end
@@ -25,7 +19,6 @@ struct TokenTask {
 struct TokenTasks {
   const CombineArgs& args;
   int slot, token;  // of the lane in a task: a part for each; past the last token, there is none
-  int shift = 0;    // a task has 2^shift tokens; lanes suffice for their parts
   uint64_t task;    // the next; in lane 0
 
   // Few tokens begin with the pipelines that the chunks of the first half come to last.
@@ -34,19 +27,16 @@ struct TokenTasks {
     const int slots = args.context.shape().max_partials();
     token = Divisor(slots)(lane_index());
     slot = lane_index() - token * slots;
-    if (args.num_tokens <= kFewTokens) return;
-    const int at_once = kWarpSize / slots;
-    while (1 << shift < kTaskTokens && 2 << shift <= at_once) ++shift;
-    draw();
+    if (args.num_tokens > kFewTokens) draw();
   }
 
   // By all lanes.
   __device__ TokenTask next() {
     const uint64_t mine = __shfl_sync(kFullWarp, task, 0);
-    if (mine << shift >= args.num_tokens) return {0, 0};
+    if (mine << args.task_shift >= args.num_tokens) return {0, 0};
     draw();
-    const int first = static_cast<int>(mine) << shift;
-    return {first, min(first + (1 << shift), args.num_tokens)};
+    const int first = static_cast<int>(mine) << args.task_shift;
+    return {first, min(first + (1 << args.task_shift), args.num_tokens)};
   }
 
  private:
