@@ -91,9 +91,9 @@ struct PipelineMemory {
   }
 
   // By the pipeline's warps, before a barrier of the block.
-  __device__ void initialize(int warp, int num_reducers, bool forwards) const {
+  __device__ void initialize(int warp, int reducers, bool forwards) const {
     const Workers warps{warp, kWarpsPerPipeline};
-    reducing.initialize(num_reducers * kArrivingLanes, warps);
+    reducing.initialize(reducers * kArrivingLanes, warps);
     if (forwards) forwarding.initialize(kArrivingLanes, warps);
     static_assert(kSignalSlots <= kPipelineThreads);
     const int slot = warp * kWarpSize + lane_index();
