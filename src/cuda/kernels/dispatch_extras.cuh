@@ -52,7 +52,8 @@ __device__ int64_t place_of_lane(const DispatchArgs& args, const ExpertBlocks& e
 // What belongs to the rows from `first` on, a few at a time: a lane for each selection, and in flat
 // for each of the K entries of a row, which neighbouring lanes write to neighbouring places (a lane for
 // each row, writing its entries one after the other, took bandwidth from the rows). `published` knows
-// where the sources' weights and scales are; weights are kept for combine.
+// where the sources' weights and scales are, and whether these are to be forwarded here; weights are kept for
+// combine.
 template <int kLayout, typename Published>
 __device__ void write_row_extras(const DispatchArgs& args, const Published& published,
                                  const ExpertBlocks& experts, const SelectionLanes& lanes,
@@ -74,7 +75,7 @@ __device__ void write_row_extras(const DispatchArgs& args, const Published& publ
   }
   const int64_t place =
       place_of_lane<kLayout>(args, experts, lanes, index, in_range, selected, selection);
-  if (call.row_scales != nullptr) {
+  if (call.row_scales != nullptr && published.forwards_scales()) {
     const char* scales = in_range ? published.scales(row) : nullptr;
     __syncwarp();  // other lanes read them than waited for them, and a shuffle does not order memory
     forward_scales(args, lanes, scales, place, kLayout == hepLayoutFlat ? 1 : args.top_k);

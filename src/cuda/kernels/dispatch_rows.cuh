@@ -225,19 +225,18 @@ __device__ void load_rows(const DispatchArgs& args, const SourceGate& gate,
 }
 
 // Where the lane's copy of a row goes, in flat that of the first lane alone, in the expert layouts one for
-// each of its selections; NULL if there is none.
+// each of its selections; kDropped if there is none.
 template <int kLayout>
-__device__ char* destination(const DispatchArgs& args, const ExpertBlocks& experts, uint32_t row,
-                             const Selection* selections, uint32_t num_selections) {
-  int64_t place = kDropped;
-  if (kLayout != hepLayoutFlat) {
-    if (lane_index() < num_selections)
-      place =
-          row_of_selection(kLayout, args.call.capacity, experts.offsets, selections[lane_index()]);
-  } else if (lane_index() == 0 && row < args.call.capacity) {
-    place = row;
-  }
-  if (place == kDropped) return nullptr;
+__device__ int64_t place_of_copy(const DispatchArgs& args, const ExpertBlocks& experts,
+                                 uint32_t row, const Selection* selections,
+                                 uint32_t num_selections) {
+  if (kLayout == hepLayoutFlat)
+    return lane_index() == 0 && row < args.call.capacity ? int64_t{row} : kDropped;
+  if (lane_index() >= num_selections) return kDropped;
+  return row_of_selection(kLayout, args.call.capacity, experts.offsets, selections[lane_index()]);
+}
+
+__device__ inline char* row_at(const DispatchArgs& args, int64_t place) {
   return static_cast<char*>(args.call.rows) + place * args.row_bytes;
 }
 
@@ -253,8 +252,9 @@ __device__ void store_rows(const DispatchArgs& args, const ExpertBlocks& experts
     const char* stage = ring.stage(cursor.stage);
     const auto* selections =
         reinterpret_cast<const Selection*>(stage + args.row_bytes) + (item.first & 1);
-    char* place = destination<kLayout>(args, experts, item.row, selections, item.count);
-    if (place != nullptr) ptx::bulk_store(place, stage, item.num_rows * args.row_bytes);
+    const int64_t place = place_of_copy<kLayout>(args, experts, item.row, selections, item.count);
+    if (place != kDropped)
+      ptx::bulk_store(row_at(args, place), stage, item.num_rows * args.row_bytes);
     ptx::bulk_commit();
     release.stored(ring);
   }

@@ -123,6 +123,7 @@ struct PublishedExtras {
     return !*failed;
   }
 
+  __device__ bool forwards_scales() const { return true; }
   __device__ bool has_weights(int source) const { return gave_weights[source]; }
   __device__ float weight(const Row& row, int k) const {
     if (!has_weights(row.source)) return 1.0f;

@@ -22,6 +22,10 @@ constexpr int kOwnTokensWarp = kPlacingWarps + 2;
 constexpr int kOtherWarps = 3;
 constexpr int kThreads = (kPlacingWarps + kOtherWarps) * kWarpSize;
 
+__host__ __device__ inline int stage_bytes(const DispatchArgs& args) {
+  return align_up(args.row_bytes + args.stage_scale_bytes, kStageAlignment);
+}
+
 // The storer waits here until the records are made.
 constexpr int kRecordsBarrier = 2;
 constexpr int kRecordsThreads = kPlacingThreads + kWarpSize;
@@ -29,6 +33,11 @@ constexpr int kRecordsThreads = kPlacingThreads + kWarpSize;
 constexpr int kStaticBytes = 6144;
 constexpr int kMostDynamicBytes = kMaxSharedBytes - kStaticBytes;
 static_assert(kMaxPlaceBytes < kMostDynamicBytes);
+
+__device__ inline const char* published_scales(const KernelContext& context, int source,
+                                               uint64_t epoch, uint32_t token) {
+  return at<char>(context.windows[source], context.window_layout.scales_at(epoch, token));
+}
 
 // The rows of the block's tokens, in order: where each goes is not known yet.
 __device__ void load_rows(const DispatchArgs& args, const PlaceMemory& memory,
@@ -41,7 +50,7 @@ __device__ void load_rows(const DispatchArgs& args, const PlaceMemory& memory,
   for (uint32_t first = share.begin; first < share.end; first += kWarpSize) {
     const uint32_t number = first + lane_index();
     bool selected = false, ready = true;
-    const char* row = nullptr;
+    const char *row = nullptr, *scales = nullptr;
     if (number < share.end) {
       const int source = source_of(sources, shape.num_ranks, number);
       const uint32_t token = number - sources.first_token[source];
@@ -52,11 +61,17 @@ __device__ void load_rows(const DispatchArgs& args, const PlaceMemory& memory,
         selected |= experts[k] - local_base < static_cast<uint32_t>(shape.num_local_experts());
       if (selected) ready = wait_for_token(args, sources, source, token, epoch, update);
       row = sources.rows[source] + static_cast<uint64_t>(token) * args.row_bytes;
+      if (args.stage_scale_bytes > 0) scales = published_scales(context, source, epoch, token);
     }
     // The copy engine reads what the source wrote by other means.
     ptx::fence_proxy_async();
     if (!__all_sync(kFullWarp, ready)) break;
-    producer.load(__ballot_sync(kFullWarp, selected), {}, row, args.row_bytes);
+    producer.load(__ballot_sync(kFullWarp, selected), {}, args.row_bytes + args.stage_scale_bytes,
+                  [&](char* stage, uint64_t* full) {
+                    ptx::bulk_load(stage, row, args.row_bytes, full);
+                    if (args.stage_scale_bytes > 0)
+                      ptx::bulk_load(stage + args.row_bytes, scales, args.stage_scale_bytes, full);
+                  });
   }
   producer.load(1, {kEnd, 0, 0, 0}, nullptr, 0);
 }
@@ -100,8 +115,14 @@ __device__ void store_rows(const DispatchArgs& args, const ExpertBlocks& experts
       records = HeldRecords(args, row, rows.end);
     const RowSelections selections(args, records, kLayout == hepLayoutFlat ? rows.begin : row);
     const char* stage = ring.stage(cursor.stage);
-    char* place = destination<kLayout>(args, experts, row, selections.list, selections.count);
-    if (place != nullptr) ptx::bulk_store(place, stage, args.row_bytes);
+    const int64_t place =
+        place_of_copy<kLayout>(args, experts, row, selections.list, selections.count);
+    if (place != kDropped) {
+      ptx::bulk_store(row_at(args, place), stage, args.row_bytes);
+      if (args.stage_scale_bytes > 0)
+        ptx::bulk_store(static_cast<char*>(args.call.row_scales) + place * args.stage_scale_bytes,
+                        stage + args.row_bytes, args.stage_scale_bytes);
+    }
     ptx::bulk_commit();
     release.stored(ring);
   }
@@ -140,11 +161,12 @@ struct SentExtras {
     return __uint_as_float(weight);
   }
 
+  __device__ bool forwards_scales() const { return args.stage_scale_bytes == 0; }
+
   // Waits for them; they are of no use after a failure.
   __device__ const char* scales(const Row& row) const {
     wait_for_token(args, sources, row.source, row.token, epoch, update);
-    return at<char>(args.context.windows[row.source],
-                    args.context.window_layout.scales_at(epoch, row.token));
+    return published_scales(args.context, row.source, epoch, row.token);
   }
 };
 
@@ -236,7 +258,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   // choices asked for before their header is here: one token took 12.7 us on 2 H200s instead of 12.4.)
   const PlaceMemory memory(shared, shape);
   memory.clear_counters(shape);
-  const int bytes = align_up(args.row_bytes, kStageAlignment);
+  const int bytes = stage_bytes(args);
   char* stages = shared + place_bytes(shape);
   const Ring<RowItem> ring(stages, stages + args.stages * bytes, args.stages, bytes);
   if (warp_index() >= kPlacingWarps)
@@ -277,6 +299,16 @@ constexpr void (*kKernels[][2])(DispatchArgs) = {
     {update_and_dispatch_kernel<hepLayoutExpertPadded, int32_t>,
      update_and_dispatch_kernel<hepLayoutExpertPadded, int64_t>}};
 
+// Scales that the copy engine can bring to their places come with their rows: asked for when those are placed, they
+// come two microseconds later. Larger ones would take the room of stages.
+int choose_stage_scale_bytes(const DispatchArgs& args) {
+  const hepDispatchArgs_t& call = args.call;
+  const int bytes = args.context.shape().scale_bytes;
+  const bool fits = bytes % kRowGranularity == 0 && bytes <= args.row_bytes / 4 &&
+                    reinterpret_cast<uintptr_t>(call.row_scales) % kRowGranularity == 0;
+  return call.row_scales != nullptr && call.row_scales_stride == 0 && fits ? bytes : 0;
+}
+
 }  // namespace
 
 cudaError_t prepare_low_latency_kernels() {
@@ -289,7 +321,8 @@ cudaError_t prepare_low_latency_kernels() {
 }
 
 cudaError_t launch_update_and_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream) {
-  const int bytes = align_up(args.row_bytes, kStageAlignment);
+  args.stage_scale_bytes = choose_stage_scale_bytes(args);
+  const int bytes = stage_bytes(args);
   const auto shared_bytes = [&] {
     return static_cast<int>(place_bytes(args.context.shape())) + args.stages * bytes +
            Ring<RowItem>::control_bytes(args.stages);
