@@ -50,8 +50,8 @@ std::string setting_text(const char* name);
 // The error names the variable, its text and what is legal.
 Status setting_number(const char* name, int64_t* value);
 
-// Overrides the fields of a config by the variables that are set. A wrong value is an error, also of a variable
-// without a field.
+// Overrides the fields of a config by the variables that are set. A wrong number or word is an error, also of
+// a variable without a field.
 Status apply_environment(hepConfig_t* config);
 
 // Where a field's value comes from, for errors: "config field lanes", or "HEP_LANES" if that is set.

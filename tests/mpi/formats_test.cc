@@ -155,6 +155,42 @@ TEST(Formats, EveryTypeThatFitsTravelsOnOneCommunicator) {
   run_job(config, builder.finish("every type"));
 }
 
+// Scales that the copy engine can move come with the rows of a dispatch that updates its routing; here with rows
+// that are dropped, and ranks that receive or have nothing.
+TEST(Formats, ScalesComeWithLowLatencyRows) {
+  const int num_ranks = world().num_ranks();
+  hepConfig_t config = small_config();
+  config.type = hepTypeFloat8E4M3;
+  config.hidden = 512;
+  config.scale_bytes = 16;
+  config.low_latency_tokens = 40;
+  config.heap_bytes = 4 << 20;
+  Random random(options().seed + 81);
+  JobBuilder builder(num_ranks, config, random);
+  const int routing = builder.add_routing(16, hepModeLowLatency);
+  int number = 0;
+  for (const hepLayout_t layout : {hepLayoutFlat, hepLayoutExpertMajor, hepLayoutExpertPadded}) {
+    for (const hepQuantization_t quantize : {hepQuantizeNone, hepQuantizeFloat32}) {
+      for (const bool split : {false, true}) {
+        std::vector<int64_t> tokens = same_tokens(40);
+        if (num_ranks > 1) tokens[number % num_ranks] = 0;
+        const int update = builder.add_update(routing, 4, hepIndexInt32, tokens);
+        const int index = builder.add_dispatch(update, layout, true);
+        Dispatch& dispatch = builder.dispatch(index);
+        dispatch.quantize = quantize;
+        dispatch.has_scales = quantize == hepQuantizeNone;
+        dispatch.calls.split = split;
+        dispatch.x_memory.assign(num_ranks, number % 2 == 0 ? kHeapMemory : kAnyMemory);
+        dispatch.capacity[(number + 1) % num_ranks] /= 2;
+        if (num_ranks > 2) dispatch.capacity[(number + 2) % num_ranks] = 0;
+        builder.fold_update(index);
+        ++number;
+      }
+    }
+  }
+  run_job(config, builder.finish("scales beside low-latency rows"));
+}
+
 // Whatever the partial sums take on their way: y is measured by its own type.
 TEST(Outputs, MayFillTheHeap) {
   constexpr int64_t kRows = 128;

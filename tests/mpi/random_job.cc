@@ -21,8 +21,8 @@ bool is_plain(const hepConfig_t& config) {
 int quantized_scale_bytes(int hidden) { return (hidden + 127) / 128 * 4; }
 
 void choose_types(Random& random, hepConfig_t* config) {
-  if (random.chance(
-          10))  // as slices of 2 KiB: from 2 to all of them, and another segment; the last not whole
+  // Some rows have several slices of 2 KiB, of which the last is seldom whole, or more than a segment.
+  if (random.chance(10))
     config->hidden = random.pick({1040, 2064, 2576, 3088, 5136, 6160, 7168, 7184});
   else
     config->hidden = random.pick({16, 32, 48, 128, 144, 272, 512, 1024});

@@ -47,7 +47,7 @@ static_assert(kMaxTokens < 1 << kTokenBits && kMaxTopK < 1 << kTopKBits &&
 __device__ inline uint32_t choice_tag(uint64_t update) {
   return static_cast<uint32_t>(update >> 1) | 1u << 31;
 }
-// The update that left a tag where `update` is awaited; 0: none.
+// The update that left a tag where `update` is awaited, its lower half; 0: none.
 __device__ inline uint64_t update_of_tag(uint32_t tag, uint64_t update) {
   return tag == 0 ? 0 : uint64_t{tag & ~(1u << 31)} << 1 | (update & 1);
 }

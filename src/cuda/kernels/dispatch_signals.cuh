@@ -132,8 +132,7 @@ struct PublishedExtras {
                   k);
   }
   __device__ const char* scales(const Row& row) const {
-    return at<char>(args.context.windows[row.source],
-                    args.context.window_layout.scales_at(epoch, row.token));
+    return published_scales(args.context, row.source, epoch, row.token);
   }
 };
 

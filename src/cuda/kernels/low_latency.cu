@@ -34,11 +34,6 @@ constexpr int kStaticBytes = 6144;
 constexpr int kMostDynamicBytes = kMaxSharedBytes - kStaticBytes;
 static_assert(kMaxPlaceBytes < kMostDynamicBytes);
 
-__device__ inline const char* published_scales(const KernelContext& context, int source,
-                                               uint64_t epoch, uint32_t token) {
-  return at<char>(context.windows[source], context.window_layout.scales_at(epoch, token));
-}
-
 // The rows of the block's tokens, in order: where each goes is not known yet.
 __device__ void load_rows(const DispatchArgs& args, const PlaceMemory& memory,
                           const Sources& sources, const TokenShare& share, uint64_t epoch,
@@ -300,7 +295,7 @@ constexpr void (*kKernels[][2])(DispatchArgs) = {
      update_and_dispatch_kernel<hepLayoutExpertPadded, int64_t>}};
 
 // Scales that the copy engine can bring to their places come with their rows: asked for when those are placed, they
-// come two microseconds later. Larger ones would take the room of stages.
+// come two microseconds later. With larger ones less than three stages might fit.
 int choose_stage_scale_bytes(const DispatchArgs& args) {
   const hepDispatchArgs_t& call = args.call;
   const int bytes = args.context.shape().scale_bytes;

@@ -45,6 +45,12 @@ __device__ inline void publish_scales(const DispatchArgs& args, uint64_t epoch, 
   });
 }
 
+// Where a source has brought those of a token.
+__device__ inline const char* published_scales(const KernelContext& context, int source,
+                                               uint64_t epoch, uint32_t token) {
+  return at<char>(context.windows[source], context.window_layout.scales_at(epoch, token));
+}
+
 // How row_scales is cut into pieces.
 struct ScalePieces {
   int bytes;     // of a piece; in column-major an element
