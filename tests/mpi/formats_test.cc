@@ -191,6 +191,33 @@ TEST(Formats, ScalesComeWithLowLatencyRows) {
   run_job(config, builder.finish("scales beside low-latency rows"));
 }
 
+// The peers of a rank whose outputs they could read wait for it, also if it has none.
+TEST(Outputs, WhereTheyCouldBeReadThereNeedBeNone) {
+  const int num_ranks = world().num_ranks();
+  hepConfig_t config = small_config();
+  config.timeout_ms = 5000;
+  config.heap_bytes = 1 << 20;
+  config.low_latency_tokens = 20;
+  Taste nobody, last_rank;
+  nobody.absent_percent = 100;
+  last_rank.hot_percent = 100;
+  last_rank.num_hot = config.num_experts / num_ranks;
+  last_rank.first_hot = config.num_experts - last_rank.num_hot;
+  Random random(options().seed + 82);
+  JobBuilder builder(num_ranks, config, random);
+  for (const hepMode_t mode : {hepModeThroughput, hepModeLowLatency}) {
+    const int routing = builder.add_routing(1, mode);
+    for (const Taste& taste : {nobody, last_rank}) {
+      const int update = builder.add_update(routing, 2, hepIndexInt32, same_tokens(20), taste);
+      Combine& combine =
+          builder.combine(builder.add_combine(update, hepLayoutFlat, hepWeightsNone));
+      combine.y_memory.assign(num_ranks, kHeapMemory);
+      for (int64_t& capacity : combine.capacity) capacity += 4;
+    }
+  }
+  run_job(config, builder.finish("outputs in place of which there are none"));
+}
+
 // Whatever the partial sums take on their way: y is measured by its own type.
 TEST(Outputs, MayFillTheHeap) {
   constexpr int64_t kRows = 128;
