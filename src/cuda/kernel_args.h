@@ -166,4 +166,9 @@ struct CombineArgs {
   hepCombineArgs_t call;
 };
 
+// Whether this rank's outputs are read where they lie, however few they are: then there are no blocks to send any.
+HEP_HOST_DEVICE inline bool never_sends_outputs(const CombineArgs& args) {
+  return args.outputs_place != kNotInWindow && args.most_sent_rows == 0;
+}
+
 }  // namespace hep

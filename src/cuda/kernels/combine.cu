@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 CombineGrid choose_grid(const CombineArgs& args, const Plan& plan) {
-  if (args.outputs_place != kNotInWindow && args.most_sent_rows == 0) return plan.combine_in_place;
+  if (never_sends_outputs(args)) return plan.combine_in_place;
   if (sends_rows_as_they_are(args.call)) return plan.combine_forward;
   return plan.combine_reduce[args.call.layout != hepLayoutFlat];
 }

@@ -20,11 +20,10 @@ __device__ inline OutputRange outputs_for(const CombineArgs& args, int rank) {
   return {first, max(min(end, args.call.capacity) - first, int64_t{0})};
 }
 
-// Whether the peers read this rank's outputs where they lie. If none are ever sent, the grid has no blocks for
-// that.
+// Whether the peers read this rank's outputs where they lie.
 __device__ inline bool outputs_in_place(const CombineArgs& args) {
   if (args.outputs_place == kNotInWindow) return false;
-  if (args.most_sent_rows == 0) return true;
+  if (never_sends_outputs(args)) return true;
   const KernelContext& context = args.context;
   return at<uint32_t>(args.routing, context.routing_layout.source_rows)[context.num_ranks()] >
          args.most_sent_rows;
