@@ -29,6 +29,10 @@ constexpr int kNoticedMs = 8000;
 // In which ranks come to wait for each other.
 constexpr std::chrono::milliseconds kSettle{200};
 
+// By which the one that calls another operation is the first to give up. The others have heard in which
+// operation it was by the time that they do.
+constexpr std::chrono::milliseconds kHeadStart{1000};
+
 std::vector<std::string>& table() {
   static std::vector<std::string> lines;
   return lines;
@@ -81,7 +85,7 @@ std::vector<Cell> all_cells() {
 void bring_fault(const Cell& cell, Crew& crew) {
   const int last = options().num_ranks - 1;
   for (int rank = 0; rank < last; ++rank) ASSERT_TRUE(crew.reach(rank, kAtFault)) << rank;
-  std::this_thread::sleep_for(kSettle);
+  std::this_thread::sleep_for(cell.fault == Fault::kOrder ? kHeadStart : kSettle);
   crew.fault();
   switch (cell.fault) {
     case Fault::kKill: crew.signal(options().victim, SIGKILL); break;

@@ -118,10 +118,11 @@ void RankScript::come_to_phase() {
 }
 
 void RankScript::await_turn() {
-  const bool waits_for_fault = cell_.fault == Fault::kLate || cell_.fault == Fault::kOrder;
+  const bool waits_for_fault =
+      is_victim() ? cell_.fault == Fault::kLate : cell_.fault == Fault::kOrder;
   if (is_last() && !is_victim()) await_gate(shared_, kLastGate);
   come_to(kAtFault);
-  if (is_victim() && waits_for_fault) await_gate(shared_, kFaultGate);
+  if (waits_for_fault) await_gate(shared_, kFaultGate);
 }
 
 void RankScript::fail() {

@@ -44,8 +44,6 @@ struct Cell {
 
 void PrintTo(const Cell& cell, std::ostream* out);  // for GoogleTest
 
-void PrintTo(const Cell& cell, std::ostream* out);  // for GoogleTest
-
 // The part of one rank, in its process.
 class RankScript {
  public:
@@ -63,7 +61,6 @@ class RankScript {
 
   void come_to_phase();
   void await_turn();
-  void suffer();
   void fail();
   hepResult_t run_until_failure(hepOperation_t operation);
   hepResult_t wait_for_error();

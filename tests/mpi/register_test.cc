@@ -274,7 +274,7 @@ TEST(Register, ThereIsRoomForANumberOfRanges) {
 TEST(Register, ARankThatDoesNotComeIsNamed) {
   if (world().num_ranks() < 2) GTEST_SKIP() << "needs a rank that stays away";
   hepConfig_t config = small_config();
-  config.timeout_ms = 500;
+  config.timeout_ms = short_timeout_ms();
   run_ranks(config, [](Rank& self) {
     if (self.rank != last_rank()) {
       const std::string last = "rank " + std::to_string(last_rank());

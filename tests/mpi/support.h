@@ -28,6 +28,9 @@ Options& options();
 
 constexpr int kTimeoutMs = 20000;
 
+// For what is to expire. In it the communicator is created too, of many ranks on few cores.
+int short_timeout_ms();
+
 #define EXPECT_HEP(call) EXPECT_EQ(call, hepSuccess) << hepGetLastError()
 #define ASSERT_HEP(call) ASSERT_EQ(call, hepSuccess) << hepGetLastError()
 

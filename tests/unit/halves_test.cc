@@ -19,6 +19,7 @@ constexpr int kHidden = 4;  // of FP32
 constexpr int kTopK = 2;
 constexpr int kLanes = 4;
 constexpr int kTimeoutMs = 60000;
+constexpr int kShortTimeoutMs = 1500;  // in which the communicators are created too
 
 #define ASSERT_HEP(call) ASSERT_EQ(call, hepSuccess) << hepGetLastError()
 #define EXPECT_HEP(call) EXPECT_EQ(call, hepSuccess) << hepGetLastError()
@@ -185,7 +186,7 @@ TEST_F(Halves, AFirstHalfWaitsUntilPeersHaveReadWhatWasSentBefore) {
 
 class HalvesThatFail : public Halves {
  protected:
-  void SetUp() override { create(50); }
+  void SetUp() override { create(kShortTimeoutMs); }
 };
 
 TEST_F(HalvesThatFail, NameTheLaneAndThePeerThatDidNotSend) {

@@ -177,10 +177,13 @@ TEST_F(HealthOfWaitingRank, NamesTheLastOfThoseWhoWaitedForEachOtherAlsoWhereItW
 TEST_F(HealthOfWaitingRank, AwaitsWhatTheAccusedRankHasToSayAlsoWhereItWaitedForNobody) {
   backend_.wait_for(-1);
   health_->peer_failed({1, hepErrorTimeout, 2, "rank 1: waited for rank 2"});
+  std::promise<void> begun;
   std::thread accused([&] {
+    begun.set_value();
     ::poll(nullptr, 0, 20);
     health_->peer_failed({2, hepErrorTimeout, 3, "rank 2: waited for rank 3"});
   });
+  begun.get_future().wait();
   const std::string sentence = health_->check().message();
   accused.join();
   EXPECT_NE(sentence.find("rank 2: waited for rank 3"), std::string::npos) << sentence;
