@@ -134,7 +134,10 @@ void create(int process, const hepUniqueId_t& id, bool fails) {
       }
     });
   for (std::thread& thread : threads) thread.join();
-  for (const std::string& complaint : complaints) require(complaint.empty(), complaint);
+  std::string all;
+  for (const std::string& complaint : complaints)
+    if (!complaint.empty()) all += (all.empty() ? "" : "; ") + complaint;
+  require(all.empty(), all);
 }
 
 hepUniqueId_t share_id(int process, int round, Shared& shared) {
