@@ -41,7 +41,8 @@ Status system_error(const char* format, ...) {
   va_start(arguments, format);
   std::string text = format_text(format, arguments);
   va_end(arguments);
-  return Status(hepErrorSystem, text + ": " + system_text(code));
+  const hepResult_t result = code == ENOMEM ? hepErrorOutOfMemory : hepErrorSystem;
+  return Status(result, text + ": " + system_text(code));
 }
 
 std::string system_text(int code) {

@@ -27,7 +27,8 @@ class [[nodiscard]] Status {
 // A Status with a sentence in printf's manner.
 Status error(hepResult_t result, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
-// The same, ending with the text of errno: "...: Connection refused".
+// The same, ending with the text of errno: "...: Connection refused". hepErrorSystem, or
+// hepErrorOutOfMemory where errno says so.
 Status system_error(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 // The text of an error number of the system. For a limit that was reached it says which, and its value.

@@ -174,6 +174,12 @@ TEST(HostWindows, NameTheLimitOfDescriptorsThatIsTooLow) {
   EXPECT_EQ(exit_code(child), 0);
 }
 
+TEST(HostWindows, SayThatThereIsNotEnoughMemory) {
+  std::unique_ptr<Window> window;
+  expect_error(Window::create(MemoryKind::host_descriptor, -1, size_t{1} << 50, &window),
+               hepErrorOutOfMemory, "1125899906842624 bytes");
+}
+
 // ------------------------------------------------------------------------------------ failures
 
 class TwoWindows : public testing::Test {

@@ -31,6 +31,8 @@ TEST(Status, SystemErrorEndsWithTheTextOfErrno) {
   const Status status = system_error("cannot open %s", "window");
   EXPECT_EQ(status.result(), hepErrorSystem);
   EXPECT_EQ(status.message(), "cannot open window: No such file or directory");
+  errno = ENOMEM;
+  EXPECT_EQ(system_error("cannot map").result(), hepErrorOutOfMemory);
 }
 
 Status fail_or_pass(bool fail) {
