@@ -69,11 +69,11 @@ struct KernelContext {
   HEP_HOST_DEVICE int num_ranks() const { return window_layout.shape.num_ranks; }
   HEP_HOST_DEVICE void* own_window() const { return windows[rank]; }
 
-  // Where this rank sees a place that a rank has published.
+  // Where this rank sees a place that a rank has published. The host may have entered it during the kernel.
   HEP_HOST_DEVICE char* published_at(int peer, uint64_t place) const {
     const int slot = slot_of(place);
-    return at<char>(slot < 0 ? windows[peer] : registered[slot * num_ranks() + peer],
-                    offset_of(place));
+    void* const volatile* const entered = registered + slot * num_ranks() + peer;
+    return at<char>(slot < 0 ? windows[peer] : *entered, offset_of(place));
   }
 
   // The slot in which `peer` tells this rank, and the one in which this rank tells `peer`.
