@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "comm.h"
 
+#include <algorithm>
 #include <cinttypes>
 #include <string>
 #include <vector>
@@ -20,9 +21,8 @@
 namespace hep {
 namespace {
 
-// A rank whose own config is wrong still tells its peers. What timeout it wanted may be among what is
-// wrong, so this one applies: long enough for peers that start late, and no longer, because there
-// is nothing to come of the wait.
+// A rank whose own config is wrong still tells its peers, and waits for them at most so long: enough for
+// those that start late, and no longer, because there is nothing to come of the wait.
 constexpr int kBadConfigTimeoutMs = 10000;
 
 // What ranks compare before they allocate anything.
@@ -195,8 +195,9 @@ Status create_comm(const hepUniqueId_t& id, int rank, int num_ranks, const hepCo
   comm->num_ranks = num_ranks;
   Hello hello{};
   const Status prepared = prepare(config, *comm, &hello);
+  const int timeout_ms = wanted_timeout_ms(config);
   const Deadline deadline =
-      Deadline::after_ms(prepared.ok() ? comm->config.timeout_ms : kBadConfigTimeoutMs);
+      Deadline::after_ms(prepared.ok() ? timeout_ms : std::min(timeout_ms, kBadConfigTimeoutMs));
   std::unique_ptr<Bootstrap> bootstrap;
   const Status joined = Bootstrap::join(id, rank, num_ranks, deadline, &bootstrap);
   if (!prepared.ok() && !joined.ok()) return prepared;

@@ -272,6 +272,15 @@ Status resolve_config(const hepConfig_t* theirs, int num_ranks, hepConfig_t* res
   return Status();
 }
 
+int32_t wanted_timeout_ms(const hepConfig_t* theirs) {
+  hepConfig_t config = HEP_CONFIG_INITIALIZER;
+  if (!read_struct(theirs, &config, HEP_CONFIG_MAGIC, "hepConfig_t").ok())
+    config = HEP_CONFIG_INITIALIZER;
+  const bool readable = apply_environment(&config).ok();
+  const bool legal = config.timeout_ms > 0 && config.timeout_ms <= kMaxTimeoutMs;
+  return readable && legal ? config.timeout_ms : kDefaultTimeoutMs;
+}
+
 Shape make_shape(const hepConfig_t& config, int num_ranks) {
   Shape shape{};
   shape.num_ranks = num_ranks;

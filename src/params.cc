@@ -18,7 +18,6 @@ constexpr const char* kLogLevels = "none|error|warning|info|debug";
 constexpr int kMaxSmBudget = kMaxBlocks;
 constexpr int kMaxStages = 32;
 constexpr int kMaxStoreStages = 4;
-constexpr int kMaxTimeoutMs = 3600000;
 
 constexpr auto kInteger = Setting::Kind::kInteger;
 constexpr auto kChoice = Setting::Kind::kChoice;

@@ -77,7 +77,7 @@ Status unique_id_over_callback(hepAllGather_t all_gather, void* context, int ran
 
 // The same over an NCCL communicator, which also tells rank, num_ranks and device.
 // hepErrorUnsupported where the library was built without CUDA or NCCL cannot be opened.
-Status unique_id_over_nccl(ncclComm* nccl, hepUniqueId_t* id, int* rank, int* num_ranks,
-                           int* device);
+Status unique_id_over_nccl(ncclComm* nccl, int timeout_ms, hepUniqueId_t* id, int* rank,
+                           int* num_ranks, int* device);
 
 }  // namespace hep

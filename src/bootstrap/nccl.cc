@@ -145,11 +145,9 @@ int gather_callback(const void* send, void* receive, size_t bytes, void* context
 
 }  // namespace
 
-Status unique_id_over_nccl(ncclComm* comm, hepUniqueId_t* id, int* rank, int* num_ranks,
-                           int* device) {
+Status unique_id_over_nccl(ncclComm* comm, int timeout_ms, hepUniqueId_t* id, int* rank,
+                           int* num_ranks, int* device) {
   if (!comm) return error(hepErrorInvalidArgument, "nccl is NULL");
-  int64_t timeout_ms = 0;
-  HEP_TRY(setting_number("HEP_TIMEOUT_MS", &timeout_ms));
   Nccl nccl{};
   HEP_TRY(open_nccl(&nccl));
   HEP_TRY(check_nccl(nccl, nccl.comm_count(comm, num_ranks), "ncclCommCount"));
@@ -171,7 +169,7 @@ Status unique_id_over_nccl(ncclComm* comm, hepUniqueId_t* id, int* rank, int* nu
 
 namespace hep {
 
-Status unique_id_over_nccl(ncclComm*, hepUniqueId_t*, int*, int*, int*) {
+Status unique_id_over_nccl(ncclComm*, int, hepUniqueId_t*, int*, int*, int*) {
   return error(hepErrorUnsupported,
                "this library was built without CUDA, so it cannot use an NCCL communicator");
 }

@@ -4,6 +4,7 @@
 #include <hybridep.h>
 
 #include <atomic>
+#include <cstring>
 #include <new>
 #include <stdexcept>
 
@@ -111,6 +112,38 @@ TEST_F(CommTest, ARankWithoutAPlaceForItsCommunicatorDoesNotLeaveTheOthersWaitin
     EXPECT_EQ(member.calls, 1);
     EXPECT_EQ(comm, nullptr);
   });
+}
+
+TEST_F(CommTest, ARankWithABadConfigWaitsForItsPeersNoLongerThanItsTimeout) {
+  hepConfig_t config = small_config();
+  config.hidden = 12;
+  config.timeout_ms = 100;
+  const hepUniqueId_t id = new_id();
+  hepComm_t comm = nullptr;
+  const Deadline soon = Deadline::after_ms(5000);
+  EXPECT_EQ(hepCommInitRank(&comm, 2, &id, 0, &config), hepErrorInvalidArgument);
+  EXPECT_FALSE(soon.expired());
+}
+
+TEST_F(CommTest, NothingIsLeftInThePlaceOfACommunicatorThatIsNotMade) {
+  hepConfig_t config = small_config();
+  config.hidden = 12;
+  const auto stale = reinterpret_cast<hepComm_t>(this);
+  const hepUniqueId_t id = new_id();
+  hepComm_t comms[2] = {stale, stale};
+  EXPECT_EQ(hepCommInitAll(comms, 2, nullptr, &config), hepErrorInvalidArgument);
+  EXPECT_EQ(comms[0], nullptr);
+  EXPECT_EQ(comms[1], nullptr);
+  comms[0] = stale;
+  EXPECT_EQ(hepCommInitRank(&comms[0], 1, &id, 0, &config), hepErrorInvalidArgument);
+  EXPECT_EQ(comms[0], nullptr);
+  const hepAllGather_t copy = [](const void* send, void* receive, size_t bytes, void*) {
+    std::memcpy(receive, send, bytes);
+    return 0;
+  };
+  comms[0] = stale;
+  EXPECT_EQ(hepCommInitCallback(&comms[0], 1, 0, copy, nullptr, &config), hepErrorInvalidArgument);
+  EXPECT_EQ(comms[0], nullptr);
 }
 
 // ------------------------------------------------------------------------------------------ heap

@@ -389,6 +389,22 @@ TEST_F(Config, CombineTakesTheDispatchTypeIfItCanBeAdded) {
   }
 }
 
+TEST_F(Config, TheTimeoutIsTakenWhateverElseIsWrong) {
+  hepConfig_t config = valid_config();
+  EXPECT_EQ(wanted_timeout_ms(&config), 30000);
+  config.hidden = 12;
+  config.timeout_ms = 77;
+  EXPECT_EQ(wanted_timeout_ms(&config), 77);
+  setenv("HEP_TIMEOUT_MS", "88", 1);
+  EXPECT_EQ(wanted_timeout_ms(&config), 88);
+  unsetenv("HEP_TIMEOUT_MS");
+  for (const int wrong : {-1, 3600001}) {
+    config.timeout_ms = wrong;
+    EXPECT_EQ(wanted_timeout_ms(&config), 30000);
+  }
+  EXPECT_EQ(wanted_timeout_ms(nullptr), 30000);
+}
+
 TEST_F(Config, TheEnvironmentOverridesTheCallersFields) {
   setenv("HEP_SM_BUDGET", "24", 1);
   setenv("HEP_BACKEND", "host", 1);
