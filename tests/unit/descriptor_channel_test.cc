@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The passing of descriptors among processes that have no right to take part.
+#include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
@@ -11,6 +12,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cstddef>
 #include <cstring>
 #include <deque>
@@ -20,6 +22,20 @@
 #include <vector>
 
 #include "memory_fixture.h"
+
+// While it is set, a look at a queue that is empty takes until the other end has closed. The kernel, which
+// looks at both without a lock over them, then answers that there is an end and nothing before it.
+static std::atomic<bool> looks_take_long{false}, looked{false};
+
+extern "C" ssize_t recvmsg(int socket, msghdr* message, int flags) {
+  static const auto real =
+      reinterpret_cast<ssize_t (*)(int, msghdr*, int)>(::dlsym(RTLD_NEXT, "recvmsg"));
+  const ssize_t length = real(socket, message, flags);
+  if (length >= 0 || errno != EAGAIN || !looks_take_long.exchange(false)) return length;
+  looked = true;
+  pollfd entry{socket, POLLRDHUP, 0};
+  return ::poll(&entry, 1, hep::kPatienceMs) == 1 ? 0 : length;
+}
 
 namespace hep {
 namespace {
@@ -279,6 +295,22 @@ TEST(DescriptorChannels, HearWhatASlowPeerSentBeforeItHadToMakeRoom) {
     receiver.join();
     if (HasFailure()) return;
   }
+}
+
+TEST_F(TwoChannels, HearWhatAPeerSaysBetweenALookAtItsWordsAndALookWhetherItHasGone) {
+  const std::string greeting = catch_greeting(*channels_[1], addresses_[0]);
+  Descriptor connection = connect_to(addresses_[0]);
+  looks_take_long = true;
+  std::thread receiver([&] {
+    const Status status = channels_[0]->exchange(
+        0, {1}, addresses_, [](int, int) {}, Deadline::after_ms(2000));
+    EXPECT_TRUE(status.ok()) << status.message();
+  });
+  for (int i = 0; i < kPatienceMs && !looked; ++i) ::poll(nullptr, 0, 1);
+  EXPECT_TRUE(looked);
+  send_packet(connection, greeting, files_[1].get());
+  connection.reset();
+  receiver.join();
 }
 
 TEST(DescriptorChannels, LeaveNoNameBehindWhenTheirProcessIsKilled) {
