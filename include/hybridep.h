@@ -39,7 +39,9 @@
  * On the cuda backend a call that takes a stream only enqueues work on it: it never waits for the
  * device, and it can be captured into a CUDA graph (`hepRoutingQuery` is the exception to both). A
  * replay has the pointers and sizes (T, K, capacities) of its capture; the contents may be others each
- * time.
+ * time. Calls outside of graphs go by T and K of the latest update that was called, captured or not, on
+ * their routing: after the replay of an update they may only come if its T and K are the same. That is not
+ * checked.
  * On the host backend the stream must be NULL and the work is done when the call returns, so every
  * rank needs its own thread or process.
  *
@@ -83,8 +85,9 @@
  * aborts, with `hepErrorAborted`; when the process of a rank is gone, within a second, with
  * `hepErrorPeerLost`. A rank that fails tells its peers, which fail at once in the same way, and all
  * name the rank that is missing, not one that waited for it itself. Kernels then leave cleanly: the
- * CUDA context stays usable. All later calls on that communicator return the error, and it can only be
- * destroyed; the ranks that are left may create another. When any rank has failed, the outputs of
+ * CUDA context stays usable. Later operations, `hepRoutingCreate`, registrations and `hepRoutingQuery`
+ * return the first error, and the communicator can only be destroyed; the ranks that are left may create
+ * another. When any rank has failed, the outputs of
  * operations that were running are undefined on all ranks.
  *
  * For this the processes of a communicator keep a TCP connection between each two of them, and a
@@ -97,8 +100,8 @@
  * STRUCTS
  *
  * Every struct that is passed by pointer begins with its size, a magic number and the version of the
- * header it was compiled with; its initializer macro sets the three and zeroes the rest. Zero always
- * means the default. Fields are only ever appended: the library reads the part that the caller's
+ * header it was compiled with; its initializer macro sets the three and zeroes the rest. Zero means the
+ * default wherever a field has one. Fields are only ever appended: the library reads the part that the caller's
  * header knows. A field that this version does not serve must be zero; otherwise the call is refused
  * with `hepErrorUnsupported`.
  *
@@ -142,7 +145,8 @@ extern "C" {
 struct CUstream_st;
 struct ncclComm;
 
-/** A CUDA stream: the same type as `cudaStream_t` and `CUstream`. NULL on the host backend. */
+/** A CUDA stream: the same type as `cudaStream_t` and `CUstream`; NULL is the legacy default stream. On
+    the host backend always NULL. */
 typedef struct CUstream_st* hepStream_t;
 
 /** A communicator: one rank's membership in a group of ranks. */
@@ -244,10 +248,10 @@ typedef struct {
                                    routing, 1 to 65536, more or less than max_tokens; 0: there are no
                                    such routings. Few enough make an update in the call of a dispatch
                                    part of its launch: see hepDispatchArgs_t.update */
-  int64_t heap_bytes;         /**< memory for `hepMemAlloc`; 0: none */
+  int64_t heap_bytes;         /**< memory for `hepMemAlloc`, to 2^40; 0: none */
 
   /* Settings; 0 means: chosen by the library. */
-  int32_t timeout_ms;  /**< bound of every wait on a peer; 0: 30000 */
+  int32_t timeout_ms;  /**< bound of every wait on a peer, in milliseconds, to 3600000; 0: 30000 */
   int32_t sm_budget;   /**< most SMs (blocks) that an operation occupies, from 2; 0: 16; of a
                              low-latency routing see low_latency_blocks */
   int32_t lanes;       /**< independent sequences of operations, 1 to 4; 0: 1. Each takes memory of
@@ -286,7 +290,8 @@ typedef struct {
 #define HEP_CONFIG_INITIALIZER HEP_INITIALIZER(hepConfig_t, HEP_CONFIG_MAGIC)
 
 /**
- * Checks a config for `num_ranks` ranks, as the `hepCommInit...` functions do, without a GPU.
+ * Checks a config for `num_ranks` ranks, as the `hepCommInit...` functions do, but without a GPU, whose
+ * number of SMs those look at too.
  * Errors: hepErrorInvalidArgument or hepErrorUnsupported; `hepGetLastError` names the rule and the
  * values. Thread-safe.
  */
@@ -341,8 +346,9 @@ typedef struct {
 
 /**
  * Opens a rendezvous in this process and writes its id, to be passed to every rank by any means.
- * The id is a secret: whoever has it can take part. It serves one communicator. The process must
- * live at least until every rank's `hepCommInitRank` has returned.
+ * The id is a secret: whoever has it can take part. It serves one communicator, and who brings it a second
+ * time waits until hepErrorTimeout. The process must live at least until every rank's `hepCommInitRank` has
+ * returned.
  * Errors: hepErrorInvalidArgument; hepErrorSystem if no socket could be opened. Thread-safe.
  */
 HEP_API hepResult_t hepGetUniqueId(hepUniqueId_t* id);
@@ -359,7 +365,7 @@ HEP_API hepResult_t hepGetUniqueId(hepUniqueId_t* id);
  *
  * A rank whose config is wrong, or that disagrees with another, makes the call fail on every rank
  * with a sentence that names the ranks and the field; one that does not come is named after
- * `timeout_ms`.
+ * `timeout_ms`. A rank whose own config is wrong waits for the others for 10 s at most.
  * Errors: hepErrorInvalidArgument, hepErrorUnsupported, hepErrorMismatch, hepErrorUnreachable,
  * hepErrorTimeout, hepErrorPeerLost, hepErrorOutOfMemory, hepErrorSystem, hepErrorCuda. Thread-safe.
  */
@@ -369,7 +375,8 @@ HEP_API hepResult_t hepCommInitRank(hepComm_t* comm, int num_ranks, const hepUni
 /**
  * Creates the communicators of `num_ranks` ranks of this process in one call.
  *
- * comms    [num_ranks], receives the communicators; all NULL on failure
+ * comms    [num_ranks], receives the communicators; all NULL on failure, but for a `num_ranks` that is out of
+ *          range
  * devices  [num_ranks], CUDA ordinals, rank by rank; a device may appear several times (for tests);
  *          NULL: 0, 1, 2, ...; not read by the host backend
  * Errors: as `hepCommInitRank`. Thread-safe.
@@ -379,7 +386,8 @@ HEP_API hepResult_t hepCommInitAll(hepComm_t* comms, int num_ranks, const int* d
 
 /**
  * An all-gather among the ranks of the future communicator: copies `bytes` bytes at `send` of every
- * rank to `receive` [num_ranks][bytes] of every rank. Returns 0 on success.
+ * rank to `receive` [num_ranks][bytes] of every rank, both in host memory. Returns 0 on success. How long it
+ * waits is its own affair.
  */
 typedef int (*hepAllGather_t)(const void* send, void* receive, size_t bytes, void* context);
 
@@ -398,7 +406,8 @@ HEP_API hepResult_t hepCommInitCallback(hepComm_t* comm, int num_ranks, int rank
 /**
  * Creates this rank's communicator over an existing NCCL communicator, with its ranks and its
  * device. Collective. NCCL is opened at run time and used once, to agree on a rendezvous; `nccl` may
- * be destroyed afterwards. Needs a CUDA device, on either backend.
+ * be destroyed afterwards. Needs a CUDA device, on either backend. The peers of a rank whose call is
+ * refused before that, because `comm` or `nccl` is NULL or NCCL cannot be opened, wait for `timeout_ms`.
  * Errors: as `hepCommInitRank`; hepErrorUnsupported if NCCL cannot be opened. Thread-safe.
  */
 HEP_API hepResult_t hepCommInitNccl(hepComm_t* comm, struct ncclComm* nccl,
@@ -430,7 +439,7 @@ HEP_API hepResult_t hepCommDestroy(hepComm_t comm);
 
 /**
  * Makes the running operations of this communicator end early: kernels that wait for a peer leave.
- * Later calls return hepErrorAborted. Does not wait for the peers, but tells them: their operations
+ * Later operations return hepErrorAborted, unless it had failed before. Does not wait for the peers, but tells them: their operations
  * and calls end in the same way, and their failure records name this rank. The outputs of operations
  * that were running are undefined. `hepCommDestroy` is still needed. From any thread at any time. Errors:
  * hepErrorInvalidArgument.
@@ -688,7 +697,8 @@ typedef struct {
 
 #define HEP_ROUTING_VIEW_MAGIC 0x48455056u
 
-/** Device memory of a routing: constant addresses, contents valid in stream order. Read-only. */
+/** Device memory of a routing: constant addresses, until it is destroyed; contents valid in stream order,
+    once it has been updated. Read-only. */
 typedef struct {
   size_t size;
   uint32_t magic;
@@ -795,7 +805,7 @@ typedef struct {
   const void* x; /**< [T][H]; memory from `hepMemAlloc`, or registered, is read in place, unless it
                              is quantised or the dispatch is split; NULL if T is 0 */
   const float* weights; /**< [T][K], or NULL: every weight is 1; ranks with tokens give them all or
-                             none */
+                             none, or the weights of those that give none are undefined */
 
   /* Outputs. */
   void* rows;       /**< [capacity][H] */
@@ -812,8 +822,9 @@ typedef struct {
   int64_t gather_capacity; /**< entries that `gather` holds; those past it are not written */
 
   /* Scales, of the communicator's scale_bytes a row, forwarded bit for bit. */
-  const void* scales; /**< [T][scale_bytes], or NULL; ranks with tokens give all or none; NULL if x
-                           is quantised: then they are computed, followed by zeros to scale_bytes */
+  const void* scales; /**< [T][scale_bytes], or NULL; ranks with tokens give all or none, or the
+                           scales of those that give none are undefined; NULL if x is quantised:
+                           then they are computed, followed by zeros to scale_bytes */
   void* row_scales;   /**< optional, where tokens have scales. Row-major: [capacity][scale_bytes].
                            Column-major: with C = scale_bytes / scale_element_bytes columns, element
                            (row r, column c) is number c * row_scales_stride + r; expert-padded:
@@ -919,8 +930,9 @@ typedef struct {
                                  expert-padded [EL][capacity]; otherwise NULL */
   void* out;                /**< [T][H] in the tokens' order; NULL if T is 0 */
 
-  /* Gradients of the weights, in a backward pass: both, but on ranks without rows or without tokens,
-     or none. */
+  /* Gradients of the weights, in a backward pass: on all ranks alike both, but on ranks without rows or
+     without tokens, or none. Where ranks differ, these gradients and those of the next combine that has any
+     are undefined. */
   const float* row_gradients; /**< flat: [capacity][K], read where the row has selections of this
                                    rank's experts; expert layouts: [capacity], expert-padded
                                    [EL][capacity] */

@@ -58,9 +58,11 @@ constexpr Setting kSettings[] = {
     {"HEP_LOG", NO_FIELD, kChoice, 0, 4, hepLogWarning, kLogLevels,
      "most detailed level of messages that are delivered; read once in a process"},
     {"HEP_MEMORY", NO_FIELD, kChoice, 0, 3, 0, kMemoryKinds,
-     "how ranks map each other's device memory; auto probes"},
+     "how ranks map each other's device memory: file descriptors, cudaIpc or fabric handles; auto "
+     "probes"},
     {"HEP_RENDEZVOUS_ADDRESS", NO_FIELD, kText, 0, 0, 0, nullptr,
-     "numeric address at which hepGetUniqueId listens; unset: all of this machine"},
+     "numeric address of this machine at which a rendezvous and processes that connect listen; "
+     "unset: all"},
     {"HEP_RENDEZVOUS_TIMEOUT_MS", NO_FIELD, kInteger, 1, kMaxTimeoutMs, kDefaultRendezvousTimeoutMs,
      nullptr, "how long a rendezvous that hepGetUniqueId opened waits for its ranks"},
     {"HEP_NCCL_LIBRARY", NO_FIELD, kText, 0, 0, 0, nullptr,

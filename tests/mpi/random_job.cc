@@ -304,7 +304,7 @@ hepConfig_t random_config(Random& random, int num_ranks, bool plain) {
   config.max_tokens =
       static_cast<int>(random.chance(20) ? random.between(1, 8) : random.between(1, 300));
   if (!plain) choose_types(random, &config);
-  config.lanes = num_ranks > 8 ? random.pick({0, 2}) : random.pick({0, 0, 1, 2, 3});
+  config.lanes = num_ranks > 8 ? random.pick({0, 2}) : random.pick({0, 0, 1, 2, 4});
   if (random.chance(70))
     config.low_latency_tokens = static_cast<int>(random.between(1, num_ranks > 8 ? 40 : 130));
   const int64_t most_tokens = std::max(config.max_tokens, config.low_latency_tokens);
