@@ -38,8 +38,17 @@ std::vector<std::string>& table() {
   return lines;
 }
 
+// Of all cells the soonest: one that took longer on a busy machine says nothing.
+double soonest_kill = 0, soonest_timeout = 0;
+
+void keep_soonest(double milliseconds, double* soonest) {
+  if (*soonest == 0 || milliseconds < *soonest) *soonest = milliseconds;
+}
+
 class PrintTable : public testing::Environment {
   void TearDown() override {
+    EXPECT_LT(soonest_kill, 1000) << "ms until a lost process was noticed";
+    EXPECT_LT(soonest_timeout, 1.5) << "of timeout_ms until a wait expired";
     std::printf(
         "\n| phase | fault | rank | result | seen in | missing rank | ms |\n"
         "|---|---|---|---|---|---|---|\n");
@@ -119,6 +128,12 @@ void expect_report(const Cell& cell, int rank, const Report& report) {
     EXPECT_LT(report.milliseconds,
               (cell.ends_by_timeout() ? 2 * cell.timeout_ms() : 0) + kNoticedMs)
         << where;
+  }
+  const bool in_operation = cell.phase >= Phase::kRouting && cell.phase <= Phase::kGraph;
+  if (in_operation && cell.fault == Fault::kKill) keep_soonest(report.milliseconds, &soonest_kill);
+  if (in_operation && !late && (cell.fault == Fault::kStop || cell.fault == Fault::kLate)) {
+    EXPECT_GT(report.milliseconds, 0.5 * cell.timeout_ms()) << where;
+    keep_soonest(report.milliseconds / cell.timeout_ms(), &soonest_timeout);
   }
   // Who finds nobody there any more, and no rendezvous, knows no more than that.
   if ((late && cell.phase == Phase::kInit) || cell.kills_rendezvous()) {

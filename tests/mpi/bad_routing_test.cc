@@ -165,6 +165,24 @@ TEST(BadRouting, IllegalExpertIdsCountAsNoneAndAreReported) {
   }
 }
 
+TEST(BadRouting, AnIllegalExpertIdIsReportedWithItsTokenAndItsValue) {
+  run_ranks(small_config(), [](Rank& self) {
+    Batch batch(self, small_config());
+    std::vector<int64_t> ids(Batch::kTokens * Batch::kTopK, 0);
+    ids[5 * Batch::kTopK + 1] = (int64_t{1} << 32) + 77;  // which is not 77
+    batch.indices.upload(ids.data(), ids.size() * sizeof(int64_t));
+    self.barrier();
+    ASSERT_HEP(hepRoutingUpdate(batch.routing.get(), batch.indices.data(), Batch::kTokens,
+                                Batch::kTopK, hepIndexInt64, self.stream.get()));
+    self.stream.synchronize();
+    hepResult_t error = hepSuccess;
+    EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
+    expect_refused("async error", error, hepErrorInvalidArgument,
+                   {"token 5,", "expert id 4294967373"});
+    self.barrier();
+  });
+}
+
 TEST(BadRouting, RanksWithAnotherTopKAreReportedToAll) {
   if (world().num_ranks() < 2) GTEST_SKIP() << "needs two ranks to disagree";
   const hepConfig_t config = small_config();

@@ -11,17 +11,25 @@ namespace {
 
 using harness::world;
 
+enum class Update { kBefore, kInTheDispatch };
+
 // The last rank spoils its calls; all ranks make them, until one tells what was found.
-void expect_mismatch(const std::string& what, hepOperation_t operation,
-                     const std::function<void(Batch&)>& spoil, const Mentions& mentions) {
-  if (world().num_ranks() < 2) GTEST_SKIP() << "needs two ranks to disagree";
+void expect_mismatch(const std::string& what, hepMode_t mode, Update update,
+                     hepOperation_t operation, const std::function<void(Batch&)>& spoil,
+                     const Mentions& mentions) {
   const int last = world().num_ranks() - 1;
   hepConfig_t config = small_config();
   config.scale_bytes = 4;
+  config.low_latency_tokens = Batch::kTokens;
+  hepRoutingConfig_t place = HEP_ROUTING_CONFIG_INITIALIZER;
+  place.mode = mode;
   run_ranks(config, [&](Rank& self) {
-    Batch batch(self, config);
+    Batch batch(self, config, &place);
     self.barrier();  // to allocate may wait for kernels on the device
-    ASSERT_HEP(batch.update());
+    if (update == Update::kBefore)
+      ASSERT_HEP(batch.update());
+    else
+      batch.update_in_the_dispatch();
     if (self.rank == last) spoil(batch);
     hepResult_t result = hepSuccess;
     if (operation == hepOperationDispatch)
@@ -42,6 +50,22 @@ void expect_mismatch(const std::string& what, hepOperation_t operation,
     self.barrier();
   });
   run_ranks(config, [&](Rank& self) { expect_working(self, config); });
+}
+
+// In both modes.
+void expect_mismatch(const std::string& what, hepOperation_t operation,
+                     const std::function<void(Batch&)>& spoil, const Mentions& mentions) {
+  if (world().num_ranks() < 2) GTEST_SKIP() << "needs two ranks to disagree";
+  for (const hepMode_t mode : {hepModeThroughput, hepModeLowLatency})
+    expect_mismatch(what, mode, Update::kBefore, operation, spoil, mentions);
+}
+
+TEST(Mismatch, OfTheLayoutOfADispatchThatUpdatesIsReportedToAll) {
+  if (world().num_ranks() < 2) GTEST_SKIP() << "needs two ranks to disagree";
+  for (const hepMode_t mode : {hepModeThroughput, hepModeLowLatency})
+    expect_mismatch("layout", mode, Update::kInTheDispatch, hepOperationDispatch,
+                    [](Batch& batch) { batch.dispatch.layout = hepLayoutExpertMajor; },
+                    {"dispatch 1", "flat", "expert-major"});
 }
 
 TEST(Mismatch, OfTheLayoutOfADispatchIsReportedToAll) {

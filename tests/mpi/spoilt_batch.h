@@ -34,6 +34,14 @@ struct Batch {
                             self.stream.get());
   }
 
+  void update_in_the_dispatch() {
+    dispatch.update = 1;
+    dispatch.indices = indices.data();
+    dispatch.num_tokens = kTokens;
+    dispatch.top_k = kTopK;
+    dispatch.index_type = hepIndexInt32;
+  }
+
   hepBackend_t backend = harness::world().backend();
   Rank& self;
   RoutingHandle routing;

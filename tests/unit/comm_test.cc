@@ -8,6 +8,7 @@
 #include <new>
 #include <stdexcept>
 
+#include "backend.h"
 #include "bootstrap_fixture.h"
 #include "log.h"
 #include "rank_threads.h"
@@ -123,6 +124,18 @@ TEST_F(CommTest, ARankWithABadConfigWaitsForItsPeersNoLongerThanItsTimeout) {
   const Deadline soon = Deadline::after_ms(5000);
   EXPECT_EQ(hepCommInitRank(&comm, 2, &id, 0, &config), hepErrorInvalidArgument);
   EXPECT_FALSE(soon.expired());
+}
+
+TEST_F(CommTest, IsMadeOfWhatThereIsWhereItMayChoose) {
+  hepConfig_t config = small_config();
+  config.backend = hepBackendAuto;
+  hepComm_t comm = nullptr;
+  ASSERT_EQ(hepCommInitAll(&comm, 1, nullptr, &config), hepSuccess) << hepGetLastError();
+  hepBackend_t backend = hepBackendAuto;
+  EXPECT_EQ(hepCommBackend(comm, &backend), hepSuccess);
+  int device = -1;
+  EXPECT_EQ(backend, find_cuda_device(&device).ok() ? hepBackendCuda : hepBackendHost);
+  EXPECT_EQ(hepCommDestroy(comm), hepSuccess);
 }
 
 TEST_F(CommTest, NothingIsLeftInThePlaceOfACommunicatorThatIsNotMade) {
