@@ -87,8 +87,7 @@
  * name the rank that is missing, not one that waited for it itself. Kernels then leave cleanly: the
  * CUDA context stays usable. Later operations, `hepRoutingCreate`, registrations and `hepRoutingQuery`
  * return the first error, and the communicator can only be destroyed; the ranks that are left may create
- * another. When any rank has failed, the outputs of
- * operations that were running are undefined on all ranks.
+ * another. When any rank has failed, the outputs of operations that were running are undefined on all ranks.
  *
  * For this the processes of a communicator keep a TCP connection between each two of them, and a
  * thread each that listens and takes no signals. After a timeout the first call that reports it waits
@@ -101,9 +100,9 @@
  *
  * Every struct that is passed by pointer begins with its size, a magic number and the version of the
  * header it was compiled with; its initializer macro sets the three and zeroes the rest. Zero means the
- * default wherever a field has one. Fields are only ever appended: the library reads the part that the caller's
- * header knows. A field that this version does not serve must be zero; otherwise the call is refused
- * with `hepErrorUnsupported`.
+ * default wherever a field has one. Fields are only ever appended: the library reads the part that the
+ * caller's header knows. A field that this version does not serve must be zero; otherwise the call is
+ * refused with `hepErrorUnsupported`.
  *
  * All functions are available since version 0.1.0 unless they say otherwise.
  */
@@ -439,10 +438,10 @@ HEP_API hepResult_t hepCommDestroy(hepComm_t comm);
 
 /**
  * Makes the running operations of this communicator end early: kernels that wait for a peer leave.
- * Later operations return hepErrorAborted, unless it had failed before. Does not wait for the peers, but tells them: their operations
- * and calls end in the same way, and their failure records name this rank. The outputs of operations
- * that were running are undefined. `hepCommDestroy` is still needed. From any thread at any time. Errors:
- * hepErrorInvalidArgument.
+ * Later operations return hepErrorAborted, unless it had failed before. Does not wait for the peers, but
+ * tells them: their operations and calls end in the same way, and their failure records name this rank. The
+ * outputs of operations that were running are undefined. `hepCommDestroy` is still needed. From any thread at
+ * any time. Errors: hepErrorInvalidArgument.
  */
 HEP_API hepResult_t hepCommAbort(hepComm_t comm);
 
@@ -802,8 +801,8 @@ typedef struct {
                          hepTypeFloat8E4M3 */
 
   /* Inputs. */
-  const void* x; /**< [T][H]; memory from `hepMemAlloc`, or registered, is read in place, unless it
-                             is quantised or the dispatch is split; NULL if T is 0 */
+  const void* x; /**< [T][H]; memory from `hepMemAlloc`, or registered, is read in place, where
+                             `hepCommRegister` says so; NULL if T is 0 */
   const float* weights; /**< [T][K], or NULL: every weight is 1; ranks with tokens give them all or
                              none, or the weights of those that give none are undefined */
 
