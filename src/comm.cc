@@ -70,6 +70,9 @@ Status choose_backend(hepComm& comm) {
   if (config.backend != hepBackendHost) {
     const Status found = find_cuda_device(&comm.device);
     if (found.ok()) {
+      if (config.backend == hepBackendAuto)
+        log_message(hepLogInfo, "rank %d: backend cuda is used on device %d", comm.rank,
+                    comm.device);
       config.backend = hepBackendCuda;
       HEP_TRY(bind_cuda_device(comm.device));  // starts CUDA there, once for all that follows
     } else {
