@@ -212,6 +212,33 @@ TEST(Lanes, DispatchesUpdateWhateverTheirLanesHaveRoomFor) {
   run_job(config, builder.finish("more choices than a block holds"));
 }
 
+// A kernel has ways of its own for up to 512 tokens, and others for more.
+TEST(Lanes, TakeBatchesOfManyTokens) {
+  const int num_ranks = world().num_ranks();
+  if (num_ranks > 8) GTEST_SKIP() << "many tokens of few ranks will do";
+  hepConfig_t config = lanes_config();
+  config.max_top_k = 8;
+  config.num_experts = 8 * num_ranks;
+  config.low_latency_tokens = 513;
+  Random random(options().seed + 650);
+  JobBuilder builder(num_ranks, config, random);
+  const int routing = builder.add_routing(8, hepModeLowLatency, 2);
+  for (const int tokens : {512, 513}) {
+    for (const hepLayout_t layout : {hepLayoutFlat, hepLayoutExpertMajor, hepLayoutExpertPadded}) {
+      for (const bool split : {false, true}) {
+        const int update = builder.add_update(routing, config.max_top_k, hepIndexInt32,
+                                              std::vector<int64_t>(num_ranks, tokens));
+        const int dispatch = builder.add_dispatch(update, layout, true);
+        builder.dispatch(dispatch).calls.split = split;
+        builder.fold_update(dispatch);
+        const int combine = builder.add_combine(update, layout, hepWeightsDispatched, dispatch);
+        builder.combine(combine).calls.split = split;
+      }
+    }
+  }
+  run_job(config, builder.finish("many tokens in low latency"));
+}
+
 // Outputs that lie where the peers can read them are read there, or sent if they are few; others are sent. One
 // after the other, and on the ranks in turn.
 TEST(Lanes, OutputsOfSomeRanksAreReadWhereTheyLie) {
