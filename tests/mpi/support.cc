@@ -17,7 +17,7 @@ uint64_t Random::next() {
   return z ^ (z >> 31);
 }
 
-int short_timeout_ms() { return 1500 + 50 * harness::world().num_ranks(); }
+int short_timeout_ms() { return 1500 + 20 * harness::world().num_ranks(); }
 
 hepConfig_t small_config() {
   hepConfig_t config = HEP_CONFIG_INITIALIZER;
