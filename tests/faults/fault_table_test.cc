@@ -38,7 +38,7 @@ std::vector<std::string>& table() {
   return lines;
 }
 
-// Of all cells the soonest: one that took longer on a busy machine says nothing.
+// Of all cells the soonest, 0 if none ran: one that took longer on a busy machine says nothing.
 double soonest_kill = 0, soonest_timeout = 0;
 
 void keep_soonest(double milliseconds, double* soonest) {
@@ -151,6 +151,8 @@ void expect_report(const Cell& cell, int rank, const Report& report) {
   if (cell.phase == Phase::kInit) return;
   EXPECT_EQ(report.failure.result, cell.expected()) << where;
   EXPECT_EQ(report.failure.rank, rank) << where;
+  EXPECT_EQ(report.failure.mode, hepModeThroughput) << where;
+  EXPECT_EQ(report.failure.lane, 0) << where;
   if (cell.fault == Fault::kOrder) {
     // Ranks in different operations wait for each other, and each names the one it waits for. The
     // sentence tells in which operation that one is.

@@ -64,8 +64,8 @@ __device__ bool has_to_finish(const CombineArgs& args, bool in_place, const Outp
       in_place)
     return true;
   if (!V::as_they_are(args)) return false;
-  static_assert(kMaxRanks <=
-                kPipelineThreads);  // a thread looks at ranks that its pipeline has looked up
+  // A thread looks at ranks that its own pipeline has looked up.
+  static_assert(kMaxRanks <= kPipelineThreads);
   __syncthreads();
   bool others_in_place = false;
   for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x)
