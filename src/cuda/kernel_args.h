@@ -72,8 +72,10 @@ struct KernelContext {
   // Where this rank sees a place that a rank has published. The host may have entered it during the kernel.
   HEP_HOST_DEVICE char* published_at(int peer, uint64_t place) const {
     const int slot = slot_of(place);
+    if (slot < 0) return at<char>(windows[peer], offset_of(place));
     void* const volatile* const entered = registered + slot * num_ranks() + peer;
-    return at<char>(slot < 0 ? windows[peer] : *entered, offset_of(place));
+    void* const address = *entered;
+    return at<char>(address, offset_of(place));
   }
 
   // The slot in which `peer` tells this rank, and the one in which this rank tells `peer`.
