@@ -39,9 +39,9 @@
  * On the cuda backend a call that takes a stream only enqueues work on it: it never waits for the
  * device, and it can be captured into a CUDA graph (`hepRoutingQuery` is the exception to both). A
  * replay has the pointers and sizes (T, K, capacities) of its capture; the contents may be others each
- * time. Calls outside of graphs go by T and K of the latest update that was called, captured or not, on
- * their routing: after the replay of an update they may only come if its T and K are the same. That is not
- * checked.
+ * time. A call is made for T and K of the latest update that was called, captured or not, on its routing.
+ * The device compares them with those of the update that was executed. If they differ, the communicator
+ * fails with hepErrorInvalidUsage before a row moves, and `hepGetLastError` names both.
  * On the host backend the stream must be NULL and the work is done when the call returns, so every
  * rank needs its own thread or process.
  *
@@ -593,8 +593,10 @@ typedef struct {
   uint64_t number;  /**< which operation of its kind on its lane, from 1 */
   uint64_t
       expected;  /**< the signal that was waited for; of hepErrorMismatch: this rank's top_k, or a
-                            summary of its call, which `hepGetLastError` tells in words */
-  uint64_t seen; /**< the signal that was there; of hepErrorMismatch: the other rank's */
+                            summary of its call, which `hepGetLastError` tells in words; of
+                            hepErrorInvalidUsage: T << 32 | K of the call */
+  uint64_t seen; /**< the signal that was there; of hepErrorMismatch: the other rank's; of
+                            hepErrorInvalidUsage: T << 32 | K of the update that was executed */
   int32_t mode;  /**< hepMode_t of the lane */
   int32_t lane;  /**< of the operation, as in hepRoutingConfig_t */
 } hepFailure_t;
@@ -803,8 +805,8 @@ typedef struct {
   /* Inputs. */
   const void* x; /**< [T][H]; memory from `hepMemAlloc`, or registered, is read in place, where
                              `hepCommRegister` says so; NULL if T is 0 */
-  const float* weights; /**< [T][K], or NULL: every weight is 1; ranks with tokens give them all or
-                             none, or the weights of those that give none are undefined */
+  const float* weights; /**< [T][K], or NULL: every weight is 1. Either all ranks with tokens give
+                             them or none does; otherwise hepErrorMismatch */
 
   /* Outputs. */
   void* rows;       /**< [capacity][H] */
@@ -821,9 +823,9 @@ typedef struct {
   int64_t gather_capacity; /**< entries that `gather` holds; those past it are not written */
 
   /* Scales, of the communicator's scale_bytes a row, forwarded bit for bit. */
-  const void* scales; /**< [T][scale_bytes], or NULL; ranks with tokens give all or none, or the
-                           scales of those that give none are undefined; NULL if x is quantised:
-                           then they are computed, followed by zeros to scale_bytes */
+  const void* scales; /**< [T][scale_bytes], or NULL. Either all ranks with tokens give them or none
+                           does; otherwise hepErrorMismatch. NULL if x is quantised: then they are
+                           computed, followed by zeros to scale_bytes */
   void* row_scales;   /**< optional, where tokens have scales. Row-major: [capacity][scale_bytes].
                            Column-major: with C = scale_bytes / scale_element_bytes columns, element
                            (row r, column c) is number c * row_scales_stride + r; expert-padded:
@@ -929,9 +931,8 @@ typedef struct {
                                  expert-padded [EL][capacity]; otherwise NULL */
   void* out;                /**< [T][H] in the tokens' order; NULL if T is 0 */
 
-  /* Gradients of the weights, in a backward pass: on all ranks alike both, but on ranks without rows or
-     without tokens, or none. Where ranks differ, these gradients and those of the next combine that has any
-     are undefined. */
+  /* Gradients of the weights, in a backward pass. Either every rank passes both pointers or none does;
+     otherwise hepErrorMismatch. Ranks without rows or tokens may pass NULL for what they lack. */
   const float* row_gradients; /**< flat: [capacity][K], read where the row has selections of this
                                    rank's experts; expert layouts: [capacity], expert-padded
                                    [EL][capacity] */

@@ -194,7 +194,7 @@ Status check_weight_mode(const hepRouting& routing, const hepCombineArgs_t& args
 Status check_gradients(const hepRouting& routing, const hepCombineArgs_t& args) {
   HEP_TRY(check_array(args.row_gradients, "row_gradients"));
   HEP_TRY(check_array(args.gradients, "gradients"));
-  if (args.row_gradients != nullptr && args.gradients == nullptr && routing.num_tokens > 0)
+  if (args.row_gradients != nullptr && args.gradients == nullptr && routing.batch.num_tokens > 0)
     return error(hepErrorInvalidArgument, "row_gradients is given, but gradients is NULL");
   if (args.gradients != nullptr && args.row_gradients == nullptr && args.capacity > 0)
     return error(hepErrorInvalidArgument, "gradients is given, but row_gradients is NULL");
@@ -232,7 +232,7 @@ Status resolve_dispatch(const hepRouting& routing, hepDispatchArgs_t* args) {
   if (args->type == hepTypeDefault) args->type = config.type;
   HEP_TRY(check_layout(args->layout));
   HEP_TRY(check_own_update(routing, *args));
-  const int64_t num_tokens = args->update != 0 ? args->num_tokens : routing.num_tokens;
+  const int64_t num_tokens = args->update != 0 ? args->num_tokens : routing.batch.num_tokens;
   HEP_TRY(check_dispatch_type(config, routing.lane().shape.row_bytes, args->type));
   if (args->overflow != hepOverflowDrop && args->overflow != hepOverflowError)
     return error(hepErrorInvalidArgument, "overflow is %d, must be a hepOverflow_t",
@@ -262,7 +262,7 @@ Status resolve_combine(const hepRouting& routing, hepCombineArgs_t* args) {
   HEP_TRY(check_layout(args->layout));
   HEP_TRY(check_combine_types(config, *args));
   HEP_TRY(check_capacity(args->y, args->capacity, "y"));
-  HEP_TRY(check_rows(args->out, routing.num_tokens, "out", "num_tokens"));
+  HEP_TRY(check_rows(args->out, routing.batch.num_tokens, "out", "num_tokens"));
   HEP_TRY(check_weight_mode(routing, *args));
   return check_gradients(routing, *args);
 }

@@ -46,16 +46,23 @@ Status find_rows_in_heap(const LaneContext& lane, const char* name, const void* 
 // The same of the expert outputs of a combine, whose type is the call's.
 Status find_outputs_in_heap(const LaneContext& lane, const hepCombineArgs_t& call, bool* in_heap);
 
+// Sizes of a batch: T and K.
+struct Batch {
+  int num_tokens, top_k;
+};
+
 // The routing of one batch on one backend.
 class BackendRouting {
  public:
   virtual ~BackendRouting() = default;
 
-  virtual Status update(const void* indices, int num_tokens, int top_k, hepIndexType_t index_type,
+  virtual Status update(const void* indices, const Batch& batch, hepIndexType_t index_type,
                         hepStream_t stream) = 0;
-  // With an update if the arguments say so.
-  virtual Status dispatch(const hepDispatchArgs_t& args, Half half, hepStream_t stream) = 0;
-  virtual Status combine(const hepCombineArgs_t& args, Half half, hepStream_t stream) = 0;
+  // With an update if the arguments say so. `batch` is of that update, or of the latest that was called.
+  virtual Status dispatch(const hepDispatchArgs_t& args, const Batch& batch, Half half,
+                          hepStream_t stream) = 0;
+  virtual Status combine(const hepCombineArgs_t& args, const Batch& batch, Half half,
+                         hepStream_t stream) = 0;
 
   // Waits for the stream; fills the three numbers and, if not NULL, tokens_per_expert.
   virtual Status query(hepRoutingCounts_t* counts, hepStream_t stream) = 0;

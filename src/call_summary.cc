@@ -40,17 +40,34 @@ const char* weight_mode_name(int mode) {
   }
 }
 
+// What a summary says of an optional array.
+std::string describe_given(const char* name, uint64_t summary, int bit) {
+  switch (given_in(summary, bit)) {
+    case Given::kNo: return std::string(", without ") + name;
+    case Given::kYes: return std::string(", with ") + name;
+    default: return "";
+  }
+}
+
 }  // namespace
 
 std::string describe_call(int32_t operation, uint64_t summary) {
   std::string text = std::string("layout ") + layout_name(field(summary, 0)) + ", type " +
                      name_of_type(field(summary, 1));
   if (operation == hepOperationDispatch)
-    text += std::string(", quantize ") + quantization_name(field(summary, 2));
+    text += std::string(", quantize ") + quantization_name(field(summary, 2)) +
+            describe_given("weights", summary, kFirstGivenBit) +
+            describe_given("scales", summary, kSecondGivenBit);
   else
     text += std::string(", partial type ") + name_of_type(field(summary, 2)) + ", weight mode " +
-            weight_mode_name(field(summary, 3));
+            weight_mode_name(field(summary, 3) & 15) +
+            describe_given("gradients", summary, kFirstGivenBit);
   return text + ", the routing of update " + std::to_string(summary >> 32);
+}
+
+std::string describe_batch(uint64_t batch) {
+  return std::to_string(batch >> 32) + " tokens and top_k " +
+         std::to_string(static_cast<uint32_t>(batch));
 }
 
 }  // namespace hep

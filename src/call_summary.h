@@ -11,20 +11,71 @@
 
 namespace hep {
 
-// Fields of 8 bits: layout, type, and then quantisation, or partial type and weight mode. The upper half
-// is the number of the routing's update.
-HEP_HOST_DEVICE constexpr uint64_t summary_of(const hepDispatchArgs_t& call, uint64_t update) {
-  return update << 32 | static_cast<uint64_t>(call.quantize) << 16 |
-         static_cast<uint64_t>(call.type) << 8 | static_cast<uint64_t>(call.layout);
+// Whether a rank gives an optional array that all ranks give or none. A rank that has nothing to put into
+// it goes with either.
+enum class Given : uint64_t { kNothingToGive = 0, kNo = 1, kYes = 2 };
+
+HEP_HOST_DEVICE constexpr Given given(bool has_entries, bool is_given) {
+  if (!has_entries) return Given::kNothingToGive;
+  return is_given ? Given::kYes : Given::kNo;
 }
 
-HEP_HOST_DEVICE constexpr uint64_t summary_of(const hepCombineArgs_t& call, uint64_t update) {
-  return update << 32 | static_cast<uint64_t>(call.weight_mode) << 24 |
+// Bits of a summary:
+//
+//            dispatch       combine
+//    0-7     layout         layout
+//    8-15    type           type
+//   16-23    quantisation   partial type
+//   24-27                   weight mode
+//   28-29    weights        gradients      Given
+//   30-31    scales                        Given
+//   32-63    the update of the routing
+constexpr int kFirstGivenBit = 28, kSecondGivenBit = 30;
+
+HEP_HOST_DEVICE constexpr uint64_t summary_of(const hepDispatchArgs_t& call, int num_tokens,
+                                              uint64_t update) {
+  return update << 32 |
+         static_cast<uint64_t>(given(num_tokens > 0, call.scales != nullptr)) << kSecondGivenBit |
+         static_cast<uint64_t>(given(num_tokens > 0, call.weights != nullptr)) << kFirstGivenBit |
+         static_cast<uint64_t>(call.quantize) << 16 | static_cast<uint64_t>(call.type) << 8 |
+         static_cast<uint64_t>(call.layout);
+}
+
+// `num_rows`: flat rows that this rank has received.
+HEP_HOST_DEVICE constexpr uint64_t summary_of(const hepCombineArgs_t& call, int num_tokens,
+                                              int64_t num_rows, uint64_t update) {
+  const bool has_rows = num_rows > 0 && call.capacity > 0;
+  const bool gives = num_tokens > 0 ? call.gradients != nullptr : call.row_gradients != nullptr;
+  return update << 32 |
+         static_cast<uint64_t>(given(num_tokens > 0 || has_rows, gives)) << kFirstGivenBit |
+         static_cast<uint64_t>(call.weight_mode) << 24 |
          static_cast<uint64_t>(call.partial_type) << 16 | static_cast<uint64_t>(call.type) << 8 |
          static_cast<uint64_t>(call.layout);
 }
 
-// A summary in words.
+HEP_HOST_DEVICE constexpr Given given_in(uint64_t summary, int bit) {
+  return static_cast<Given>(summary >> bit & 3);
+}
+
+HEP_HOST_DEVICE constexpr bool given_alike(Given a, Given b) {
+  return a == b || a == Given::kNothingToGive || b == Given::kNothingToGive;
+}
+
+// Whether two ranks have called alike.
+HEP_HOST_DEVICE constexpr bool alike(uint64_t a, uint64_t b) {
+  constexpr uint64_t kGivenBits = uint64_t{15} << kFirstGivenBit;
+  return (a & ~kGivenBits) == (b & ~kGivenBits) &&
+         given_alike(given_in(a, kFirstGivenBit), given_in(b, kFirstGivenBit)) &&
+         given_alike(given_in(a, kSecondGivenBit), given_in(b, kSecondGivenBit));
+}
+
+// T and K of a batch in one word, for failure records.
+HEP_HOST_DEVICE constexpr uint64_t batch_word(int num_tokens, int top_k) {
+  return static_cast<uint64_t>(num_tokens) << 32 | static_cast<uint32_t>(top_k);
+}
+
+// A summary in words, and a batch.
 std::string describe_call(int32_t operation, uint64_t summary);
+std::string describe_batch(uint64_t batch);
 
 }  // namespace hep

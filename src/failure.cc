@@ -100,6 +100,13 @@ Status failure_status(const hepFailure_t& failure, const std::string& cause) {
                    "; it must be the same on all ranks",
                    failure.rank, operation_of(failure).c_str(), failure.missing_rank, failure.seen,
                    failure.expected);
+    case hepErrorInvalidUsage:
+      if (!cause.empty()) return ended_status(failure, cause);
+      return error(hepErrorInvalidUsage,
+                   "rank %d: %s was called for %s, but the update of its routing that was executed "
+                   "before it had %s",
+                   failure.rank, operation_of(failure).c_str(),
+                   describe_batch(failure.expected).c_str(), describe_batch(failure.seen).c_str());
     default: return ended_status(failure, cause);
   }
 }

@@ -365,17 +365,21 @@ struct RoutingTotals {
   int64_t num_flat_rows;
   int64_t num_expert_rows;
   hepRowCounters_t row_counters;  // of the latest dispatch
-  uint64_t update;                // which update of the lane fills this routing
+  // Of the update that filled this routing: which one of the lane, and its T and K.
+  uint64_t update;
+  int32_t num_tokens, top_k;
 };
 
 struct RoutingLayout {
   uint64_t tokens_per_expert, expert_offsets, totals, source_tokens, source_rows, chunk_rows,
       partial_counts, sent_rows, rows, selections, weights, total;
+  int32_t num_experts;  // EL
 
   HEP_HOST_DEVICE static constexpr RoutingLayout make(const Shape& shape) {
     const uint64_t ranks = shape.num_ranks, tokens = shape.max_tokens;
     const uint64_t experts = shape.num_local_experts(), max_rows = ranks * tokens;
     RoutingLayout r{};
+    r.num_experts = shape.num_local_experts();
     uint64_t end = 0;
     const auto section = [&end](uint64_t bytes) {
       const uint64_t begin = end;
@@ -402,14 +406,17 @@ struct RoutingLayout {
 
 constexpr int64_t kDropped = -1;
 
-// Where a selection's row lies in an expert layout; kDropped if it is past the capacity.
+// Where a selection's row lies in an expert layout; kDropped if it is past the capacity. A selection that
+// no update has made is dropped, too: its row would lie outside of the output.
 HEP_HOST_DEVICE constexpr int64_t row_of_selection(int32_t layout, int64_t capacity,
+                                                   int32_t num_experts,
                                                    const int32_t* expert_offsets,
                                                    const Selection& selection) {
   if (layout == hepLayoutExpertMajor)
     return selection.place < capacity ? selection.place : kDropped;
+  if (selection.expert >= num_experts) return kDropped;
   const int64_t index = int64_t{selection.place} - expert_offsets[selection.expert];
-  return index < capacity ? selection.expert * capacity + index : kDropped;
+  return index >= 0 && index < capacity ? selection.expert * capacity + index : kDropped;
 }
 
 // The number of the element in which column-major scales hold a column of a row: [columns][stride],

@@ -55,11 +55,10 @@ void end_split(hepRouting& routing) {
   routing.comm->split[routing.lane_index] = nullptr;
 }
 
-void note_update(hepRouting& routing, int64_t num_tokens, int top_k) {
+void note_update(hepRouting& routing, const Batch& batch) {
   routing.updated = true;
   routing.has_weights = false;
-  routing.num_tokens = static_cast<int>(num_tokens);
-  routing.top_k = top_k;
+  routing.batch = batch;
 }
 
 Status check_routing_config(const hepComm& comm, hepRoutingConfig_t* config) {
@@ -130,9 +129,9 @@ Status update_routing(hepRouting_t routing, const void* indices, int64_t num_tok
                       hepIndexType_t index_type, hepStream_t stream) {
   HEP_TRY(check_ready(*routing, "hepRoutingUpdate", Half::kBoth));
   HEP_TRY(check_update(*routing, indices, num_tokens, top_k, index_type));
-  HEP_TRY(outcome(*routing, routing->backend->update(indices, static_cast<int>(num_tokens), top_k,
-                                                     index_type, stream)));
-  note_update(*routing, num_tokens, top_k);
+  const Batch batch{static_cast<int>(num_tokens), top_k};
+  HEP_TRY(outcome(*routing, routing->backend->update(indices, batch, index_type, stream)));
+  note_update(*routing, batch);
   return Status();
 }
 
@@ -144,11 +143,13 @@ Status dispatch(hepRouting_t routing, const hepDispatchArgs_t* theirs, Half half
   HEP_TRY(read_struct(theirs, &args, HEP_DISPATCH_ARGS_MAGIC, "hepDispatchArgs_t"));
   if (args.update == 0) HEP_TRY(check_updated(*routing, call));
   HEP_TRY(resolve_dispatch(*routing, &args));
-  HEP_TRY(outcome(*routing, routing->backend->dispatch(args, half, stream)));
+  const Batch batch =
+      args.update != 0 ? Batch{static_cast<int>(args.num_tokens), args.top_k} : routing->batch;
+  HEP_TRY(outcome(*routing, routing->backend->dispatch(args, batch, half, stream)));
 
-  if (args.update != 0) note_update(*routing, args.num_tokens, args.top_k);
+  if (args.update != 0) note_update(*routing, batch);
   // A rank without tokens has no weights to give, and needs none.
-  if (args.weights != nullptr || routing->num_tokens == 0) routing->has_weights = true;
+  if (args.weights != nullptr || batch.num_tokens == 0) routing->has_weights = true;
   if (half == Half::kBoth) return Status();
   routing->dispatch_args = args;
   begin_split(*routing, hepOperationDispatch);
@@ -163,7 +164,7 @@ Status combine(hepRouting_t routing, const hepCombineArgs_t* theirs, Half half,
   hepCombineArgs_t args = HEP_COMBINE_ARGS_INITIALIZER;
   HEP_TRY(read_struct(theirs, &args, HEP_COMBINE_ARGS_MAGIC, "hepCombineArgs_t"));
   HEP_TRY(resolve_combine(*routing, &args));
-  HEP_TRY(outcome(*routing, routing->backend->combine(args, half, stream)));
+  HEP_TRY(outcome(*routing, routing->backend->combine(args, routing->batch, half, stream)));
   if (half == Half::kBoth) return Status();
   routing->combine_args = args;
   begin_split(*routing, hepOperationCombine);
@@ -178,10 +179,11 @@ Status receive(hepRouting_t routing, hepOperation_t operation, hepStream_t strea
     return error(hepErrorInvalidUsage, "%s without the first half of a %s of this routing", call,
                  operation_name(operation));
   if (routing->split != operation) return check_not_split(*routing, call);
-  HEP_TRY(outcome(*routing,
-                  operation == hepOperationDispatch
-                      ? routing->backend->dispatch(routing->dispatch_args, Half::kReceive, stream)
-                      : routing->backend->combine(routing->combine_args, Half::kReceive, stream)));
+  HEP_TRY(outcome(*routing, operation == hepOperationDispatch
+                                ? routing->backend->dispatch(routing->dispatch_args, routing->batch,
+                                                             Half::kReceive, stream)
+                                : routing->backend->combine(routing->combine_args, routing->batch,
+                                                            Half::kReceive, stream)));
   end_split(*routing);
   return Status();
 }

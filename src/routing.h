@@ -25,8 +25,7 @@ struct hepRouting {
   // Of the latest update.
   bool updated = false;
   bool has_weights = false;  // a dispatch with weights followed it
-  int num_tokens = 0;
-  int top_k = 0;
+  hep::Batch batch{0, 0};
 
   // An operation whose first half was issued and whose second was not, and its resolved arguments.
   hepOperation_t split = hepOperationNone;

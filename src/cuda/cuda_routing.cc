@@ -33,31 +33,33 @@ CudaRouting::~CudaRouting() {
 
 Status CudaRouting::start() { return backend_.take_routing_memory(lane_, &memory_); }
 
-Status CudaRouting::update(const void* indices, int num_tokens, int top_k,
-                           hepIndexType_t index_type, hepStream_t stream) {
+Status CudaRouting::update(const void* indices, const Batch& batch, hepIndexType_t index_type,
+                           hepStream_t stream) {
   const int device = backend_.device();
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
   HEP_TRY(check_device_pointer(indices, "indices", device));
   const NotedWork noted(lane_.work, stream);
-  return run_update({indices, num_tokens, top_k, index_type}, Half::kBoth, stream);
+  return run_update({indices, batch, index_type}, Half::kBoth, stream);
 }
 
 Status CudaRouting::run_update(TopK choice, Half half, hepStream_t stream) {
   HEP_TRY(list_map(half, stream, &choice));
-  const RouteArgs args{
-      lane_.kernel, memory_->get(), choice.indices, choice.num_tokens, choice.top_k, alignment_,
-      half};
+  const RouteArgs args{lane_.kernel,
+                       memory_->get(),
+                       choice.indices,
+                       choice.batch.num_tokens,
+                       choice.batch.top_k,
+                       alignment_,
+                       half};
   HEP_CUDA_TRY(launch_route(args, choice.index_type == hepIndexInt64, lane_.context.plan, stream));
-  num_tokens_ = choice.num_tokens;
-  top_k_ = choice.top_k;
   return Status();
 }
 
 // Turns a map, if that is what it is, into indices. They lie where the weights of a dispatch will: those that
 // are there have no more use once the routing is updated.
 Status CudaRouting::list_map(Half half, hepStream_t stream, TopK* choice) {
-  if (choice->index_type != hepIndexMap || choice->num_tokens == 0 || half == Half::kReceive)
+  if (choice->index_type != hepIndexMap || choice->batch.num_tokens == 0 || half == Half::kReceive)
     return Status();
   const LaneContext& context = lane_.context;
   int32_t* listed = at<int32_t>(memory_->get(), context.routing_layout.weights);
@@ -65,9 +67,9 @@ Status CudaRouting::list_map(Half half, hepStream_t stream, TopK* choice) {
                      lane_.kernel.host,
                      static_cast<const uint8_t*>(choice->indices),
                      listed,
-                     choice->num_tokens,
+                     choice->batch.num_tokens,
                      context.shape.num_experts,
-                     choice->top_k};
+                     choice->batch.top_k};
   HEP_CUDA_TRY(launch_map(args, context.plan, stream));
   choice->indices = listed;
   return Status();
@@ -80,7 +82,8 @@ constexpr int64_t kCopiedBytesOfBlock = 64 * 1024;
 // Rows in the heap or in registered memory are read where they are; others are copied to the window, or
 // quantised into it: by the dispatch itself where latency counts. In halves it copies all, so that the
 // second half waits for nobody to read.
-Status CudaRouting::find_rows(const hepDispatchArgs_t& call, Half half, DispatchArgs* args) {
+Status CudaRouting::find_rows(const hepDispatchArgs_t& call, const Batch& batch, Half half,
+                              DispatchArgs* args) {
   const LaneContext& context = lane_.context;
   const bool low_latency = context.mode == hepModeLowLatency;
   const uint64_t window_rows = context.window_layout.published;
@@ -90,7 +93,7 @@ Status CudaRouting::find_rows(const hepDispatchArgs_t& call, Half half, Dispatch
     if (low_latency) args->publishing = Publishing::kQuantizes;
     return Status();
   }
-  const int64_t num_rows = call.update != 0 ? call.num_tokens : num_tokens_;
+  const int64_t num_rows = batch.num_tokens;
   const int64_t row_bytes = context.shape.hidden * element_bytes(call.type);
   bool in_heap;
   HEP_TRY(find_rows_in_heap(context, "x", call.x, num_rows, row_bytes, &in_heap));
@@ -156,7 +159,8 @@ Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Half half, Combin
   return Status();
 }
 
-Status CudaRouting::dispatch(const hepDispatchArgs_t& call, Half half, hepStream_t stream) {
+Status CudaRouting::dispatch(const hepDispatchArgs_t& call, const Batch& batch, Half half,
+                             hepStream_t stream) {
   const int device = backend_.device();
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
@@ -174,25 +178,23 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, Half half, hepStream
   HEP_TRY(check_device_pointer(call.indices, "indices", device));
 
   DispatchArgs args{};
-  HEP_TRY(find_rows(call, half, &args));
+  HEP_TRY(find_rows(call, batch, half, &args));
   const NotedWork noted(lane_.work, stream);
   args.alignment = alignment_;
   const bool in_one_launch = call.update != 0 && lane_.context.shape.choice_tokens > 0;
   if (call.update != 0) {
-    TopK choice{call.indices, static_cast<int>(call.num_tokens), call.top_k, call.index_type};
+    TopK choice{call.indices, batch, call.index_type};
     if (in_one_launch)
       HEP_TRY(list_map(half, stream, &choice));
     else
       HEP_TRY(run_update(choice, half, stream));
     args.indices = choice.indices;
     args.index64 = choice.index_type == hepIndexInt64;
-    num_tokens_ = choice.num_tokens;
-    top_k_ = choice.top_k;
   }
   args.context = lane_.kernel;
   args.routing = memory_->get();
-  args.num_tokens = num_tokens_;
-  args.top_k = top_k_;
+  args.num_tokens = batch.num_tokens;
+  args.top_k = batch.top_k;
   args.call = call;
   args.row_bytes = lane_.context.shape.hidden * element_bytes(call.type);
   args.half = half;
@@ -202,7 +204,8 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, Half half, hepStream
   return Status();
 }
 
-Status CudaRouting::combine(const hepCombineArgs_t& call, Half half, hepStream_t stream) {
+Status CudaRouting::combine(const hepCombineArgs_t& call, const Batch& batch, Half half,
+                            hepStream_t stream) {
   const int device = backend_.device();
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
@@ -215,8 +218,8 @@ Status CudaRouting::combine(const hepCombineArgs_t& call, Half half, hepStream_t
   CombineArgs args{};
   args.context = lane_.kernel;
   args.routing = memory_->get();
-  args.num_tokens = num_tokens_;
-  args.top_k = top_k_;
+  args.num_tokens = batch.num_tokens;
+  args.top_k = batch.top_k;
   args.call = call;
   const int hidden = lane_.context.shape.hidden;
   args.row_bytes = hidden * element_bytes(call.type);

@@ -17,23 +17,26 @@ class CudaRouting : public BackendRouting {
 
   Status start();
 
-  Status update(const void* indices, int num_tokens, int top_k, hepIndexType_t index_type,
+  Status update(const void* indices, const Batch& batch, hepIndexType_t index_type,
                 hepStream_t stream) override;
-  Status dispatch(const hepDispatchArgs_t& args, Half half, hepStream_t stream) override;
-  Status combine(const hepCombineArgs_t& args, Half half, hepStream_t stream) override;
+  Status dispatch(const hepDispatchArgs_t& args, const Batch& batch, Half half,
+                  hepStream_t stream) override;
+  Status combine(const hepCombineArgs_t& args, const Batch& batch, Half half,
+                 hepStream_t stream) override;
   Status query(hepRoutingCounts_t* counts, hepStream_t stream) override;
   const void* memory() const override { return memory_->get(); }
 
  private:
   struct TopK {
     const void* indices;
-    int num_tokens, top_k;
+    Batch batch;
     int32_t index_type;
   };
 
   Status run_update(TopK choice, Half half, hepStream_t stream);
   Status list_map(Half half, hepStream_t stream, TopK* choice);
-  Status find_rows(const hepDispatchArgs_t& call, Half half, DispatchArgs* args);
+  Status find_rows(const hepDispatchArgs_t& call, const Batch& batch, Half half,
+                   DispatchArgs* args);
   Status publish_rows(const DispatchArgs& args, hepStream_t stream);
   Status find_outputs(const hepCombineArgs_t& call, Half half, CombineArgs* args);
 
@@ -41,10 +44,6 @@ class CudaRouting : public BackendRouting {
   CudaLane& lane_;
   const int alignment_;
   std::unique_ptr<DeviceMemory> memory_;
-
-  // Of the latest update.
-  int num_tokens_ = 0;
-  int top_k_ = 0;
 };
 
 }  // namespace hep

@@ -76,12 +76,12 @@ class Combiner {
     if (args_.row_gradients == nullptr) return;
     const Row& row = state_.rows[flat_row];
     auto* gradients = at<float>(
-        window, operation_.layout().gradients_at(operation_.epoch(), row.token, state_.top_k));
+        window, operation_.layout().gradients_at(operation_.epoch(), row.token, state_.top_k()));
     for (uint32_t j = row.first; j < row.first + row.count; ++j) {
       const int k = state_.selections[j].k;
       if (args_.layout == hepLayoutFlat) {
         if (flat_row < args_.capacity)
-          gradients[k] = args_.row_gradients[flat_row * state_.top_k + k];
+          gradients[k] = args_.row_gradients[flat_row * state_.top_k() + k];
       } else if (const int64_t place = expert_row(j); place != kDropped) {
         gradients[k] = args_.row_gradients[place];
       }
@@ -92,9 +92,9 @@ class Combiner {
   void take_gradients(int64_t token) const {
     if (args_.gradients == nullptr) return;
     auto* sent = at<float>(operation_.own_window(), operation_.layout().gradients_at(
-                                                        operation_.epoch(), token, state_.top_k));
-    std::copy_n(sent, state_.top_k, args_.gradients + token * state_.top_k);
-    std::fill_n(sent, state_.top_k, 0.0f);
+                                                        operation_.epoch(), token, state_.top_k()));
+    std::copy_n(sent, state_.top_k(), args_.gradients + token * state_.top_k());
+    std::fill_n(sent, state_.top_k(), 0.0f);
   }
 
   // Adds up the ranks' sums for one of this rank's tokens; slots are in ascending rank order.
@@ -111,8 +111,8 @@ class Combiner {
 
  private:
   int64_t expert_row(uint32_t selection) const {
-    return row_of_selection(args_.layout, args_.capacity, state_.expert_offsets,
-                            state_.selections[selection]);
+    return row_of_selection(args_.layout, args_.capacity, operation_.shape().num_local_experts(),
+                            state_.expert_offsets, state_.selections[selection]);
   }
 
   void add_row(int64_t place, float weight) {
@@ -142,6 +142,11 @@ class Combiner {
   const int64_t row_bytes_;
   Sum sum_;
 };
+
+uint64_t call_of(const hepCombineArgs_t& args, const RoutingState& state) {
+  const RoutingTotals& totals = *state.totals;
+  return summary_of(args, totals.num_tokens, totals.num_flat_rows, totals.update);
+}
 
 // Tells a peer what this rank calls, once it has read what it was told before.
 Status tell_call(const Operation& operation, int peer, uint64_t call) {
@@ -181,13 +186,13 @@ void reduce_source(const Operation& operation, int source, Combiner& combiner,
 
 Status add_own_tokens(const Operation& operation, Combiner& combiner, const RoutingState& state) {
   const WindowLayout& layout = operation.layout();
-  const int tokens = chunk_tokens(state.num_tokens);
-  for (int chunk = 0; chunk < ceil_div(state.num_tokens, tokens); ++chunk) {
+  const int tokens = chunk_tokens(state.num_tokens());
+  for (int chunk = 0; chunk < ceil_div(state.num_tokens(), tokens); ++chunk) {
     for (int peer = 0; peer < operation.num_ranks(); ++peer) {
       const auto& ready = *at<uint64_t>(operation.own_window(), layout.chunk_ready_at(chunk, peer));
       HEP_TRY(operation.wait(hepPhasePartials, peer, ready, operation.epoch()));
     }
-    const int end = std::min(state.num_tokens, (chunk + 1) * tokens);
+    const int end = std::min(state.num_tokens(), (chunk + 1) * tokens);
     for (int token = chunk * tokens; token < end; ++token) {
       combiner.add_partials(token);
       combiner.take_gradients(token);
@@ -201,7 +206,7 @@ Status add_own_tokens(const Operation& operation, Combiner& combiner, const Rout
 Status send_partials(const Operation& operation, const hepCombineArgs_t& args,
                      const RoutingState& state) {
   Combiner combiner(operation, args, state);
-  const uint64_t call = summary_of(args, state.totals->update);
+  const uint64_t call = call_of(args, state);
   for (int source = 0; source < operation.num_ranks(); ++source) {
     HEP_TRY(tell_call(operation, source, call));
     reduce_source(operation, source, combiner, state);
@@ -212,9 +217,9 @@ Status send_partials(const Operation& operation, const hepCombineArgs_t& args,
 Status add_partials(const Operation& operation, const hepCombineArgs_t& args,
                     const RoutingState& state) {
   Combiner combiner(operation, args, state);
-  const uint64_t call = summary_of(args, state.totals->update);
+  const uint64_t call = call_of(args, state);
   // Ranks without tokens receive nothing that could be wrong, and need not wait.
-  for (int peer = 0; peer < operation.num_ranks() && state.num_tokens > 0; ++peer)
+  for (int peer = 0; peer < operation.num_ranks() && state.num_tokens() > 0; ++peer)
     HEP_TRY(compare_call(operation, peer, call));
   HEP_TRY(add_own_tokens(operation, combiner, state));
   for (int peer = 0; peer < operation.num_ranks(); ++peer)

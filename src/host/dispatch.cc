@@ -77,7 +77,7 @@ class Receiver {
         state_(state),
         outputs_(operation, args),
         num_experts_(operation.shape().num_local_experts()),
-        top_k_(state.top_k) {}
+        top_k_(state.top_k()) {}
 
   void count_rows() {
     hepRowCounters_t& counters = state_.totals->row_counters;
@@ -170,8 +170,8 @@ class Receiver {
   void take_expert_rows(const Row& row, const Source& source) {
     for (uint32_t j = row.first; j < row.first + row.count; ++j) {
       const Selection& selection = state_.selections[j];
-      const int64_t place =
-          row_of_selection(args_.layout, args_.capacity, state_.expert_offsets, selection);
+      const int64_t place = row_of_selection(args_.layout, args_.capacity, num_experts_,
+                                             state_.expert_offsets, selection);
       if (place == kDropped) continue;
       take_row(place, row, source);
       outputs_.write_weight(place, weight_of(row, selection, source));
@@ -207,10 +207,10 @@ Status receive_rows(const Operation& operation, const hepDispatchArgs_t& args,
   receiver.count_rows();
   receiver.write_padding();
   receiver.write_gather();
-  const uint64_t call = summary_of(args, state.totals->update);
+  const uint64_t call = summary_of(args, state.num_tokens(), state.totals->update);
   for (int s = 0; s < operation.num_ranks(); ++s) {
     Source source;
-    HEP_TRY(find_source(operation, s, state.top_k, call, &source));
+    HEP_TRY(find_source(operation, s, state.top_k(), call, &source));
     receiver.take_rows(source);
     store_release(&operation.to(s).rows_read, operation.epoch());
   }

@@ -34,21 +34,22 @@ Status HostRouting::run_update(const TopK& choice, Half half) {
   return half != Half::kSend ? receive_update(operation, state_) : Status();
 }
 
-Status HostRouting::update(const void* indices, int num_tokens, int top_k,
-                           hepIndexType_t index_type, hepStream_t stream) {
+Status HostRouting::update(const void* indices, const Batch& batch, hepIndexType_t index_type,
+                           hepStream_t stream) {
   HEP_TRY(backend_.check_stream(stream));
   HEP_TRY(backend_.check_alive());
-  return run_update({indices, index_type, num_tokens, top_k}, Half::kBoth);
+  return run_update({indices, index_type, batch.num_tokens, batch.top_k}, Half::kBoth);
 }
 
-Status HostRouting::dispatch(const hepDispatchArgs_t& args, Half half, hepStream_t stream) {
+// What the caller's batch is stands in the routing, too: its update was executed when it was called.
+Status HostRouting::dispatch(const hepDispatchArgs_t& args, const Batch& batch, Half half,
+                             hepStream_t stream) {
   HEP_TRY(backend_.check_stream(stream));
-  const TopK choice{args.indices, static_cast<hepIndexType_t>(args.index_type),
-                    static_cast<int>(args.num_tokens), args.top_k};
-  const int num_tokens = args.update != 0 ? choice.num_tokens : state_.num_tokens;
+  const TopK choice{args.indices, static_cast<hepIndexType_t>(args.index_type), batch.num_tokens,
+                    batch.top_k};
   bool in_heap = false;
   if (args.quantize == hepQuantizeNone)
-    HEP_TRY(find_rows_in_heap(lane_.context, "x", args.x, num_tokens,
+    HEP_TRY(find_rows_in_heap(lane_.context, "x", args.x, batch.num_tokens,
                               lane_.context.shape.hidden * element_bytes(args.type), &in_heap));
   HEP_TRY(backend_.check_alive());
 
@@ -68,7 +69,8 @@ Status HostRouting::dispatch(const hepDispatchArgs_t& args, Half half, hepStream
   return {};
 }
 
-Status HostRouting::combine(const hepCombineArgs_t& args, Half half, hepStream_t stream) {
+Status HostRouting::combine(const hepCombineArgs_t& args, const Batch&, Half half,
+                            hepStream_t stream) {
   HEP_TRY(backend_.check_stream(stream));
   bool in_heap = false;  // makes no difference here, but a y that leaves the heap is refused
   HEP_TRY(find_outputs_in_heap(lane_.context, args, &in_heap));

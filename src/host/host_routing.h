@@ -18,14 +18,14 @@ namespace hep {
 class HostBackend;
 struct HostLane;
 
-// The sections of RoutingLayout by name, and what the latest update was called with.
+// The sections of RoutingLayout by name.
 struct RoutingState {
   RoutingState(void* memory, const RoutingLayout& layout, int alignment);
 
-  int alignment;
-  int num_tokens = 0;
-  int top_k = 0;
+  int num_tokens() const { return totals->num_tokens; }
+  int top_k() const { return totals->top_k; }
 
+  int alignment;
   int32_t* tokens_per_expert;
   int32_t* expert_offsets;
   RoutingTotals* totals;
@@ -74,10 +74,12 @@ class HostRouting final : public BackendRouting {
 
   HostRouting(HostBackend& backend, HostLane& lane, Memory memory, int alignment);
 
-  Status update(const void* indices, int num_tokens, int top_k, hepIndexType_t index_type,
+  Status update(const void* indices, const Batch& batch, hepIndexType_t index_type,
                 hepStream_t stream) override;
-  Status dispatch(const hepDispatchArgs_t& args, Half half, hepStream_t stream) override;
-  Status combine(const hepCombineArgs_t& args, Half half, hepStream_t stream) override;
+  Status dispatch(const hepDispatchArgs_t& args, const Batch& batch, Half half,
+                  hepStream_t stream) override;
+  Status combine(const hepCombineArgs_t& args, const Batch& batch, Half half,
+                 hepStream_t stream) override;
   Status query(hepRoutingCounts_t* counts, hepStream_t stream) override;
   const void* memory() const override { return memory_.get(); }
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "backend.h"
+#include "call_summary.h"
 #include "host/wait.h"
 #include "layout.h"
 #include "status.h"
@@ -37,9 +38,9 @@ class Operation {
     return waiter_.wait(&signal, expected, awaited(phase, peer));
   }
 
-  // Fails the communicator if a peer's summary of its call is not this rank's, too.
+  // Fails the communicator if a peer has not called as this rank has.
   Status compare_calls(hepPhase_t phase, int peer, uint64_t own, uint64_t theirs) const {
-    return own == theirs ? Status() : fail(hepErrorMismatch, phase, peer, own, theirs);
+    return alike(own, theirs) ? Status() : fail(hepErrorMismatch, phase, peer, own, theirs);
   }
 
   // Fails the communicator for something other than a wait.

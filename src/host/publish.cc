@@ -52,19 +52,19 @@ uint64_t publish_rows(const Operation& operation, const hepDispatchArgs_t& args,
 Status publish(const Operation& operation, const hepDispatchArgs_t& args, bool x_in_place,
                const RoutingState& state) {
   HEP_TRY(wait_for_readers(operation, operation.epoch() - 1));
-  const uint64_t place = publish_rows(operation, args, x_in_place, state.num_tokens);
+  const uint64_t place = publish_rows(operation, args, x_in_place, state.num_tokens());
   for (int peer = 0; peer < operation.num_ranks(); ++peer) {
     RowsSignal& to = operation.to(peer).rows_of(operation.epoch());
     to.place = place;
     to.has_weights = args.weights != nullptr;
-    to.call = summary_of(args, state.totals->update);
+    to.call = summary_of(args, state.num_tokens(), state.totals->update);
     store_release(&to.ready, operation.epoch());
   }
 
   if (args.weights == nullptr) return {};
-  std::copy_n(args.weights, static_cast<int64_t>(state.num_tokens) * state.top_k,
+  std::copy_n(args.weights, static_cast<int64_t>(state.num_tokens()) * state.top_k(),
               at<float>(operation.own_window(),
-                        operation.layout().weights_at(operation.epoch(), 0, state.top_k)));
+                        operation.layout().weights_at(operation.epoch(), 0, state.top_k())));
   for (int peer = 0; peer < operation.num_ranks(); ++peer)
     store_release(&operation.to(peer).rows_of(operation.epoch()).weights_ready, operation.epoch());
   return {};

@@ -182,8 +182,8 @@ void take_records(const Operation& operation, RoutingState& state) {
 // those of the last one since.
 void send_update(const Operation& operation, const TopK& choice, HostBackend& backend,
                  RoutingState& state) {
-  state.num_tokens = choice.num_tokens;
-  state.top_k = choice.top_k;
+  state.totals->num_tokens = choice.num_tokens;
+  state.totals->top_k = choice.top_k;
   state.totals->update = operation.epoch();
   const Shape& shape = operation.shape();
   std::array<RecordWriter, kMaxRanks> writers;
@@ -209,7 +209,7 @@ void send_update(const Operation& operation, const TopK& choice, HostBackend& ba
 Status receive_update(const Operation& operation, RoutingState& state) {
   for (int s = 0; s < operation.num_ranks(); ++s) {
     HEP_TRY(operation.wait(hepPhaseRecords, s, operation.from(s).records_ready, operation.epoch()));
-    HEP_TRY(check_top_k(operation, s, state.top_k));
+    HEP_TRY(check_top_k(operation, s, state.top_k()));
   }
   place_experts(operation, state);
   take_records(operation, state);

@@ -110,6 +110,67 @@ TEST(Mismatch, OfTheTypeOfACombineIsReportedToAll) {
                   {"combine 1", "hepTypeBfloat16", "hepTypeFloat16"});
 }
 
+TEST(Mismatch, OfWeightsOrScalesOfADispatchIsReportedToAll) {
+  expect_mismatch("weights", hepOperationDispatch,
+                  [](Batch& batch) { batch.dispatch.weights = batch.numbers.as<float>(); },
+                  {"dispatch 1", "with weights", "without weights"});
+  expect_mismatch("scales", hepOperationDispatch,
+                  [](Batch& batch) { batch.dispatch.scales = batch.numbers.data(); },
+                  {"dispatch 1", "with scales", "without scales"});
+}
+
+TEST(Mismatch, OfWeightsOrScalesOfADispatchThatUpdatesIsReportedToAll) {
+  if (world().num_ranks() < 2) GTEST_SKIP() << "needs two ranks to disagree";
+  for (const hepMode_t mode : {hepModeThroughput, hepModeLowLatency}) {
+    expect_mismatch("weights", mode, Update::kInTheDispatch, hepOperationDispatch,
+                    [](Batch& batch) { batch.dispatch.weights = batch.numbers.as<float>(); },
+                    {"dispatch 1", "with weights", "without weights"});
+    expect_mismatch("scales", mode, Update::kInTheDispatch, hepOperationDispatch,
+                    [](Batch& batch) { batch.dispatch.scales = batch.numbers.data(); },
+                    {"dispatch 1", "with scales", "without scales"});
+  }
+}
+
+TEST(Mismatch, OfGradientsOfACombineIsReportedToAll) {
+  expect_mismatch("gradients", hepOperationCombine,
+                  [](Batch& batch) {
+                    batch.combine.row_gradients = batch.numbers.as<float>();
+                    batch.combine.gradients = batch.numbers.as<float>() + 512;
+                  },
+                  {"combine 1", "with gradients", "without gradients"});
+}
+
+// A rank without tokens has no weights, scales or gradients to give, and goes with whatever the others do.
+TEST(Mismatch, RanksWithoutTokensNeedNotGiveWhatOthersGive) {
+  if (world().num_ranks() < 2) GTEST_SKIP() << "needs a rank with tokens and one without";
+  hepConfig_t config = small_config();
+  config.scale_bytes = 4;
+  run_ranks(config, [&](Rank& self) {
+    Batch batch(self, config);
+    self.barrier();
+    // All tokens choose expert 0, so that the last rank has no rows either.
+    const bool has_tokens = self.rank < world().num_ranks() - 1;
+    ASSERT_HEP(hepRoutingUpdate(batch.routing.get(), has_tokens ? batch.indices.data() : nullptr,
+                                has_tokens ? Batch::kTokens : 0, Batch::kTopK, hepIndexInt32,
+                                self.stream.get()));
+    if (has_tokens) {
+      batch.dispatch.weights = batch.numbers.as<float>();
+      batch.dispatch.scales = batch.numbers.data();
+      batch.combine.row_gradients = batch.numbers.as<float>();
+      batch.combine.gradients = batch.numbers.as<float>() + 512;
+    } else {
+      batch.dispatch.x = batch.combine.out = nullptr;
+    }
+    EXPECT_HEP(hepDispatch(batch.routing.get(), &batch.dispatch, self.stream.get()));
+    EXPECT_HEP(hepCombine(batch.routing.get(), &batch.combine, self.stream.get()));
+    self.stream.synchronize();
+    hepResult_t error = hepErrorInternal;
+    EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
+    EXPECT_EQ(error, hepSuccess) << hepGetLastError();
+    self.barrier();
+  });
+}
+
 TEST(Mismatch, OfTheRoutingIsReportedToAll) {
   if (world().num_ranks() < 2) GTEST_SKIP() << "needs two ranks to disagree";
   const int last = world().num_ranks() - 1;

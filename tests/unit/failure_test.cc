@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "call_summary.h"
+
 namespace hep {
 namespace {
 
@@ -74,6 +76,84 @@ TEST(FailureStatus, ACommunicatorAtRestHasNoOperationToName) {
 TEST(FailureStatus, AMismatchNamesBothTopK) {
   expect_words(failure_status(failure_of(hepErrorMismatch, hepOperationRouting, hepPhaseRecords)),
                hepErrorMismatch, {"rank 1", "routing update 7", "rank 3", "top_k", "41", "29"});
+}
+
+TEST(FailureStatus, ACallForAnotherUpdateNamesBothBatches) {
+  hepFailure_t failure = failure_of(hepErrorInvalidUsage, hepOperationDispatch, hepPhaseNone);
+  failure.expected = batch_word(64, 2);
+  failure.seen = batch_word(65536, 32);
+  expect_words(failure_status(failure), hepErrorInvalidUsage,
+               {"rank 1", "dispatch 7", "64 tokens and top_k 2", "65536 tokens and top_k 32"});
+}
+
+// ------------------------------------------------------------------------- calls that agree or not
+
+hepDispatchArgs_t dispatch_call(bool gives_weights, bool gives_scales) {
+  static float weights;
+  hepDispatchArgs_t call = HEP_DISPATCH_ARGS_INITIALIZER;
+  call.layout = hepLayoutExpertMajor;
+  call.type = hepTypeFloat16;
+  call.weights = gives_weights ? &weights : nullptr;
+  call.scales = gives_scales ? &weights : nullptr;
+  return call;
+}
+
+TEST(CallSummary, RanksWithTokensGiveWeightsAndScalesAllOrNone) {
+  for (const bool weights : {false, true})
+    for (const bool scales : {false, true}) {
+      const uint64_t own = summary_of(dispatch_call(weights, scales), 5, 3);
+      EXPECT_TRUE(alike(own, summary_of(dispatch_call(weights, scales), 1, 3)));
+      EXPECT_FALSE(alike(own, summary_of(dispatch_call(!weights, scales), 1, 3)));
+      EXPECT_FALSE(alike(own, summary_of(dispatch_call(weights, !scales), 1, 3)));
+    }
+}
+
+TEST(CallSummary, RanksWithoutTokensGoWithAllOthers) {
+  const uint64_t own = summary_of(dispatch_call(false, false), 0, 3);
+  for (const bool weights : {false, true})
+    for (const bool scales : {false, true}) {
+      const uint64_t theirs = summary_of(dispatch_call(weights, scales), 1, 3);
+      EXPECT_TRUE(alike(own, theirs));
+      EXPECT_TRUE(alike(theirs, own));
+    }
+  EXPECT_FALSE(alike(own, summary_of(dispatch_call(false, false), 0, 4)));
+}
+
+TEST(CallSummary, RanksWithTokensOrRowsGiveGradientsAllOrNone) {
+  static float numbers[2];
+  const auto summary = [](bool gives, int tokens, int64_t rows, int64_t capacity = 4) {
+    hepCombineArgs_t call = HEP_COMBINE_ARGS_INITIALIZER;
+    call.capacity = capacity;
+    call.row_gradients = gives ? numbers : nullptr;
+    call.gradients = gives ? numbers + 1 : nullptr;
+    return summary_of(call, tokens, rows, 3);
+  };
+  for (const bool gives : {false, true}) {
+    const uint64_t own = summary(gives, 5, 7);
+    EXPECT_TRUE(alike(own, summary(gives, 1, 0)));
+    EXPECT_TRUE(alike(own, summary(gives, 0, 1)));
+    EXPECT_FALSE(alike(own, summary(!gives, 1, 0)));
+    EXPECT_FALSE(alike(own, summary(!gives, 0, 1)));
+    EXPECT_TRUE(alike(own, summary(!gives, 0, 0)));
+    EXPECT_TRUE(alike(own, summary(!gives, 0, 1, 0)));
+  }
+}
+
+TEST(CallSummary, InWordsTellsEveryFieldOfBothOperations) {
+  const std::string dispatch =
+      describe_call(hepOperationDispatch, summary_of(dispatch_call(true, false), 1, 9));
+  for (const char* word : {"expert-major", "hepTypeFloat16", "quantize none", "with weights",
+                           "without scales", "update 9"})
+    EXPECT_NE(dispatch.find(word), std::string::npos) << dispatch;
+  hepCombineArgs_t call = HEP_COMBINE_ARGS_INITIALIZER;
+  call.layout = hepLayoutFlat;
+  call.type = hepTypeFloat32;
+  call.partial_type = hepTypeBfloat16;
+  call.weight_mode = hepWeightsRow;
+  const std::string combine = describe_call(hepOperationCombine, summary_of(call, 1, 0, 9));
+  for (const char* word : {"flat", "type hepTypeFloat32", "partial type hepTypeBfloat16",
+                           "weight mode row", "without gradients", "update 9"})
+    EXPECT_NE(combine.find(word), std::string::npos) << combine;
 }
 
 }  // namespace

@@ -238,17 +238,18 @@ TEST_F(HostBackendExample, DispatchWithoutWeightsCountsThemAsOneAndKeepsTheStore
 TEST_F(HostBackendExample, OperationsWithAStreamAreRefused) {
   const auto stream = reinterpret_cast<hepStream_t>(uintptr_t{16});
   Matrix rows = canary_rows(3);
-  EXPECT_EQ(ranks_.routing(0).update(nullptr, 0, kTopK, hepIndexInt32, stream).result(),
-            hepErrorInvalidArgument);
-  EXPECT_EQ(ranks_.routing(0)
-                .dispatch(dispatch_args(hepLayoutFlat, x_[0], rows), Half::kBoth, stream)
-                .result(),
+  EXPECT_EQ(ranks_.routing(0).update(nullptr, {0, kTopK}, hepIndexInt32, stream).result(),
             hepErrorInvalidArgument);
   EXPECT_EQ(
       ranks_.routing(0)
-          .combine(combine_args(hepLayoutFlat, hepWeightsNone, rows, rows), Half::kBoth, stream)
+          .dispatch(dispatch_args(hepLayoutFlat, x_[0], rows), {0, kTopK}, Half::kBoth, stream)
           .result(),
       hepErrorInvalidArgument);
+  EXPECT_EQ(ranks_.routing(0)
+                .combine(combine_args(hepLayoutFlat, hepWeightsNone, rows, rows), {0, kTopK},
+                         Half::kBoth, stream)
+                .result(),
+            hepErrorInvalidArgument);
 }
 
 TEST(HostBackend, PaddingRowsAreZeroUpToTheCapacity) {
@@ -294,19 +295,19 @@ TEST(HostBackend, RankWithoutTokensTakesPartWithNullPointers) {
   Ranks ranks(Options{});
   ranks.run([&](int rank) {
     const Ints indices = {2, 3};
-    Ranks::expect_ok(ranks.routing(rank).update(rank == 0 ? indices.data() : nullptr,
-                                                rank == 0 ? 1 : 0, kTopK, hepIndexInt32, nullptr));
+    Ranks::expect_ok(
+        ranks.update_one(rank, rank == 0 ? indices.data() : nullptr, {rank == 0 ? 1 : 0, kTopK}));
 
     // Rank 0 has the only token and receives nothing; rank 1 the other way round.
     const Matrix x = rank == 0 ? rows_of({3}) : Matrix();
     Matrix rows = rank == 0 ? Matrix() : canary_rows(1);
     hepDispatchArgs_t args = dispatch_args(hepLayoutFlat, x, rows);
-    Ranks::expect_ok(ranks.routing(rank).dispatch(args, Half::kBoth, nullptr));
+    Ranks::expect_ok(ranks.dispatch_one(rank, args));
     EXPECT_EQ(rows, rank == 0 ? Matrix() : rows_of({3}));
 
     Matrix out = rank == 0 ? canary_rows(1) : Matrix();
-    Ranks::expect_ok(ranks.routing(rank).combine(
-        combine_args(hepLayoutFlat, hepWeightsNone, rows, out), Half::kBoth, nullptr));
+    Ranks::expect_ok(
+        ranks.combine_one(rank, combine_args(hepLayoutFlat, hepWeightsNone, rows, out)));
     EXPECT_EQ(out, rank == 0 ? rows_of({3}) : Matrix());
   });
 }
@@ -326,8 +327,7 @@ TEST(HostBackend, ExpertOutOfRangeCountsAsNoneAndTheFirstIsReported) {
   const std::vector<int64_t> indices = {0, -1, int64_t{1} << 32, 4, -2, 1};
   EXPECT_FALSE(ranks.backend(0).bad_index().found);
   ranks.run([&](int rank) {
-    Ranks::expect_ok(
-        ranks.routing(rank).update(indices.data(), rank == 0 ? 3 : 0, 2, hepIndexInt64, nullptr));
+    Ranks::expect_ok(ranks.update_one(rank, indices.data(), {rank == 0 ? 3 : 0, 2}, hepIndexInt64));
   });
   const Backend::BadIndex bad = ranks.backend(0).bad_index();
   EXPECT_TRUE(bad.found);
@@ -370,8 +370,7 @@ TEST(HostBackend, RowsThatReachPastTheHeapAreRefused) {
   Matrix rows = canary_rows(2);
   hepDispatchArgs_t args = dispatch_args(hepLayoutFlat, rows, rows);
   args.x = at<char>(ranks.window(0), ranks.layout().heap + 256 - kHidden * 2);
-  EXPECT_EQ(ranks.routing(0).dispatch(args, Half::kBoth, nullptr).result(),
-            hepErrorInvalidArgument);
+  EXPECT_EQ(ranks.dispatch_one(0, args).result(), hepErrorInvalidArgument);
   EXPECT_EQ(ranks.backend(0).failure().result, hepSuccess);
 }
 
@@ -483,11 +482,10 @@ TEST(HostBackend, ManyRanksRepeatOperationsWithChangingTokens) {
       hepRoutingCounts_t counts{};
       Ranks::expect_ok(ranks.routing(rank).query(&counts, nullptr));
       Matrix rows = canary_rows(static_cast<int>(counts.num_flat_rows));
-      Ranks::expect_ok(ranks.routing(rank).dispatch(dispatch_args(hepLayoutFlat, x, rows),
-                                                    Half::kBoth, nullptr));
+      Ranks::expect_ok(ranks.dispatch_one(rank, dispatch_args(hepLayoutFlat, x, rows)));
       Matrix out = canary_rows(num_tokens);
-      Ranks::expect_ok(ranks.routing(rank).combine(
-          combine_args(hepLayoutFlat, hepWeightsNone, rows, out), Half::kBoth, nullptr));
+      Ranks::expect_ok(
+          ranks.combine_one(rank, combine_args(hepLayoutFlat, hepWeightsNone, rows, out)));
       EXPECT_EQ(out, expected) << "rank " << rank << ", round " << round;
     }
   });

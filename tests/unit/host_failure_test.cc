@@ -29,13 +29,11 @@ class HostBackendFailure : public ::testing::Test {
   // Rank 0's dispatch of one token, with nobody to answer.
   Status dispatch_alone() {
     rows_ = canary_rows(1);
-    return ranks_->routing(0).dispatch(dispatch_args(hepLayoutFlat, x_, rows_), Half::kBoth,
-                                       nullptr);
+    return ranks_->dispatch_one(0, dispatch_args(hepLayoutFlat, x_, rows_));
   }
   Status combine_alone() {
     rows_ = canary_rows(1);
-    return ranks_->routing(0).combine(combine_args(hepLayoutFlat, hepWeightsNone, x_, rows_),
-                                      Half::kBoth, nullptr);
+    return ranks_->combine_one(0, combine_args(hepLayoutFlat, hepWeightsNone, x_, rows_));
   }
 
   // The updates that come before must not fall to the short timeout on a busy machine: the ranks'
@@ -49,7 +47,7 @@ class HostBackendFailure : public ::testing::Test {
   // As rank 1 does in its first dispatch.
   void publish_rows(const hepDispatchArgs_t& call) {
     RowsSignal& signal = ranks_->signals(0, 1).rows_of(1);
-    signal.call = summary_of(call, 1);
+    signal.call = summary_of(call, 0, 1);
     signal.ready = 1;
   }
 
@@ -113,7 +111,7 @@ TEST_F(HostBackendFailure, DispatchTellsOfAPeerThatCallsItOtherwise) {
     EXPECT_NE(status.message().find(part), std::string::npos) << status.message();
   const hepDispatchArgs_t own = dispatch_args(hepLayoutFlat, x_, rows_);
   expect_failure(ranks_->backend(0).failure(), hepErrorMismatch, hepOperationDispatch, hepPhaseRows,
-                 1, summary_of(own, 1), summary_of(theirs, 1));
+                 1, summary_of(own, 1, 1), summary_of(theirs, 0, 1));
 }
 
 TEST_F(HostBackendFailure, CombineTellsOfAPeerThatCallsItOtherwise) {
@@ -121,14 +119,14 @@ TEST_F(HostBackendFailure, CombineTellsOfAPeerThatCallsItOtherwise) {
   rows_ = canary_rows(1);
   const hepCombineArgs_t own = combine_args(hepLayoutFlat, hepWeightsNone, x_, rows_);
   OutputsSignal& signal = ranks_->signals(0, 1).outputs_of(1);
-  signal.call = summary_of(own, 2);
+  signal.call = summary_of(own, 0, 0, 2);
   signal.ready = 1;
   const Status status = combine_alone();
   EXPECT_EQ(status.result(), hepErrorMismatch);
   for (const char* part : {"combine 1", "rank 1", "update 2", "update 1"})
     EXPECT_NE(status.message().find(part), std::string::npos) << status.message();
   expect_failure(ranks_->backend(0).failure(), hepErrorMismatch, hepOperationCombine,
-                 hepPhasePartials, 1, summary_of(own, 1), summary_of(own, 2));
+                 hepPhasePartials, 1, summary_of(own, 1, 1, 1), summary_of(own, 0, 0, 2));
 }
 
 TEST_F(HostBackendFailure, CombineNamesThePeerThatNeverSendsItsSums) {

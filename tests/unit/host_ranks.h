@@ -84,6 +84,7 @@ class Ranks {
       const BackendContext context{r, -1, options.timeout_ms, {lane}};
       backends_.emplace_back();
       routings_.emplace_back();
+      batches_.push_back({0, 0});
       EXPECT_TRUE(create_host_backend(context, &backends_[r]).ok());
       EXPECT_TRUE(backends_[r]->create_routing(0, options.alignment, &routings_[r]).ok());
     }
@@ -117,17 +118,27 @@ class Ranks {
   }
 
   Status update_one(int rank, const Ints& indices, int top_k) {
-    return routings_[rank]->update(indices.data(), static_cast<int>(indices.size()) / top_k, top_k,
-                                   hepIndexInt32, nullptr);
+    return update_one(rank, indices.data(), {static_cast<int>(indices.size()) / top_k, top_k});
+  }
+  Status update_one(int rank, const void* indices, const Batch& batch,
+                    hepIndexType_t type = hepIndexInt32) {
+    batches_[rank] = batch;
+    return routings_[rank]->update(indices, batch, type, nullptr);
+  }
+  Status dispatch_one(int rank, const hepDispatchArgs_t& args) {
+    return routings_[rank]->dispatch(args, batches_[rank], Half::kBoth, nullptr);
+  }
+  Status combine_one(int rank, const hepCombineArgs_t& args) {
+    return routings_[rank]->combine(args, batches_[rank], Half::kBoth, nullptr);
   }
   void update(const std::vector<Ints>& indices, int top_k) {
     run([&](int rank) { expect_ok(update_one(rank, indices[rank], top_k)); });
   }
   void dispatch(const std::vector<hepDispatchArgs_t>& args) {
-    run([&](int rank) { expect_ok(routings_[rank]->dispatch(args[rank], Half::kBoth, nullptr)); });
+    run([&](int rank) { expect_ok(dispatch_one(rank, args[rank])); });
   }
   void combine(const std::vector<hepCombineArgs_t>& args) {
-    run([&](int rank) { expect_ok(routings_[rank]->combine(args[rank], Half::kBoth, nullptr)); });
+    run([&](int rank) { expect_ok(combine_one(rank, args[rank])); });
   }
 
   static void expect_ok(const Status& status) { EXPECT_TRUE(status.ok()) << status.message(); }
@@ -149,6 +160,7 @@ class Ranks {
   std::vector<std::unique_ptr<void, void (*)(void*)>> windows_;
   std::vector<std::unique_ptr<Backend>> backends_;
   std::vector<std::unique_ptr<BackendRouting>> routings_;
+  std::vector<Batch> batches_;  // of the latest updates
 };
 
 inline hepDispatchArgs_t dispatch_args(hepLayout_t layout, const Matrix& x, Matrix& rows) {

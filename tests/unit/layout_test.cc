@@ -218,4 +218,20 @@ TEST(Chunks, NoBatchHasMoreThanTheLayoutHasRoomFor) {
   }
 }
 
+// Selections that no update makes, such as those of a list that another kernel has overwritten.
+TEST(OutputLayout, RowsOutsideOfTheOutputAreDropped) {
+  const int32_t offsets[] = {0, 16, 32};
+  const auto row = [&](uint32_t place, uint16_t expert) {
+    return row_of_selection(hepLayoutExpertPadded, 8, 2, offsets, {place, expert, 0});
+  };
+  EXPECT_EQ(row(16, 1), 8);
+  EXPECT_EQ(row(23, 1), 15);
+  EXPECT_EQ(row(24, 1), kDropped);  // past the capacity
+  EXPECT_EQ(row(15, 1), kDropped);  // before the expert's first row
+  EXPECT_EQ(row(0, 2), kDropped);   // past the last expert
+  EXPECT_EQ(row(0, UINT16_MAX), kDropped);
+  EXPECT_EQ(row_of_selection(hepLayoutExpertMajor, 8, 2, offsets, {7, 1, 0}), 7);
+  EXPECT_EQ(row_of_selection(hepLayoutExpertMajor, 8, 2, offsets, {8, 1, 0}), kDropped);
+}
+
 }  // namespace hep

@@ -84,7 +84,7 @@ __device__ inline uint32_t header_word(const DispatchArgs& args, uint64_t epoch,
   const uint64_t place = rows_place(args, epoch);
   switch (word) {
     case 0: return (flags_of(args) << kTopKBits | args.top_k) << kTokenBits | args.num_tokens;
-    case 1: return static_cast<uint32_t>(summary_of(args.call, 0));
+    case 1: return static_cast<uint32_t>(summary_of(args.call, args.num_tokens, 0));
     case 2: return static_cast<uint32_t>(place);
     default: return static_cast<uint32_t>(place >> 32);
   }
@@ -202,10 +202,11 @@ __device__ inline uint32_t take_header(const DispatchArgs& args, int source, uin
     record_failure(context, point, hepErrorMismatch, args.top_k, top_k);
     return kNoHeader;
   }
-  const uint64_t own_call = summary_of(args.call, update);
-  if (call != static_cast<uint32_t>(own_call)) {
+  const uint64_t own_call = summary_of(args.call, args.num_tokens, update);
+  const uint64_t their_call = own_call >> 32 << 32 | call;
+  if (!alike(own_call, their_call)) {
     record_failure(context, {hepOperationDispatch, hepPhaseRows, source, epoch}, hepErrorMismatch,
-                   own_call, own_call >> 32 << 32 | call);
+                   own_call, their_call);
     return kNoHeader;
   }
   if (lane_index() == 0) {

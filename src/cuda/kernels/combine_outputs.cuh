@@ -3,9 +3,8 @@
 // where outputs lie that the peers can read in place.
 #pragma once
 
-#include "call_summary.h"
 #include "cuda/kernels/contribution.cuh"
-#include "cuda/kernels/signal.cuh"
+#include "cuda/kernels/executed_update.cuh"
 
 namespace hep {
 
@@ -30,8 +29,8 @@ __device__ inline bool outputs_in_place(const CombineArgs& args) {
 }
 
 __device__ inline uint64_t call_summary(const CombineArgs& args) {
-  return summary_of(args.call,
-                    at<RoutingTotals>(args.routing, args.context.routing_layout.totals)->update);
+  const RoutingTotals& executed = executed_update(args);
+  return summary_of(args.call, args.num_tokens, executed.num_flat_rows, executed.update);
 }
 
 // Tells each peer of the call and where its rows lie. A peer that has told of the combine before this one has

@@ -79,7 +79,7 @@ __device__ OutputRow find_output(const CombineArgs& args, const Row& row, uint32
                   : at<float>(args.routing, layout.weights)[row.first + number];
   int64_t place = index < args.call.capacity ? index : kDropped;
   if (!flat)
-    place = row_of_selection(V::layout(args), args.call.capacity,
+    place = row_of_selection(V::layout(args), args.call.capacity, layout.num_experts,
                              at<int32_t>(args.routing, layout.expert_offsets), selection);
   if (place == kDropped) return {nullptr, 0.0f};
   if (args.call.weight_mode == hepWeightsRow) weight = args.call.row_weights[place];

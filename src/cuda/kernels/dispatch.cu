@@ -56,8 +56,7 @@ __device__ void finish(const DispatchArgs& args, uint64_t epoch) {
                &context.signals_from(rank)->rows_read, epoch);
   }
   if (warp_index() != 0) return;
-  const RoutingTotals* totals = at<RoutingTotals>(args.routing, context.routing_layout.totals);
-  write_counts<kLayout>(args, expert_blocks(args), totals->num_flat_rows, epoch);
+  write_counts<kLayout>(args, expert_blocks(args), executed_update(args).num_flat_rows, epoch);
   if (lane_index() == 0) context.state->dispatch.epoch = epoch;
 }
 
@@ -90,7 +89,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   const KernelContext& context = args.context;
   const uint64_t epoch = context.state->dispatch.epoch + 1;
   const uint64_t call = call_summary(args);
-  if (__syncthreads_or(has_failed(context))) return;
+  if (__syncthreads_or(has_failed(context) ||
+                       !is_for_executed_update(args, hepOperationDispatch, epoch)))
+    return;
   const bool publishes = args.half != Half::kReceive;
   if (publishes && args.publishing == Publishing::kDone && blockIdx.x == gridDim.x - 1)
     signal_rows(args, epoch, call, all_threads());

@@ -46,7 +46,8 @@ __device__ int64_t place_of_lane(const DispatchArgs& args, const ExpertBlocks& e
   if (kLayout == hepLayoutFlat)
     return in_range && lanes.index == 0 && index < args.call.capacity ? index : kDropped;
   if (!selected) return kDropped;
-  return row_of_selection(kLayout, args.call.capacity, experts.offsets, selection);
+  return row_of_selection(kLayout, args.call.capacity, args.context.routing_layout.num_experts,
+                          experts.offsets, selection);
 }
 
 // What belongs to the rows from `first` on, a few at a time: a lane for each selection, and in flat

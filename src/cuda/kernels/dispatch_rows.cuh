@@ -233,7 +233,8 @@ __device__ int64_t place_of_copy(const DispatchArgs& args, const ExpertBlocks& e
   if (kLayout == hepLayoutFlat)
     return lane_index() == 0 && row < args.call.capacity ? int64_t{row} : kDropped;
   if (lane_index() >= num_selections) return kDropped;
-  return row_of_selection(kLayout, args.call.capacity, experts.offsets, selections[lane_index()]);
+  return row_of_selection(kLayout, args.call.capacity, args.context.routing_layout.num_experts,
+                          experts.offsets, selections[lane_index()]);
 }
 
 __device__ inline char* row_at(const DispatchArgs& args, int64_t place) {

@@ -3,15 +3,13 @@
 // weights and scales have been published.
 #pragma once
 
-#include "call_summary.h"
 #include "cuda/kernels/dispatch_publish.cuh"
-#include "cuda/kernels/signal.cuh"
+#include "cuda/kernels/executed_update.cuh"
 
 namespace hep {
 
 __device__ inline uint64_t call_summary(const DispatchArgs& args) {
-  return summary_of(args.call,
-                    at<RoutingTotals>(args.routing, args.context.routing_layout.totals)->update);
+  return summary_of(args.call, args.num_tokens, executed_update(args).update);
 }
 
 // The warps of a block: loaders and storers, then those that publish and write what goes with the rows. (A

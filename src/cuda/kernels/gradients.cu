@@ -2,8 +2,8 @@
 // Gradients of the weights on their way back, in a kernel of its own before that of combine: each goes to
 // the window of its token's rank, which takes them when its combine ends. The signals of combine tell
 // that they are there.
+#include "cuda/kernels/executed_update.cuh"
 #include "cuda/kernels/launch.h"
-#include "cuda/kernels/signal.cuh"
 #include "cuda/kernels/warp.cuh"
 
 namespace hep {
@@ -32,7 +32,7 @@ __device__ void send_gradient(const CombineArgs& args, uint64_t epoch, uint32_t 
     if (index >= call.capacity) return;
     entry = static_cast<int64_t>(index) * args.top_k + selection.k;
   } else {
-    entry = row_of_selection(call.layout, call.capacity,
+    entry = row_of_selection(call.layout, call.capacity, context.routing_layout.num_experts,
                              at<int32_t>(args.routing, context.routing_layout.expert_offsets),
                              selection);
     if (entry == kDropped) return;
@@ -46,8 +46,10 @@ __device__ void send_gradient(const CombineArgs& args, uint64_t epoch, uint32_t 
 __global__ void __launch_bounds__(kThreads)
     send_gradients_kernel(const __grid_constant__ CombineArgs args) {
   const KernelContext& context = args.context;
-  if (__syncthreads_or(has_failed(context))) return;
   const uint64_t epoch = context.state->combine.epoch + 1;
+  if (__syncthreads_or(has_failed(context) ||
+                       !is_for_executed_update(args, hepOperationCombine, epoch)))
+    return;
   if (!wait_for_takers(args, epoch)) return;
 
   const SelectionLanes lanes(args.top_k);

@@ -9,6 +9,7 @@
 #include "cuda/kernels/dispatch_counts.cuh"
 #include "cuda/kernels/dispatch_extras.cuh"
 #include "cuda/kernels/dispatch_rows.cuh"
+#include "cuda/kernels/executed_update.cuh"
 #include "cuda/kernels/launch.h"
 #include "cuda/kernels/own_tokens.cuh"
 #include "cuda/kernels/place_choices.cuh"
@@ -198,8 +199,7 @@ __device__ void write_totals(const DispatchArgs& args, const PlaceMemory& memory
   for (int source = 0; source < context.num_ranks(); ++source)
     num_rows += memory.source_rows[source];
   write_counts<kLayout>(args, memory.expert_blocks(), num_rows, epoch);
-  if (lane_index() == 0)
-    at<RoutingTotals>(args.routing, context.routing_layout.totals)->update = update;
+  if (lane_index() == 0) note_update(args, update);
 }
 
 // By one thread of each block, when all of the block have read the epochs.

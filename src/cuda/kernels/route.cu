@@ -8,6 +8,7 @@
 // step loads what it needs at once, and a lane has one selection.
 #include <algorithm>
 
+#include "cuda/kernels/executed_update.cuh"
 #include "cuda/kernels/launch.h"
 #include "cuda/kernels/route_receive.cuh"
 #include "cuda/kernels/route_send.cuh"
@@ -38,7 +39,7 @@ __device__ uint64_t send(const RouteArgs& args, void* shared) {
     return 0;
   if (blockIdx.x == 0 && threadIdx.x == 0) {
     context.state->routing_epoch = epoch;
-    at<RoutingTotals>(args.routing, context.routing_layout.totals)->update = epoch;
+    note_update(args, epoch);
   }
   sum_over_blocks(args, sending);
   send_headers(args, sending, epoch);

@@ -3,6 +3,7 @@
 // the same block is made here, and is bounded.
 #pragma once
 
+#include "call_summary.h"
 #include "cuda/kernel_args.h"
 #include "cuda/kernels/ptx.cuh"
 
@@ -47,11 +48,11 @@ __device__ inline void record_failure(const KernelContext& context, const WaitPo
   *reinterpret_cast<volatile uint32_t*>(&context.host->failure_ready) = 1;
 }
 
-// Whether a peer's summary of its call is this rank's, too. If not, the communicator fails.
+// Whether a peer has called as this rank has, by their summaries. If not, the communicator fails.
 __device__ inline bool agrees(const KernelContext& context, const WaitPoint& point,
                               const uint64_t* theirs, uint64_t own) {
   const uint64_t seen = ptx::ld_relaxed_sys(theirs);
-  if (seen == own) return true;
+  if (alike(seen, own)) return true;
   record_failure(context, point, hepErrorMismatch, own, seen);
   return false;
 }
