@@ -5,6 +5,7 @@
 
 #include <hybridep.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -12,6 +13,10 @@ namespace harness::device {
 
 int count();  // devices of compute capability 9.0 and newer; only if all are
 void set_current(int device);
+
+// The name of a device in every process. A number of a device means something in one process only.
+using Uuid = std::array<char, 16>;
+Uuid uuid(int device);
 
 void* allocate(size_t bytes);  // on the current device
 void release(void* pointer, size_t bytes);

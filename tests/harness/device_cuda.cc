@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <mutex>
 #include <stdexcept>
@@ -128,6 +129,15 @@ int count() {
 }
 
 void set_current(int device) { check(cudaSetDevice(device), "cudaSetDevice"); }
+
+Uuid uuid(int device) {
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
+  Uuid name;
+  static_assert(sizeof properties.uuid.bytes == sizeof name);
+  std::memcpy(name.data(), properties.uuid.bytes, sizeof name);
+  return name;
+}
 
 void* allocate(size_t bytes) {
   const size_t size = block_bytes(bytes);

@@ -13,6 +13,7 @@ namespace {
 
 int count() { return 0; }
 void set_current(int) { refuse(); }
+Uuid uuid(int) { refuse(); }
 
 void* allocate(size_t) { refuse(); }
 void release(void*, size_t) {}

@@ -30,7 +30,7 @@ class World {
 
   static bool started_by_mpi();
   static int num_devices();  // usable CUDA devices that this process sees
-  bool shares_devices() const { return num_devices_ > 0 && num_ranks() > num_devices_; }
+  bool shares_devices() const { return shares_devices_; }  // two ranks of the job have one GPU
 
   int num_ranks() const { return num_processes_ * num_local_ranks_; }
   int num_processes() const { return num_processes_; }
@@ -38,7 +38,8 @@ class World {
   int num_local_ranks() const { return num_local_ranks_; }
   bool is_root() const { return process_ == 0; }  // this process hosts rank 0
   hepBackend_t backend() const { return backend_; }
-  int device(int rank) const;  // -1 on the host backend; ranks may share a GPU
+  // Of a local rank: its number in this process. -1 on the host backend; ranks may share a GPU.
+  int device(int rank) const;
 
   // Runs body(rank) on one thread for each local rank, with the rank's device current, and joins
   // them. Every process calls it; it returns when the bodies of all processes have ended. Rethrows
@@ -61,8 +62,10 @@ class World {
  private:
   void serve_collectives();
   bool exchange(size_t bytes, bool agreed, bool* all_departed);
+  bool any_device_is_shared() const;
 
   int num_processes_ = 1, process_ = 0, num_local_ranks_ = 1, num_devices_ = 0;
+  bool shares_devices_ = false;
   hepBackend_t backend_ = hepBackendHost;
 
   // One collective at a time: local ranks leave their parts, the main thread exchanges them.
