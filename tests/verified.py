@@ -222,12 +222,12 @@ def complaint(root):
         return "{} is not a record of a run on a GPU: {}.".format(RECORD, REMEDY)
     parts = source_parts(root)
     if parts["host"] != verified["host"]:
-        changed = "the host's part in what runs there"
+        changed = "constants, launches or memory of the cuda backend have"
     elif parts["kernels"] != verified["kernels"] and not has_same_ptx(root, verified.get("ptx")):
-        changed = "the code of the kernels"
+        changed = "the code of the kernels has"
     else:
         return None
-    return "Since the run on a GPU of {}, {} has changed: {}.".format(date, changed, REMEDY)
+    return "Since the run on a GPU of {}, {} changed: {}.".format(date, changed, REMEDY)
 
 
 # ------------------------------------------------------------------------------------- record

@@ -7,12 +7,12 @@
 #   --build   an up-to-date build folder; default: build
 #   --commit  what is verified; default: HEAD of the tree's git repository
 #   --logs    where summary.txt, log.txt and a copy of the record go; default: BUILD/verify_gpu
-#   --limit   the time of all steps together; default: 420
+#   --limit   the time of all steps together, and twice that of one; default: 540
 #   --only    runs the steps whose names contain STEP, and writes no record
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-build=build commit= logs= limit=420 only=
+build=build commit='' logs='' limit=540 only=''
 while [ $# -gt 0 ]; do
   [ $# -gt 1 ] || { echo "verify_gpu: $1 needs a value, or is no option" >&2; exit 2; }
   case $1 in
@@ -88,7 +88,7 @@ not_run() {  # NAME WHY
 # Runs a command that takes options of GoogleTest. Whatever it skips, something must have passed.
 step() {  # NAME COMMAND...
   local name=$1 report="$work/$1.xml" status=0 begin=$SECONDS counts
-  local left=$((limit - SECONDS))
+  local left=$((limit - SECONDS)) most=$((limit / 2))
   shift
   wanted "$name" || return 0
   if [ "$left" -le 0 ]; then
@@ -97,8 +97,8 @@ step() {  # NAME COMMAND...
     return 0
   fi
   printf '===== %s: %s\n' "$name" "$*" >>"$log"
-  timeout --kill-after=10 "$left" "$@" "--gtest_output=xml:$report" >"$work/output" 2>&1 ||
-    status=$?
+  timeout --kill-after=10 "$((left < most ? left : most))" "$@" "--gtest_output=xml:$report" \
+    >"$work/output" 2>&1 || status=$?
   cat "$work/output" >>"$log"
   counts=$(tests/verified.py --count "$report") || status=${status/#0/1}
   if [ "$status" = 0 ]; then
@@ -126,7 +126,7 @@ own_gpu='IFS=, read -r -a gpus <<<"$HEP_VERIFY_GPUS"
 mapping='--gtest_filter=Destroy.*:Lifecycle.*:RandomCases.*:Register.*'
 
 step '2 ranks' "$suite" --backend cuda --ranks 2
-step '4 ranks' "$suite" --backend cuda --ranks 4
+step '4 ranks' "$suite" --backend cuda --ranks 4 --cases 100
 step '2 ranks with HEP_MEMORY=ipc' \
   env HEP_MEMORY=ipc "$suite" --backend cuda --ranks 2 --cases 100 "$mapping"
 step "graphs of $ranks ranks" \

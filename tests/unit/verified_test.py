@@ -92,7 +92,7 @@ class Sources(Tree):
 
     def test_text_in_quotes_counts(self):
         self.write("src/cuda/backend.cc", BACKEND.replace("a  // text", "a // text"))
-        self.expect_refused("the host's part")
+        self.expect_refused("constants, launches or memory")
 
     def test_host_only_sources_do_not_count(self):
         self.write("src/log.cc", "int lines = 2;")
@@ -111,15 +111,15 @@ class Sources(Tree):
 
     def test_a_constant_of_a_launch_counts(self):
         self.write("src/cuda/kernels/shared.cuh", SHARED.replace("= 32", "= 64"))
-        self.expect_refused("the host's part")
+        self.expect_refused("constants, launches or memory")
 
     def test_a_launch_counts(self):
         self.write("src/cuda/kernels/add.cu", KERNEL.replace("<1,", "<2,"))
-        self.expect_refused("the host's part")
+        self.expect_refused("constants, launches or memory")
 
     def test_a_flag_of_nvcc_counts(self):
         self.write("src/nvcc_flags", "-std=c++17 -DFAST")
-        self.expect_refused("the host's part")
+        self.expect_refused("constants, launches or memory")
 
 
 @unittest.skipUnless(verified.find_nvcc(), "there is no nvcc")
