@@ -60,12 +60,14 @@ __host__ __device__ constexpr int64_t scaled_bytes(int64_t bytes) {
   return bytes / static_cast<int64_t>(sizeof(In)) * static_cast<int64_t>(sizeof(Out));
 }
 
-// The sum of 16 bytes of rows of In.
+// The sum of 16 bytes of rows of In. Values begin as zeros. Without that, lanes past the end of a slice
+// would have undefined sums, for which ptxas spills (combine for sm_100: up to 1086 bytes of stores in a
+// kernel; no loop over whole slices is longer with zeros, for sm_90 nor for sm_100).
 template <typename In>
 struct VectorSum {
   static constexpr int kWords = sizeof(uint4) / sizeof(uint32_t);
   static constexpr int kValues = kWords * Word<In>::kValues;
-  float values[kValues];
+  float values[kValues] = {};
 
   // sum = weight * x
   __device__ void assign(uint4 x, float weight) {

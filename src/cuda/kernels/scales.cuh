@@ -96,7 +96,8 @@ __device__ void forward_pieces(const DispatchArgs& args, const SelectionLanes& l
   };
   for (uint32_t base = lane_index(); base - lane_index() < total;
        base += kPiecesAtOnce * kWarpSize) {
-    Piece loaded[kPiecesAtOnce];
+    // Pieces begin as zeros: for undefined ones ptxas takes up to 16 registers more, and spills.
+    Piece loaded[kPiecesAtOnce] = {};
 #pragma unroll
     for (int j = 0; j < kPiecesAtOnce; ++j) {
       const Position where = position(base + j * kWarpSize);
