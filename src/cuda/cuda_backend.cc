@@ -147,7 +147,7 @@ void CudaBackend::stop(hepResult_t result) {
   if (stop_result_ != hepSuccess) return;
   stop_result_ = result;
   HostState& host = *host_state();
-  __atomic_store_n(&host.stop_result, static_cast<int32_t>(result), __ATOMIC_RELEASE);
+  __atomic_store_n(&host.stop_result, static_cast<uint32_t>(result), __ATOMIC_RELEASE);
   __atomic_store_n(&host.news, uint64_t{1}, __ATOMIC_RELEASE);
 }
 

@@ -38,7 +38,7 @@ struct Firsts {
 // Host memory that kernels can reach.
 struct HostState {
   uint64_t news;                  // host to device: not 0 once waits have to look at what follows
-  int32_t stop_result;            // hepResult_t: not hepSuccess: every wait ends with it
+  uint32_t stop_result;           // hepResult_t: not hepSuccess: every wait ends with it
   uint32_t peer_left[kMaxRanks];  // not 0: the peer will signal nothing more
 
   int64_t bad_index_token, bad_index_k, bad_index_value;
@@ -68,15 +68,6 @@ struct KernelContext {
   HEP_HOST_DEVICE const Shape& shape() const { return window_layout.shape; }
   HEP_HOST_DEVICE int num_ranks() const { return window_layout.shape.num_ranks; }
   HEP_HOST_DEVICE void* own_window() const { return windows[rank]; }
-
-  // Where this rank sees a place that a rank has published. The host may have entered it during the kernel.
-  HEP_HOST_DEVICE char* published_at(int peer, uint64_t place) const {
-    const int slot = slot_of(place);
-    if (slot < 0) return at<char>(windows[peer], offset_of(place));
-    void* const volatile* const entered = registered + slot * num_ranks() + peer;
-    void* const address = *entered;
-    return at<char>(address, offset_of(place));
-  }
 
   // The slot in which `peer` tells this rank, and the one in which this rank tells `peer`.
   HEP_HOST_DEVICE Signals* signals_from(int peer) const {

@@ -14,6 +14,7 @@
 
 #include "call_summary.h"
 #include "cuda/kernels/dispatch_publish.cuh"
+#include "cuda/kernels/published.cuh"
 #include "cuda/kernels/route_send.cuh"
 #include "cuda/kernels/signal.cuh"
 #include "cuda/kernels/warp.cuh"
@@ -212,7 +213,7 @@ __device__ inline uint32_t take_header(const DispatchArgs& args, int source, uin
   if (lane_index() == 0) {
     sources.num_tokens[source] = tokens;
     sources.flags[source] = first >> (kTokenBits + kTopKBits);
-    sources.rows[source] = context.published_at(source, place);
+    sources.rows[source] = published_at(context, source, place);
   }
   return tokens;
 }

@@ -5,6 +5,8 @@
 
 #include "cuda/kernels/contribution.cuh"
 #include "cuda/kernels/executed_update.cuh"
+#include "cuda/kernels/published.cuh"
+#include "cuda/kernels/signal.cuh"
 
 namespace hep {
 
@@ -80,7 +82,7 @@ __device__ inline bool find_outputs(const CombineArgs& args, uint64_t epoch, uin
   const uint64_t num_rows = ptx::ld_relaxed_sys(&signal.num_rows);
   if (!agrees(context, point, &signal.call, call)) return false;
   const bool in_place = place != kNotInWindow;
-  *outputs = {in_place ? context.published_at(rank, place) : nullptr,
+  *outputs = {in_place ? published_at(context, rank, place) : nullptr,
               static_cast<uint32_t>(num_rows), in_place};
   return true;
 }

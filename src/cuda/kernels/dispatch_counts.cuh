@@ -23,15 +23,14 @@ __device__ int64_t needed_rows(const DispatchArgs& args, const ExpertBlocks& exp
 
 // The first is kept.
 __device__ inline void report_overflow(const DispatchArgs& args, uint64_t epoch, int64_t needed) {
-  if (atomicCAS(&args.context.firsts->overflow, 0u, 1u) != 0) return;
-  volatile HostState* host = args.context.host;
+  if (ptx::atomic_cas_relaxed_gpu(&args.context.firsts->overflow, 0, 1) != 0) return;
+  HostState* host = args.context.host;
   host->overflow_mode = args.context.mode;
   host->overflow_lane = args.context.lane;
   host->overflow_number = epoch;
   host->overflow_needed = needed;
   host->overflow_capacity = args.call.capacity;
-  __threadfence_system();
-  host->overflow_ready = 1;
+  ptx::st_release_sys(&host->overflow_ready, 1);
 }
 
 // By one warp.

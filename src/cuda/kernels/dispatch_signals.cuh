@@ -5,6 +5,8 @@
 
 #include "cuda/kernels/dispatch_publish.cuh"
 #include "cuda/kernels/executed_update.cuh"
+#include "cuda/kernels/published.cuh"
+#include "cuda/kernels/signal.cuh"
 
 namespace hep {
 
@@ -88,7 +90,7 @@ struct SourceGate {
       return nullptr;
     // The copy engine reads what the source wrote by other means.
     ptx::fence_proxy_async();
-    published[source] = context.published_at(source, ptx::ld_relaxed_sys(&signal.place));
+    published[source] = published_at(context, source, ptx::ld_relaxed_sys(&signal.place));
     return published[source];
   }
 };

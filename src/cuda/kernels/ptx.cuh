@@ -20,12 +20,22 @@ __device__ inline uint64_t ld_relaxed_sys(const uint64_t* address) {
   return value;
 }
 
+__device__ inline uint32_t ld_relaxed_sys(const uint32_t* address) {
+  uint32_t value;
+  asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  return value;
+}
+
 __device__ inline void st_relaxed_sys(uint64_t* address, uint64_t value) {
   asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
 }
 
 __device__ inline void st_release_sys(uint64_t* address, uint64_t value) {
   asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
+}
+
+__device__ inline void st_release_sys(uint32_t* address, uint32_t value) {
+  asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
 }
 
 __device__ inline uint64_t atomic_add_acq_rel_gpu(uint64_t* address, uint64_t value) {
@@ -51,6 +61,25 @@ __device__ inline uint64_t atomic_add_relaxed_gpu(uint64_t* address, uint64_t va
   asm volatile("atom.add.relaxed.gpu.global.u64 %0, [%1], %2;"
                : "=l"(before)
                : "l"(address), "l"(value)
+               : "memory");
+  return before;
+}
+
+__device__ inline uint32_t atomic_cas_relaxed_gpu(uint32_t* address, uint32_t expected,
+                                                  uint32_t desired) {
+  uint32_t before;
+  asm volatile("atom.cas.relaxed.gpu.global.b32 %0, [%1], %2, %3;"
+               : "=r"(before)
+               : "l"(address), "r"(expected), "r"(desired)
+               : "memory");
+  return before;
+}
+
+__device__ inline uint32_t atomic_exchange_relaxed_cta(uint32_t* shared, uint32_t value) {
+  uint32_t before;
+  asm volatile("atom.exch.relaxed.cta.shared::cta.b32 %0, [%1], %2;"
+               : "=r"(before)
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "r"(value)
                : "memory");
   return before;
 }

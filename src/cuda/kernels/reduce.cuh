@@ -139,7 +139,7 @@ struct SignalGiver {
   __device__ void arrive(uint64_t* address) {
     __syncwarp();
     if (lane_index() == 0 && ptx::atomic_add_acq_rel_cta(&arrivals[slot], 1) == reducers - 1) {
-      atomicExch(&arrivals[slot], 0);
+      ptx::atomic_exchange_relaxed_cta(&arrivals[slot], 0);
       ptx::st_release_sys(address, epoch);
     }
     slot = (slot + 1) % kSignalSlots;

@@ -26,14 +26,14 @@ constexpr unsigned kPollPauseNs = 200;
 constexpr int kPollsPerLookAround = 1024;
 
 __device__ inline bool has_failed(const KernelContext& context) {
-  return *reinterpret_cast<volatile uint32_t*>(&context.firsts->failed) != 0;
+  return ptx::ld_relaxed_sys(&context.firsts->failed) != 0;
 }
 
 // The first failure of this rank is kept; the host sees the record when it is complete.
 __device__ inline void record_failure(const KernelContext& context, const WaitPoint& point,
                                       hepResult_t result, uint64_t expected, uint64_t seen) {
-  if (atomicCAS(&context.firsts->failed, 0u, 1u) != 0) return;
-  volatile hepFailure_t* failure = &context.host->failure;
+  if (ptx::atomic_cas_relaxed_gpu(&context.firsts->failed, 0, 1) != 0) return;
+  hepFailure_t* failure = &context.host->failure;
   failure->result = result;
   failure->operation = point.operation;
   failure->phase = point.phase;
@@ -44,8 +44,7 @@ __device__ inline void record_failure(const KernelContext& context, const WaitPo
   failure->seen = seen;
   failure->mode = context.mode;
   failure->lane = context.lane;
-  __threadfence_system();
-  *reinterpret_cast<volatile uint32_t*>(&context.host->failure_ready) = 1;
+  ptx::st_release_sys(&context.host->failure_ready, 1);
 }
 
 // Whether a peer has called as this rank has, by their summaries. If not, the communicator fails.
@@ -60,22 +59,19 @@ __device__ inline bool agrees(const KernelContext& context, const WaitPoint& poi
 // The first is kept.
 __device__ inline void record_bad_index(Firsts* firsts, HostState* host, int64_t token, int64_t k,
                                         int64_t value) {
-  if (atomicCAS(&firsts->bad_index, 0u, 1u) != 0) return;
-  volatile HostState* record = host;
-  record->bad_index_token = token;
-  record->bad_index_k = k;
-  record->bad_index_value = value;
-  __threadfence_system();
-  record->bad_index_ready = 1;
+  if (ptx::atomic_cas_relaxed_gpu(&firsts->bad_index, 0, 1) != 0) return;
+  host->bad_index_token = token;
+  host->bad_index_k = k;
+  host->bad_index_value = value;
+  ptx::st_release_sys(&host->bad_index_ready, 1);
 }
 
 // Why a wait has to end without its signal; hepSuccess if it need not.
 __device__ inline hepResult_t reason_to_end(const HostState& host, int peer) {
   if (ptx::ld_acquire_sys(&host.news) == 0) return hepSuccess;
-  const int result = *reinterpret_cast<const volatile int32_t*>(&host.stop_result);
+  const uint32_t result = ptx::ld_relaxed_sys(&host.stop_result);
   if (result != hepSuccess) return static_cast<hepResult_t>(result);
-  const uint32_t left = *reinterpret_cast<const volatile uint32_t*>(&host.peer_left[peer]);
-  return left != 0 ? hepErrorPeerLost : hepSuccess;
+  return ptx::ld_relaxed_sys(&host.peer_left[peer]) != 0 ? hepErrorPeerLost : hepSuccess;
 }
 
 // What a wait sees when it looks.
