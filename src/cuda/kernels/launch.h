@@ -32,10 +32,14 @@ cudaError_t launch_update_and_dispatch(DispatchArgs args, const Plan& plan, cuda
 cudaError_t launch_send_gradients(const CombineArgs& args, const Plan& plan, cudaStream_t stream);
 cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stream);
 
-// What a block may use: all that compute capabilities 9.0 and 10.0 offer, less what the kernels
-// declare by themselves. A device that offers less is refused.
+// Shared memory that a block may use: all that compute capabilities 9.0 and 10.0 offer. A device that offers
+// less is refused.
 constexpr int kMaxSharedBytes = 227 * 1024;
-constexpr int kMaxDynamicSharedBytes = kMaxSharedBytes - 3072;
+
+// Shared memory that a kernel declares by itself takes at most so many bytes, or the kStaticBytes that its
+// file states. tests/unit/machine_code.py reads both, and compares them with what ptxas reports.
+constexpr int kDefaultStaticBytes = 3072;
+constexpr int kMaxDynamicSharedBytes = kMaxSharedBytes - kDefaultStaticBytes;
 
 template <typename Args>
 cudaError_t prepare(void (*kernel)(Args), int most_dynamic_bytes = kMaxDynamicSharedBytes) {
