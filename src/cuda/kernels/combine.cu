@@ -79,9 +79,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ __align__(kStageAlignment) char shared[];
   const KernelContext& context = args.context;
   const uint64_t epoch = context.state->combine.epoch + 1;
-  if (__syncthreads_or(has_failed(context) ||
-                       !is_for_executed_update(args, hepOperationCombine, epoch)))
-    return;
+  if (!may_begin(args, hepOperationCombine, epoch)) return;
 
   const int pipeline = warp_index() / kWarpsPerPipeline;
   const int role = warp_index() % kWarpsPerPipeline;

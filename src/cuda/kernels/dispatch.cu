@@ -89,9 +89,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const KernelContext& context = args.context;
   const uint64_t epoch = context.state->dispatch.epoch + 1;
   const uint64_t call = call_summary(args);
-  if (__syncthreads_or(has_failed(context) ||
-                       !is_for_executed_update(args, hepOperationDispatch, epoch)))
-    return;
+  if (!may_begin(args, hepOperationDispatch, epoch)) return;
   const bool publishes = args.half != Half::kReceive;
   if (publishes && args.publishing == Publishing::kDone && blockIdx.x == gridDim.x - 1)
     signal_rows(args, epoch, call, all_threads());

@@ -21,17 +21,19 @@ __device__ void note_update(const Args& args, uint64_t update) {
   totals->top_k = args.top_k;
 }
 
-// Whether T and K of the call are those of the routing. The replay of a graph may have executed another
-// update than the host called last; the communicator fails then. By all threads of a block, before anything
-// is read by the routing's records: those of other sizes lie elsewhere.
+// Whether an operation on a routing may begin: the communicator has not failed, and T and K of the call are
+// those of the routing. The replay of a graph may have executed another update than the host called last; the
+// communicator fails then, before anything is read by the routing's records. By all threads of a block.
 template <typename Args>
-__device__ bool is_for_executed_update(const Args& args, hepOperation_t operation, uint64_t epoch) {
+__device__ bool may_begin(const Args& args, hepOperation_t operation, uint64_t epoch) {
   const RoutingTotals& executed = executed_update(args);
-  if (executed.num_tokens == args.num_tokens && executed.top_k == args.top_k) return true;
-  if (threadIdx.x == 0)
+  const int num_tokens = executed.num_tokens, top_k = executed.top_k;
+  const bool failed = has_failed(args.context);
+  const bool fits = num_tokens == args.num_tokens && top_k == args.top_k;
+  if (!__syncthreads_or(failed || !fits)) return true;
+  if (!failed && !fits && threadIdx.x == 0)
     record_failure(args.context, {operation, hepPhaseNone, -1, epoch}, hepErrorInvalidUsage,
-                   batch_word(args.num_tokens, args.top_k),
-                   batch_word(executed.num_tokens, executed.top_k));
+                   batch_word(args.num_tokens, args.top_k), batch_word(num_tokens, top_k));
   return false;
 }
 

@@ -47,9 +47,7 @@ __global__ void __launch_bounds__(kThreads)
     send_gradients_kernel(const __grid_constant__ CombineArgs args) {
   const KernelContext& context = args.context;
   const uint64_t epoch = context.state->combine.epoch + 1;
-  if (__syncthreads_or(has_failed(context) ||
-                       !is_for_executed_update(args, hepOperationCombine, epoch)))
-    return;
+  if (!may_begin(args, hepOperationCombine, epoch)) return;
   if (!wait_for_takers(args, epoch)) return;
 
   const SelectionLanes lanes(args.top_k);
