@@ -98,6 +98,9 @@ class Backend {
   // result hepSuccess. From any thread.
   virtual hepFailure_t failure() const = 0;
 
+  // hepErrorCuda once the device can do nothing any more, with the reason. From any thread.
+  virtual Status check_device() const { return Status(); }
+
   // The first expert id that was out of range; with k of -1, the first token whose map selects more
   // experts than top_k, and how many. From any thread.
   struct BadIndex {

@@ -24,6 +24,7 @@ Health::~Health() { member_.stop(); }
 Status Health::start(bool looks_around) { return member_.start(this, looks_around); }
 
 Status Health::check() {
+  look_at_device();
   const hepFailure_t own = failure();
   if (own.result == hepSuccess) return Status();
   if (const PeerFailure news = to_tell(own); news.result != hepSuccess) member_.report(news);
@@ -46,6 +47,7 @@ void Health::await_explanation(int rank) {
 }
 
 bool Health::look_around(PeerFailure* own) {
+  look_at_device();
   *own = to_tell(failure());
   return own->result != hepSuccess;
 }
@@ -78,6 +80,7 @@ int Health::culprit(const hepFailure_t& failure) const {
     return failure.result == hepErrorTimeout && told_rank_ >= 0 ? end_of_chain(told_rank_)
                                                                 : told_rank_;
   if (failure.result == hepErrorMismatch) return awaited;  // whom it differs from, whoever is right
+  if (failure.result == hepErrorCuda) return told_rank_ >= 0 ? told_rank_ : awaited;
   const bool told = told_rank_ >= 0 && told_rank_ != rank_;
   if (failure.result == hepErrorPeerLost || failure.result == hepErrorAborted)
     return told ? told_rank_ : awaited;
@@ -108,6 +111,14 @@ Status Health::sentence_of(const hepFailure_t& failure) const {
       cause = name(missing) + (peers_[missing].gone ? " has left" : " is gone");
   }
   return failure_status(failure, cause);
+}
+
+// Does not tell the peers, for a caller that does.
+void Health::look_at_device() {
+  const Status device = backend_.check_device();
+  if (device.ok()) return;
+  stop(device.result(), rank_, device.message(),
+       {rank_, device.result(), rank_, name(rank_) + ": " + device.message()});
 }
 
 void Health::abort() {

@@ -52,6 +52,7 @@ class Health final : public PeerListener {
     std::string sentence;   // what it said then
   };
 
+  void look_at_device();
   void stop(hepResult_t result, int missing_rank, const std::string& cause,
             const PeerFailure& begun = {});
   PeerFailure to_tell(const hepFailure_t& failure) const;

@@ -49,6 +49,10 @@ class StoppedBackend final : public Backend {
   // From now on it looks as if a stop had ended a wait for this peer.
   void wait_for(int peer) { awaited_ = peer; }
 
+  // From now on the device is dead.
+  void lose_device(const std::string& reason) { device_ = Status(hepErrorCuda, reason); }
+  Status check_device() const override { return device_; }
+
   Status create_routing(int, int, std::unique_ptr<BackendRouting>*) override { return Status(); }
   Status set_registered(const std::vector<RegisteredAddress>&) override { return Status(); }
   void peer_left(int) override {}
@@ -59,6 +63,7 @@ class StoppedBackend final : public Backend {
   mutable std::mutex mutex_;
   hepResult_t result_ = hepSuccess;
   int awaited_ = -1;
+  Status device_;
 };
 
 // Keeps what a peer is told.
@@ -145,6 +150,46 @@ TEST_F(HealthOfWaitingRank, TellsWhatFailedBesideAnOperationAlsoWhereTheEndedWai
   EXPECT_EQ(told.result, hepErrorPeerLost);
   EXPECT_EQ(told.missing_rank, 1);
   EXPECT_EQ(told.sentence, "rank 0: hepCommRegister: rank 1 has left");
+}
+
+TEST_F(HealthOfWaitingRank, TellsThePeersWhenItsDeviceHasDied) {
+  backend_.wait_for(-1);
+  backend_.lose_device("device 0 has died");
+  PeerFailure told{};
+  ASSERT_TRUE(health_->look_around(&told));
+  EXPECT_EQ(told.rank, 0);
+  EXPECT_EQ(told.result, hepErrorCuda);
+  EXPECT_EQ(told.missing_rank, 0);
+  EXPECT_EQ(told.sentence, "rank 0: device 0 has died");
+}
+
+TEST_F(HealthOfWaitingRank, FailsWhenItsDeviceHasDied) {
+  EXPECT_TRUE(health_->start(false).ok());
+  EXPECT_TRUE(health_->check().ok());
+  backend_.lose_device("device 0 has died");
+  const Status status = health_->check();
+  EXPECT_EQ(status.result(), hepErrorCuda);
+  EXPECT_NE(status.message().find("device 0 has died"), std::string::npos) << status.message();
+  EXPECT_EQ(health_->failure().result, hepErrorCuda);
+  EXPECT_EQ(health_->failure().missing_rank, 0);
+  ASSERT_EQ(peer_.failures.size(), 1u);
+  EXPECT_EQ(peer_.failures[0].result, hepErrorCuda);
+}
+
+TEST_F(HealthOfWaitingRank, KeepsItsFirstFailureWhenItsDeviceDiesLater) {
+  backend_.wait_for(-1);
+  health_->peer_failed({2, hepErrorAborted, 2, "rank 2 has aborted the communicator"});
+  backend_.lose_device("device 0 has died");
+  EXPECT_EQ(health_->check().result(), hepErrorAborted);
+}
+
+TEST_F(HealthOfWaitingRank, NamesThePeerWhoseDeviceHasDiedWhomeverItWaitedFor) {
+  health_->peer_failed({3, hepErrorCuda, 3, "rank 3: device 5 has died"});
+  EXPECT_EQ(health_->failure().missing_rank, 3);
+  const Status status = health_->check();
+  EXPECT_EQ(status.result(), hepErrorCuda);
+  EXPECT_NE(status.message().find("rank 3: device 5 has died"), std::string::npos)
+      << status.message();
 }
 
 TEST_F(HealthOfWaitingRank, TellsOfALostPeerAlsoWhereItWaitedForNobody) {
