@@ -83,18 +83,20 @@
  *
  * No wait for a peer is endless. It ends after `timeout_ms`, with `hepErrorTimeout`; when a rank
  * aborts, with `hepErrorAborted`; when the process of a rank is gone, within a second, with
- * `hepErrorPeerLost`. A rank that fails tells its peers, which fail at once in the same way, and all
- * name the rank that is missing, not one that waited for it itself. Kernels then leave cleanly: the
- * CUDA context stays usable. Later operations, `hepRoutingCreate`, registrations and `hepRoutingQuery`
- * return the first error, and the communicator can only be destroyed; the ranks that are left may create
- * another. When any rank has failed, the outputs of operations that were running are undefined on all ranks.
+ * `hepErrorPeerLost`; when the CUDA context of a rank has died, within a second, with `hepErrorCuda`. A
+ * context dies of a fault of any kernel of its process, or because the device is reset. A rank that fails
+ * tells its peers, which fail at once in the same way, and all name the rank that is missing, not one that
+ * waited for it itself. Kernels then leave cleanly: a CUDA context that was usable stays so. Later
+ * operations, `hepRoutingCreate`, registrations and `hepRoutingQuery` return the first error, and the
+ * communicator can only be destroyed; the ranks that are left may create another. When any rank has failed,
+ * the outputs of operations that were running are undefined on all ranks.
  *
  * For this the processes of a communicator keep a TCP connection between each two of them, and a
- * thread each that listens and takes no signals. After a timeout the first call that reports it waits
- * up to a quarter of a second for the rank that did not come, which may be waiting for somebody else:
- * `hepGetLastError` then tells what each of the two was doing. A process that is stopped, or cut off from the
- * network, does not answer and is not gone: waits for it time out. A child of fork() must not use its
- * parent's communicators.
+ * thread each that listens; on the cuda backend every communicator has another thread, which watches its
+ * CUDA context. They take no signals. After a timeout the first call that reports it waits up to a quarter
+ * of a second for the rank that did not come, which may be waiting for somebody else: `hepGetLastError` then
+ * tells what each of the two was doing. A process that is stopped, or cut off from the network, does not
+ * answer and is not gone: waits for it time out. A child of fork() must not use its parent's communicators.
  *
  * STRUCTS
  *
@@ -426,6 +428,9 @@ HEP_API hepResult_t hepCommInitNccl(hepComm_t* comm, struct ncclComm* nccl,
  * and unmaps in this way: the windows if HEP_MEMORY or the machine allow nothing else, and memory of
  * cudaMalloc that was registered by ranks of other processes and is registered still.
  *
+ * When the CUDA context has died it returns too. It frees host memory, threads and connections; device memory
+ * that CUDA does not give back any more stays until the process ends.
+ *
  * The peers are told that this rank has left. That is no failure: their operations go on, except those
  * that wait for something this rank had not done yet, which fail at once with `hepErrorPeerLost`. The
  * same happens when a process that has not destroyed its communicator returns from main or calls
@@ -545,11 +550,11 @@ HEP_API hepResult_t hepCommDeregister(hepComm_t comm, void* pointer);
 
 /**
  * Tells whether anything has gone wrong on the device or with the peers: hepSuccess, hepErrorTimeout,
- * hepErrorAborted, hepErrorPeerLost, hepErrorMismatch if ranks did not call an operation alike. Then, with
- * the communicator usable: hepErrorInvalidArgument for an expert id outside [-1, E), which counted as -1, or
- * a token whose map selects more than top_k experts; hepErrorOverflow for a dispatch with
- * hepOverflowError whose rows did not fit. Each is the first of its kind on this rank and stays; of
- * several kinds the first in this list is told. `hepGetLastError` then explains it.
+ * hepErrorAborted, hepErrorPeerLost, hepErrorCuda if the CUDA context of a rank has died, hepErrorMismatch
+ * if ranks did not call an operation alike. Then, with the communicator usable: hepErrorInvalidArgument for an
+ * expert id outside [-1, E), which counted as -1, or a token whose map selects more than top_k experts;
+ * hepErrorOverflow for a dispatch with hepOverflowError whose rows did not fit. Each is the first of its kind
+ * on this rank and stays; of several kinds the first in this list is told. `hepGetLastError` then explains it.
  * Does not wait for the device. From any thread at any time.
  * Errors of the call itself: hepErrorInvalidArgument, with `*error` untouched.
  */
@@ -577,7 +582,7 @@ typedef enum {
 
 /**
  * The first failure on this rank. Without an operation it ended no wait of this rank's: the rank aborted,
- * lost a peer or was told by one while it was at rest, or a registration failed.
+ * lost a peer or was told by one while it was at rest, its CUDA context died, or a registration failed.
  */
 typedef struct {
   size_t size;
@@ -589,7 +594,8 @@ typedef struct {
   int32_t rank;      /**< this rank */
   int32_t
       missing_rank; /**< the rank that is gone or did not come; of hepErrorAborted: that aborted,
-                             or that was waited for; -1 if none */
+                             or that was waited for; of hepErrorCuda: whose CUDA context has died;
+                             -1 if none */
   uint64_t number;  /**< which operation of its kind on its lane, from 1 */
   uint64_t
       expected;  /**< the signal that was waited for; of hepErrorMismatch: this rank's top_k, or a

@@ -52,19 +52,18 @@ CudaBackend::~CudaBackend() {
 
 // Not for what others have put on the device: it may wait for a peer.
 void CudaBackend::wait_for_own_work() {
-  const DeviceGuard guard(device_);
-  // While any thread captures, CUDA lets others wait only if they say that this is none of the capture's.
-  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
-  cudaThreadExchangeStreamCaptureMode(&mode);
+  if (!context_->check_not_reset().ok()) return;
+  const CurrentContext current(*context_);
+  const OutsideOfCaptures outside(context_->driver());
   bool all_ended = true;
   for (const auto& lane : lanes_) all_ended &= lane->work.wait();
   if (!all_ended) cudaDeviceSynchronize();
-  cudaThreadExchangeStreamCaptureMode(&mode);
 }
 
 Status CudaBackend::start() {
   const DeviceGuard guard(device_);
   HEP_TRY(guard.status());
+  HEP_TRY(DeviceContext::open(device_, &context_));
   for (const auto& lane : lanes_) HEP_TRY(check_plan(*lane, device_));
   HEP_CUDA_TRY(prepare_map_kernels());
   HEP_CUDA_TRY(prepare_route_kernels());
@@ -74,10 +73,10 @@ Status CudaBackend::start() {
   HEP_CUDA_TRY(prepare_gradient_kernels());
   HEP_CUDA_TRY(prepare_combine_kernels());
 
-  for (const auto& lane : lanes_) HEP_TRY(lane->work.start());
+  for (const auto& lane : lanes_) HEP_TRY(lane->work.start(context_));
   HEP_TRY(allocate());
   for (const auto& lane : lanes_) start_lane(*lane);
-  return Status();
+  return watch_.start(context_);
 }
 
 // All scratch in one piece: the driver gives out whole megabytes.
@@ -104,7 +103,7 @@ Status CudaBackend::allocate() {
     kernel.block_counts = at<uint32_t>(scratch_.get(), block_counts[i]);
     kernel.firsts = at<Firsts>(scratch_.get(), firsts);
     kernel.registered = at<void*>(scratch_.get(), registered_offset_);
-    kernel.host = host_state();
+    kernel.host = static_cast<HostState*>(host_state_.device_address());
   }
   return Status();
 }

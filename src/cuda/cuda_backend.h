@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend.h"
+#include "cuda/context_watch.h"
 #include "cuda/device_memory.h"
 #include "cuda/enqueued_work.h"
 #include "cuda/kernel_args.h"
@@ -40,6 +41,7 @@ class CudaBackend : public Backend {
   void stop(hepResult_t result) override;
   void peer_left(int peer) override;
   hepFailure_t failure() const override;
+  Status check_device() const override { return watch_.status(); }
   BadIndex bad_index() const override;
   Overflow overflow() const override;
 
@@ -61,10 +63,12 @@ class CudaBackend : public Backend {
   const int rank_, device_;
   const int timeout_ms_;
   const Registrations& registrations_;  // of this rank
-  DeviceMemory scratch_;                // of all lanes, one after the other
-  uint64_t registered_offset_ = 0;      // of KernelContext::registered
+  std::shared_ptr<DeviceContext> context_;
+  DeviceMemory scratch_;            // of all lanes, one after the other
+  uint64_t registered_offset_ = 0;  // of KernelContext::registered
   MappedMemory host_state_;
   std::vector<std::unique_ptr<CudaLane>> lanes_;
+  ContextWatch watch_;
 
   mutable std::mutex mutex_;
   hepResult_t stop_result_ = hepSuccess;  // what host_state_ says; guarded by mutex_

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda/device_memory.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <cstring>
 #include <mutex>
 #include <vector>
@@ -20,8 +23,28 @@ Status on_own_stream(Enqueue enqueue) {
   return status;
 }
 
-// Mapped memory that was given back, by the context that it belongs to: what the caller's reset of a device
-// has freed is of a context that does not come again. No more blocks than were in use at once.
+// Host memory that the device can reach. It is the process's own, so that it stays readable when the
+// context is gone.
+Status register_pages(size_t bytes, void** out) {
+  void* const pages =
+      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (pages == MAP_FAILED) return system_error("no %zu bytes of host memory", bytes);
+  // A forked child gets zeros. Pages that it shared would be copied when the parent writes to them, and the
+  // device would keep the old ones.
+  if (::madvise(pages, bytes, MADV_WIPEONFORK) != 0) ::madvise(pages, bytes, MADV_DONTFORK);
+  const Status status =
+      cuda_status(cudaHostRegister(pages, bytes, cudaHostRegisterMapped | cudaHostRegisterPortable),
+                  "cudaHostRegister");
+  if (!status.ok()) {
+    ::munmap(pages, bytes);
+    return status;
+  }
+  *out = pages;
+  return Status();
+}
+
+// Mapped memory that was given back, by the context that it is registered in: the caller's reset of a device
+// ends a context that does not come again. No more blocks than were in use at once.
 class SpareMemory {
  public:
   // Never destroyed: communicators may be destroyed at exit.
@@ -63,7 +86,7 @@ class SpareMemory {
 }  // namespace
 
 DeviceMemory::~DeviceMemory() {
-  if (plain_ != nullptr) cudaFree(plain_);
+  if (plain_ != nullptr && context_->check_not_reset().ok()) cudaFree(plain_);
 }
 
 Status DeviceMemory::allocate(int device, size_t bytes) {
@@ -75,6 +98,7 @@ Status DeviceMemory::allocate(int device, size_t bytes) {
 Status DeviceMemory::allocate_plain(int device, size_t bytes) {
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
+  HEP_TRY(DeviceContext::open(device, &context_));
   HEP_CUDA_TRY(cudaMalloc(&plain_, bytes));
   return on_own_stream([&](cudaStream_t stream) {
     return cuda_status(cudaMemsetAsync(plain_, 0, bytes, stream), "cudaMemsetAsync");
@@ -98,13 +122,15 @@ Status MappedMemory::allocate(size_t bytes) {
   HEP_TRY(driver(&table));
   unsigned long long context = 0;
   HEP_DRIVER_TRY(*table, CtxGetId, nullptr, &context);
+  const size_t page = ::sysconf(_SC_PAGESIZE);
+  bytes = (bytes + page - 1) / page * page;
   void* address = SpareMemory::instance().take(context, bytes);
-  if (address == nullptr)
-    HEP_CUDA_TRY(cudaHostAlloc(&address, bytes, cudaHostAllocMapped | cudaHostAllocPortable));
+  if (address == nullptr) HEP_TRY(register_pages(bytes, &address));
   context_ = context;
   bytes_ = bytes;
   address_ = address;
   std::memset(address_, 0, bytes);
+  HEP_CUDA_TRY(cudaHostGetDevicePointer(&device_address_, address_, 0));
   return Status();
 }
 

@@ -6,8 +6,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include "cuda/driver.h"
+#include "memory/cuda_context.h"
 #include "memory/virtual_memory.h"
 #include "status.h"
 
@@ -60,11 +62,12 @@ class DeviceMemory {
   Status allocate_plain(int device, size_t bytes);
 
   VirtualMemory virtual_;
-  void* plain_ = nullptr;  // of cudaMalloc
+  void* plain_ = nullptr;  // of cudaMalloc, in the context
+  std::shared_ptr<DeviceContext> context_;
 };
 
-// Zeroed host memory that the current device can reach at the same address. Freeing it would wait for the
-// device: what is given back is kept for the next of the same size.
+// Zeroed host memory that the current device can reach. It stays readable whatever becomes of the device.
+// Freeing it would wait for the device: what is given back is kept for the next of the same size.
 class MappedMemory {
  public:
   MappedMemory() = default;
@@ -75,11 +78,13 @@ class MappedMemory {
   Status allocate(size_t bytes);
 
   void* get() const { return address_; }
+  void* device_address() const { return device_address_; }
 
  private:
   uint64_t context_ = 0;
   size_t bytes_ = 0;
   void* address_ = nullptr;
+  void* device_address_ = nullptr;
 };
 
 }  // namespace hep

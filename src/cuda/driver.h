@@ -20,6 +20,7 @@
   X(DeviceCanAccessPeer, 4000)                   \
   X(DevicePrimaryCtxRetain, 7000)                \
   X(DevicePrimaryCtxRelease, 11000)              \
+  X(DevicePrimaryCtxGetState, 7000)              \
   X(CtxPushCurrent, 4000)                        \
   X(CtxPopCurrent, 4000)                         \
   X(CtxGetId, 12000)                             \
@@ -27,6 +28,11 @@
   X(StreamCreate, 2000)                          \
   X(StreamSynchronize, 2000)                     \
   X(StreamDestroy, 4000)                         \
+  X(ThreadExchangeStreamCaptureMode, 10010)      \
+  X(EventCreate, 2000)                           \
+  X(EventRecord, 2000)                           \
+  X(EventQuery, 2000)                            \
+  X(EventDestroy, 4000)                          \
   X(MemsetD8Async, 3020)                         \
   X(MemAlloc, 3020)                              \
   X(MemFree, 3020)                               \

@@ -6,10 +6,11 @@
 namespace hep {
 
 EnqueuedWork::~EnqueuedWork() {
-  if (latest_ != nullptr) cudaEventDestroy(latest_);
+  if (latest_ != nullptr && context_->check_not_reset().ok()) cudaEventDestroy(latest_);
 }
 
-Status EnqueuedWork::start() {
+Status EnqueuedWork::start(const std::shared_ptr<DeviceContext>& context) {
+  context_ = context;
   HEP_CUDA_TRY(cudaEventCreateWithFlags(&latest_, cudaEventDisableTiming));
   return Status();
 }

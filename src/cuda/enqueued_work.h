@@ -4,6 +4,9 @@
 
 #include <cuda_runtime_api.h>
 
+#include <memory>
+
+#include "memory/cuda_context.h"
 #include "status.h"
 
 namespace hep {
@@ -17,8 +20,8 @@ class EnqueuedWork {
   EnqueuedWork& operator=(const EnqueuedWork&) = delete;
   ~EnqueuedWork();
 
-  // On the current device.
-  Status start();
+  // In this context, which is current.
+  Status start(const std::shared_ptr<DeviceContext>& context);
 
   // Takes note of what a call has just put on the stream, which need not live on.
   void note(cudaStream_t stream);
@@ -28,6 +31,7 @@ class EnqueuedWork {
   bool wait() const;
 
  private:
+  std::shared_ptr<DeviceContext> context_;
   cudaEvent_t latest_ = nullptr;
   bool missed_ = false;  // something that latest_ does not stand for
 };

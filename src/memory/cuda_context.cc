@@ -11,10 +11,21 @@ Status DeviceContext::open(int device, std::shared_ptr<DeviceContext>* out) {
   CUcontext context;
   HEP_DRIVER_TRY(*table, DevicePrimaryCtxRetain, &context, handle);
   out->reset(new DeviceContext(*table, handle, context));
+  HEP_DRIVER_TRY(*table, CtxGetId, context, &(*out)->id_);
   return Status();
 }
 
 DeviceContext::~DeviceContext() { driver_.DevicePrimaryCtxRelease(device_); }
+
+Status DeviceContext::check_not_reset() const {
+  unsigned int flags = 0;
+  int active = 0;
+  unsigned long long id = 0;
+  HEP_DRIVER_TRY(driver_, DevicePrimaryCtxGetState, device_, &flags, &active);
+  if (active != 0) HEP_DRIVER_TRY(driver_, CtxGetId, context_, &id);
+  if (id == id_) return Status();
+  return error(hepErrorCuda, "the device was reset (CUDA_ERROR_CONTEXT_IS_DESTROYED)");
+}
 
 Status DeviceContext::zero(CUdeviceptr address, size_t bytes) const {
   CUstream stream;

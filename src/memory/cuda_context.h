@@ -21,6 +21,10 @@ class DeviceContext {
   CUdevice device() const { return device_; }
   CUcontext get() const { return context_; }
 
+  // An error once the caller has reset the device: all that was made in the context went with it, and its
+  // handles and addresses must not be given to CUDA any more. Needs no current context.
+  Status check_not_reset() const;
+
   // Sets `bytes` bytes to zero and waits for that alone: other work of the device may itself be
   // waiting for a peer. The context must be current.
   Status zero(CUdeviceptr address, size_t bytes) const;
@@ -32,6 +36,7 @@ class DeviceContext {
   const DriverTable& driver_;
   const CUdevice device_;
   const CUcontext context_;
+  unsigned long long id_ = 0;  // the same for no other context of the process
 };
 
 // Makes a context current for the lifetime of this object. Unlike cudaSetDevice it leaves the
@@ -52,6 +57,22 @@ class CurrentContext {
  private:
   const DriverTable& driver_;
   const CUresult result_;
+};
+
+// Lets the calling thread make calls that CUDA refuses while any thread captures a graph. Nothing that it
+// does may belong to a capture. A context must be current.
+class OutsideOfCaptures {
+ public:
+  explicit OutsideOfCaptures(const DriverTable& driver) : driver_(driver) {
+    driver_.ThreadExchangeStreamCaptureMode(&mode_);
+  }
+  OutsideOfCaptures(const OutsideOfCaptures&) = delete;
+  OutsideOfCaptures& operator=(const OutsideOfCaptures&) = delete;
+  ~OutsideOfCaptures() { driver_.ThreadExchangeStreamCaptureMode(&mode_); }
+
+ private:
+  const DriverTable& driver_;
+  CUstreamCaptureMode mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;
 };
 
 }  // namespace hep

@@ -18,7 +18,7 @@ constexpr size_t kBlockBytes = 2 * 1024 * 1024;
 class IpcAllocation : public Allocation {
  public:
   ~IpcAllocation() override {
-    if (address_ == 0 || is_borrowed_) return;
+    if (address_ == 0 || is_borrowed_ || !context_->check_not_reset().ok()) return;
     const CurrentContext current(*context_);
     context_->driver().MemFree(address_);
   }
@@ -64,7 +64,7 @@ class IpcAllocation : public Allocation {
 class IpcMapping : public Mapping {
  public:
   ~IpcMapping() override {
-    if (address_ == 0) return;
+    if (address_ == 0 || !context_->check_not_reset().ok()) return;
     const CurrentContext current(*context_);
     context_->driver().IpcCloseMemHandle(address_);
   }

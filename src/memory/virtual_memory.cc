@@ -6,7 +6,7 @@
 namespace hep {
 
 VirtualMemory::~VirtualMemory() {
-  if (!context_) return;
+  if (!context_ || !context_->check_not_reset().ok()) return;
   const CurrentContext current(*context_);
   const DriverTable& driver = context_->driver();
   if (mapped_) driver.MemUnmap(address_, bytes_);

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// Notices that the CUDA context of a rank has died: by a fault of any kernel of the process, or because the
+// caller has reset the device.
+#pragma once
+
+#include <sys/types.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <memory>
+#include <thread>
+
+#include "descriptor.h"
+#include "memory/cuda_context.h"
+#include "status.h"
+
+namespace hep {
+
+// A thread of its own looks: a call of CUDA may wait for another thread's call, which may wait for a peer,
+// and the thread that listens to the peers must not.
+class ContextWatch {
+ public:
+  ContextWatch() = default;
+  ContextWatch(const ContextWatch&) = delete;
+  ContextWatch& operator=(const ContextWatch&) = delete;
+  ~ContextWatch();
+
+  Status start(const std::shared_ptr<DeviceContext>& context);
+
+  // hepErrorCuda once the context has died, with CUDA's name for the reason. From any thread.
+  Status status() const { return dead_.load(std::memory_order_acquire) ? death_ : Status(); }
+
+ private:
+  Status start_thread();
+  void run();
+  Status look();
+
+  const pid_t process_ = ::getpid();
+  std::shared_ptr<DeviceContext> context_;
+  CUstream stream_ = nullptr;
+  CUevent event_ = nullptr;
+
+  Status death_;  // constant once dead_ is set
+  std::atomic<bool> dead_{false};
+
+  Descriptor wake_;
+  std::thread thread_;
+};
+
+}  // namespace hep
