@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The program of the fault table: its options, and the table at the end.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 
-#include "crew.h"
-#include "harness/device.h"
 #include "options.h"
+#include "work.h"
 
 namespace {
 
@@ -38,15 +35,6 @@ bool parse(int argc, char** argv) {
          options.victim < options.num_ranks - 1;
 }
 
-// Asked in a process of its own: what has used CUDA cannot fork any more.
-int count_devices() {
-  const pid_t process = ::fork();
-  if (process == 0) ::_exit(harness::device::count());
-  int status = 0;
-  ::waitpid(process, &status, 0);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 0;
-}
-
 }  // namespace
 
 faults::Options& faults::options() {
@@ -61,7 +49,7 @@ int main(int argc, char** argv) {
     return EXIT_FAILURE;
   }
   const faults::Options& options = faults::options();
-  if (options.backend == hepBackendCuda && count_devices() < options.num_ranks) {
+  if (options.backend == hepBackendCuda && faults::count_devices() < options.num_ranks) {
     std::printf("skipped: there are fewer usable GPUs than %d\n", options.num_ranks);
     return kSkipped;
   }

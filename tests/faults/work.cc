@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "work.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <cstdint>
 #include <stdexcept>
 #include <vector>
 
+#include "harness/device.h"
 #include "reference.h"
 
 namespace faults {
@@ -46,6 +50,14 @@ hepConfig_t make_config(hepBackend_t backend, int num_ranks, int timeout_ms) {
   config.max_top_k = num_ranks;
   config.timeout_ms = timeout_ms;
   return config;
+}
+
+int count_devices() {
+  const pid_t process = ::fork();
+  if (process == 0) ::_exit(harness::device::count());
+  int status = 0;
+  ::waitpid(process, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 0;
 }
 
 Work::Work(hepBackend_t backend, int rank, int num_ranks)

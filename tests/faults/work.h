@@ -17,6 +17,9 @@ constexpr int kHidden = 64;
 
 hepConfig_t make_config(hepBackend_t backend, int num_ranks, int timeout_ms);
 
+// Usable GPUs. Asked in a process of its own: what has used CUDA cannot fork any more.
+int count_devices();
+
 // A communicator with one routing, buffers and a stream.
 class Work {
  public:

@@ -13,6 +13,7 @@ namespace harness::device {
 
 int count();  // devices of compute capability 9.0 and newer; only if all are
 void set_current(int device);
+void reset();  // the current device, which ends its context and all that was made in it
 
 // The name of a device in every process. A number of a device means something in one process only.
 using Uuid = std::array<char, 16>;

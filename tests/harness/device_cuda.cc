@@ -139,6 +139,15 @@ Uuid uuid(int device) {
   return name;
 }
 
+void reset() {
+  const int device = current();
+  check(cudaDeviceReset(), "cudaDeviceReset");
+  std::lock_guard<std::mutex> lock(pool().mutex);
+  pool().streams.erase(device);
+  for (auto& [place, blocks] : pool().blocks)
+    if (place.first == device) blocks.clear();
+}
+
 void* allocate(size_t bytes) {
   const size_t size = block_bytes(bytes);
   {

@@ -14,6 +14,7 @@ namespace {
 int count() { return 0; }
 void set_current(int) { refuse(); }
 Uuid uuid(int) { refuse(); }
+void reset() { refuse(); }
 
 void* allocate(size_t) { refuse(); }
 void release(void*, size_t) {}
