@@ -167,7 +167,7 @@ TEST_F(DeadContext, OfAFaultMayBeResetBeforeItsCommunicatorIsDestroyed) {
 void expect_peer_is_told(bool waits) {
   if (count_devices() < 2) GTEST_SKIP() << "needs two usable GPUs";
   Crew crew(2, [waits](int rank, Shared& shared) {
-    harness::device::set_current(rank);
+    take_gpu(hepBackendCuda, rank);
     Work& work = make_work(shared, 0, rank, 2);
     shared.ranks[rank].point.store(kReady);
     await_point(shared, 1 - rank, kReady);

@@ -171,8 +171,10 @@ TEST_P(FaultTable, SurvivorsEndInTimeNameTheRankAndGoOn) {
   const Cell cell = GetParam();
   if (cell.phase == Phase::kGraph && options().backend != hepBackendCuda)
     GTEST_SKIP() << "only the cuda backend has graphs";
-  Crew crew(options().num_ranks,
-            [&](int rank, Shared& shared) { RankScript(cell, rank, shared).run(); });
+  Crew crew(options().num_ranks, [&](int rank, Shared& shared) {
+    take_gpu(options().backend, rank);
+    RankScript(cell, rank, shared).run();
+  });
   bring_fault(cell, crew);
   crew.open(kRenewGate);
   for (const int rank : cell.survivors()) {

@@ -40,6 +40,7 @@ void come_to(Shared& shared, int rank, Point point) { shared.ranks[rank].point.s
 
 // A communicator of all ranks that has worked once.
 std::unique_ptr<Work> join(int rank, Shared& shared) {
+  take_gpu(options().backend, rank);
   auto work = std::make_unique<Work>(options().backend, rank, options().num_ranks);
   if (rank == 0) {
     require(hepGetUniqueId(&shared.ids[0]) == hepSuccess, hepGetLastError());

@@ -60,6 +60,10 @@ int count_devices() {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 0;
 }
 
+void take_gpu(hepBackend_t backend, int rank) {
+  if (backend == hepBackendCuda) harness::device::set_current(rank);
+}
+
 Work::Work(hepBackend_t backend, int rank, int num_ranks)
     : backend_(backend), rank_(rank), num_ranks_(num_ranks), stream_(backend) {
   const std::vector<int64_t> ids = choices(rank, num_ranks);

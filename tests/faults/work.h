@@ -20,6 +20,9 @@ hepConfig_t make_config(hepBackend_t backend, int num_ranks, int timeout_ms);
 // Usable GPUs. Asked in a process of its own: what has used CUDA cannot fork any more.
 int count_devices();
 
+// On the cuda backend, makes the GPU current that is this rank's alone.
+void take_gpu(hepBackend_t backend, int rank);
+
 // A communicator with one routing, buffers and a stream.
 class Work {
  public:
