@@ -97,8 +97,8 @@ Status prepare(const hepConfig_t* config, hepComm& comm, Hello* hello) {
   hello->config = comm.config;
   hello->config.log = nullptr;
   hello->config.log_context = nullptr;
-  hello->memory_kinds =
-      probe_memory_kinds(static_cast<hepBackend_t>(comm.config.backend), comm.device);
+  HEP_TRY(probe_memory_kinds(static_cast<hepBackend_t>(comm.config.backend), comm.device,
+                             &hello->memory_kinds));
   hello->host = host_identity();
   hello->process = process_identity();
   HEP_TRY(random_bytes(&hello->token, sizeof hello->token));

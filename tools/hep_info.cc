@@ -155,9 +155,13 @@ void print_sharing() {
   for (const auto& [backend, kind] : kinds) {
     int device = -1;
     if (backend == hepBackendCuda && !hep::find_cuda_device(&device).ok()) continue;
-    const bool works = hep::probe_memory_kinds(backend, device) & hep::memory_kind_bit(kind);
+    uint32_t working = 0;
+    const hep::Status probed = hep::probe_memory_kinds(backend, device, &working);
+    const bool works = working & hep::memory_kind_bit(kind);
     std::printf("memory       %s %s\n", hep::memory_kind_name(kind),
-                works ? "works" : "does not work (HEP_LOG=debug tells why)");
+                !probed.ok() ? probed.message().c_str()
+                : works      ? "works"
+                             : "does not work (HEP_LOG=debug tells why)");
   }
   rlimit files{};
   if (::getrlimit(RLIMIT_NOFILE, &files) == 0)

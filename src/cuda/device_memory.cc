@@ -99,7 +99,7 @@ Status DeviceMemory::allocate_plain(int device, size_t bytes) {
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
   HEP_TRY(DeviceContext::open(device, &context_));
-  HEP_CUDA_TRY(cudaMalloc(&plain_, bytes));
+  HEP_TRY(allocation_status(cuda_status(cudaMalloc(&plain_, bytes), "cudaMalloc"), device, bytes));
   return on_own_stream([&](cudaStream_t stream) {
     return cuda_status(cudaMemsetAsync(plain_, 0, bytes, stream), "cudaMemsetAsync");
   });

@@ -79,4 +79,10 @@ Status driver_status(CUresult result, const char* what) {
                name != nullptr ? name : std::to_string(result).c_str());
 }
 
+Status allocation_status(const Status& status, int device, size_t bytes) {
+  if (status.result() != hepErrorOutOfMemory) return status;
+  return error(hepErrorOutOfMemory, "device %d has no room for %zu bytes: %s", device, bytes,
+               status.message().c_str());
+}
+
 }  // namespace hep

@@ -73,6 +73,9 @@ Status driver(const DriverTable** table);
 Status cuda_status(cudaError_t result, const char* what);
 Status driver_status(CUresult result, const char* what);
 
+// Says of hepErrorOutOfMemory how many bytes of which device were asked for.
+Status allocation_status(const Status& status, int device, size_t bytes);
+
 }  // namespace hep
 
 // Returns from the function unless a call of the CUDA runtime, or of the driver, succeeds.

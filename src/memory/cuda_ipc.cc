@@ -28,7 +28,8 @@ class IpcAllocation : public Allocation {
     const CurrentContext current(*context_);
     HEP_TRY(current.status());
     bytes_ = align_up(bytes, kBlockBytes);
-    HEP_DRIVER_TRY(context_->driver(), MemAlloc, &address_, bytes_);
+    const CUresult allocated = context_->driver().MemAlloc(&address_, bytes_);
+    HEP_TRY(allocation_status(driver_status(allocated, "cuMemAlloc"), device, bytes_));
     HEP_DRIVER_TRY(context_->driver(), IpcGetMemHandle, &exported_, address_);
     return context_->zero(address_, bytes_);
   }

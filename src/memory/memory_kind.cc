@@ -115,23 +115,30 @@ Status find_memory_kind(MemoryKind kind, const MemoryKindOperations** out) {
                memory_kind_name(kind));
 }
 
-uint32_t probe_memory_kinds(hepBackend_t backend, int device) {
-  uint32_t admitted = 0, working = 0;
-  if (const Status status = admitted_kinds(backend, &admitted); !status.ok()) {
-    log_message(hepLogError, "%s", status.message().c_str());
-    return 0;
-  }
-  for (const MemoryKindOperations* operations : kKinds) {
-    const uint32_t bit = memory_kind_bit(operations->kind);
-    if (operations->backend != backend || (admitted & bit) == 0) continue;
-    const Status status = probe_once(*operations, device);
-    if (status.ok())
-      working |= bit;
+Status working_memory_kinds(const std::vector<MemoryTrial>& trials, uint32_t* mask) {
+  *mask = 0;
+  Status full;
+  for (const MemoryTrial& trial : trials) {
+    if (trial.status.ok())
+      *mask |= memory_kind_bit(trial.kind);
     else
       log_message(hepLogDebug, "memory of kind %s does not work here: %s",
-                  memory_kind_name(operations->kind), status.message().c_str());
+                  memory_kind_name(trial.kind), trial.status.message().c_str());
+    if (trial.status.result() == hepErrorOutOfMemory && full.ok()) full = trial.status;
   }
-  return working;
+  return *mask == 0 ? full : Status();
+}
+
+Status probe_memory_kinds(hepBackend_t backend, int device, uint32_t* mask) {
+  uint32_t admitted = 0;
+  HEP_TRY(admitted_kinds(backend, &admitted));
+  std::vector<MemoryTrial> trials;
+  for (const MemoryKindOperations* operations : kKinds) {
+    const MemoryKind kind = operations->kind;
+    if (operations->backend != backend || (admitted & memory_kind_bit(kind)) == 0) continue;
+    trials.push_back({kind, probe_once(*operations, device)});
+  }
+  return working_memory_kinds(trials, mask);
 }
 
 Status choose_memory_kind(hepBackend_t backend, const std::vector<uint32_t>& masks,

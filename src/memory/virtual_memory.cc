@@ -29,7 +29,8 @@ Status VirtualMemory::create(int device, size_t bytes, CUmemAllocationHandleType
   HEP_DRIVER_TRY(driver, MemGetAllocationGranularity, &granularity, &properties,
                  CU_MEM_ALLOC_GRANULARITY_MINIMUM);
   bytes_ = align_up(bytes, granularity);
-  HEP_DRIVER_TRY(driver, MemCreate, &memory_, bytes_, &properties, 0);
+  const CUresult created = driver.MemCreate(&memory_, bytes_, &properties, 0);
+  HEP_TRY(allocation_status(driver_status(created, "cuMemCreate"), device, bytes_));
   has_memory_ = true;
   HEP_TRY(map());
   return context_->zero(address_, bytes_);

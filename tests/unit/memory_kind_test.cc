@@ -60,29 +60,59 @@ TEST(MemoryKindChoice, KeepsTheHostBackendOnOneHost) {
                "host_descriptor on rank 1");
 }
 
+uint32_t probed(hepBackend_t backend, int device) {
+  uint32_t mask = 0;
+  const Status status = probe_memory_kinds(backend, device, &mask);
+  EXPECT_TRUE(status.ok()) << status.message();
+  return mask;
+}
+
 TEST(MemoryKindProbe, FindsHostMemoryWhateverTheSettingForDevices) {
-  EXPECT_EQ(probe_memory_kinds(hepBackendHost, -1), kHost);
+  EXPECT_EQ(probed(hepBackendHost, -1), kHost);
   ::setenv("HEP_MEMORY", "ipc", 1);
-  EXPECT_EQ(probe_memory_kinds(hepBackendHost, -1), kHost);
+  EXPECT_EQ(probed(hepBackendHost, -1), kHost);
   ::unsetenv("HEP_MEMORY");
 }
 
 TEST(MemoryKindProbe, ObeysTheSettingForDevices) {
   // In a child: a process that has used CUDA cannot fork any more.
   const pid_t child = fork_child([] {
-    const uint32_t all = probe_memory_kinds(hepBackendCuda, 0);
+    const uint32_t all = probed(hepBackendCuda, 0);
     EXPECT_EQ(all & ~(kDescriptor | kIpc | kFabric), 0u);
-    const std::pair<const char*, uint32_t> choices[] = {{"auto", ~0u},
-                                                        {"descriptor", kDescriptor},
-                                                        {"ipc", kIpc},
-                                                        {"fabric", kFabric},
-                                                        {"wrong", 0}};
+    const std::pair<const char*, uint32_t> choices[] = {
+        {"auto", ~0u}, {"descriptor", kDescriptor}, {"ipc", kIpc}, {"fabric", kFabric}};
     for (const auto& [text, mask] : choices) {
       ::setenv("HEP_MEMORY", text, 1);
-      EXPECT_EQ(probe_memory_kinds(hepBackendCuda, 0), all & mask) << text;
+      EXPECT_EQ(probed(hepBackendCuda, 0), all & mask) << text;
     }
+    ::setenv("HEP_MEMORY", "wrong", 1);
+    uint32_t none = 0;
+    expect_error(probe_memory_kinds(hepBackendCuda, 0, &none), hepErrorInvalidArgument,
+                 "HEP_MEMORY");
   });
   EXPECT_EQ(exit_code(child), 0);
+}
+
+constexpr MemoryKind kDescriptorKind = MemoryKind::cuda_descriptor;
+constexpr MemoryKind kIpcKind = MemoryKind::cuda_ipc;
+
+TEST(MemoryKindTrials, ThatFailForWantOfMemorySayNothingOfTheKind) {
+  const Status full(hepErrorOutOfMemory, "device 0 has no room for 2097152 bytes");
+  const Status broken(hepErrorUnsupported, "no such handles");
+  uint32_t mask = 0;
+  expect_error(working_memory_kinds({{kDescriptorKind, broken}, {kIpcKind, full}}, &mask),
+               hepErrorOutOfMemory, "no room for 2097152 bytes");
+  EXPECT_TRUE(working_memory_kinds({{kDescriptorKind, full}, {kIpcKind, Status()}}, &mask).ok());
+  EXPECT_EQ(mask, kIpc);
+}
+
+TEST(MemoryKindTrials, ThatFailOtherwiseLeaveTheKindOut) {
+  const Status broken(hepErrorUnsupported, "no such handles");
+  uint32_t mask = 0;
+  EXPECT_TRUE(working_memory_kinds({{kDescriptorKind, Status()}, {kIpcKind, broken}}, &mask).ok());
+  EXPECT_EQ(mask, kDescriptor);
+  EXPECT_TRUE(working_memory_kinds({{kDescriptorKind, broken}, {kIpcKind, broken}}, &mask).ok());
+  EXPECT_EQ(mask, 0u);
 }
 
 // --------------------------------------------------------------------------------------- CUDA
@@ -94,7 +124,7 @@ TEST(CudaMemory, IsRefusedWithASentenceWhereThereIsNone) {
     const Status status = device_uuid(0, &uuid);
     if (status.ok()) ::_exit(kHasDevice);
     expect_error(status, hepErrorUnsupported, "CUDA");
-    EXPECT_EQ(probe_memory_kinds(hepBackendCuda, 0), 0u);
+    EXPECT_EQ(probed(hepBackendCuda, 0), 0u);
     for (const MemoryKind kind :
          {MemoryKind::cuda_descriptor, MemoryKind::cuda_ipc, MemoryKind::cuda_fabric}) {
       std::unique_ptr<Window> window;
@@ -121,7 +151,7 @@ class CudaWindow : public testing::TestWithParam<MemoryKind> {
   // In a child, because a process that has used CUDA must not fork.
   static bool works() {
     return exit_code(fork_child([] {
-             ::_exit(probe_memory_kinds(hepBackendCuda, 0) & memory_kind_bit(GetParam()) ? 0 : 1);
+             ::_exit(probed(hepBackendCuda, 0) & memory_kind_bit(GetParam()) ? 0 : 1);
            })) == 0;
   }
 
@@ -171,6 +201,23 @@ TEST_P(CudaWindow, IsSharedByThreadsAndProcesses) {
   run_processes(2, 2, [&](int rank) { exchange_bytes(world, rank); });
   World threads(4);
   run_processes(1, 4, [&](int rank) { exchange_bytes(threads, rank); });
+}
+
+TEST(CudaMemory, OfAFullDeviceCannotBeTried) {
+  constexpr int kNoDevice = 77;
+  const pid_t child = fork_child([] {
+    void* block = nullptr;
+    size_t bytes = size_t{1} << 40;
+    if (cudaMalloc(&block, 256) != cudaSuccess) ::_exit(kNoDevice);
+    while (bytes >= 256)
+      if (cudaMalloc(&block, bytes) != cudaSuccess) bytes /= 2;
+    uint32_t mask = 0;
+    const Status status = probe_memory_kinds(hepBackendCuda, 0, &mask);
+    expect_error(status, hepErrorOutOfMemory, "device 0 has no room for");
+  });
+  const int code = exit_code(child);
+  if (code == kNoDevice) GTEST_SKIP() << "there is no device";
+  EXPECT_EQ(code, 0);
 }
 
 #endif  // HEP_HAVE_CUDA
