@@ -29,7 +29,8 @@
  *   expert row   one row per selection of an expert of this rank, ordered by (local expert,
  *                source rank, token, k)
  *   place        the index of a row in the output of a layout
- *   device memory   of the rank's GPU on the cuda backend, any memory of the process on the host backend
+ *   device memory   of the rank's GPU on the cuda backend, and not managed memory, which is refused because
+ *                its pages may lie on the host; any memory of the process on the host backend
  *
  * Placement is a pure function of the routing: two runs give the same bytes, on every backend and
  * with any number of SMs. Matrices are dense and row-major; shapes below are written [rows][columns].

@@ -15,11 +15,17 @@ Status check_device_pointer(const void* pointer, const char* name, int device) {
   if (pointer == nullptr) return Status();
   cudaPointerAttributes attributes;
   HEP_CUDA_TRY(cudaPointerGetAttributes(&attributes, pointer));
-  if (attributes.type != cudaMemoryTypeDevice && attributes.type != cudaMemoryTypeManaged)
+  // Its pages may lie on the host, from where CUDA does not promise that bulk copies fetch them.
+  if (attributes.type == cudaMemoryTypeManaged)
+    return error(hepErrorInvalidArgument,
+                 "%s is %p, which is managed memory; the cuda backend needs memory that stays on "
+                 "the device",
+                 name, pointer);
+  if (attributes.type != cudaMemoryTypeDevice)
     return error(hepErrorInvalidArgument,
                  "%s is %p, which is not device memory, as the cuda backend needs it", name,
                  pointer);
-  if (attributes.type == cudaMemoryTypeDevice && attributes.device != device)
+  if (attributes.device != device)
     return error(hepErrorInvalidArgument, "%s is %p, on device %d, but the rank is on device %d",
                  name, pointer, attributes.device, device);
   return Status();

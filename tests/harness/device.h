@@ -24,6 +24,13 @@ void release(void* pointer, size_t bytes);
 void free_unused();      // what was released on the current device
 size_t memory_in_use();  // of the current device, by all processes
 
+void* allocate_managed(size_t bytes);  // which the host and the devices share, page by page
+void release_managed(void* pointer);
+
+// Takes the memory of the current device but for about `left` bytes, and gives it back.
+void take_rest(size_t left);
+void return_rest();
+
 // Memory of the driver's virtual memory management; `shareable`: with handles that others can import.
 void* allocate_virtual(size_t bytes, bool shareable);
 void release_virtual(void* pointer);

@@ -2,6 +2,7 @@
 // Device memory, streams, graphs and events, by the CUDA runtime.
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -33,11 +34,12 @@ struct Streams {
   std::vector<hepStream_t> of_ranks, of_copies;
 };
 
-// What was given back: blocks by device and size, streams by device.
+// What was given back: blocks by device and size, streams by device. And what take_rest() took.
 struct Pool {
   std::mutex mutex;
   std::map<std::pair<int, size_t>, std::vector<void*>> blocks;
   std::map<int, Streams> streams;
+  std::map<int, std::vector<void*>> rest;
 };
 
 // Never destroyed: the CUDA context may be gone before it would be.
@@ -184,6 +186,38 @@ size_t memory_in_use() {
   size_t free = 0, total = 0;
   check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
   return total - free;
+}
+
+void* allocate_managed(size_t bytes) {
+  void* memory = nullptr;
+  check(cudaMallocManaged(&memory, bytes), "cudaMallocManaged");
+  return memory;
+}
+
+void release_managed(void* pointer) { cudaFree(pointer); }
+
+void take_rest(size_t left) {
+  constexpr size_t kSmallest = size_t{2} << 20;
+  for (size_t size = size_t{1} << 40; size >= kSmallest;) {
+    size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+    if (free < left + kSmallest) return;
+    size = std::min(size, free - left);
+    void* block = nullptr;
+    if (cudaMalloc(&block, size) == cudaSuccess) {
+      const std::lock_guard<std::mutex> lock(pool().mutex);
+      pool().rest[current()].push_back(block);
+    } else {
+      cudaGetLastError();
+      size /= 2;
+    }
+  }
+}
+
+void return_rest() {
+  const std::lock_guard<std::mutex> lock(pool().mutex);
+  for (void* const block : pool().rest[current()]) check(cudaFree(block), "cudaFree");
+  pool().rest[current()].clear();
 }
 
 void copy(void* to, const void* from, size_t bytes) {

@@ -20,6 +20,10 @@ void* allocate(size_t) { refuse(); }
 void release(void*, size_t) {}
 void free_unused() {}
 size_t memory_in_use() { refuse(); }
+void* allocate_managed(size_t) { refuse(); }
+void release_managed(void*) {}
+void take_rest(size_t) { refuse(); }
+void return_rest() {}
 void* allocate_virtual(size_t, bool) { refuse(); }
 void release_virtual(void*) {}
 void copy(void*, const void*, size_t) { refuse(); }
