@@ -646,8 +646,9 @@ typedef struct {
 
 /**
  * Creates a routing and its device memory (`routing_bytes` of `hepWorkspaceSize`, in hepModeLowLatency
- * `low_latency_routing_bytes`). Any number of routings may share a lane. Local. Not during
- * stream capture. `config` may be NULL for the defaults.
+ * `low_latency_routing_bytes`). Any number of routings may share a lane. Local. `config` may be NULL for the
+ * defaults. The call is legal while streams are being captured, and becomes no part of their graphs: the
+ * memory is taken at once, and lives until the communicator is destroyed.
  * Errors: hepErrorInvalidArgument, hepErrorUnsupported, hepErrorOutOfMemory, hepErrorCuda;
  * the result of `hepCommGetAsyncError` once the communicator failed.
  */

@@ -205,6 +205,10 @@ Status CudaBackend::take_routing_memory(CudaLane& lane, std::unique_ptr<DeviceMe
       return Status();
     }
   }
+  // Neither the memory nor its zeros belong to a graph that is being captured.
+  const CurrentContext current(*context_);
+  HEP_TRY(current.status());
+  const OutsideOfCaptures outside(context_->driver());
   auto created = std::make_unique<DeviceMemory>();
   HEP_TRY(created->allocate(device_, lane.context.routing_layout.total));
   const std::lock_guard<std::mutex> lock(mutex_);

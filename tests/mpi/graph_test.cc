@@ -174,6 +174,26 @@ TEST_F(Graph, HalvesReplayInOneGraph) { replay_low_latency(true, true); }
 
 TEST_F(Graph, HalvesReplayInGraphsOfTheirOwn) { replay_low_latency(true, false); }
 
+TEST_F(Graph, RoutingsAreCreatedDuringCaptureAndBelongToNoGraph) {
+  const hepConfig_t config = graph_config();
+  run_ranks(config, [&](Rank& self) {
+    harness::Graph graph;
+    RoutingHandle routing;
+    graph.begin(self.stream);
+    EXPECT_HEP(hepRoutingCreate(routing.out(), self.comm, nullptr));
+    EXPECT_HEP(hepRoutingUpdate(routing.get(), nullptr, 0, 1, hepIndexInt32, self.stream.get()));
+    graph.end(self.stream);
+    EXPECT_EQ(graph.num_nodes(), 1u);  // the update
+    self.barrier();
+    for (int replay = 0; replay < 2; ++replay) graph.launch(self.stream);
+    self.stream.synchronize();
+    hepRoutingCounts_t counts = HEP_ROUTING_COUNTS_INITIALIZER;
+    EXPECT_HEP(hepRoutingQuery(routing.get(), &counts, self.stream.get()));
+    EXPECT_EQ(counts.num_flat_rows, 0);
+    expect_working(self, config);
+  });
+}
+
 TEST_F(Graph, QueriesAreRefusedDuringCapture) {
   const hepConfig_t config = graph_config();
   run_ranks(config, [&](Rank& self) {
