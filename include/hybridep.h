@@ -57,9 +57,20 @@
  * Operations of different lanes may overlap: on the cuda backend on different streams, on the host
  * backend on different threads, and on both by their halves (`hepDispatchSend`). Each rank may then issue
  * them in an order of its own, as long as no two ranks wait for what the other one has yet to issue: first
- * halves before second ones are always safe. Kernels that may run at the same time must find room on the
- * device together, and whether they run at the same time is up to CUDA: where lanes have streams of their
- * own, ranks best issue all operations in the same order, so that it does not matter.
+ * halves before second ones are always safe.
+ *
+ * On the cuda backend, operations that may run at the same time must find room on the device together. A block
+ * may occupy a whole SM until its operation ends. It waits for the other blocks of its operation, and for the
+ * same operation on the peers. So the rule is: add up the largest grids of all lanes, and of all communicators
+ * of the process, whose operations may run at the same time; the sum must not exceed the SMs that they can use.
+ * The largest grid is that of `hepLimits_t`: the most of routing_blocks, dispatch_blocks and combine_blocks; of a
+ * low-latency lane it is low_latency_blocks. The SMs are those of the device, or of the green context or the MPS
+ * share. If the rule is broken, one rank may begin with one operation and another rank with another, and both
+ * wait until `timeout_ms`. Smaller budgets (`sm_budget`, `low_latency_blocks`) keep it, and so does a common
+ * stream for operations that do not fit together. Creation warns, at level hepLogWarning, when all lanes of the
+ * communicator together exceed the SMs of the device; `hep_info --low-latency-tokens N` prints their sum.
+ * Streams may also share a hardware queue, and then run one after the other (CUDA_DEVICE_MAX_CONNECTIONS): where
+ * lanes have streams of their own, all ranks best issue all operations in the same order.
  *
  * Several ranks may share a device, for tests. Each then needs a stream of its own, not the legacy
  * default stream; their blocks must find room on the device together; and since CUDA does not promise

@@ -2,7 +2,6 @@
 // Every exported function: check the handles, call, return.
 #include <hybridep.h>
 
-#include <algorithm>
 #include <cinttypes>
 #include <exception>
 #include <new>
@@ -82,11 +81,8 @@ hepLimits_t limits_of(const hepComm& comm) {
   limits.lanes = num_lanes(comm.config, hepModeThroughput);
   limits.low_latency_lanes = num_lanes(comm.config, hepModeLowLatency);
   if (limits.low_latency_lanes == 0) return limits;
-  const Plan& low_latency = comm.lanes.back().plan;
   limits.low_latency_tokens = comm.config.low_latency_tokens;
-  if (cuda)
-    limits.low_latency_blocks = std::max(
-        {low_latency.routing_blocks, low_latency.dispatch_blocks, low_latency.combine_blocks});
+  limits.low_latency_blocks = cuda ? most_blocks(comm.lanes.back()) : 0;
   return limits;
 }
 

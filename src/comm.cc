@@ -114,6 +114,20 @@ void log_shared_device(const std::vector<Hello>& hellos, const hepComm& comm) {
       log_message(hepLogInfo, "rank %d: its device %d is rank %d's too", comm.rank, comm.device, r);
 }
 
+// Operations that wait for each other, and do not find room together, may wait until the timeout.
+void warn_of_lanes_without_room(const hepComm& comm) {
+  int num_sms = 0;
+  const int blocks = blocks_of_all(comm.lanes);
+  if (comm.config.backend != hepBackendCuda || !count_sms(comm.device, &num_sms).ok() ||
+      blocks <= num_sms)
+    return;
+  log_message(
+      hepLogWarning,
+      "rank %d: the operations of its %zu lanes take %d SMs if they run at the same time, but "
+      "device %d has %d: see LANES in hybridep.h",
+      comm.rank, comm.lanes.size(), blocks, comm.device, num_sms);
+}
+
 Status create_window(const std::vector<Hello>& hellos, hepComm& comm, WindowHandle* handle) {
   std::vector<uint32_t> masks;
   for (const Hello& hello : hellos) {
@@ -210,6 +224,7 @@ Status create_comm(const hepUniqueId_t& id, int rank, int num_ranks, const hepCo
   HEP_TRY(agree(*bootstrap, num_ranks, "config", deadline, prepared, hello, &hellos));
   HEP_TRY(compare(hellos));
   log_shared_device(hellos, *comm);
+  warn_of_lanes_without_room(*comm);
 
   Address address{};
   const Status opened = open_to_peers(hellos, *comm, &address);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lanes.h"
 
+#include <algorithm>
+
 namespace hep {
 namespace {
 
@@ -48,6 +50,17 @@ std::vector<Lane> make_lanes(const hepConfig_t& config, int num_ranks) {
   }
   for (Lane& lane : lanes) lane.window_layout.move_heap(end - lane.offset);
   return lanes;
+}
+
+int32_t most_blocks(const Lane& lane) {
+  const Plan& plan = lane.plan;
+  return std::max({plan.routing_blocks, plan.dispatch_blocks, plan.combine_blocks});
+}
+
+int32_t blocks_of_all(const std::vector<Lane>& lanes) {
+  int32_t blocks = 0;
+  for (const Lane& lane : lanes) blocks += most_blocks(lane);
+  return blocks;
 }
 
 uint64_t window_bytes(const std::vector<Lane>& lanes) { return lanes.front().window_layout.total; }

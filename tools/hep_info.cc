@@ -12,6 +12,8 @@
 #include <string>
 
 #include "backend.h"
+#include "config.h"
+#include "lanes.h"
 #include "layout.h"
 #include "memory/window.h"
 #include "params.h"
@@ -193,11 +195,13 @@ int print_workspace(const Options& options) {
   config.heap_bytes = options.heap;
   config.lanes = static_cast<int32_t>(options.lanes);
   config.low_latency_tokens = static_cast<int32_t>(options.low_latency_tokens);
-  hepWorkspace_t workspace = HEP_WORKSPACE_INITIALIZER;
-  if (hepWorkspaceSize(&config, static_cast<int>(options.ranks), &workspace) != hepSuccess) {
-    std::fprintf(stderr, "hep_info: %s\n", hepGetLastError());
+  const int ranks = static_cast<int>(options.ranks);
+  hepConfig_t resolved;
+  if (const hep::Status status = hep::resolve_config(&config, ranks, &resolved); !status.ok()) {
+    std::fprintf(stderr, "hep_info: %s\n", status.message().c_str());
     return 1;
   }
+  const hepWorkspace_t workspace = hep::make_workspace(resolved, ranks);
   const struct {
     const char* name;
     uint64_t bytes;
@@ -214,6 +218,9 @@ int print_workspace(const Options& options) {
   for (const auto& item : items)
     std::printf("%-14s %16" PRIu64 " bytes %12.2f MB\n", item.name, item.bytes,
                 static_cast<double>(item.bytes) / 1e6);
+  const int32_t blocks = hep::blocks_of_all(hep::make_lanes(resolved, ranks));
+  std::printf("%-14s %16" PRId32 " SMs if operations of all lanes run at the same time\n", "blocks",
+              blocks);
   return 0;
 }
 

@@ -12,6 +12,10 @@ Status create_cuda_backend(const BackendContext&, std::unique_ptr<Backend>*) {
 
 Status keep_current_device(const std::function<Status()>& body) { return body(); }
 
+Status count_sms(int, int*) {
+  return error(hepErrorUnsupported, "this library was built without CUDA");
+}
+
 Status device_uuid(int, DeviceUuid*) {
   return error(hepErrorUnsupported, "this library was built without CUDA");
 }

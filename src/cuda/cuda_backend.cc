@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda/cuda_backend.h"
 
-#include <algorithm>
-
 #include "cuda/cuda_routing.h"
+#include "cuda/current_device.h"
 #include "cuda/kernels/launch.h"
 
 namespace hep {
@@ -15,10 +14,9 @@ constexpr int kMinCapabilityMajor = 9;
 // Blocks wait for each other, so all must find room at once; those of dispatch and combine may take an
 // SM each.
 Status check_plan(const CudaLane& lane, int device) {
-  const Plan& plan = lane.context.plan;
   int num_sms = 0;
-  HEP_CUDA_TRY(cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, device));
-  const int blocks = std::max({plan.routing_blocks, plan.dispatch_blocks, plan.combine_blocks});
+  HEP_TRY(count_sms(device, &num_sms));
+  const int blocks = most_blocks(lane.context);
   if (blocks > num_sms)
     return error(hepErrorInvalidArgument,
                  "%s and the block counts ask for %d SMs, but device %d has %d",

@@ -30,6 +30,11 @@ Status check_not_capturing(int device) {
   return status;
 }
 
+Status count_sms(int device, int* num_sms) {
+  HEP_CUDA_TRY(cudaDeviceGetAttribute(num_sms, cudaDevAttrMultiProcessorCount, device));
+  return Status();
+}
+
 Status device_uuid(int device, DeviceUuid* out) {
   const DriverTable* table = nullptr;
   HEP_TRY(driver(&table));

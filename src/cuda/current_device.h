@@ -17,6 +17,9 @@ Status keep_current_device(const std::function<Status()>& body);
 // refusing a call, which ends the capture, as any call does that is not allowed there.
 Status check_not_capturing(int device);
 
+// The SMs of a device; hepErrorUnsupported where there is no CUDA.
+Status count_sms(int device, int* num_sms);
+
 // A device under the name that it has in every process, whatever ordinals the process gives out.
 using DeviceUuid = std::array<unsigned char, 16>;
 

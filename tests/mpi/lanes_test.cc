@@ -2,6 +2,7 @@
 // Batches on different lanes are under way at the same time and do not meet.
 #include <algorithm>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -282,6 +283,40 @@ TEST(Lanes, LimitsTellOfThem) {
     EXPECT_EQ(limits.low_latency_tokens, 0);
     EXPECT_EQ(limits.low_latency_blocks, 0);
   });
+}
+
+// Warnings of the ranks of this process.
+struct Warnings {
+  static void keep(hepLogLevel_t level, const char* message, void* context) {
+    if (level != hepLogWarning) return;
+    auto& warnings = *static_cast<Warnings*>(context);
+    const std::lock_guard<std::mutex> lock(warnings.mutex);
+    warnings.sentences.push_back(message);
+  }
+
+  std::mutex mutex;
+  std::vector<std::string> sentences;
+};
+
+// No device has as many SMs as the blocks of the low-latency lanes, 4 x 64, and of a throughput lane, 16.
+TEST(Lanes, WithoutRoomForAllBringAWarningWithBothNumbers) {
+  Warnings warnings;
+  hepConfig_t config = small_config();
+  config.low_latency_tokens = 8;
+  config.low_latency_blocks = 64;
+  config.sm_budget = 16;
+  config.log = Warnings::keep;
+  config.log_context = &warnings;
+  run_ranks(config, [](Rank&) {});
+  const bool on_cuda = world().backend() == hepBackendCuda;
+  ASSERT_EQ(warnings.sentences.size(), on_cuda ? world().num_local_ranks() : 0);
+  for (const std::string& sentence : warnings.sentences)
+    expect_mentions(sentence, {"rank ", "5 lanes take 272 SMs", "device", "has"});
+
+  warnings.sentences.clear();
+  config.low_latency_blocks = 8;
+  run_ranks(config, [](Rank&) {});
+  EXPECT_TRUE(warnings.sentences.empty()) << warnings.sentences.front();
 }
 
 }  // namespace

@@ -130,6 +130,20 @@ TEST_F(ConfigPlan, AllBlocksOfALowLatencyCombineSendBeforeTheyAdd) {
   }
 }
 
+TEST_F(ConfigPlan, OperationsOfAllLanesTakeTheSumOfTheirLargestGrids) {
+  hepConfig_t config = valid_config();
+  config.sm_budget = 16;
+  config.lanes = 2;
+  EXPECT_EQ(blocks_of_all(make_lanes(resolved_config(config), kRanks)), 2 * 16);
+  config.low_latency_tokens = 64;
+  config.low_latency_blocks = 32;
+  EXPECT_EQ(blocks_of_all(make_lanes(resolved_config(config), kRanks)), 2 * 16 + 4 * 32);
+  config.routing_blocks = 12;
+  config.dispatch_blocks = 3;
+  config.combine_blocks = 4;
+  EXPECT_EQ(blocks_of_all(make_lanes(resolved_config(config), kRanks)), 2 * 12 + 4 * 32);
+}
+
 // --------------------------------------------------------------------------------- workspace
 
 TEST_F(ConfigWorkspace, ItemsAddUpToTheTotal) {
