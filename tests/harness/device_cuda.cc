@@ -142,8 +142,10 @@ Uuid uuid(int device) {
 }
 
 void reset() {
-  const int device = current();
-  check(cudaDeviceReset(), "cudaDeviceReset");
+  // After a fault each call may tell of that.
+  int device = 0;
+  cudaGetDevice(&device);
+  cudaDeviceReset();
   std::lock_guard<std::mutex> lock(pool().mutex);
   pool().streams.erase(device);
   for (auto& [place, blocks] : pool().blocks)
