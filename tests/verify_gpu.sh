@@ -51,7 +51,7 @@ give_up() {
 suite=$build/tests/mpi_suite
 [ -n "$commit" ] || commit=$(git rev-parse HEAD 2>/dev/null) ||
   give_up 'this is no git repository: name the commit with --commit'
-for file in "$suite" "$build/tests/fault_suite" "$build/tests/verified_sources"; do
+for file in "$suite" "$build"/tests/{fault_suite,dead_context_test,verified_sources}; do
   [ -f "$file" ] || give_up "there is no $file: build with the option cuda"
 done
 [ "$(tests/verified.py --sources)" = "$(cat "$build/tests/verified_sources")" ] ||
@@ -148,6 +148,7 @@ if [ "${#gpus[@]}" -ge 3 ]; then
 else
   not_run 'faults' 'needs 3 GPUs, one for each of three processes'
 fi
+step 'dead contexts' "$build/tests/dead_context_test"
 device_test=$(find "$build/tests" -name device_test -type f | head -1)
 if [ -n "$device_test" ]; then
   step 'device functions' "$device_test"

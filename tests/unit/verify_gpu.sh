@@ -39,7 +39,8 @@ write_case Skips "<skipped message='a.cc:1&#x0A;not here'/>" >&3
 }
 echo '</all>' >&3
 END
-  cp build/tests/mpi_suite build/tests/fault_suite
+  tee build/tests/{fault_suite,dead_context_test} <build/tests/mpi_suite >/dev/null
+  chmod +x build/tests/*
 }
 
 make_gpus() {  # COUNT
