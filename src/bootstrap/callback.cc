@@ -3,7 +3,7 @@
 #include <cstdio>
 #include <vector>
 
-#include "bootstrap.h"
+#include "bootstrap/bootstrap.h"
 #include "layout.h"
 #include "ranks.h"
 

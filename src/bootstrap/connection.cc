@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "connection.h"
+#include "bootstrap/connection.h"
 
 #include <poll.h>
 #include <sys/socket.h>

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "descriptor.h"
-#include "wire.h"
+#include "net/frames.h"
 
 namespace hep {
 

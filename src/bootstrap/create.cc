@@ -4,13 +4,13 @@
 #include <thread>
 
 #include "blocked_signals.h"
-#include "bootstrap.h"
+#include "bootstrap/bootstrap.h"
+#include "bootstrap/rendezvous.h"
+#include "bootstrap/unique_id.h"
 #include "identity.h"
-#include "listen.h"
 #include "log.h"
+#include "net/listener.h"
 #include "params.h"
-#include "rendezvous.h"
-#include "unique_id.h"
 
 namespace hep {
 namespace {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The unique id by way of an NCCL communicator. NCCL is opened at run time and never linked; the few
 // of its functions that are needed are declared here, as its 2.x releases have them.
-#include "bootstrap.h"
+#include "bootstrap/bootstrap.h"
 
 #ifdef HEP_HAVE_CUDA
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "rendezvous.h"
+#include "bootstrap/rendezvous.h"
 
 #include <poll.h>
 #include <sys/socket.h>
@@ -10,13 +10,13 @@
 #include <string>
 #include <vector>
 
-#include "bootstrap.h"
-#include "connection.h"
+#include "bootstrap/bootstrap.h"
+#include "bootstrap/connection.h"
+#include "bootstrap/unique_id.h"
 #include "identity.h"
 #include "layout.h"
+#include "net/frames.h"
 #include "ranks.h"
-#include "unique_id.h"
-#include "wire.h"
 
 namespace hep {
 namespace {

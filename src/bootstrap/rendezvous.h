@@ -3,7 +3,7 @@
 #pragma once
 
 #include "descriptor.h"
-#include "siphash.h"
+#include "net/siphash.h"
 
 namespace hep {
 

@@ -11,13 +11,13 @@
 #include <system_error>
 #include <vector>
 
-#include "bootstrap.h"
-#include "handshake.h"
+#include "bootstrap/bootstrap.h"
+#include "bootstrap/unique_id.h"
 #include "identity.h"
+#include "net/frames.h"
+#include "net/handshake.h"
+#include "net/socket.h"
 #include "ranks.h"
-#include "socket_io.h"
-#include "unique_id.h"
-#include "wire.h"
 
 namespace hep {
 namespace {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "unique_id.h"
+#include "bootstrap/unique_id.h"
 
 #include <arpa/inet.h>
 
 #include <cstring>
 
 #include "identity.h"
-#include "wire.h"
+#include "net/frames.h"
 
 namespace hep {
 namespace {

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "siphash.h"
+#include "net/siphash.h"
 #include "status.h"
 
 namespace hep {

@@ -10,12 +10,12 @@
 #include <deque>
 #include <string>
 
-#include "bootstrap/handshake.h"
-#include "bootstrap/listen.h"
-#include "bootstrap/socket_io.h"
-#include "bootstrap/wire.h"
 #include "identity.h"
 #include "layout.h"
+#include "net/frames.h"
+#include "net/handshake.h"
+#include "net/listener.h"
+#include "net/socket.h"
 
 namespace hep {
 namespace {

@@ -10,11 +10,11 @@
 #include <string>
 #include <vector>
 
-#include "bootstrap/siphash.h"
 #include "bootstrap/unique_id.h"
-#include "bootstrap/wire.h"
 #include "deadline.h"
 #include "descriptor.h"
+#include "net/frames.h"
+#include "net/siphash.h"
 #include "status.h"
 
 namespace hep {

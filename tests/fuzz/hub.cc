@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "bootstrap/bootstrap.h"
-#include "bootstrap/handshake.h"
 #include "bootstrap/rendezvous.h"
-#include "bootstrap/wire.h"
 #include "input.h"
+#include "net/frames.h"
+#include "net/handshake.h"
 
 namespace {
 

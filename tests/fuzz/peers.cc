@@ -6,8 +6,8 @@
 #include <future>
 #include <vector>
 
-#include "bootstrap/socket_io.h"
 #include "input.h"
+#include "net/socket.h"
 #include "peers/links.h"
 #include "peers/peer_group.h"
 #include "peers/peer_message.h"

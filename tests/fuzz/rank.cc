@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "bootstrap/bootstrap.h"
-#include "bootstrap/handshake.h"
 #include "input.h"
+#include "net/handshake.h"
 
 namespace {
 

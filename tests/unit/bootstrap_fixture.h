@@ -20,9 +20,9 @@
 #include <vector>
 
 #include "bootstrap/bootstrap.h"
-#include "bootstrap/siphash.h"
 #include "bootstrap/unique_id.h"
-#include "bootstrap/wire.h"
+#include "net/frames.h"
+#include "net/siphash.h"
 
 namespace hep {
 

@@ -13,10 +13,10 @@
 #include <thread>
 #include <vector>
 
-#include "bootstrap/handshake.h"
-#include "bootstrap/socket_io.h"
 #include "bootstrap_fixture.h"
 #include "layout.h"
+#include "net/handshake.h"
+#include "net/socket.h"
 
 namespace hep {
 namespace {

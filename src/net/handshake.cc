@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "handshake.h"
+#include "net/handshake.h"
 
 #include <poll.h>
 #include <sys/socket.h>
@@ -7,7 +7,7 @@
 #include <cerrno>
 
 #include "identity.h"
-#include "wire.h"
+#include "net/frames.h"
 
 namespace hep {
 namespace {

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "deadline.h"
-#include "siphash.h"
+#include "net/siphash.h"
 #include "status.h"
 
 namespace hep {

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "bootstrap.h"
+#include "bootstrap/bootstrap.h"
 #include "descriptor.h"
 #include "status.h"
 

@@ -15,7 +15,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "siphash.h"
+#include "net/siphash.h"
 
 namespace hep::wire {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "listen.h"
+#include "net/listener.h"
 
 #include <arpa/inet.h>
 #include <ifaddrs.h>
@@ -10,9 +10,9 @@
 #include <cstring>
 #include <memory>
 
+#include "bootstrap/unique_id.h"
 #include "log.h"
 #include "params.h"
-#include "unique_id.h"
 
 namespace hep {
 namespace {

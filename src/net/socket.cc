@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "socket_io.h"
+#include "net/socket.h"
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -9,8 +9,8 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "handshake.h"
-#include "wire.h"
+#include "net/frames.h"
+#include "net/handshake.h"
 
 namespace hep {
 

@@ -2,10 +2,10 @@
 // TCP connections that do not block, and how they are made.
 #pragma once
 
+#include "bootstrap/unique_id.h"
 #include "deadline.h"
 #include "descriptor.h"
 #include "status.h"
-#include "unique_id.h"
 
 namespace hep {
 
