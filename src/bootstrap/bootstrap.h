@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // How the ranks of a future communicator find each other and exchange small messages: all-gather,
-// which is a barrier too, and nothing more. One rank's process holds a hub (rendezvous.h) that all
+// which is a barrier too, and nothing more. One rank's process holds a hub (hub.h) that all
 // ranks connect to over TCP; the other two ways to start only carry the hub's unique id.
 #pragma once
 

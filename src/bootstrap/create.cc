@@ -5,7 +5,7 @@
 
 #include "blocked_signals.h"
 #include "bootstrap/bootstrap.h"
-#include "bootstrap/rendezvous.h"
+#include "bootstrap/hub.h"
 #include "bootstrap/unique_id.h"
 #include "identity.h"
 #include "log.h"

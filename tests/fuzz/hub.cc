@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "bootstrap/bootstrap.h"
-#include "bootstrap/rendezvous.h"
+#include "bootstrap/hub.h"
 #include "input.h"
 #include "net/frames.h"
 #include "net/handshake.h"

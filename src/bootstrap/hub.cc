@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "bootstrap/rendezvous.h"
+#include "bootstrap/hub.h"
 
 #include <poll.h>
 #include <sys/socket.h>
