@@ -16,7 +16,7 @@
 #include "memory/heap.h"
 #include "memory/window.h"
 #include "peers/health.h"
-#include "peers/peer_member.h"
+#include "peers/member.h"
 #include "status.h"
 
 namespace hep {

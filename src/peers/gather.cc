@@ -4,8 +4,8 @@
 #include <chrono>
 #include <cstring>
 
-#include "peers/peer_group.h"
-#include "peers/peer_message.h"
+#include "peers/group.h"
+#include "peers/message.h"
 
 namespace hep {
 

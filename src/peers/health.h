@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "backend.h"
-#include "peers/peer_member.h"
+#include "peers/member.h"
 #include "status.h"
 
 namespace hep {

@@ -8,9 +8,9 @@
 
 #include "input.h"
 #include "net/socket.h"
+#include "peers/group.h"
 #include "peers/links.h"
-#include "peers/peer_group.h"
-#include "peers/peer_message.h"
+#include "peers/message.h"
 
 namespace {
 

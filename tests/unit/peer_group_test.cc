@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the ranks of one process hear of each other.
-#include "peers/peer_group.h"
+#include "peers/group.h"
 
 #include <gtest/gtest.h>
 #include <poll.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "peers/peer_group.h"
+#include "peers/group.h"
 
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -15,7 +15,7 @@
 #include <thread>
 
 #include "blocked_signals.h"
-#include "peers/peer_message.h"
+#include "peers/message.h"
 
 namespace hep {
 namespace {

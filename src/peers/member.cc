@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "peers/peer_member.h"
+#include "peers/member.h"
 
 #include <pthread.h>
 #include <unistd.h>

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "deadline.h"
-#include "peers/peer_group.h"
+#include "peers/group.h"
 #include "status.h"
 
 namespace hep {

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "peers/peer_group.h"
+#include "peers/group.h"
 
 namespace hep {
 
