@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "result.h"
 #include "status.h"
 
 namespace hep {
@@ -50,7 +51,8 @@ Status agree_over(Exchange exchange, int num_ranks, const Status& own, const Pay
   std::string sentences;
   for (int r = 0; r < num_ranks; ++r) {
     if (all[r].result == hepSuccess) continue;
-    if (result == hepSuccess) result = static_cast<hepResult_t>(all[r].result);
+    all[r].text[sizeof all[r].text - 1] = '\0';  // which a peer cannot be trusted to have done
+    if (result == hepSuccess) result = failure_of(all[r].result);
     sentences += (sentences.empty() ? "" : "; ") + attribute(r, all[r].text);
   }
   if (result != hepSuccess) return Status(result, sentences);

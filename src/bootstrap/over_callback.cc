@@ -6,6 +6,7 @@
 #include "bootstrap/bootstrap.h"
 #include "layout.h"
 #include "ranks.h"
+#include "result.h"
 
 namespace hep {
 namespace {
@@ -51,9 +52,9 @@ class OpenHub {
 // `place` is where the offer lies among all.
 Status check_offer(Offer& offer, int place, int rank, int num_ranks) {
   offer.error[sizeof offer.error - 1] = '\0';
-  if (offer.result > hepSuccess && offer.result <= hepErrorInternal)
-    return error(static_cast<hepResult_t>(offer.result), "rank %d: rank %d could not take part: %s",
-                 rank, place, offer.error);
+  if (offer.result != hepSuccess)
+    return error(failure_of(offer.result), "rank %d: rank %d could not take part: %s", rank, place,
+                 offer.error);
   if (offer.rank != place)
     return error(hepErrorMismatch,
                  "rank %d: the all_gather callback delivered the data of rank %d in place %d", rank,

@@ -16,6 +16,7 @@
 
 #include "blocked_signals.h"
 #include "peers/message.h"
+#include "result.h"
 
 namespace hep {
 namespace {
@@ -163,9 +164,8 @@ void PeerGroup::take(int process, const PeerMessage& message) {
   const bool sound = message.magic == kMessageMagic && message.rank >= 0 &&
                      message.rank < num_ranks && process_of_[message.rank] == process &&
                      message.event >= PeerEvent::kLeft &&
-                     message.event <= PeerEvent::kContributed && message.result >= hepSuccess &&
-                     message.result <= hepErrorOverflow &&
-                     (message.result > hepSuccess || message.event != PeerEvent::kFailed) &&
+                     message.event <= PeerEvent::kContributed && is_result(message.result) &&
+                     (message.result != hepSuccess || message.event != PeerEvent::kFailed) &&
                      message.missing_rank >= -1 && message.missing_rank < num_ranks &&
                      message.length <= sizeof message.content;
   if (!sound) return lose(process);

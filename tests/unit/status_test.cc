@@ -6,8 +6,11 @@
 #include <sys/resource.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <string>
 #include <thread>
+
+#include "result.h"
 
 namespace hep {
 namespace {
@@ -53,6 +56,22 @@ TEST(Status, TryReturnsTheFirstErrorAndGoesOnOtherwise) {
   EXPECT_FALSE(reached_end);
   EXPECT_TRUE(try_both(false, false, &reached_end).ok());
   EXPECT_TRUE(reached_end);
+}
+
+TEST(Result, IsEveryCodeThatHasANameAndNoOtherNumber) {
+  for (int code = 0; code < 16; ++code) {
+    const std::string name = hepGetErrorString(static_cast<hepResult_t>(code));
+    EXPECT_EQ(is_result(code), name != "unknown result") << code;
+  }
+  for (const int64_t code : {int64_t{-1}, int64_t{16}, int64_t{1} << 32, INT64_MIN, INT64_MAX})
+    EXPECT_FALSE(is_result(code)) << code;
+}
+
+TEST(Result, OfAFailureIsNeverSuccess) {
+  EXPECT_EQ(failure_of(hepErrorTimeout), hepErrorTimeout);
+  EXPECT_EQ(failure_of(hepErrorOverflow), hepErrorOverflow);
+  for (const int64_t code : {int64_t{hepSuccess}, int64_t{-1}, int64_t{1000}, int64_t{1} << 32})
+    EXPECT_EQ(failure_of(code), hepErrorInternal) << code;
 }
 
 TEST(SystemText, NamesTheLimitThatWasReached) {

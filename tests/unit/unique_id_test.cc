@@ -114,6 +114,23 @@ TEST_F(BootstrapTest, ACallbackThatMixesUpRanksIsFoundOut) {
   });
 }
 
+// The newest code of the library, and one that only a later version has.
+TEST_F(BootstrapTest, AFailureWithAnyCodeIsAFailureOfAllRanks) {
+  for (const int code : {int{hepErrorOverflow}, 14}) {
+    ThreadGather group(2);
+    on_threads(2, [&](int rank) {
+      ThreadGather::Member member{&group, rank};
+      const Status own(static_cast<hepResult_t>(rank == 0 ? code : 0), "something new");
+      hepUniqueId_t id{};
+      const Status status =
+          unique_id_over_callback(ThreadGather::gather, &member, rank, 2, own, &id);
+      if (rank == 1)
+        expect_error(status, code == hepErrorOverflow ? hepErrorOverflow : hepErrorInternal,
+                     {"rank 1: rank 0 could not", "something new"});
+    });
+  }
+}
+
 TEST_F(BootstrapTest, ACallbackIsNeeded) {
   hepUniqueId_t id;
   expect_error(unique_id_over_callback(nullptr, nullptr, 0, 1, Status(), &id),

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// A step that all ranks take or none: what comes of it for a rank whose peers say all kinds of things.
+#include "agreement.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+namespace hep {
+namespace {
+
+using Message = AgreementMessage<int>;
+
+// Rank 0 agrees with a peer that says `theirs`.
+Status agree_with(const Message& theirs, const Status& own, std::vector<int>* payloads) {
+  const auto exchange = [&theirs](const void* send, void* receive, size_t bytes) {
+    std::memcpy(receive, send, bytes);
+    std::memcpy(static_cast<char*>(receive) + bytes, &theirs, bytes);
+    return Status();
+  };
+  return agree_over(exchange, 2, own, 5, payloads);
+}
+
+Message failed(int result, const std::string& text) {
+  Message message{};
+  message.result = result;
+  text.copy(message.text, sizeof message.text);
+  return message;
+}
+
+TEST(Agreement, GivesThePayloadsOfAllRanks) {
+  Message theirs{};
+  theirs.payload = 7;
+  std::vector<int> payloads;
+  EXPECT_TRUE(agree_with(theirs, Status(), &payloads).ok());
+  EXPECT_EQ(payloads, (std::vector<int>{5, 7}));
+}
+
+TEST(Agreement, FailsWithTheResultOfThisRankAndTheSentencesOfAll) {
+  std::vector<int> payloads;
+  const Status status = agree_with(failed(hepErrorSystem, "no window"),
+                                   error(hepErrorCuda, "rank 0: no device"), &payloads);
+  EXPECT_EQ(status.result(), hepErrorCuda);
+  EXPECT_EQ(status.message(), "rank 0: no device; rank 1: no window");
+  EXPECT_TRUE(payloads.empty());
+}
+
+TEST(Agreement, TakesANumberThatIsNoResultForAnInternalError) {
+  for (const int result : {-1, 14, 1000}) {
+    std::vector<int> payloads;
+    const Status status = agree_with(failed(result, "something new"), Status(), &payloads);
+    EXPECT_EQ(status.result(), hepErrorInternal);
+    EXPECT_EQ(status.message(), "rank 1: something new");
+  }
+}
+
+TEST(Agreement, ReadsNoTextPastItsEnd) {
+  Message theirs = failed(hepErrorSystem, std::string(sizeof theirs.text, 'x'));
+  theirs.payload = 0x79797979;  // follows the text
+  std::vector<int> payloads;
+  const Status status = agree_with(theirs, Status(), &payloads);
+  EXPECT_EQ(status.message(), "rank 1: " + std::string(sizeof theirs.text - 1, 'x'));
+}
+
+}  // namespace
+}  // namespace hep
