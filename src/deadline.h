@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 
 namespace hep {
 
@@ -26,5 +27,10 @@ class Deadline {
   explicit Deadline(Clock::time_point time) : time_(time) {}
   Clock::time_point time_;
 };
+
+// The deadline, or `milliseconds` from now if that is earlier.
+inline Deadline earlier(Deadline deadline, int milliseconds) {
+  return Deadline::after_ms(std::min(deadline.remaining_ms(), milliseconds));
+}
 
 }  // namespace hep

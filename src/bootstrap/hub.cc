@@ -2,34 +2,35 @@
 #include "bootstrap/hub.h"
 
 #include <poll.h>
-#include <sys/socket.h>
 
 #include <algorithm>
-#include <cerrno>
+#include <exception>
+#include <memory>
 #include <optional>
 #include <string>
+#include <system_error>
+#include <thread>
 #include <vector>
 
+#include "blocked_signals.h"
 #include "bootstrap/bootstrap.h"
 #include "bootstrap/connection.h"
 #include "bootstrap/unique_id.h"
 #include "identity.h"
 #include "layout.h"
+#include "log.h"
+#include "net/doorway.h"
 #include "net/frames.h"
+#include "net/handshake.h"
+#include "net/listener.h"
+#include "params.h"
 #include "ranks.h"
 
 namespace hep {
 namespace {
 
-// Connections that have not proved themselves; past it, the oldest makes room for the newest.
-constexpr int kMaxStrangers = 2 * kMaxRanks;
-
-// Accepted in one turn. Small against kMaxStrangers, so that a rank amid a flood of strangers has
-// several turns to prove itself in before it is the oldest.
-constexpr int kAcceptBatch = 16;
-
-// After an accept that failed, for want of descriptors for example, and nobody could make room.
-constexpr int kAcceptPauseMs = 50;
+// More than ranks that can come at once.
+constexpr size_t kMaxStrangers = 2 * kMaxRanks;
 
 Frame make_failure_frame(const Status& failure) {
   const wire::Failure head{static_cast<uint32_t>(failure.result())};
@@ -40,17 +41,6 @@ Frame make_failure_frame(const Status& failure) {
   return make_frame(wire::FrameType::kFailure, payload.data(), payload.size());
 }
 
-std::string peer_name(const sockaddr_storage& storage) {
-  if (storage.ss_family == AF_INET) {
-    sockaddr_in v4;
-    std::memcpy(&v4, &storage, sizeof v4);
-    return address_text(v4_mapped(v4.sin_addr), ntohs(v4.sin_port));
-  }
-  sockaddr_in6 v6;
-  std::memcpy(&v6, &storage, sizeof v6);
-  return address_text(v6.sin6_addr, ntohs(v6.sin6_port));
-}
-
 // What a rank has brought to the all-gather that is under way.
 struct Contribution {
   wire::Gather gather;
@@ -58,42 +48,34 @@ struct Contribution {
   std::vector<char> data;
 };
 
+// A connection that has proved the secret.
 struct Peer {
-  enum class State {
-    kStranger,  // has proved nothing yet; until `deadline`
-    kMember,    // holds a seat
-    kRefused    // proved the secret but cannot have a seat; has been told why; until `deadline`
-  };
-
   Connection connection;
-  Deadline deadline;
-  wire::Nonce nonce{};
-  State state = State::kStranger;
-  int rank = -1;
+  Deadline deadline;  // of one that got no seat, and was told why: when it is closed
+  int rank = -1;      // whose seat it has; -1: nobody's
   std::optional<Contribution> contribution;
 
   Peer(Descriptor socket, std::string name)
-      : connection(std::move(socket), std::move(name)),
-        deadline(Deadline::after_ms(wire::kProofMs)) {}
+      : connection(std::move(socket), std::move(name)), deadline(Deadline::after_ms(kProofMs)) {}
+  bool has_seat() const { return rank >= 0; }
 };
 
-// A rank's place. It is given away once.
+// A rank's seat is given away once.
 struct Seat {
   Peer* member = nullptr;
-  std::string name;  // the address that took the seat; empty: nobody did yet
+  std::string name;  // the address of who took the seat; empty: nobody did yet
   bool taken() const { return !name.empty(); }
 };
 
-class Hub {
+class Hub final : private Doorway::Keeper {
  public:
-  Hub(Descriptor listener, const SipKey& secret, int timeout_ms)
+  Hub(Listener listener, const SipKey& secret, int timeout_ms)
       : listener_(std::move(listener)),
         secret_(secret),
         first_arrival_(Deadline::after_ms(timeout_ms)),
-        linger_(Deadline::after_ms(0)),
-        accept_again_(Deadline::after_ms(0)) {}
+        linger_(Deadline::after_ms(0)) {}
 
-  ~Hub() { close_listener(); }
+  ~Hub() override { listener_.close(); }
 
   void run() {
     while (!finished()) {
@@ -107,10 +89,10 @@ class Hub {
   bool finished() const;
   int milliseconds_to_wait() const;
   void wait_and_serve();
-  void accept_strangers();
-  bool evict_oldest_stranger();
+  bool greet(Doorway::Stranger& stranger) override;
+  bool hear(Doorway::Stranger& stranger) override;
+  void admit(Doorway::Stranger stranger);
   void serve(Peer& peer);
-  void admit(Peer& peer, const wire::Join& join);
   Status take_seat(Peer& peer, const wire::Join& join);
   void contribute(Peer& peer, const std::vector<char>& payload);
   Status check_contribution(const Peer& peer, const wire::Gather& gather, size_t bytes) const;
@@ -118,17 +100,16 @@ class Hub {
   void expire();
   bool remove_one_closed();
   void fail(Status failure);
-  void close_listener();
 
   bool all_seats_taken() const;
   const Peer* first_waiting() const;
   std::string missing_ranks() const;
 
-  Descriptor listener_;
+  Listener listener_;
+  Doorway doorway_{listener_.socket, *this, kMaxStrangers};
   const SipKey secret_;
-  const Deadline first_arrival_;  // by when somebody must have joined
-  Deadline linger_;               // the latest by which a rank wants to have joined
-  Deadline accept_again_;
+  const Deadline first_arrival_;              // by when somebody must have joined
+  Deadline linger_;                           // the latest by which a rank wants to have joined
   std::vector<std::unique_ptr<Peer>> peers_;  // oldest first
   std::vector<Seat> seats_;                   // [num_ranks]; empty until the first rank joins
   int first_rank_ = -1;                       // which rank that was
@@ -141,8 +122,7 @@ bool Hub::all_seats_taken() const {
 }
 
 bool Hub::finished() const {
-  for (const auto& peer : peers_)
-    if (peer->state != Peer::State::kStranger) return false;
+  if (!peers_.empty()) return false;
   if (seats_.empty()) return first_arrival_.expired();
   // After a failure, ranks that come late learn what it was, for as long as the others would have
   // waited for them.
@@ -150,18 +130,16 @@ bool Hub::finished() const {
 }
 
 int Hub::milliseconds_to_wait() const {
-  int least = seats_.empty() ? first_arrival_.remaining_ms() : INT32_MAX;
+  int least = doorway_.remaining_ms();
   const auto consider = [&least](const Deadline& deadline) {
     least = std::min(least, deadline.remaining_ms());
   };
-  bool anybody = false;
+  if (seats_.empty()) consider(first_arrival_);
   for (const auto& peer : peers_) {
-    if (peer->state != Peer::State::kMember) consider(peer->deadline);
+    if (!peer->has_seat()) consider(peer->deadline);
     if (peer->contribution) consider(peer->contribution->deadline);
-    anybody |= peer->state != Peer::State::kStranger;
   }
-  if (!seats_.empty() && (listener_.valid() || !anybody)) consider(linger_);
-  if (!accept_again_.expired()) consider(accept_again_);
+  if (!seats_.empty() && (listener_.socket.valid() || peers_.empty())) consider(linger_);
   return least;
 }
 
@@ -169,88 +147,55 @@ void Hub::wait_and_serve() {
   std::vector<pollfd> entries;
   for (const auto& peer : peers_)
     entries.push_back({peer->connection.socket(), peer->connection.events(), 0});
-  // poll passes over negative descriptors.
-  entries.push_back({accept_again_.expired() ? listener_.get() : -1, POLLIN, 0});
-  if (::poll(entries.data(), entries.size(), milliseconds_to_wait()) <= 0) return;
+  doorway_.watch(&entries);
+  ::poll(entries.data(), entries.size(), milliseconds_to_wait());
 
   const size_t polled = peers_.size();
   for (size_t i = 0; i < polled; ++i) {
     if (entries[i].revents & POLLOUT) peers_[i]->connection.flush();
     if (entries[i].revents & ~POLLOUT) serve(*peers_[i]);
   }
-  if (entries[polled].revents && listener_.valid()) accept_strangers();
+  // Strangers never end the hub: the doorway tries again to accept what it could not.
+  (void)doorway_.serve(&entries[polled]);
+  if (!all_seats_taken()) return;
+  listener_.close();
+  doorway_.clear();
 }
 
-void Hub::accept_strangers() {
-  for (int i = 0; i < kAcceptBatch; ++i) {
-    sockaddr_storage storage{};
-    socklen_t length = sizeof storage;
-    Descriptor socket(::accept4(listener_.get(), reinterpret_cast<sockaddr*>(&storage), &length,
-                                SOCK_NONBLOCK | SOCK_CLOEXEC));
-    if (!socket.valid()) {
-      if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED) return;
-      if (!evict_oldest_stranger()) accept_again_ = Deadline::after_ms(kAcceptPauseMs);
-      return;
-    }
-    wire::set_socket_options(socket.get());
-    auto peer = std::make_unique<Peer>(std::move(socket), peer_name(storage));
-    if (!random_bytes(peer->nonce.data(), peer->nonce.size()).ok()) continue;
-    const wire::Challenge challenge{peer->nonce};
-    peer->connection.send(make_frame(wire::FrameType::kChallenge, &challenge, sizeof challenge));
-    peers_.push_back(std::move(peer));
-    const auto strangers = std::count_if(peers_.begin(), peers_.end(), [](const auto& other) {
-      return other->state == Peer::State::kStranger && !other->connection.closed();
-    });
-    if (strangers > kMaxStrangers) evict_oldest_stranger();
-  }
+bool Hub::greet(Doorway::Stranger& stranger) {
+  return stranger.verifier.challenge(stranger.socket.get());
 }
 
-// False if there is none.
-bool Hub::evict_oldest_stranger() {
-  for (const auto& peer : peers_) {
-    if (peer->state != Peer::State::kStranger || peer->connection.closed()) continue;
-    peer->connection.close();
-    return true;
+bool Hub::hear(Doorway::Stranger& stranger) {
+  const Verifier::Verdict verdict = stranger.verifier.read(stranger.socket.get(), secret_);
+  if (verdict == Verifier::Verdict::kProved) admit(std::move(stranger));
+  return verdict != Verifier::Verdict::kPending;
+}
+
+void Hub::admit(Doorway::Stranger stranger) {
+  const wire::Join& join = stranger.verifier.join();
+  if (all_seats_taken() || !check_rank(join.rank, join.num_ranks).ok()) return;
+  // A rank that is gone already has its seat all the same, so that the others learn of its end.
+  (void)stranger.verifier.welcome(stranger.socket.get(), secret_);
+  peers_.push_back(std::make_unique<Peer>(std::move(stranger.socket), stranger.address.text()));
+  Peer& peer = *peers_.back();
+  if (const Status seated = take_seat(peer, join); !seated.ok()) {
+    fail(seated);
+    peer.connection.send(make_failure_frame(seated));
+  } else if (!failure_.ok()) {
+    peer.connection.send(make_failure_frame(failure_));
   }
-  return false;
 }
 
 void Hub::serve(Peer& peer) {
   Connection& connection = peer.connection;
   connection.receive();
-  std::vector<char> payload;
-  if (peer.state == Peer::State::kStranger) {
-    wire::Join join;
-    if (!connection.next_frame(wire::FrameType::kJoin, sizeof join, sizeof join, &payload)) return;
-    std::memcpy(&join, payload.data(), sizeof join);
-    admit(peer, join);
-  }
-  if (peer.state == Peer::State::kRefused) connection.discard_input();
+  if (!peer.has_seat()) return connection.discard_input();
   constexpr size_t kHead = sizeof(wire::Gather);
-  while (peer.state == Peer::State::kMember &&
-         connection.next_frame(wire::FrameType::kGather, kHead, kHead + Bootstrap::kMaxBytes,
+  std::vector<char> payload;
+  while (connection.next_frame(wire::FrameType::kGather, kHead, kHead + Bootstrap::kMaxBytes,
                                &payload))
     contribute(peer, payload);
-}
-
-void Hub::admit(Peer& peer, const wire::Join& join) {
-  const uint64_t expected = wire::make_proof(secret_, wire::Side::kRank, peer.nonce, join);
-  const bool possible = check_rank(join.rank, join.num_ranks).ok();
-  if (!wire::equal_proofs(join.proof, expected) || !possible) return peer.connection.close();
-
-  const wire::Welcome welcome{wire::make_proof(secret_, wire::Side::kHub, peer.nonce, join)};
-  peer.connection.send(make_frame(wire::FrameType::kWelcome, &welcome, sizeof welcome));
-  if (const Status seated = take_seat(peer, join); !seated.ok()) {
-    fail(seated);
-    peer.state = Peer::State::kRefused;
-    peer.deadline = Deadline::after_ms(wire::kProofMs);
-    return peer.connection.send(make_failure_frame(seated));
-  }
-  if (!failure_.ok()) peer.connection.send(make_failure_frame(failure_));
-  if (!all_seats_taken()) return;
-  close_listener();
-  for (const auto& other : peers_)
-    if (other->state == Peer::State::kStranger) other->connection.close();
 }
 
 Status Hub::take_seat(Peer& peer, const wire::Join& join) {
@@ -271,7 +216,6 @@ Status Hub::take_seat(Peer& peer, const wire::Join& join) {
                  seat.name.c_str(), peer.connection.name().c_str());
   seat.member = &peer;
   seat.name = peer.connection.name();
-  peer.state = Peer::State::kMember;
   peer.rank = join.rank;
   return Status();
 }
@@ -326,9 +270,9 @@ void Hub::relay() {
 void Hub::expire() {
   // Whoever may still come is past every deadline that is known. A member that hangs must not keep
   // the port open.
-  if (!seats_.empty() && linger_.expired()) close_listener();
+  if (!seats_.empty() && linger_.expired()) listener_.close();
   for (const auto& peer : peers_) {
-    if (peer->state != Peer::State::kMember) {
+    if (!peer->has_seat()) {
       if (peer->deadline.expired()) peer->connection.close();
     } else if (peer->contribution && peer->contribution->deadline.expired()) {
       const wire::Gather gather = peer->contribution->gather;
@@ -346,7 +290,7 @@ bool Hub::remove_one_closed() {
   if (found == peers_.end()) return false;
   const std::unique_ptr<Peer> gone = std::move(*found);
   peers_.erase(found);
-  if (gone->state != Peer::State::kMember) return true;
+  if (!gone->has_seat()) return true;
   seats_[gone->rank].member = nullptr;
   const Peer* waiting = first_waiting();
   // Once all have joined, ranks may leave at different times, as long as nobody waits for them.
@@ -367,12 +311,6 @@ void Hub::fail(Status failure) {
   }
 }
 
-void Hub::close_listener() {
-  // A forked child may hold the socket too, and must not keep it listening.
-  if (listener_.valid()) ::shutdown(listener_.get(), SHUT_RDWR);
-  listener_.reset();
-}
-
 const Peer* Hub::first_waiting() const {
   for (const Seat& seat : seats_)
     if (seat.member && seat.member->contribution) return seat.member;
@@ -390,10 +328,60 @@ std::string Hub::missing_ranks() const {
   return (count == 1 ? "rank" : "ranks") + list;
 }
 
+// ------------------------------------------------------------------------------------ its thread
+
+Status open_listener(Reach reach, Listener* out) {
+  if (reach == Reach::kMachine) return listen_at_loopback(out);
+  const std::string text = setting_text("HEP_RENDEZVOUS_ADDRESS");
+  if (text.empty()) return listen_everywhere(out);
+  in6_addr address;
+  if (parse_address(text, &address)) return listen_at(address, out);
+  return error(hepErrorInvalidArgument,
+               "HEP_RENDEZVOUS_ADDRESS is \"%s\", but must be an IPv4 or IPv6 address of this "
+               "machine",
+               text.c_str());
+}
+
+// The thread owns all it needs, so that the process may end at any time. It takes no signals, which
+// are the application's.
+Status start_hub(Listener listener, const SipKey& secret, int timeout_ms) {
+  const BlockedSignals blocked;
+  try {
+    std::thread([listener = std::move(listener), secret, timeout_ms]() mutable {
+      try {
+        run_hub(std::move(listener), secret, timeout_ms);
+      } catch (const std::exception& failure) {
+        // Out of memory. The connections are closed by now, which tells the ranks.
+        log_message(hepLogError, "the rendezvous ended early: %s", failure.what());
+      }
+    }).detach();
+  } catch (const std::system_error& failure) {
+    return error(hepErrorSystem, "no thread could be started for the rendezvous: %s",
+                 failure.what());
+  }
+  return Status();
+}
+
 }  // namespace
 
-void run_hub(Descriptor listener, const SipKey& secret, int timeout_ms) {
+void run_hub(Listener listener, const SipKey& secret, int timeout_ms) {
   Hub(std::move(listener), secret, timeout_ms).run();
+}
+
+Status create_unique_id(hepUniqueId_t* id, Reach reach) {
+  int64_t timeout_ms = 0;
+  HEP_TRY(setting_number("HEP_RENDEZVOUS_TIMEOUT_MS", &timeout_ms));
+  Rendezvous rendezvous;
+  HEP_TRY(random_bytes(rendezvous.secret.data(), rendezvous.secret.size()));
+  Listener listener;
+  HEP_TRY(open_listener(reach, &listener));
+  rendezvous.port = listener.port;
+  rendezvous.addresses = listener.addresses;
+  rendezvous.host = host_fingerprint(rendezvous.secret);
+  const hepUniqueId_t written = write_unique_id(rendezvous);
+  HEP_TRY(start_hub(std::move(listener), rendezvous.secret, static_cast<int>(timeout_ms)));
+  *id = written;
+  return Status();
 }
 
 }  // namespace hep

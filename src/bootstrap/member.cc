@@ -1,73 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0
 // The rank's side of the rendezvous.
-#include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "bootstrap/bootstrap.h"
 #include "bootstrap/unique_id.h"
-#include "identity.h"
+#include "net/address.h"
 #include "net/frames.h"
-#include "net/handshake.h"
+#include "net/reach.h"
 #include "net/socket.h"
 #include "ranks.h"
+#include "result.h"
 
 namespace hep {
 namespace {
 
-// Addresses that do not answer must not use up the time for those that do.
-constexpr int kConnectMs = 2000;
-
-// Between two rounds over the addresses.
-constexpr int kRetryMs = 50;
-
-// For finding a hub in order to decline.
+// Time to find a hub in order to decline.
 constexpr int kDeclineMs = 5000;
 
 // How long ranks that come later are told that this one has declined.
 constexpr int kDeclinedMs = 1000;
 
-// Tries the addresses in turn, again and again, until one leads to the hub. That learns by when the
-// rank wants to have joined: by the deadline, or so many milliseconds from now.
 Status reach_hub(const Rendezvous& rendezvous, int rank, int num_ranks, Deadline deadline,
                  Descriptor* out, int join_ms = INT32_MAX) {
   const bool same_host = rendezvous.host == host_fingerprint(rendezvous.secret);
-  std::string reasons;  // of the latest round that the deadline did not cut short
-  do {
-    std::string round;
-    for (const in6_addr& address : rendezvous.addresses) {
-      if (is_loopback(address) && !same_host) continue;
-      Descriptor socket;
-      Status attempt = connect_to(socket_address(address, rendezvous.port),
-                                  earlier(deadline, kConnectMs), &socket);
-      if (attempt.ok())
-        attempt =
-            prove(socket.get(), rendezvous.secret, rank, num_ranks,
-                  std::min(deadline.remaining_ms(), join_ms), earlier(deadline, wire::kProofMs));
-      if (attempt.ok()) {
-        *out = std::move(socket);
-        return Status();
-      }
-      round += (round.empty() ? "" : "; ") + address_text(address, rendezvous.port) + ": " +
-               attempt.message();
-    }
-    if (reasons.empty() || !deadline.expired()) reasons = std::move(round);
-    if (reasons.empty())
-      return error(hepErrorSystem,
-                   "rank %d: the unique id was made on another machine and offers only loopback "
-                   "addresses; HEP_RENDEZVOUS_ADDRESS there can name another",
-                   rank);
-    ::poll(nullptr, 0, std::min(kRetryMs, deadline.remaining_ms()));
-  } while (!deadline.expired());
-  return error(hepErrorTimeout, "rank %d: the rendezvous was not reached in time (%s)", rank,
-               reasons.c_str());
+  const Destination hub{reachable(rendezvous.addresses, same_host), rendezvous.port,
+                        rendezvous.secret};
+  if (hub.addresses.empty())
+    return error(hepErrorSystem,
+                 "rank %d: the unique id was made on another machine and offers only loopback "
+                 "addresses; HEP_RENDEZVOUS_ADDRESS there can name another",
+                 rank);
+  const Status reached = reach(hub, rank, num_ranks, deadline, out, join_ms);
+  if (reached.ok()) return Status();
+  return error(reached.result(), "rank %d: the rendezvous was not reached in time (%s)", rank,
+               reached.message().c_str());
 }
 
 Status lost(int rank, const char* phase) {
@@ -169,9 +142,7 @@ Status Bootstrap::read_error(size_t length, const char* phase, Deadline deadline
   if (io == Io::kDone) io = receive_all(socket_.get(), text.data(), text.size(), deadline);
   if (io == Io::kClosed) return lost(rank_, phase);
   if (io == Io::kExpired) return no_answer(rank_, phase);
-  const bool known = failure.result > hepSuccess && failure.result <= hepErrorInternal;
-  return error(known ? static_cast<hepResult_t>(failure.result) : hepErrorInternal, "rank %d: %s",
-               rank_, text.c_str());
+  return error(failure_of(failure.result), "rank %d: %s", rank_, text.c_str());
 }
 
 }  // namespace hep

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bootstrap/unique_id.h"
 
-#include <arpa/inet.h>
-
+#include <cstddef>
 #include <cstring>
 
 #include "identity.h"
+#include "net/address.h"
 #include "net/frames.h"
 
 namespace hep {
@@ -23,7 +23,7 @@ struct Contents {
   SipKey secret;
   uint64_t host;
   uint32_t num_addresses;
-  in6_addr addresses[Rendezvous::kMaxAddresses];
+  in6_addr addresses[kMaxAddresses];
   uint32_t reserved;
   uint64_t checksum;
 };
@@ -43,7 +43,7 @@ hepUniqueId_t write_unique_id(const Rendezvous& rendezvous) {
   contents.secret = rendezvous.secret;
   contents.host = rendezvous.host;
   for (const in6_addr& address : rendezvous.addresses) {
-    if (contents.num_addresses == Rendezvous::kMaxAddresses) break;
+    if (contents.num_addresses == kMaxAddresses) break;
     contents.addresses[contents.num_addresses++] = address;
   }
   contents.checksum = checksum(contents);
@@ -62,9 +62,9 @@ Status read_unique_id(const hepUniqueId_t& id, Rendezvous* rendezvous) {
   if (contents.version != wire::kVersion)
     return error(hepErrorMismatch, "the unique id has version %d, this library reads version %d",
                  contents.version, wire::kVersion);
-  if (contents.num_addresses < 1 || contents.num_addresses > Rendezvous::kMaxAddresses)
+  if (contents.num_addresses < 1 || contents.num_addresses > kMaxAddresses)
     return error(hepErrorInvalidArgument, "the unique id has %u addresses, not 1 to %zu",
-                 contents.num_addresses, Rendezvous::kMaxAddresses);
+                 contents.num_addresses, kMaxAddresses);
   rendezvous->addresses.assign(contents.addresses, contents.addresses + contents.num_addresses);
   rendezvous->port = contents.port;
   rendezvous->host = contents.host;
@@ -75,48 +75,6 @@ Status read_unique_id(const hepUniqueId_t& id, Rendezvous* rendezvous) {
 uint64_t host_fingerprint(const SipKey& secret) {
   const uint64_t host = host_identity();
   return siphash(secret, &host, sizeof host);
-}
-
-bool is_loopback(const in6_addr& address) {
-  return IN6_IS_ADDR_LOOPBACK(&address) ||
-         (IN6_IS_ADDR_V4MAPPED(&address) && address.s6_addr[12] == IN_LOOPBACKNET);
-}
-
-SocketAddress socket_address(const in6_addr& address, uint16_t port) {
-  SocketAddress result;
-  if (IN6_IS_ADDR_V4MAPPED(&address)) {
-    sockaddr_in v4{};
-    v4.sin_family = AF_INET;
-    v4.sin_port = htons(port);
-    std::memcpy(&v4.sin_addr, address.s6_addr + 12, sizeof v4.sin_addr);
-    std::memcpy(&result.storage, &v4, sizeof v4);
-    result.length = sizeof v4;
-  } else {
-    sockaddr_in6 v6{};
-    v6.sin6_family = AF_INET6;
-    v6.sin6_port = htons(port);
-    v6.sin6_addr = address;
-    std::memcpy(&result.storage, &v6, sizeof v6);
-    result.length = sizeof v6;
-  }
-  return result;
-}
-
-std::string address_text(const in6_addr& address, uint16_t port) {
-  char text[INET6_ADDRSTRLEN] = "?";
-  if (IN6_IS_ADDR_V4MAPPED(&address)) {
-    ::inet_ntop(AF_INET, address.s6_addr + 12, text, sizeof text);
-    return std::string(text) + ":" + std::to_string(port);
-  }
-  ::inet_ntop(AF_INET6, &address, text, sizeof text);
-  return "[" + std::string(text) + "]:" + std::to_string(port);
-}
-
-in6_addr v4_mapped(in_addr address) {
-  in6_addr mapped{};
-  mapped.s6_addr[10] = mapped.s6_addr[11] = 0xff;
-  std::memcpy(mapped.s6_addr + 12, &address, sizeof address);
-  return mapped;
 }
 
 }  // namespace hep

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// What travels between a rank and the hub: frames, each a header and its payload, integers in the
-// byte order of the machine, which is little-endian on all that are served.
+// The frames of a connection. A frame is a header and its payload. Integers are little-endian, which
+// is the byte order of all machines that are served.
 //
-//   hub   -> rank  challenge        as soon as the connection stands
-//   rank  -> hub   join             proves the secret
-//   hub   -> rank  welcome          proves it back
-//   rank  -> hub   gather, data     one all-gather's contribution
-//   hub   -> rank  result           data of all ranks, rank by rank
-//   hub   -> rank  failure, text    at any time after welcome, once; no result follows it
+// Every connection begins with a handshake between the end that listens and the end that connects:
+//   listens  -> connects  challenge
+//   connects -> listens   join            proves the secret
+//   listens  -> connects  welcome         proves it back
+//
+// Between a rank and the hub of the bootstrap follow:
+//   rank     -> hub       gather, data    one rank's part in an all-gather
+//   hub      -> rank      result          the data of all ranks, rank by rank
+//   hub      -> rank      failure, text   once, at any time after welcome; no result follows it
 #pragma once
 
 #include <array>
@@ -24,9 +27,6 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
 constexpr uint32_t kMagic = 0x48455042;
 constexpr uint16_t kVersion = 1;
 constexpr size_t kMaxTextBytes = 1000;
-
-// What both sides allow a connection to prove itself.
-constexpr int kProofMs = 5000;
 
 // How long a rank waits, after its deadline, for the hub to tell which ranks are missing.
 constexpr int kExplanationMs = 1000;
@@ -76,21 +76,20 @@ struct Failure {
   uint32_t result;  // hepResult_t
 };
 
-// Who proves that it has the secret. Distinct, so that neither side's proof can be sent back to it.
-enum class Side : uint32_t { kRank = 1, kHub = 2 };
+// Who proves that it knows the secret: the end that connects, or the one that listens. The two are
+// distinct, so that neither end's proof can be sent back to it.
+enum class Side : uint32_t { kConnecting = 1, kListening = 2 };
 
-// Sets what both sides want of a connection: small messages at once, and dead machines noticed.
-void set_socket_options(int socket);
-
-// The proof covers both sides' nonces, so that it is worth nothing on another connection.
-inline uint64_t make_proof(const SipKey& secret, Side side, const Nonce& hub_nonce,
+// The proof covers the challenge and the nonce of the other end, so that it is worth nothing on another
+// connection.
+inline uint64_t make_proof(const SipKey& secret, Side side, const Nonce& challenge,
                            const Join& join) {
   struct {
     Side side;
     uint32_t version;
-    Nonce hub_nonce;
+    Nonce challenge;
     Join join;
-  } message{side, kVersion, hub_nonce, join};
+  } message{side, kVersion, challenge, join};
   message.join.proof = 0;
   static_assert(sizeof message == 64);
   return siphash(secret, &message, sizeof message);

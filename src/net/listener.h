@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The hub's listening socket, and the addresses at which it can be reached.
+// A listening socket, and the addresses at which it can be reached. The system chooses the port.
 #pragma once
 
 #include <netinet/in.h>
@@ -7,19 +7,28 @@
 #include <cstdint>
 #include <vector>
 
-#include "bootstrap/bootstrap.h"
 #include "descriptor.h"
 #include "status.h"
 
 namespace hep {
 
-// Listens on a port that the system chooses: for the network on all interfaces, or on
-// HEP_RENDEZVOUS_ADDRESS alone; for this machine on loopback alone, whatever is set.
-// `addresses`: loopback first, then those of the interfaces that are up, IPv4 before IPv6.
-Status open_listener(Reach reach, Descriptor* listener, uint16_t* port,
-                     std::vector<in6_addr>* addresses);
+struct Listener {
+  Descriptor socket;
+  uint16_t port = 0;
+  std::vector<in6_addr> addresses;  // in the order in which others should try them
 
-// The same, on all interfaces whatever HEP_RENDEZVOUS_ADDRESS says.
-Status listen_everywhere(Descriptor* listener, uint16_t* port, std::vector<in6_addr>* addresses);
+  // Ends the listening also where a forked child holds the socket too.
+  void close();
+};
+
+// Listens at one address of this machine.
+Status listen_at(const in6_addr& address, Listener* out);
+
+// Listens at IPv4 loopback, which reaches this machine alone.
+Status listen_at_loopback(Listener* out);
+
+// Listens on all interfaces. The addresses are loopback first, then those of the interfaces that are
+// up, IPv4 before IPv6.
+Status listen_everywhere(Listener* out);
 
 }  // namespace hep

@@ -6,22 +6,35 @@
 #include <poll.h>
 #include <sys/socket.h>
 
-#include <algorithm>
 #include <cerrno>
 
-#include "net/frames.h"
-#include "net/handshake.h"
-
 namespace hep {
+namespace {
 
-Deadline earlier(Deadline deadline, int milliseconds) {
-  return Deadline::after_ms(std::min(deadline.remaining_ms(), milliseconds));
+// Moves `size` bytes with send or recv, whichever `transfer` is.
+template <typename Byte, typename Transfer>
+Io transfer_all(int socket, short events, Byte* data, size_t size, Deadline deadline,
+                Transfer transfer) {
+  while (size > 0) {
+    const ssize_t moved = transfer(data, size);
+    if (moved > 0) {
+      data += moved;
+      size -= moved;
+    } else if (moved == 0 || (errno != EAGAIN && errno != EINTR)) {
+      return Io::kClosed;
+    } else if (errno == EAGAIN && !wait_for_event(socket, events, deadline)) {
+      return Io::kExpired;
+    }
+  }
+  return Io::kDone;
 }
+
+}  // namespace
 
 Status connect_to(const SocketAddress& address, Deadline deadline, Descriptor* out) {
   Descriptor socket(::socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!socket.valid()) return system_error("no socket");
-  wire::set_socket_options(socket.get());
+  set_connection_options(socket.get());
   if (::connect(socket.get(), address.get(), address.length) != 0) {
     if (errno != EINPROGRESS) return system_error("no connection");
     if (!wait_for_event(socket.get(), POLLOUT, deadline)) return error(hepErrorSystem, "no answer");
@@ -35,8 +48,8 @@ Status connect_to(const SocketAddress& address, Deadline deadline, Descriptor* o
   return Status();
 }
 
-void wire::set_socket_options(int socket) {
-  // Failures are ignored: a connection works without these, only slower.
+void set_connection_options(int socket) {
+  // Failures are ignored: a connection works without these options, only slower.
   const auto set = [socket](int level, int option, int value) {
     ::setsockopt(socket, level, option, &value, sizeof value);
   };
@@ -45,6 +58,29 @@ void wire::set_socket_options(int socket) {
   set(IPPROTO_TCP, TCP_KEEPIDLE, 10);
   set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
   set(IPPROTO_TCP, TCP_KEEPCNT, 4);
+}
+
+bool wait_for_event(int socket, short events, Deadline deadline) {
+  pollfd entry{socket, events, 0};
+  for (;;) {
+    const int ready = ::poll(&entry, 1, deadline.remaining_ms());
+    if (ready > 0) return true;
+    if (deadline.expired() || (ready < 0 && errno != EINTR)) return false;
+  }
+}
+
+const char* io_text(Io io) { return io == Io::kClosed ? "connection closed" : "no answer"; }
+
+Io send_all(int socket, const void* data, size_t size, Deadline deadline) {
+  return transfer_all(socket, POLLOUT, static_cast<const char*>(data), size, deadline,
+                      [socket](const char* from, size_t bytes) {
+                        return ::send(socket, from, bytes, MSG_NOSIGNAL);
+                      });
+}
+
+Io receive_all(int socket, void* data, size_t size, Deadline deadline) {
+  return transfer_all(socket, POLLIN, static_cast<char*>(data), size, deadline,
+                      [socket](char* to, size_t bytes) { return ::recv(socket, to, bytes, 0); });
 }
 
 }  // namespace hep

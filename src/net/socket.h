@@ -1,17 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-// TCP connections that do not block, and how they are made.
+// TCP sockets that do not block: how they are made, and bytes in and out by a deadline.
 #pragma once
 
-#include "bootstrap/unique_id.h"
+#include <cstddef>
+
 #include "deadline.h"
 #include "descriptor.h"
+#include "net/address.h"
 #include "status.h"
 
 namespace hep {
 
-// The deadline, or `milliseconds` from now if that is earlier.
-Deadline earlier(Deadline deadline, int milliseconds);
-
 Status connect_to(const SocketAddress& address, Deadline deadline, Descriptor* out);
+
+// Makes a connection send small messages at once, and notice that the other machine is dead.
+void set_connection_options(int socket);
+
+// Whether an event of poll, errors included, came before the deadline.
+bool wait_for_event(int socket, short events, Deadline deadline);
+
+enum class Io { kDone, kClosed, kExpired };
+
+// Why it was not done.
+const char* io_text(Io io);
+
+// Move `size` bytes.
+Io send_all(int socket, const void* data, size_t size, Deadline deadline);
+Io receive_all(int socket, void* data, size_t size, Deadline deadline);
 
 }  // namespace hep

@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// Connections between the processes of a communicator, one for each pair. That one ends is how a
-// process learns that another is gone, whichever of them it is.
+// Connections between the processes of a communicator, one for each pair. A process learns by the end
+// of a connection that the other process is gone.
 #pragma once
 
 #include <netinet/in.h>
 
 #include <cstdint>
-#include <deque>
 #include <string>
 #include <vector>
 
-#include "bootstrap/unique_id.h"
 #include "deadline.h"
 #include "descriptor.h"
-#include "net/frames.h"
+#include "net/address.h"
+#include "net/listener.h"
 #include "net/siphash.h"
 #include "status.h"
 
@@ -21,7 +20,7 @@ namespace hep {
 
 // How the others reach a process. Plain bytes, to be all-gathered.
 struct LinkAddress {
-  in6_addr addresses[Rendezvous::kMaxAddresses];
+  in6_addr addresses[kMaxAddresses];
   uint16_t num_addresses;
   uint16_t port;
   uint32_t reserved;
@@ -46,17 +45,9 @@ class Links {
   std::vector<Descriptor>& sockets() { return sockets_; }
 
  private:
-  // A connection that has been challenged and has proved nothing yet.
-  struct Stranger {
-    Descriptor socket;
-    wire::Nonce nonce;
-  };
-
-  Status accept_stranger(std::deque<Stranger>* strangers);
-  void admit(Stranger stranger, int process, Deadline deadline);
   Status accept_others(int process, const std::vector<std::string>& names, Deadline deadline);
 
-  Descriptor listener_;
+  Listener listener_;
   LinkAddress address_{};
   std::vector<Descriptor> sockets_;
 };

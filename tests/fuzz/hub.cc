@@ -32,7 +32,7 @@ class Job {
                   "a socket listens");
     ::getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&name_), &length_);
     hub_ = std::async(std::launch::async, [listener = std::move(listener_)]() mutable {
-      run_hub(std::move(listener), kSecret, kPatienceMs);
+      run_hub({std::move(listener), 0, {}}, kSecret, kPatienceMs);
     });
   }
 
@@ -81,7 +81,7 @@ void send_join(const Descriptor& socket, fuzz::Input& input) {
   join.rank = input.byte() % (kMaxTestRanks + 1);
   join.num_ranks = input.byte() % (kMaxTestRanks + 1);
   join.remaining_ms = input.byte() % 4;
-  join.proof = wire::make_proof(kSecret, wire::Side::kRank, greeting.challenge.nonce, join);
+  join.proof = wire::make_proof(kSecret, wire::Side::kConnecting, greeting.challenge.nonce, join);
   send_frame(socket, wire::FrameType::kJoin, &join, sizeof join, "");
 }
 

@@ -3,6 +3,7 @@
 #include "bootstrap/unique_id.h"
 
 #include "input.h"
+#include "net/address.h"
 
 namespace {
 
@@ -27,7 +28,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 
   hep::Rendezvous read;
   if (!hep::read_unique_id(id, &read).ok()) return 0;
-  fuzz::require(!read.addresses.empty() && read.addresses.size() <= hep::Rendezvous::kMaxAddresses,
+  fuzz::require(!read.addresses.empty() && read.addresses.size() <= hep::kMaxAddresses,
                 "an id has 1 to 5 addresses");
   for (const in6_addr& address : read.addresses) {
     hep::is_loopback(address);

@@ -21,6 +21,7 @@
 
 #include "bootstrap/bootstrap.h"
 #include "bootstrap/unique_id.h"
+#include "net/address.h"
 #include "net/frames.h"
 #include "net/siphash.h"
 
@@ -214,7 +215,7 @@ class Stranger {
 inline wire::Join make_join(const SipKey& secret, const wire::Nonce& challenge, int rank,
                             int num_ranks, uint32_t remaining_ms = kLongMs) {
   wire::Join join{{1, 2, 3}, rank, num_ranks, remaining_ms, 0, 0};
-  join.proof = wire::make_proof(secret, wire::Side::kRank, challenge, join);
+  join.proof = wire::make_proof(secret, wire::Side::kConnecting, challenge, join);
   return join;
 }
 

@@ -3,7 +3,11 @@
 #include "peers/links.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <deque>
 #include <functional>
 #include <string>
 #include <thread>
@@ -101,6 +105,24 @@ TEST_F(LinksTest, ShutOutStrangersThatDoNotKnowTheSecret) {
     guessing.send_frame(kJoinHeader, &join, sizeof join);
     EXPECT_TRUE(guessing.is_refused());
   });
+}
+
+TEST_F(LinksTest, MakeRoomWhereStrangersTakeTheLastDescriptor) {
+  open(2);
+  std::deque<Stranger> strangers;
+  for (int i = 0; i < 100; ++i) strangers.emplace_back(door());
+  const pid_t process = ::fork();
+  if (process == 0) {
+    strangers.clear();
+    const rlimit limit{64, 64};
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+    ::_exit(connect(0, later()).ok() ? 0 : 1);
+  }
+  const Status status = connect(1, later());
+  EXPECT_TRUE(status.ok()) << status.message();
+  int code = -1;
+  EXPECT_EQ(::waitpid(process, &code, 0), process);
+  EXPECT_TRUE(WIFEXITED(code) && WEXITSTATUS(code) == 0);
 }
 
 TEST_F(LinksTest, ShutOutAReplayedProof) {

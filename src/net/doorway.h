@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// The way in at a listening socket. Everybody on the network can connect, so a connection is a
+// stranger until it has proved that it belongs here. Strangers hold up nobody: their number is
+// bounded, each has a deadline, and where there is no room for another, the oldest goes.
+#pragma once
+
+#include <poll.h>
+
+#include <cstddef>
+#include <deque>
+#include <vector>
+
+#include "deadline.h"
+#include "descriptor.h"
+#include "net/address.h"
+#include "net/handshake.h"
+#include "status.h"
+
+namespace hep {
+
+class Doorway {
+ public:
+  struct Stranger {
+    Descriptor socket;
+    SocketAddress address;
+    Deadline deadline;
+    Verifier verifier;  // for keepers that ask for a secret
+  };
+
+  // Decides about strangers. Must not call the doorway.
+  class Keeper {
+   public:
+    virtual ~Keeper() = default;
+
+    // Whether a new connection may stay.
+    virtual bool greet(Stranger& stranger) = 0;
+
+    // Reads what a stranger has sent. Returns true if it is a stranger no longer: the keeper has taken
+    // its socket, or else it is shut out.
+    virtual bool hear(Stranger& stranger) = 0;
+
+    // Called before a stranger is shut out that is late or has to make room.
+    virtual void dismiss(Stranger&) {}
+  };
+
+  // Does not own the listening socket, which may have been closed: then nobody comes any more.
+  Doorway(const Descriptor& listener, Keeper& keeper, size_t max_strangers);
+
+  // Adds to what poll() has to watch, and tells for how many milliseconds it may.
+  void watch(std::vector<pollfd>* entries) const;
+  int remaining_ms() const;
+
+  // Takes what poll() has found: `entries` are those that watch() added. hepErrorSystem if a connection
+  // cannot be accepted and no stranger is left to make room; after that it pauses for a moment.
+  Status serve(const pollfd* entries);
+
+  // Shuts all strangers out.
+  void clear() { strangers_.clear(); }
+
+ private:
+  void hear(const pollfd* entries);
+  void expire();
+  Status accept();
+  void dismiss_oldest();
+
+  const Descriptor& listener_;
+  Keeper& keeper_;
+  const size_t max_strangers_;
+  std::deque<Stranger> strangers_;  // oldest first
+  Deadline accept_again_ = Deadline::after_ms(0);
+};
+
+}  // namespace hep

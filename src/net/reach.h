@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// Connects to a process that listens at several addresses, of which not all need to lead there.
+#pragma once
+
+#include <netinet/in.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "deadline.h"
+#include "descriptor.h"
+#include "net/siphash.h"
+#include "status.h"
+
+namespace hep {
+
+struct Destination {
+  std::vector<in6_addr> addresses;  // to be tried in this order
+  uint16_t port;
+  SipKey secret;  // both ends prove that they know it
+};
+
+// Tries the addresses in turn, again and again, until one of them proves the secret. Tells it which
+// rank comes, and by when that wants to have joined: the deadline, or `join_ms` from now if that is
+// earlier. hepErrorTimeout gives the reason for each address.
+Status reach(const Destination& destination, int rank, int num_ranks, Deadline deadline,
+             Descriptor* out, int join_ms = INT32_MAX);
+
+}  // namespace hep
