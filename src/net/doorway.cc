@@ -18,6 +18,12 @@ constexpr int kAcceptBatch = 16;
 // Pause after an accept that failed, for want of descriptors for example, when nobody could make room.
 constexpr int kAcceptPauseMs = 50;
 
+// Where no descriptor is free, accept4 fails even if nobody waits.
+bool somebody_waits(const Descriptor& listener) {
+  pollfd queue{listener.get(), POLLIN, 0};
+  return ::poll(&queue, 1, 0) > 0;
+}
+
 }  // namespace
 
 Doorway::Doorway(const Descriptor& listener, Keeper& keeper, size_t max_strangers)
@@ -56,7 +62,7 @@ void Doorway::expire() {
 }
 
 Status Doorway::accept() {
-  for (int i = 0; i < kAcceptBatch; ++i) {
+  for (int i = 0; i < kAcceptBatch && somebody_waits(listener_); ++i) {
     SocketAddress address;
     Descriptor socket(
         ::accept4(listener_.get(), address.get(), &address.length, SOCK_NONBLOCK | SOCK_CLOEXEC));
@@ -65,7 +71,7 @@ Status Doorway::accept() {
       if (errno == EINTR || errno == ECONNABORTED) continue;
       const Status failure = system_error("a connection cannot be accepted");
       if (!strangers_.empty()) {
-        dismiss_oldest();  // and the newest has its turn in the next call
+        dismiss_oldest();  // the newest has its turn in the next call
         return Status();
       }
       accept_again_ = Deadline::after_ms(kAcceptPauseMs);
