@@ -18,6 +18,7 @@
 #include <string>
 
 #include "identity.h"
+#include "net/doorway.h"
 
 // Younger than the headers of some systems; the numbers are the same on all architectures.
 #ifndef SYS_pidfd_open
@@ -30,10 +31,9 @@
 namespace hep {
 namespace {
 
-constexpr int kBacklog = 256;           // more than ranks, so that no sender has to wait
-constexpr int kAcceptBatch = 64;        // before the deadline is looked at again
-constexpr int kRetryMs = 2;             // before a delivery that the kernel put off is tried again
-constexpr size_t kMaxConnections = 32;  // that have not spoken yet
+constexpr int kBacklog = 256;         // more than ranks, so that no sender has to wait
+constexpr int kRetryMs = 2;           // before a delivery that the kernel put off is tried again
+constexpr size_t kMaxStrangers = 32;  // connections that have not spoken yet
 constexpr uint64_t kGreetingMagic = 0x4845504445534331u;
 
 // What travels beside a descriptor.
@@ -128,12 +128,12 @@ bool is_passing(int code) {
 
 // One call of DescriptorChannel::exchange. Sends and receives take turns: descriptors that are under
 // way count against a limit of the user's, so a rank that only sent could wait for itself.
-class Exchange {
+class Exchange final : private Doorway::Keeper {
  public:
-  Exchange(int listener, const DescriptorAddress& own, int rank, const std::vector<int>& peers,
-           const std::vector<DescriptorAddress>& addresses,
+  Exchange(const Descriptor& listener, const DescriptorAddress& own, int rank,
+           const std::vector<int>& peers, const std::vector<DescriptorAddress>& addresses,
            const DescriptorChannel::Receiver& receive)
-      : listener_(listener),
+      : doorway_(listener, *this, kMaxStrangers),
         own_(own),
         rank_(rank),
         addresses_(addresses),
@@ -151,9 +151,7 @@ class Exchange {
       send_all();
       if (to_send_.empty() && to_receive_.empty()) return failure_;
       if (deadline.expired()) break;
-      HEP_TRY(wait(deadline));
-      HEP_TRY(accept_some());
-      read_all();
+      HEP_TRY(wait_and_serve(deadline));
     }
     if (!failure_.ok()) return failure_;
     if (!to_receive_.empty())
@@ -228,54 +226,31 @@ class Exchange {
     finish(peer, descriptor.get());
   }
 
-  Status wait(Deadline deadline) const {
-    std::vector<pollfd> sockets{{listener_, POLLIN, 0}};
-    for (const Descriptor& connection : connections_)
-      sockets.push_back({connection.get(), POLLIN, 0});
-    const int timeout = deadline.remaining_ms();
-    const int ready = ::poll(sockets.data(), sockets.size(),
+  Status wait_and_serve(Deadline deadline) {
+    std::vector<pollfd> entries;
+    doorway_.watch(&entries);
+    const int timeout = std::min(deadline.remaining_ms(), doorway_.remaining_ms());
+    const int ready = ::poll(entries.data(), entries.size(),
                              to_send_.empty() ? timeout : std::min(timeout, kRetryMs));
     if (ready < 0 && errno != EINTR) return system_error("rank %d: poll failed", rank_);
-    return Status();
+    const Status served = doorway_.serve(entries.data());
+    if (served.ok()) return Status();
+    return error(served.result(), "rank %d cannot accept connections of its peers: %s", rank_,
+                 served.message().c_str());
   }
 
-  // Strangers of this user may come faster than they can be sent away.
-  Status accept_some() {
-    for (int i = 0; i < kAcceptBatch; ++i) {
-      Descriptor connection(::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-      if (!connection.valid()) {
-        if (errno == EAGAIN) return Status();
-        if (errno == EINTR || errno == ECONNABORTED) continue;
-        if (errno == EMFILE && !connections_.empty()) {
-          make_room();
-          continue;
-        }
-        return system_error("rank %d cannot accept connections of its peers", rank_);
-      }
-      if (!is_same_user(connection.get())) continue;
-      // A peer speaks as soon as it has connected; who is silent for longest is none.
-      if (connections_.size() == kMaxConnections) make_room();
-      connections_.push_back(std::move(connection));
-      read_all();
-    }
-    return Status();
+  // A peer speaks as soon as it has connected, so its packet is usually there already.
+  bool greet(Doorway::Stranger& stranger) override {
+    return is_same_user(stranger.socket.get()) && !hear(stranger);
   }
 
-  // Closes the connection that has been silent for longest. From the shutdown on its other end gets an
-  // error and comes again, if it is a peer; what it sent before that counts.
-  void make_room() {
-    const Descriptor oldest = std::move(connections_.front());
-    connections_.pop_front();
-    ::shutdown(oldest.get(), SHUT_RD);
-    read(oldest.get());
-  }
+  bool hear(Doorway::Stranger& stranger) override { return read(stranger.socket.get()); }
 
-  // Reads what has come and keeps the connections that are still silent.
-  void read_all() {
-    std::deque<Descriptor> silent;
-    for (Descriptor& connection : connections_)
-      if (!read(connection.get())) silent.push_back(std::move(connection));
-    connections_ = std::move(silent);
+  // From the shutdown on the other end gets an error and comes again, if it is a peer. What it sent
+  // before that counts.
+  void dismiss(Doorway::Stranger& stranger) override {
+    ::shutdown(stranger.socket.get(), SHUT_RD);
+    hear(stranger);
   }
 
   // False if there is nothing to read yet.
@@ -283,8 +258,8 @@ class Exchange {
     Greeting greeting{};
     Descriptor descriptor;
     ssize_t length = receive_descriptor(connection, &greeting, &descriptor);
-    // The kernel looks for a packet first, and then whether the other end is gone: one that spoke and left
-    // in between has been overlooked. (Seen with Linux 6.18, once in 400,000 connections.)
+    // The kernel looks for a packet first, and then whether the other end is gone. It overlooks a peer
+    // that spoke and left in between, so look again (Linux 6.18, once in 400,000 connections).
     if (length == 0) length = receive_descriptor(connection, &greeting, &descriptor);
     if (length < 0) return errno != EAGAIN && errno != EINTR;
     if (length != sizeof greeting || greeting.magic != kGreetingMagic ||
@@ -301,16 +276,15 @@ class Exchange {
     return true;
   }
 
-  const int listener_;
+  Doorway doorway_;
   const DescriptorAddress& own_;
   const int rank_;
   const std::vector<DescriptorAddress>& addresses_;
   const DescriptorChannel::Receiver& receive_;
   std::deque<int> to_send_;
   std::vector<int> to_receive_;
-  std::deque<Descriptor> connections_;  // accepted and silent, oldest first
-  int send_error_ = 0;                  // of the latest delivery
-  Status failure_;                      // the first
+  int send_error_ = 0;  // of the latest delivery
+  Status failure_;      // the first
 };
 
 Status listen_at(const DescriptorAddress& address, Descriptor* out) {
@@ -351,7 +325,7 @@ Status DescriptorChannel::open(int descriptor, std::unique_ptr<DescriptorChannel
 Status DescriptorChannel::exchange(int rank, const std::vector<int>& peers,
                                    const std::vector<DescriptorAddress>& addresses,
                                    const Receiver& receive, Deadline deadline) {
-  return Exchange(listener_.get(), address_, rank, peers, addresses, receive).run(deadline);
+  return Exchange(listener_, address_, rank, peers, addresses, receive).run(deadline);
 }
 
 Status take_descriptor(const DescriptorAddress& address, Descriptor* out) {
