@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <mutex>
 #include <new>
@@ -15,18 +16,40 @@
 #include <thread>
 
 #include "blocked_signals.h"
-#include "peers/message.h"
 #include "result.h"
 
 namespace hep {
 namespace {
 
-// Between two looks around.
+// Pause between two looks around, and before a second try where memory has run out.
 constexpr int kLookAroundMs = 50;
+
+PeerMessage make_message(PeerEvent event, int rank) {
+  PeerMessage message{};
+  message.magic = kMessageMagic;
+  message.event = event;
+  message.rank = rank;
+  message.missing_rank = -1;
+  return message;
+}
+
+PeerMessage make_message(const PeerFailure& failure) {
+  PeerMessage message = make_message(PeerEvent::kFailed, failure.rank);
+  message.result = failure.result;
+  message.missing_rank = failure.missing_rank;
+  message.length = static_cast<uint32_t>(std::min(failure.sentence.size(), sizeof message.content));
+  std::memcpy(message.content, failure.sentence.data(), message.length);
+  return message;
+}
+
+std::string sentence_of(const PeerMessage& failure) {
+  return std::string(failure.content, failure.length);
+}
 
 }  // namespace
 
-PeerGroup::PeerGroup(const std::vector<uint64_t>& processes, int rank) : peers_(processes.size()) {
+PeerGroup::PeerGroup(const std::vector<uint64_t>& processes, int rank)
+    : peers_(processes.size()), gather_(processes.size()) {
   for (size_t r = 0; r < processes.size(); ++r) {
     const auto first = std::find(processes.begin(), processes.begin() + r, processes[r]);
     const auto first_rank = static_cast<int>(first - processes.begin());
@@ -80,6 +103,7 @@ Status PeerGroup::start_thread() {
   if (thread_.joinable()) return Status();
   wake_ = Descriptor(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_.valid()) return system_error("no eventfd for the thread that watches the peers");
+  polled_.resize(1 + links_.sockets().size());
   const BlockedSignals blocked;
   try {
     thread_ = std::thread([this] { run(); });
@@ -92,15 +116,6 @@ Status PeerGroup::start_thread() {
 
 // ------------------------------------------------------------------------------------- the thread
 
-std::vector<pollfd> PeerGroup::descriptors_to_watch(bool* looks_around) {
-  std::vector<pollfd> entries{{wake_.get(), POLLIN, 0}};
-  // poll passes over negative descriptors.
-  for (const Descriptor& link : links_.sockets()) entries.push_back({link.get(), POLLIN, 0});
-  *looks_around =
-      std::any_of(peers_.begin(), peers_.end(), [](const Peer& peer) { return peer.looks_around; });
-  return entries;
-}
-
 void PeerGroup::run() {
   for (bool goes_on = true; goes_on;) {
     try {
@@ -111,130 +126,237 @@ void PeerGroup::run() {
   }
 }
 
-// Waits for the next event; false when the group ends.
+// Waits for the next event; false when the group ends. What is heard is kept without any more memory, so
+// that nothing is lost when there is none; only to tell the listeners takes some.
 bool PeerGroup::watch() {
-  std::vector<pollfd> entries;
-  bool looks_around = false;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (ending_) return false;
-    entries = descriptors_to_watch(&looks_around);
+    deliver();
   }
-  const int ready = ::poll(entries.data(), entries.size(), looks_around ? kLookAroundMs : -1);
+  const int ready = poll_links();
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (ready > 0 && entries[0].revents != 0) {
+  if (ready > 0 && polled_[0].revents != 0) {
     eventfd_t ignored;
     ::eventfd_read(wake_.get(), &ignored);
   }
-  for (size_t i = 1; ready > 0 && i < entries.size(); ++i)
-    if (entries[i].revents != 0) read(static_cast<int>(i) - 1);
-  for (size_t rank = 0; rank < peers_.size(); ++rank) {
-    const Peer& peer = peers_[rank];
+  for (size_t i = 1; ready > 0 && i < polled_.size(); ++i)
+    if (polled_[i].revents != 0) read(static_cast<int>(i) - 1);
+  deliver();
+  look_around();
+  return true;
+}
+
+int PeerGroup::poll_links() {
+  bool looks_around = false;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    polled_[0] = {wake_.get(), POLLIN, 0};
+    // poll passes over negative descriptors.
+    std::transform(links_.sockets().begin(), links_.sockets().end(), polled_.begin() + 1,
+                   [](const Descriptor& link) {
+                     return pollfd{link.get(), POLLIN, 0};
+                   });
+    looks_around = std::any_of(peers_.begin(), peers_.end(),
+                               [](const Peer& peer) { return peer.looks_around; });
+  }
+  return ::poll(polled_.data(), polled_.size(), looks_around ? kLookAroundMs : -1);
+}
+
+void PeerGroup::look_around() {
+  for (const Peer& peer : peers_) {
     PeerFailure failure;
     if (peer.looks_around && !peer.failed && peer.listener->look_around(&failure))
-      announce_locked(PeerEvent::kFailed, failure);
+      announce(make_message(failure));
   }
-  return true;
+  deliver();
 }
 
 // Takes what has come over a link, message by message.
 void PeerGroup::read(int process) {
-  Descriptor& link = links_.sockets()[process];
-  std::vector<char>& inbox = inboxes_[process];
-  for (;;) {
-    const size_t before = inbox.size();
-    inbox.resize(sizeof(PeerMessage));
-    const ssize_t length =
-        ::recv(link.get(), inbox.data() + before, inbox.size() - before, MSG_DONTWAIT);
-    inbox.resize(before + std::max<ssize_t>(length, 0));
+  const Descriptor& link = links_.sockets()[process];
+  Inbox& inbox = inboxes_[process];
+  while (link.valid()) {
+    const ssize_t length = ::recv(link.get(), reinterpret_cast<char*>(&inbox.message) + inbox.bytes,
+                                  sizeof inbox.message - inbox.bytes, MSG_DONTWAIT);
     if (length < 0 && errno == EINTR) continue;
     if (length < 0 && errno == EAGAIN) return;
     if (length <= 0) return lose(process);
-    if (inbox.size() < sizeof(PeerMessage)) continue;
-    PeerMessage message;
-    std::memcpy(&message, inbox.data(), sizeof message);
-    inbox.clear();
-    take(process, message);
-    if (!link.valid()) return;
+    inbox.bytes += length;
+    if (inbox.bytes < sizeof inbox.message) continue;
+    inbox.bytes = 0;
+    take(process, inbox.message);
   }
 }
 
-void PeerGroup::take(int process, const PeerMessage& message) {
+bool PeerGroup::is_sound(int process, const PeerMessage& message) const {
   const int num_ranks = static_cast<int>(peers_.size());
-  const bool sound = message.magic == kMessageMagic && message.rank >= 0 &&
-                     message.rank < num_ranks && process_of_[message.rank] == process &&
-                     message.event >= PeerEvent::kLeft &&
-                     message.event <= PeerEvent::kContributed && is_result(message.result) &&
-                     (message.result != hepSuccess || message.event != PeerEvent::kFailed) &&
-                     message.missing_rank >= -1 && message.missing_rank < num_ranks &&
-                     message.length <= sizeof message.content;
-  if (!sound) return lose(process);
-  if (message.event == PeerEvent::kContributed) return contribute(message);
-  apply(message.event, {message.rank, static_cast<hepResult_t>(message.result),
-                        message.missing_rank, std::string(message.content, message.length)});
+  return message.magic == kMessageMagic && message.rank >= 0 && message.rank < num_ranks &&
+         process_of_[message.rank] == process && message.event >= PeerEvent::kLeft &&
+         message.event <= PeerEvent::kContributed && is_result(message.result) &&
+         (message.result != hepSuccess || message.event != PeerEvent::kFailed) &&
+         message.missing_rank >= -1 && message.missing_rank < num_ranks &&
+         message.length <= sizeof message.content;
+}
+
+void PeerGroup::take(int process, const PeerMessage& message) {
+  if (!is_sound(process, message)) return lose(process);
+  if (message.event == PeerEvent::kContributed)
+    contribute(message);
+  else
+    record(message);
 }
 
 // A process is gone: those of its ranks that have not left are lost.
 void PeerGroup::lose(int process) {
   links_.sockets()[process].reset();
-  for (size_t rank = 0; rank < peers_.size(); ++rank) {
-    Peer& peer = peers_[rank];
-    if (process_of_[rank] != process || peer.left) continue;
-    peer.lost = true;
-    changed_.notify_all();
-    for (const Peer& local : peers_)
-      if (local.listener != nullptr) local.listener->peer_lost(static_cast<int>(rank));
-  }
+  for (size_t rank = 0; rank < peers_.size(); ++rank)
+    if (process_of_[rank] == process && !peers_[rank].left) peers_[rank].lost = true;
+  changed_.notify_all();
 }
 
 // -------------------------------------------------------------------------------- what ranks tell
 
-void PeerGroup::apply(PeerEvent event, const PeerFailure& what) {
-  Peer& peer = peers_[what.rank];
-  if (event == PeerEvent::kLeft) {
-    peer.left = true;
-  } else {
-    peer.failed = true;
-    peer.failure = what;
-  }
-  changed_.notify_all();
-  for (size_t rank = 0; rank < peers_.size(); ++rank) {
-    PeerListener* const listener = peers_[rank].listener;
-    if (listener == nullptr || static_cast<int>(rank) == what.rank) continue;
-    if (event == PeerEvent::kLeft)
-      listener->peer_left(what.rank);
-    else
-      listener->peer_failed(what);
-  }
-}
-
-void PeerGroup::announce(PeerEvent event, const PeerFailure& what) {
+void PeerGroup::report(const PeerFailure& failure) {
   if (process_ != ::getpid()) return;
   const std::lock_guard<std::mutex> lock(mutex_);
-  announce_locked(event, what);
+  announce(make_message(failure));
+  try {
+    deliver();
+  } catch (const std::bad_alloc&) {
+    if (!thread_.joinable()) throw;  // the caller comes again
+    ::eventfd_write(wake_.get(), 1);
+  }
 }
 
-void PeerGroup::announce_locked(PeerEvent event, const PeerFailure& what) {
-  Peer& self = peers_[what.rank];
-  if (!self.started || self.left || (event == PeerEvent::kFailed && self.failed)) return;
-  apply(event, what);
-  PeerMessage message{};
-  message.magic = kMessageMagic;
-  message.event = event;
-  message.rank = what.rank;
-  message.result = what.result;
-  message.missing_rank = what.missing_rank;
-  message.length = static_cast<uint32_t>(std::min(what.sentence.size(), sizeof message.content));
-  std::memcpy(message.content, what.sentence.data(), message.length);
+void PeerGroup::leave(int rank) noexcept {
+  if (process_ != ::getpid()) return;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  announce(make_message(PeerEvent::kLeft, rank));
+  try {
+    deliver();
+  } catch (const std::bad_alloc&) {
+    if (thread_.joinable()) ::eventfd_write(wake_.get(), 1);
+  }
+}
+
+// The listeners of this process learn it in deliver().
+void PeerGroup::announce(const PeerMessage& message) {
+  const Peer& self = peers_[message.rank];
+  if (!self.started || self.left || (message.event == PeerEvent::kFailed && self.failed)) return;
+  record(message);
   send(message);
 }
 
-// To all other processes. The few messages that a rank may have under way at once fit into the socket's
-// buffer, whether or not the other side reads.
+// Keeps that a rank has left or failed.
+void PeerGroup::record(const PeerMessage& message) {
+  Peer& peer = peers_[message.rank];
+  if (message.event == PeerEvent::kLeft) {
+    peer.left = true;
+  } else {
+    peer.failed = true;
+    peer.failure = message;
+  }
+  changed_.notify_all();
+}
+
+// Sends to all other processes. The few messages that a rank may have under way at once fit into the
+// socket's buffer, whether or not the other end reads.
 void PeerGroup::send(const PeerMessage& message) {
   for (const Descriptor& link : links_.sockets())
     if (link.valid()) ::send(link.get(), &message, sizeof message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
+
+// Tells every listener what it has not been told of the other ranks.
+void PeerGroup::deliver() {
+  for (size_t rank = 0; rank < peers_.size(); ++rank) {
+    Peer& self = peers_[rank];
+    for (size_t other = 0; self.listener != nullptr && other < peers_.size(); ++other)
+      if (other != rank)
+        tell(*self.listener, static_cast<int>(other), peers_[other], self.told[other]);
+  }
+}
+
+void PeerGroup::tell(PeerListener& listener, int rank, const Peer& peer, Told& told) {
+  if (peer.failed && !told.failed) {
+    const PeerMessage& failure = peer.failure;
+    listener.peer_failed({rank, static_cast<hepResult_t>(failure.result), failure.missing_rank,
+                          sentence_of(failure)});
+    told.failed = true;
+  }
+  if (peer.left && !told.left) {
+    listener.peer_left(rank);
+    told.left = true;
+  }
+  if (peer.lost && !told.lost) {
+    listener.peer_lost(rank);
+    told.lost = true;
+  }
+}
+
+void PeerGroup::subscribe(int rank, PeerListener& listener, bool looks_around) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  Peer& self = peers_[rank];
+  self.told.assign(peers_.size(), {});
+  self.started = true;
+  self.listener = &listener;
+  self.looks_around = looks_around;
+  deliver();
+  if (looks_around && wake_.valid()) ::eventfd_write(wake_.get(), 1);
+}
+
+void PeerGroup::unsubscribe(int rank) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  peers_[rank].listener = nullptr;
+  peers_[rank].looks_around = false;
+}
+
+// ------------------------------------------------------------------------------------- all-gather
+
+Status PeerGroup::all_gather(int rank, const void* send, void* receive, size_t bytes,
+                             Deadline deadline, int* missing) {
+  *missing = -1;
+  if (bytes > kMaxGatherBytes)
+    return error(hepErrorInternal, "%zu bytes do not fit in a contribution", bytes);
+  PeerMessage message = make_message(PeerEvent::kContributed, rank);
+  message.length = static_cast<uint32_t>(bytes);
+  std::memcpy(message.content, send, bytes);
+
+  std::unique_lock<std::mutex> lock(mutex_);
+  message.round = gather_.begin(rank);
+  contribute(message);
+  this->send(message);
+  while ((*missing = gather_.take(message.round, bytes, receive)) >= 0) {
+    HEP_TRY(reason_to_give_up(message.round, bytes, missing));
+    if (deadline.expired())
+      return error(hepErrorTimeout, "timed out waiting for rank %d", *missing);
+    changed_.wait_for(lock, std::chrono::milliseconds(deadline.remaining_ms()));
+  }
+  return Status();
+}
+
+void PeerGroup::contribute(const PeerMessage& message) {
+  // Only the last contribution wakes those who wait.
+  if (gather_.add(message.rank, message.round, message.content, message.length))
+    changed_.notify_all();
+}
+
+// Of several ranks that are missing, names one that will not come any more.
+Status PeerGroup::reason_to_give_up(uint64_t round, size_t bytes, int* missing) const {
+  for (const Peer& peer : peers_)
+    if (peer.failed)
+      return Status(static_cast<hepResult_t>(peer.failure.result), sentence_of(peer.failure));
+  for (size_t rank = 0; rank < peers_.size(); ++rank) {
+    const Peer& peer = peers_[rank];
+    if (gather_.has(rank, round, bytes) || (!peer.lost && !peer.left)) continue;
+    *missing = static_cast<int>(rank);
+    return peer.lost ? error(hepErrorPeerLost, "the process of rank %zu is gone", rank)
+                     : error(hepErrorPeerLost, "rank %zu has left", rank);
+  }
+  return Status();
+}
+
+// ------------------------------------------------------------------------------ fork and exit
 
 void PeerGroup::forget_in_child() {
   if (!thread_.joinable()) return;  // the links are not complete
@@ -242,32 +364,8 @@ void PeerGroup::forget_in_child() {
 }
 
 void PeerGroup::leave_at_exit() {
-  if (process_ != ::getpid()) return;
-  const std::lock_guard<std::mutex> lock(mutex_);
-  for (size_t rank = 0; rank < peers_.size(); ++rank)
-    announce_locked(PeerEvent::kLeft, {static_cast<int>(rank), hepSuccess, -1, ""});
-  for (Peer& peer : peers_) {
-    peer.listener = nullptr;
-    peer.looks_around = false;
-  }
-}
-
-void PeerGroup::tell(PeerListener& listener, int rank, const Peer& peer) {
-  if (peer.failed) listener.peer_failed(peer.failure);
-  if (peer.left) listener.peer_left(rank);
-  if (peer.lost) listener.peer_lost(rank);
-}
-
-void PeerGroup::listen(int rank, PeerListener* listener, bool looks_around) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  Peer& self = peers_[rank];
-  self.listener = listener;
-  self.looks_around = listener != nullptr && looks_around;
-  if (listener == nullptr) return;
-  self.started = true;
-  for (size_t other = 0; other < peers_.size(); ++other)
-    if (static_cast<int>(other) != rank) tell(*listener, static_cast<int>(other), peers_[other]);
-  if (self.looks_around && wake_.valid()) ::eventfd_write(wake_.get(), 1);
+  for (size_t rank = 0; rank < peers_.size(); ++rank) leave(static_cast<int>(rank));
+  for (size_t rank = 0; rank < peers_.size(); ++rank) unsubscribe(static_cast<int>(rank));
 }
 
 }  // namespace hep

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the ranks of a communicator tell each other beside the data: that they leave, that they have
-// failed, and what they contribute to an all-gather; and what nobody tells, that a process is gone. The
-// ranks of a process share one group, with one connection to each other process and one thread that
-// listens.
+// News among the ranks of a communicator. A rank tells its peers that it leaves, that it has failed, and
+// what it contributes to an all-gather. That a process is gone, nobody tells: the end of its connection
+// does. The ranks of a process share one group, with one connection to each other process and one thread
+// that listens.
 #pragma once
 
 #include <hybridep.h>
@@ -19,7 +19,9 @@
 
 #include "deadline.h"
 #include "descriptor.h"
+#include "peers/gather.h"
 #include "peers/links.h"
+#include "peers/message.h"
 #include "status.h"
 
 namespace hep {
@@ -32,7 +34,8 @@ struct PeerFailure {
   std::string sentence;
 };
 
-// A rank's ear. Called from any thread, one call at a time; must not call the group.
+// What a rank hears of its peers. Called from any thread, one call at a time; must not call the group. A
+// call in which memory runs out is made again.
 class PeerListener {
  public:
   virtual ~PeerListener() = default;
@@ -44,10 +47,6 @@ class PeerListener {
   // has failed.
   virtual bool look_around(PeerFailure* own) = 0;
 };
-
-enum class PeerEvent : uint32_t { kLeft = 1, kFailed = 2, kContributed = 3 };
-
-struct PeerMessage;
 
 // All ranks of a communicator as one process sees them. Thread-safe, open() and connect() excepted.
 class PeerGroup {
@@ -64,15 +63,22 @@ class PeerGroup {
   bool is_alone() const { return first_ranks_.size() == 1; }
 
   Status start_thread();
-  void listen(int rank, PeerListener* listener, bool looks_around);
-  void announce(PeerEvent event, const PeerFailure& what);
+
+  // From now on the rank takes part, and its listener hears what happens; what has happened already, it
+  // hears at once.
+  void subscribe(int rank, PeerListener& listener, bool looks_around);
+  void unsubscribe(int rank);
+
+  // Tell all that a rank of this process has failed, or leaves. Of failures the first one counts.
+  void report(const PeerFailure& failure);
+  void leave(int rank) noexcept;
 
   // Copies the `bytes` bytes at `send` of every rank to `receive` [R][bytes] of every rank. Each rank
   // calls it from a thread of its own, as often as the others. Ends early when a rank fails, or leaves
   // without having contributed; *missing is then that rank, or the first that did not come in time.
   Status all_gather(int rank, const void* send, void* receive, size_t bytes, Deadline deadline,
                     int* missing);
-  static constexpr size_t kMaxGatherBytes = 992;
+  static constexpr size_t kMaxGatherBytes = PeerMessage::kMaxBytes;
 
   // The ranks of this process leave, and nobody is called any more: the thread runs on while what
   // listeners read, such as memory of CUDA, goes away.
@@ -84,37 +90,44 @@ class PeerGroup {
   void forget_in_child();
 
  private:
-  // To an all-gather, of which the rounds are counted from 1.
-  struct Contribution {
-    uint64_t round = 0;
-    std::vector<char> bytes;
+  // What a listener has been told of a rank.
+  struct Told {
+    bool left = false, lost = false, failed = false;
   };
 
   // What is known of a rank.
   struct Peer {
-    bool started = false;  // of this process's ranks: takes part
     bool left = false, lost = false, failed = false;
-    PeerFailure failure{};
-    PeerListener* listener = nullptr;  // of this process's ranks
+    PeerMessage failure{};  // what it said when it failed
+
+    // Of ranks of this process alone.
+    bool started = false;  // takes part
+    PeerListener* listener = nullptr;
     bool looks_around = false;
-    uint64_t rounds = 0;            // of this process's ranks: all-gathers that it took part in
-    Contribution contributions[2];  // to its latest two: a rank is at most one ahead of any other
+    std::vector<Told> told;  // by rank
+  };
+
+  // A message of a process that has not arrived whole.
+  struct Inbox {
+    PeerMessage message;
+    size_t bytes = 0;
   };
 
   void run();
   bool watch();
-  std::vector<pollfd> descriptors_to_watch(bool* looks_around);
+  int poll_links();
+  void look_around();
   void read(int process);
+  bool is_sound(int process, const PeerMessage& message) const;
   void take(int process, const PeerMessage& message);
   void lose(int process);
-  void apply(PeerEvent event, const PeerFailure& what);
-  void announce_locked(PeerEvent event, const PeerFailure& what);
+  void announce(const PeerMessage& message);
+  void record(const PeerMessage& message);
   void send(const PeerMessage& message);
+  void deliver();
+  static void tell(PeerListener& listener, int rank, const Peer& peer, Told& told);
   void contribute(const PeerMessage& message);
-  bool has_contributed(size_t rank, uint64_t round, size_t bytes) const;
-  bool take_contributions(uint64_t round, size_t bytes, void* receive, int* missing) const;
   Status reason_to_give_up(uint64_t round, size_t bytes, int* missing) const;
-  static void tell(PeerListener& listener, int rank, const Peer& peer);
 
   const pid_t process_ = ::getpid();
   std::vector<int> first_ranks_;  // by process
@@ -123,13 +136,15 @@ class PeerGroup {
 
   std::mutex mutex_;  // guards what follows
   std::vector<Peer> peers_;
-  std::condition_variable changed_;  // a peer
+  Gather gather_;
+  std::condition_variable changed_;  // a peer, or a round of gather_ is complete
   Links links_;
-  std::vector<std::vector<char>> inboxes_;  // by process: a message that has not arrived whole
+  std::vector<Inbox> inboxes_;  // by process
   bool ending_ = false;
 
   Descriptor wake_;
   std::thread thread_;
+  std::vector<pollfd> polled_;  // of the thread: wake_, then the links
 };
 
 }  // namespace hep

@@ -2,6 +2,7 @@
 #include "peers/health.h"
 
 #include <chrono>
+#include <utility>
 
 #include "failure.h"
 
@@ -136,12 +137,15 @@ void Health::fail(hepResult_t result, int missing_rank, const std::string& cause
 
 void Health::stop(hepResult_t result, int missing_rank, const std::string& cause,
                   const PeerFailure& begun) {
+  // What takes memory comes first, so that a call for which there is none changes nothing.
+  std::string own_cause = cause;
+  PeerFailure own_begun = begun;
   // In one step: of two stops at the same time, the one whose cause is told gives the result too.
   const std::lock_guard<std::mutex> lock(mutex_);
   if (cause_.empty() && backend_.failure().result == hepSuccess) {
-    cause_ = cause;
+    cause_ = std::move(own_cause);
     told_rank_ = missing_rank;
-    begun_ = begun;
+    begun_ = std::move(own_begun);
   }
   backend_.stop(result);
 }

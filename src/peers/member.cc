@@ -104,7 +104,7 @@ PeerMember::PeerMember(std::shared_ptr<PeerGroup> group, int rank)
 
 PeerMember::~PeerMember() {
   stop();
-  group_->announce(PeerEvent::kLeft, {rank_, hepSuccess, -1, ""});
+  group_->leave(rank_);
 }
 
 LinkAddress PeerMember::address() const {
@@ -117,19 +117,17 @@ Status PeerMember::connect(const std::vector<LinkAddress>& addresses, Deadline d
 
 Status PeerMember::start(PeerListener* listener, bool looks_around) {
   if (looks_around) HEP_TRY(group_->start_thread());
-  group_->listen(rank_, listener, looks_around);
+  group_->subscribe(rank_, *listener, looks_around);
   return Status();
 }
 
-void PeerMember::stop() { group_->listen(rank_, nullptr, false); }
+void PeerMember::stop() { group_->unsubscribe(rank_); }
 
 Status PeerMember::all_gather(const void* send, void* receive, size_t bytes, Deadline deadline,
                               int* missing) {
   return group_->all_gather(rank_, send, receive, bytes, deadline, missing);
 }
 
-void PeerMember::report(const PeerFailure& failure) {
-  group_->announce(PeerEvent::kFailed, failure);
-}
+void PeerMember::report(const PeerFailure& failure) { group_->report(failure); }
 
 }  // namespace hep

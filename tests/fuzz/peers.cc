@@ -94,7 +94,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   fuzz::require(connected.get() && let_in, "strangers do not keep a peer out");
 
   Ear ear;
-  group.listen(0, &ear, false);
+  group.subscribe(0, ear, false);
   talk(other.sockets()[0], input);
   const int mine = 0x01234567;
   int all[kNumRanks], missing = -1;
@@ -108,6 +108,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   };
   while (!peers_ended() && !deadline.expired()) ::poll(nullptr, 0, 1);
   fuzz::require(peers_ended(), "the end of a process is the end of its ranks");
-  group.listen(0, nullptr, false);
+  group.unsubscribe(0);
   return 0;
 }
