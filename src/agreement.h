@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How ranks take a step together: what fails on one, fails on all, and all learn why.
+// Ranks take a step together. What fails on one rank fails on all, and all learn why.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,8 @@
 
 namespace hep {
 
-// What each step sends to all ranks: whether it worked, and what comes of it.
+// Each rank sends this to all others after a step. It says whether the step worked, and what comes
+// of it.
 template <typename Payload>
 struct AgreementMessage {
   int32_t result;
@@ -24,7 +25,7 @@ struct AgreementMessage {
 
 struct Empty {};
 
-// What a rank said, beginning with who it is.
+// Returns what a rank said, beginning with the rank's name.
 inline std::string attribute(int rank, const char* text) {
   const std::string name = "rank " + std::to_string(rank);
   const char* const rest =
@@ -32,9 +33,9 @@ inline std::string attribute(int rank, const char* text) {
   return rest != text && (*rest == ' ' || *rest == ':') ? text : name + ": " + text;
 }
 
-// All-gathers by exchange(send, receive, bytes) the payloads of ranks that have come this far. If the
-// step failed on any rank, it fails on all with the sentences of all that failed; the result is the own
-// one where there is one, elsewhere the lowest failing rank's.
+// All-gathers by exchange(send, receive, bytes) the payloads of ranks that have come this far. If
+// the step failed on any rank, it fails on all with the sentences of all that failed. The result is
+// the rank's own if it failed, else that of the lowest rank that did.
 template <typename Exchange, typename Payload>
 Status agree_over(Exchange exchange, int num_ranks, const Status& own, const Payload& payload,
                   std::vector<Payload>* payloads) {

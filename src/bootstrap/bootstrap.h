@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the ranks of a future communicator find each other and exchange small messages: all-gather,
-// which is a barrier too, and nothing more. One rank's process holds a hub (hub.h) that all
-// ranks connect to over TCP; the other two ways to start only carry the hub's unique id.
+// The bootstrap lets the ranks of a future communicator find each other and exchange small
+// messages. All-gather is the only operation; with 0 bytes it is a barrier. One rank's process
+// holds a hub (hub.h) that all ranks connect to over TCP. The other two ways to start only carry
+// the hub's unique id.
 #pragma once
 
 #include <hybridep.h>
@@ -16,10 +17,10 @@
 
 namespace hep {
 
-// One rank's connection to all others. Used by one thread at a time.
+// Connects one rank to all others. One thread at a time may use it.
 class Bootstrap {
  public:
-  // Most bytes that a rank may give to an all-gather.
+  // A rank may give at most this many bytes to an all-gather.
   static constexpr size_t kMaxBytes = 1 << 20;
 
   // Collective: connects to the hub that `id` names, proves the id's secret and returns when all
@@ -32,18 +33,18 @@ class Bootstrap {
   static Status join(const hepUniqueId_t& id, int rank, int num_ranks, Deadline deadline,
                      std::unique_ptr<Bootstrap>* out);
 
-  // Collective: copies `bytes` bytes at `send` of every rank to `receive` [num_ranks][bytes] of every
-  // rank. 0 bytes make a barrier. `phase`, of at most 31 characters, says in errors what was going
-  // on; ranks in different phases, or with different sizes, get hepErrorMismatch. When one rank
-  // fails or its deadline passes, all get the error, those that come later too, and every further
-  // call returns it.
+  // Collective: copies `bytes` bytes at `send` of every rank to `receive` [num_ranks][bytes] of
+  // every rank. 0 bytes make a barrier. `phase` has at most 31 characters and says in errors what
+  // was going on. Ranks in different phases, or with different sizes, get hepErrorMismatch. When
+  // one rank fails or its deadline passes, all ranks get the error, also those that come later.
+  // Every further call returns it, too.
   Status all_gather(const void* send, void* receive, size_t bytes, const char* phase,
                     Deadline deadline);
 
-  // Over a connection to a hub that has let this rank in.
+  // Takes a connection to a hub that has let this rank in.
   Bootstrap(Descriptor socket, int rank, int num_ranks);
 
-  // Leaves. Never waits. Ranks that wait for this one, now or later, get hepErrorPeerLost.
+  // Leaves and never waits. Ranks that wait for this one, now or later, get hepErrorPeerLost.
   ~Bootstrap();
 
  private:
@@ -57,25 +58,25 @@ class Bootstrap {
   Status failure_;  // the first one
 };
 
-// From where a hub can be reached.
+// Says who can reach a hub: ranks on the network, or those on this machine.
 enum class Reach { kNetwork, kMachine };
 
 // Opens a hub in this process and writes its id, which serves one communicator. The hub ends by
-// itself: when all its ranks have left, or when nobody came for HEP_RENDEZVOUS_TIMEOUT_MS.
+// itself when all its ranks have left, or when nobody came for HEP_RENDEZVOUS_TIMEOUT_MS.
 Status create_unique_id(hepUniqueId_t* id, Reach reach = Reach::kNetwork);
 
-// Ends the hub of an id that this rank will not use: takes the rank's place and leaves it at once, so
-// that ranks which have the id learn it. Never waits for them.
+// Ends the hub of an id that this rank will not use. The rank takes its seat and leaves it at once,
+// so that other ranks which have the id learn it. Never waits for them.
 void decline(const hepUniqueId_t& id, int rank, int num_ranks);
 
-// Makes an id known to all ranks over one call of a caller's all-gather. Collective: `all_gather` is
-// called on every rank that knows how many there are, whatever has gone wrong before on this or
-// another one. `own` is what has on this one, for example a `rank` out of range; an error of any
-// rank becomes an error of all. Rank 0 opens the hub.
+// Makes an id known to all ranks over one call of a caller's all-gather. Rank 0 opens the hub.
+// Collective: every rank that knows the number of ranks calls `all_gather`, even after an error on
+// this rank or on another one. `own` is the error of this rank so far, for example a `rank` out of
+// range. An error of any rank becomes an error of all.
 Status unique_id_over_callback(hepAllGather_t all_gather, void* context, int rank, int num_ranks,
                                const Status& own, hepUniqueId_t* id);
 
-// The same over an NCCL communicator, which also tells rank, num_ranks and device.
+// Does the same over an NCCL communicator, which also tells rank, num_ranks and device.
 // hepErrorUnsupported where the library was built without CUDA or NCCL cannot be opened.
 Status unique_id_over_nccl(ncclComm* nccl, int timeout_ms, hepUniqueId_t* id, int* rank,
                            int* num_ranks, int* device);

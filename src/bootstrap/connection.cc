@@ -26,7 +26,7 @@ Connection::Connection(Descriptor socket, std::string name)
     : socket_(std::move(socket)), name_(std::move(name)) {}
 
 Connection::~Connection() {
-  // A forked child may hold the connection too, and must not keep it alive.
+  // A forked child may hold the connection, too, and must not keep it alive.
   ::shutdown(socket_.get(), SHUT_RDWR);
 }
 

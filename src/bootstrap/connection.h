@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The hub's end of one connection: frames in and out, without ever waiting.
+// The hub's end of one connection. It moves frames in and out and never waits.
 #pragma once
 
 #include <deque>
@@ -12,7 +12,7 @@
 
 namespace hep {
 
-// A whole frame, header included; shared, because all ranks receive the same results.
+// Holds a whole frame with its header. It is shared, because all ranks receive the same results.
 using Frame = std::shared_ptr<const std::vector<char>>;
 
 Frame make_frame(wire::FrameType type, const void* payload, size_t size);
@@ -26,7 +26,7 @@ class Connection {
 
   int socket() const { return socket_.get(); }
   const std::string& name() const { return name_; }  // the other end's address
-  short events() const;                              // for poll
+  short events() const;                              // that poll has to wait for
 
   // Whether the connection ended, was refused, or broke the protocol.
   bool closed() const { return closed_; }
@@ -39,8 +39,8 @@ class Connection {
   void receive();
   void discard_input() { inbox_.clear(); }
 
-  // Takes the next frame if it has arrived whole. Closes the connection over a frame of another
-  // type, or whose payload is not of min_length to max_length bytes, as soon as its header is here.
+  // Takes the next frame if it has arrived whole. A frame of another type, or with a payload that
+  // has not min_length to max_length bytes, closes the connection as soon as its header is here.
   bool next_frame(wire::FrameType type, size_t min_length, size_t max_length,
                   std::vector<char>* payload);
 

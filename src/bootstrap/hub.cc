@@ -29,7 +29,7 @@
 namespace hep {
 namespace {
 
-// More than ranks that can come at once.
+// Twice the ranks that can come at once.
 constexpr size_t kMaxStrangers = 2 * kMaxRanks;
 
 Frame make_failure_frame(const Status& failure) {
@@ -41,18 +41,19 @@ Frame make_failure_frame(const Status& failure) {
   return make_frame(wire::FrameType::kFailure, payload.data(), payload.size());
 }
 
-// What a rank has brought to the all-gather that is under way.
+// Holds what a rank has brought to the all-gather that is under way.
 struct Contribution {
   wire::Gather gather;
   Deadline deadline;
   std::vector<char> data;
 };
 
-// A connection that has proved the secret.
+// A peer has proved the secret. One that cannot have a seat is told why, and closed at the
+// deadline.
 struct Peer {
   Connection connection;
-  Deadline deadline;  // of one that got no seat, and was told why: when it is closed
-  int rank = -1;      // whose seat it has; -1: nobody's
+  Deadline deadline;
+  int rank = -1;  // whose seat it has; -1: nobody's
   std::optional<Contribution> contribution;
 
   Peer(Descriptor socket, std::string name)
@@ -124,8 +125,8 @@ bool Hub::all_seats_taken() const {
 bool Hub::finished() const {
   if (!peers_.empty()) return false;
   if (seats_.empty()) return first_arrival_.expired();
-  // After a failure, ranks that come late learn what it was, for as long as the others would have
-  // waited for them.
+  // After a failure, the hub stays as long as the others would have waited for late ranks, and
+  // tells those what it was.
   return all_seats_taken() || linger_.expired();
 }
 
@@ -268,7 +269,7 @@ void Hub::relay() {
 }
 
 void Hub::expire() {
-  // Whoever may still come is past every deadline that is known. A member that hangs must not keep
+  // A rank that still comes is past every deadline that is known. A member that hangs must not keep
   // the port open.
   if (!seats_.empty() && linger_.expired()) listener_.close();
   for (const auto& peer : peers_) {
@@ -282,8 +283,8 @@ void Hub::expire() {
   }
 }
 
-// Removes one peer whose connection is closed; false if there is none. What it tells to others can
-// close their connections.
+// Removes one peer whose connection is closed. Returns false if there is none. It tells the others,
+// whose connections can close on that.
 bool Hub::remove_one_closed() {
   const auto found = std::find_if(peers_.begin(), peers_.end(),
                                   [](const auto& peer) { return peer->connection.closed(); });
@@ -317,7 +318,7 @@ const Peer* Hub::first_waiting() const {
   return nullptr;
 }
 
-// For example "rank 2" or "ranks 2, 5".
+// Gives for example "rank 2" or "ranks 2, 5".
 std::string Hub::missing_ranks() const {
   std::string list;
   int count = 0;
@@ -351,7 +352,7 @@ Status start_hub(Listener listener, const SipKey& secret, int timeout_ms) {
       try {
         run_hub(std::move(listener), secret, timeout_ms);
       } catch (const std::exception& failure) {
-        // Out of memory. The connections are closed by now, which tells the ranks.
+        // Memory has run out. The connections are closed by now, which tells the ranks.
         log_message(hepLogError, "the rendezvous ended early: %s", failure.what());
       }
     }).detach();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The hub: one thread that lets ranks in which prove the secret, and relays their all-gathers.
+// The hub lets in ranks that prove the secret, and relays their all-gathers. It is one thread.
 #pragma once
 
 #include "net/listener.h"
@@ -7,8 +7,8 @@
 
 namespace hep {
 
-// Serves one communicator on a listening socket. Returns when all ranks have left, or when none came
-// within `timeout_ms`. Strangers never end it, nor hold it up.
+// Serves one communicator on a listening socket. Returns when all ranks have left, or when none
+// came within `timeout_ms`. Strangers neither end it nor hold it up.
 void run_hub(Listener listener, const SipKey& secret, int timeout_ms);
 
 }  // namespace hep

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The rank's side of the rendezvous.
+// Class Bootstrap, the rank's end of the connection to the hub.
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -21,10 +21,10 @@
 namespace hep {
 namespace {
 
-// Time to find a hub in order to decline.
+// A rank looks for the hub at most this long in order to decline.
 constexpr int kDeclineMs = 5000;
 
-// How long ranks that come later are told that this one has declined.
+// Ranks that come this much later are still told that this one has declined.
 constexpr int kDeclinedMs = 1000;
 
 Status reach_hub(const Rendezvous& rendezvous, int rank, int num_ranks, Deadline deadline,
@@ -61,7 +61,7 @@ Bootstrap::Bootstrap(Descriptor socket, int rank, int num_ranks)
     : socket_(std::move(socket)), rank_(rank), num_ranks_(num_ranks) {}
 
 Bootstrap::~Bootstrap() {
-  // A forked child may hold the connection too, and must not keep it alive.
+  // A forked child may hold the connection, too, and must not keep it alive.
   ::shutdown(socket_.get(), SHUT_RDWR);
 }
 
@@ -111,7 +111,7 @@ Status Bootstrap::exchange(const void* send, void* receive, size_t bytes, const 
   std::memcpy(frame.data() + sizeof header, &gather, sizeof gather);
   if (bytes > 0) std::memcpy(frame.data() + sizeof header + sizeof gather, send, bytes);
 
-  // Past the deadline the hub tells who is missing; the rank's own sentence is the second best.
+  // Past the deadline the hub tells who is missing. The rank's own sentence is the second best.
   const auto patience = Deadline::after_ms(int64_t{deadline.remaining_ms()} + wire::kExplanationMs);
   const int socket = socket_.get();
   Io io = send_all(socket, frame.data(), frame.size(), patience);

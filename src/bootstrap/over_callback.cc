@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The unique id by way of a caller's all-gather.
+// The unique id travels over a caller's all-gather.
 #include <cstdio>
 #include <vector>
 
@@ -11,7 +11,7 @@
 namespace hep {
 namespace {
 
-// What every rank gives; only rank 0's id counts.
+// Every rank gives an offer. Only rank 0's id counts.
 struct Offer {
   int32_t rank;
   int32_t num_ranks;
@@ -31,7 +31,8 @@ Offer make_offer(int rank, int num_ranks, const Status& own) {
   return offer;
 }
 
-// The hub that an offer has opened, if any; it would listen for long if nothing came of the offer.
+// Owns the hub that an offer has opened, if any. Without a decline it would listen for long after
+// the offer came to nothing.
 class OpenHub {
  public:
   explicit OpenHub(const Offer& offer)
@@ -49,19 +50,20 @@ class OpenHub {
   bool declines_;
 };
 
-// `place` is where the offer lies among all.
-Status check_offer(Offer& offer, int place, int rank, int num_ranks) {
+// `sender` is the rank whose offer this must be.
+Status check_offer(Offer& offer, int sender, int rank, int num_ranks) {
   offer.error[sizeof offer.error - 1] = '\0';
   if (offer.result != hepSuccess)
-    return error(failure_of(offer.result), "rank %d: rank %d could not take part: %s", rank, place,
+    return error(failure_of(offer.result), "rank %d: rank %d could not take part: %s", rank, sender,
                  offer.error);
-  if (offer.rank != place)
-    return error(hepErrorMismatch,
-                 "rank %d: the all_gather callback delivered the data of rank %d in place %d", rank,
-                 offer.rank, place);
+  if (offer.rank != sender)
+    return error(
+        hepErrorMismatch,
+        "rank %d: the all_gather callback delivered the data of rank %d as that of rank %d", rank,
+        offer.rank, sender);
   if (offer.num_ranks != num_ranks)
     return error(hepErrorMismatch,
-                 "rank %d was told that there are %d ranks, rank %d that there are %d", place,
+                 "rank %d was told that there are %d ranks, rank %d that there are %d", sender,
                  offer.num_ranks, rank, num_ranks);
   return Status();
 }
@@ -74,14 +76,14 @@ Status unique_id_over_callback(hepAllGather_t all_gather, void* context, int ran
   HEP_TRY(check_num_ranks(num_ranks));
   const Offer mine = make_offer(rank, num_ranks, own);
   OpenHub hub(mine);
-  // Of the largest size, because this rank may have been told too small a number.
+  // There is room for the most ranks, because this rank may have been told too small a number.
   std::vector<Offer> offers(kMaxRanks);
   const int code = all_gather(&mine, offers.data(), sizeof mine, context);
   HEP_TRY(own);
   if (code != 0)
     return error(hepErrorSystem, "rank %d: the all_gather callback returned %d", rank, code);
-  for (int place = 0; place < num_ranks; ++place)
-    HEP_TRY(check_offer(offers[place], place, rank, num_ranks));
+  for (int sender = 0; sender < num_ranks; ++sender)
+    HEP_TRY(check_offer(offers[sender], sender, rank, num_ranks));
   *id = offers[0].id;
   hub.keep();
   return Status();

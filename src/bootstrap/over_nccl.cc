@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The unique id by way of an NCCL communicator. NCCL is opened at run time and never linked; the few
-// of its functions that are needed are declared here, as its 2.x releases have them.
+// The unique id travels over an NCCL communicator. NCCL is opened at run time and never linked. The
+// few functions that are needed are declared here as in its 2.x releases.
 #include "bootstrap/bootstrap.h"
 
 #ifdef HEP_HAVE_CUDA
@@ -20,7 +20,7 @@ namespace {
 
 constexpr const char* kNcclLibrary = "libnccl.so.2";
 
-// Of ncclResult_t and ncclDataType_t.
+// These are values of ncclResult_t and ncclDataType_t.
 constexpr int kNcclSuccess = 0;
 constexpr int kNcclInProgress = 7;  // of a communicator whose calls do not block
 constexpr int kNcclUint8 = 1;
@@ -40,7 +40,7 @@ Status check_nccl(const Nccl& nccl, int result, const char* call) {
   return error(hepErrorSystem, "%s failed: %s", call, nccl.error_string(result));
 }
 
-// The instance that made the communicator, where it can be found. It is never closed: the
+// Prefers the instance of NCCL that made the communicator. The library is never closed, because the
 // communicator outlives this exchange.
 Status find_nccl(void** library) {
   *library = RTLD_DEFAULT;
@@ -72,8 +72,8 @@ Status open_nccl(Nccl* nccl) {
   return find_function(library, "ncclAllGather", &nccl->all_gather);
 }
 
-// A stream and device memory. Freed in stream order, because freeing must not wait for a peer that
-// never comes.
+// Holds a stream and device memory. The memory is freed in stream order, because freeing must not
+// wait for a peer that never comes.
 class DeviceBuffer {
  public:
   Status create(size_t bytes) {
@@ -98,7 +98,7 @@ struct Exchange {
   ncclComm* comm;
   int num_ranks;
   Deadline deadline;
-  Status status;  // of the all-gather, which as a callback can return a number only
+  Status status;  // of the all-gather; as a callback it can return a number only
 };
 
 Status wait_for(const Exchange& exchange, cudaStream_t stream) {
@@ -110,7 +110,7 @@ Status wait_for(const Exchange& exchange, cudaStream_t stream) {
       HEP_TRY(check_nccl(exchange.nccl, result, "ncclAllGather"));
       const cudaError_t done = cudaStreamQuery(stream);
       if (done != cudaErrorNotReady) return cuda_status(done, "ncclAllGather's kernel");
-      cudaGetLastError();  // off the record of the last error, which belongs to the user
+      cudaGetLastError();  // clears the last error, which belongs to the user
     }
     if (exchange.deadline.expired())
       return error(hepErrorTimeout, "an all-gather over the NCCL communicator did not end in time");
@@ -129,7 +129,7 @@ Status gather_over_nccl(const Exchange& exchange, const void* send, void* receiv
   const int result =
       exchange.nccl.all_gather(mine, all, bytes, kNcclUint8, exchange.comm, buffer.stream());
   if (result != kNcclInProgress) HEP_TRY(check_nccl(exchange.nccl, result, "ncclAllGather"));
-  // The copy to pageable memory would wait without a bound, so it comes when all is done.
+  // A copy to pageable memory waits without a bound, so it comes when all is done.
   HEP_TRY(wait_for(exchange, buffer.stream()));
   HEP_TRY(
       cuda_status(cudaMemcpyAsync(receive, all, all_bytes, cudaMemcpyDeviceToHost, buffer.stream()),

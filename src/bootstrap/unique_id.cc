@@ -14,8 +14,8 @@ namespace {
 constexpr uint32_t kIdMagic = 0x48455049;
 
 // The version is that of the frames, so that ranks with another version learn it at once. Magic,
-// version and checksum keep their places in all versions, so that an id of another version
-// can be told from a damaged one.
+// version and checksum keep their offsets in all versions, so that an id of another version differs
+// from a damaged one.
 struct Contents {
   uint32_t magic;
   uint16_t version;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a unique id says: where the hub listens, and the secret that proves the right to join.
+// A unique id says where the hub listens, and has the secret that proves the right to join.
 #pragma once
 
 #include <hybridep.h>
@@ -22,12 +22,12 @@ struct Rendezvous {
 
 hepUniqueId_t write_unique_id(const Rendezvous& rendezvous);
 
-// hepErrorInvalidArgument for bytes that are not an id or were damaged, hepErrorMismatch for an id of
-// another version of the library.
+// Returns hepErrorInvalidArgument for bytes that are not an id or were damaged, and
+// hepErrorMismatch for an id of another version of the library.
 Status read_unique_id(const hepUniqueId_t& id, Rendezvous* rendezvous);
 
-// A number for this boot of this machine. It is keyed, so that an id does not identify the machine to
-// those who do not take part.
+// Returns a number for this boot of this machine. It is keyed, so that an id does not identify the
+// machine to those who do not take part.
 uint64_t host_fingerprint(const SipKey& secret);
 
 }  // namespace hep

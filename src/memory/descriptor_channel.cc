@@ -126,8 +126,8 @@ bool is_passing(int code) {
          code == ENFILE || code == ENOBUFS || code == ENOMEM || code == EPIPE || code == ECONNRESET;
 }
 
-// One call of DescriptorChannel::exchange. Sends and receives take turns: descriptors that are under
-// way count against a limit of the user's, so a rank that only sent could wait for itself.
+// One call of DescriptorChannel::exchange. Sends and receives take turns: descriptors that are
+// under way count against a limit of the user's, so a rank that only sent could wait for itself.
 class Exchange final : private Doorway::Keeper {
  public:
   Exchange(const Descriptor& listener, const DescriptorAddress& own, int rank,
@@ -258,8 +258,8 @@ class Exchange final : private Doorway::Keeper {
     Greeting greeting{};
     Descriptor descriptor;
     ssize_t length = receive_descriptor(connection, &greeting, &descriptor);
-    // The kernel looks for a packet first, and then whether the other end is gone. It overlooks a peer
-    // that spoke and left in between, so look again (Linux 6.18, once in 400,000 connections).
+    // The kernel looks for a packet first, and then whether the other end is gone. It overlooks a
+    // peer that spoke and left in between, so look again (Linux 6.18, once in 400,000 connections).
     if (length == 0) length = receive_descriptor(connection, &greeting, &descriptor);
     if (length < 0) return errno != EAGAIN && errno != EINTR;
     if (length != sizeof greeting || greeting.magic != kGreetingMagic ||

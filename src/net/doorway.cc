@@ -11,11 +11,11 @@
 namespace hep {
 namespace {
 
-// Connections that are accepted in one turn. The number is small against those of strangers, so that
-// a rank amid a flood has several turns to prove itself before it is the oldest.
+// At most this many connections are accepted in one turn. The number is small against those of
+// strangers, so that a rank amid a flood has several turns to prove itself before it is the oldest.
 constexpr int kAcceptBatch = 16;
 
-// Pause after an accept that failed, for want of descriptors for example, when nobody could make room.
+// The doorway pauses this long after an accept that failed where nobody could make room.
 constexpr int kAcceptPauseMs = 50;
 
 // Where no descriptor is free, accept4 fails even if nobody waits.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The way in at a listening socket. Everybody on the network can connect, so a connection is a
-// stranger until it has proved that it belongs here. Strangers hold up nobody: their number is
-// bounded, each has a deadline, and where there is no room for another, the oldest goes.
+// The doorway is the way in at a listening socket. Everybody on the network can connect, so a
+// connection is a stranger until it has proved that it belongs here. Strangers hold up nobody:
+// their number is bounded, each has a deadline, and where there is no room for another, the oldest
+// goes.
 #pragma once
 
 #include <poll.h>
@@ -24,34 +25,35 @@ class Doorway {
     Descriptor socket;
     SocketAddress address;
     Deadline deadline;
-    Verifier verifier;  // for keepers that ask for a secret
+    Verifier verifier;  // of use to keepers that ask for a secret
   };
 
-  // Decides about strangers. Must not call the doorway.
+  // A keeper decides about strangers. It must not call the doorway.
   class Keeper {
    public:
     virtual ~Keeper() = default;
 
-    // Whether a new connection may stay.
+    // Returns whether a new connection may stay.
     virtual bool greet(Stranger& stranger) = 0;
 
-    // Reads what a stranger has sent. Returns true if it is a stranger no longer: the keeper has taken
-    // its socket, or else it is shut out.
+    // Reads what a stranger has sent. Returns false as long as more has to come. Where it returns
+    // true, the keeper has taken the socket, or the stranger is shut out.
     virtual bool hear(Stranger& stranger) = 0;
 
-    // Called before a stranger is shut out that is late or has to make room.
+    // The doorway calls it before it shuts out a stranger that is late or has to make room.
     virtual void dismiss(Stranger&) {}
   };
 
-  // Does not own the listening socket, which may have been closed: then nobody comes any more.
+  // Does not own the listening socket. When that is closed, nobody comes any more.
   Doorway(const Descriptor& listener, Keeper& keeper, size_t max_strangers);
 
-  // Adds to what poll() has to watch, and tells for how many milliseconds it may.
+  // Adds what poll() has to watch. remaining_ms() is how long poll() may wait at most.
   void watch(std::vector<pollfd>* entries) const;
   int remaining_ms() const;
 
-  // Takes what poll() has found: `entries` are those that watch() added. hepErrorSystem if a connection
-  // cannot be accepted and no stranger is left to make room; after that it pauses for a moment.
+  // Takes what poll() has found in the `entries` that watch() added. Returns hepErrorSystem if a
+  // connection cannot be accepted and no stranger is left to make room, and then pauses for a
+  // moment.
   Status serve(const pollfd* entries);
 
   // Shuts all strangers out.

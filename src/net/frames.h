@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The frames of a connection. A frame is a header and its payload. Integers are little-endian, which
-// is the byte order of all machines that are served.
+// The frames of a connection. A frame is a header and its payload. Integers are little-endian,
+// which is the byte order of all machines that are served.
 //
 // Every connection begins with a handshake between the end that listens and the end that connects:
 //   listens  -> connects  challenge
@@ -28,7 +28,7 @@ constexpr uint32_t kMagic = 0x48455042;
 constexpr uint16_t kVersion = 1;
 constexpr size_t kMaxTextBytes = 1000;
 
-// How long a rank waits, after its deadline, for the hub to tell which ranks are missing.
+// A rank waits this long after its deadline for the hub to tell which ranks are missing.
 constexpr int kExplanationMs = 1000;
 
 using Nonce = std::array<uint8_t, 16>;
@@ -76,12 +76,12 @@ struct Failure {
   uint32_t result;  // hepResult_t
 };
 
-// Who proves that it knows the secret: the end that connects, or the one that listens. The two are
-// distinct, so that neither end's proof can be sent back to it.
+// Says which end proves that it knows the secret. The proofs of the two ends differ, so that
+// neither end's proof can be sent back to it.
 enum class Side : uint32_t { kConnecting = 1, kListening = 2 };
 
-// The proof covers the challenge and the nonce of the other end, so that it is worth nothing on another
-// connection.
+// The proof covers the challenge and the nonce of the other end, so that it is worth nothing on
+// another connection.
 inline uint64_t make_proof(const SipKey& secret, Side side, const Nonce& challenge,
                            const Join& join) {
   struct {
@@ -95,7 +95,7 @@ inline uint64_t make_proof(const SipKey& secret, Side side, const Nonce& challen
   return siphash(secret, &message, sizeof message);
 }
 
-// The time it takes tells nothing of where two proofs differ.
+// The time that it takes tells nothing of where two proofs differ.
 inline bool equal_proofs(uint64_t a, uint64_t b) {
   volatile uint64_t difference = a ^ b;
   return difference == 0;

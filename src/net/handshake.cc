@@ -15,7 +15,7 @@ namespace {
 using wire::FrameHeader;
 using wire::FrameType;
 
-// A frame as it travels.
+// Has the bytes of a frame as they travel.
 template <typename Payload>
 struct Framed {
   FrameHeader header;

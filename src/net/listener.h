@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A listening socket, and the addresses at which it can be reached. The system chooses the port.
+// A listener is a listening socket with the addresses that lead to it. The system chooses the port.
 #pragma once
 
 #include <netinet/in.h>
@@ -17,7 +17,7 @@ struct Listener {
   uint16_t port = 0;
   std::vector<in6_addr> addresses;  // in the order in which others should try them
 
-  // Ends the listening also where a forked child holds the socket too.
+  // Ends the listening, even where a forked child holds the socket, too.
   void close();
 };
 
@@ -27,8 +27,8 @@ Status listen_at(const in6_addr& address, Listener* out);
 // Listens at IPv4 loopback, which reaches this machine alone.
 Status listen_at_loopback(Listener* out);
 
-// Listens on all interfaces. The addresses are loopback first, then those of the interfaces that are
-// up, IPv4 before IPv6.
+// Listens on all interfaces. The addresses are loopback first, then those of the interfaces that
+// are up, IPv4 before IPv6.
 Status listen_everywhere(Listener* out);
 
 }  // namespace hep

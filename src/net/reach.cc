@@ -16,7 +16,7 @@ namespace {
 // Addresses that do not answer must not use up the time for those that do.
 constexpr int kConnectMs = 2000;
 
-// Pause between two rounds over the addresses.
+// There is a pause between two rounds over the addresses.
 constexpr int kRetryMs = 20;
 
 }  // namespace

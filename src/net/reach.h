@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Connects to a process that listens at several addresses, of which not all need to lead there.
+// Connects to a process that offers several addresses. Some of them may lead nowhere.
 #pragma once
 
 #include <netinet/in.h>
@@ -20,9 +20,9 @@ struct Destination {
   SipKey secret;  // both ends prove that they know it
 };
 
-// Tries the addresses in turn, again and again, until one of them proves the secret. Tells it which
-// rank comes, and by when that wants to have joined: the deadline, or `join_ms` from now if that is
-// earlier. hepErrorTimeout gives the reason for each address.
+// Tries the addresses in turn, again and again, until the process at one of them proves the secret.
+// Tells it which rank comes, and by when that wants to have joined: at the deadline, or in
+// `join_ms` if that is earlier. hepErrorTimeout gives the reason for each address.
 Status reach(const Destination& destination, int rank, int num_ranks, Deadline deadline,
              Descriptor* out, int join_ms = INT32_MAX);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// SipHash-2-4, a keyed hash for short messages (J.-P. Aumasson and D. J. Bernstein, "SipHash: a fast
-// short-input PRF", 2012), written from section 2 of the paper.
+// SipHash-2-4, a keyed hash for short messages (J.-P. Aumasson and D. J. Bernstein, "SipHash: a
+// fast short-input PRF", 2012), written from section 2 of the paper.
 #pragma once
 
 #include <array>
@@ -40,7 +40,7 @@ struct State {
   }
 };
 
-// Little-endian, of at most 8 bytes.
+// Reads at most 8 bytes as a little-endian number.
 inline uint64_t load_word(const uint8_t* bytes, size_t count) {
   uint64_t word = 0;
   for (size_t i = 0; i < count; ++i) word |= static_cast<uint64_t>(bytes[i]) << (8 * i);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// TCP sockets that do not block: how they are made, and bytes in and out by a deadline.
+// Makes TCP sockets that do not block, and moves bytes in and out by a deadline.
 #pragma once
 
 #include <cstddef>
@@ -13,15 +13,15 @@ namespace hep {
 
 Status connect_to(const SocketAddress& address, Deadline deadline, Descriptor* out);
 
-// Makes a connection send small messages at once, and notice that the other machine is dead.
+// Makes a connection send small messages at once and notice that the other machine is dead.
 void set_connection_options(int socket);
 
-// Whether an event of poll, errors included, came before the deadline.
+// Returns whether an event of poll, errors included, came before the deadline.
 bool wait_for_event(int socket, short events, Deadline deadline);
 
 enum class Io { kDone, kClosed, kExpired };
 
-// Why it was not done.
+// Says why it was not done.
 const char* io_text(Io io);
 
 // Move `size` bytes.

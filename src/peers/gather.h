@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The contributions of ranks to the all-gathers of their group.
+// Keeps the contributions of ranks to the all-gathers of their group.
 #pragma once
 
 #include <array>
@@ -11,8 +11,8 @@
 
 namespace hep {
 
-// Rounds are counted from 1. A rank is at most one round ahead of any other, so the latest two of each
-// rank are kept. Has all its memory from the beginning.
+// Rounds are counted from 1. A rank is at most one round ahead of any other, so the latest two of
+// each rank are kept. Has all its memory from the beginning.
 class Gather {
  public:
   explicit Gather(size_t num_ranks) : ranks_(num_ranks) {}
@@ -20,15 +20,16 @@ class Gather {
   // Begins a rank's next round and returns its number.
   uint64_t begin(int rank) { return ++ranks_[rank].rounds; }
 
-  // Keeps a contribution of at most PeerMessage::kMaxBytes bytes. Returns whether all ranks have now
-  // contributed to the round.
+  // Keeps a contribution of at most PeerMessage::kMaxBytes bytes. Returns whether all ranks have
+  // now contributed to the round.
   bool add(int rank, uint64_t round, const void* data, size_t bytes);
 
-  // Whether a rank has contributed. A contribution of another size, which a sound peer does not send,
-  // does not count.
+  // Whether a rank has contributed. A contribution of another size, which a sound peer does not
+  // send, does not count.
   bool has(size_t rank, uint64_t round, size_t bytes) const;
 
-  // Copies the contributions to `receive` [R][bytes]. Returns -1, or the first rank that is missing.
+  // Copies the contributions to `receive` [R][bytes]. Returns -1, or the first rank that is
+  // missing.
   int take(uint64_t round, size_t bytes, void* receive) const;
 
  private:

@@ -21,7 +21,7 @@
 namespace hep {
 namespace {
 
-// Pause between two looks around, and before a second try where memory has run out.
+// The thread pauses this long between two looks around, and before a second try without memory.
 constexpr int kLookAroundMs = 50;
 
 PeerMessage make_message(PeerEvent event, int rank) {
@@ -74,8 +74,8 @@ PeerGroup::~PeerGroup() {
     ::eventfd_write(wake_.get(), 1);
     thread_.join();
   }
-  // A forked child may hold the connections too, and must not keep them alive. What has come and was
-  // not read must not turn the end into a reset, which could overtake the farewell.
+  // A forked child may hold the connections, too, and must not keep them alive. Bytes that came and
+  // were not read would turn the end into a reset, which could overtake the farewell.
   for (Descriptor& link : links_.sockets()) {
     if (!link.valid()) continue;
     ::shutdown(link.get(), SHUT_RDWR);
@@ -126,8 +126,8 @@ void PeerGroup::run() {
   }
 }
 
-// Waits for the next event; false when the group ends. What is heard is kept without any more memory, so
-// that nothing is lost when there is none; only to tell the listeners takes some.
+// Waits for the next event. Returns false when the group ends. Reading allocates nothing, so that
+// no message is lost when memory runs out; only the listeners may allocate.
 bool PeerGroup::watch() {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -207,7 +207,7 @@ void PeerGroup::take(int process, const PeerMessage& message) {
     record(message);
 }
 
-// A process is gone: those of its ranks that have not left are lost.
+// Those ranks of a process that is gone are lost that have not left.
 void PeerGroup::lose(int process) {
   links_.sockets()[process].reset();
   for (size_t rank = 0; rank < peers_.size(); ++rank)
@@ -260,8 +260,8 @@ void PeerGroup::record(const PeerMessage& message) {
   changed_.notify_all();
 }
 
-// Sends to all other processes. The few messages that a rank may have under way at once fit into the
-// socket's buffer, whether or not the other end reads.
+// Sends to all other processes. The few messages that a rank may have under way at once fit into
+// the socket's buffer, whether or not the other end reads.
 void PeerGroup::send(const PeerMessage& message) {
   for (const Descriptor& link : links_.sockets())
     if (link.valid()) ::send(link.get(), &message, sizeof message, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -341,7 +341,7 @@ void PeerGroup::contribute(const PeerMessage& message) {
     changed_.notify_all();
 }
 
-// Of several ranks that are missing, names one that will not come any more.
+// Names one of the missing ranks that does not come any more, if there is one.
 Status PeerGroup::reason_to_give_up(uint64_t round, size_t bytes, int* missing) const {
   for (const Peer& peer : peers_)
     if (peer.failed)

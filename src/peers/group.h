@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// News among the ranks of a communicator. A rank tells its peers that it leaves, that it has failed, and
-// what it contributes to an all-gather. That a process is gone, nobody tells: the end of its connection
-// does. The ranks of a process share one group, with one connection to each other process and one thread
-// that listens.
+// A group carries news among the ranks of a communicator. A rank tells its peers that it leaves,
+// that it has failed, and what it contributes to an all-gather. A process that is gone tells
+// nothing; the end of its connection does. The ranks of a process share one group. It has one
+// connection to each other process and one thread that listens.
 #pragma once
 
 #include <hybridep.h>
@@ -26,7 +26,7 @@
 
 namespace hep {
 
-// What a rank tells of its failure.
+// A rank tells this of its failure.
 struct PeerFailure {
   int rank;
   hepResult_t result;
@@ -34,21 +34,22 @@ struct PeerFailure {
   std::string sentence;
 };
 
-// What a rank hears of its peers. Called from any thread, one call at a time; must not call the group. A
-// call in which memory runs out is made again.
+// Hears for one rank what happens to its peers. The group calls it from any thread, one call at a
+// time. It must not call the group. A call in which memory runs out is made again.
 class PeerListener {
  public:
   virtual ~PeerListener() = default;
-  virtual void peer_left(int rank) = 0;  // it will signal nothing more; nothing is wrong
-  virtual void peer_lost(int rank) = 0;  // its process is gone, without a word
+  virtual void peer_left(int rank) = 0;  // it signals nothing more, and nothing is wrong
+  virtual void peer_lost(int rank) = 0;  // its process is gone without a word
   virtual void peer_failed(const PeerFailure& failure) = 0;
 
-  // Called from time to time where the group was asked to: true and the failure if this rank itself
-  // has failed.
+  // The group calls it from time to time where it was asked to. Returns true and the failure if
+  // this rank itself has failed.
   virtual bool look_around(PeerFailure* own) = 0;
 };
 
-// All ranks of a communicator as one process sees them. Thread-safe, open() and connect() excepted.
+// Has all ranks of a communicator as one process sees them. Thread-safe except open() and
+// connect().
 class PeerGroup {
  public:
   // `processes` [R] is the same number for ranks of the same process.
@@ -64,50 +65,51 @@ class PeerGroup {
 
   Status start_thread();
 
-  // From now on the rank takes part, and its listener hears what happens; what has happened already, it
-  // hears at once.
+  // From now on the rank takes part, and its listener hears what happens. It hears at once what has
+  // happened already.
   void subscribe(int rank, PeerListener& listener, bool looks_around);
   void unsubscribe(int rank);
 
-  // Tell all that a rank of this process has failed, or leaves. Of failures the first one counts.
+  // Tell all that a rank of this process has failed, or leaves. The first failure counts.
   void report(const PeerFailure& failure);
   void leave(int rank) noexcept;
 
-  // Copies the `bytes` bytes at `send` of every rank to `receive` [R][bytes] of every rank. Each rank
-  // calls it from a thread of its own, as often as the others. Ends early when a rank fails, or leaves
-  // without having contributed; *missing is then that rank, or the first that did not come in time.
+  // Copies the `bytes` bytes at `send` of every rank to `receive` [R][bytes] of every rank. Each
+  // rank calls it from a thread of its own, as often as the others. Ends early when a rank fails,
+  // or leaves without having contributed; *missing is then that rank, or the first that did not
+  // come in time.
   Status all_gather(int rank, const void* send, void* receive, size_t bytes, Deadline deadline,
                     int* missing);
   static constexpr size_t kMaxGatherBytes = PeerMessage::kMaxBytes;
 
-  // The ranks of this process leave, and nobody is called any more: the thread runs on while what
-  // listeners read, such as memory of CUDA, goes away.
+  // The ranks of this process leave, and no listener is called any more. The thread runs on while
+  // memory that listeners read, such as that of CUDA, goes away.
   void leave_at_exit();
 
-  // Around a fork: nothing changes meanwhile. A child closes the connections, because one that it held
-  // open would hide the end of its parent.
+  // A fork holds the mutex, so that nothing changes meanwhile. The child closes the connections,
+  // because one that it held open would hide the end of its parent.
   std::mutex& mutex() { return mutex_; }
   void forget_in_child();
 
  private:
-  // What a listener has been told of a rank.
+  // Says what a listener has been told of a rank.
   struct Told {
     bool left = false, lost = false, failed = false;
   };
 
-  // What is known of a rank.
+  // Has what is known of a rank.
   struct Peer {
     bool left = false, lost = false, failed = false;
     PeerMessage failure{};  // what it said when it failed
 
-    // Of ranks of this process alone.
+    // Ranks of other processes do not use these.
     bool started = false;  // takes part
     PeerListener* listener = nullptr;
     bool looks_around = false;
     std::vector<Told> told;  // by rank
   };
 
-  // A message of a process that has not arrived whole.
+  // Collects a message of a process until it has arrived whole.
   struct Inbox {
     PeerMessage message;
     size_t bytes = 0;

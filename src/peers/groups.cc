@@ -11,7 +11,8 @@
 namespace hep {
 namespace {
 
-// The groups by communicator. It is never destroyed, because communicators may outlive static objects.
+// The groups by communicator. It is never destroyed, because communicators may outlive static
+// objects.
 class Groups {
  public:
   static Groups& instance() {

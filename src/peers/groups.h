@@ -10,11 +10,11 @@
 
 namespace hep {
 
-// The group of a communicator, which the ranks of this process share. The first of them makes it, the
-// last frees it.
+// The group of a communicator, which the ranks of this process share. The first of them makes it,
+// the last frees it.
 //
-// A forked child closes the connections that it inherits. A process that exits in good order leaves the
-// communicators that it did not destroy.
+// A forked child closes the connections that it inherits. A process that exits in good order leaves
+// the communicators that it did not destroy.
 std::shared_ptr<PeerGroup> join_group(uint64_t communicator, const std::vector<uint64_t>& processes,
                                       int rank);
 

@@ -16,7 +16,7 @@
 namespace hep {
 namespace {
 
-// More than processes that can come at once.
+// Twice the processes that can come at once.
 constexpr size_t kMaxStrangers = 2 * kMaxRanks;
 
 Status reach_process(const LinkAddress& other, bool same_host, int own_process, int num_processes,
@@ -68,8 +68,7 @@ class Acceptor final : public Doorway::Keeper {
 }  // namespace
 
 Status Links::open() {
-  // The address that the setting names belongs to the machine of the rendezvous, perhaps not to this
-  // one.
+  // The setting names an address of the machine of the rendezvous, which may be another one.
   in6_addr wanted;
   if (!parse_address(setting_text("HEP_RENDEZVOUS_ADDRESS"), &wanted) ||
       !listen_at(wanted, &listener_).ok())

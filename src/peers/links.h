@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Connections between the processes of a communicator, one for each pair. A process learns by the end
-// of a connection that the other process is gone.
+// Links connect the processes of a communicator, with one connection for each pair. A process
+// learns by the end of a connection that the other process is gone.
 #pragma once
 
 #include <netinet/in.h>
@@ -18,17 +18,17 @@
 
 namespace hep {
 
-// How the others reach a process. Plain bytes, to be all-gathered.
+// Tells the others how to reach a process. It is all-gathered as plain bytes.
 struct LinkAddress {
   in6_addr addresses[kMaxAddresses];
   uint16_t num_addresses;
   uint16_t port;
   uint32_t reserved;
   uint64_t host;  // host_identity()
-  SipKey secret;  // what both ends of a connection to this process prove that they know
+  SipKey secret;  // both ends of a connection to this process prove that they know it
 };
 
-// Process i of a communicator, counted in the order of their lowest ranks.
+// Processes are numbered in the order of their lowest ranks.
 class Links {
  public:
   // Listens from now on.
@@ -36,8 +36,8 @@ class Links {
 
   const LinkAddress& address() const { return address_; }
 
-  // Collective among the processes: connects each to every other. `names` [processes] says in errors
-  // who they are. Strangers that connect are ignored.
+  // Collective among the processes: connects each to every other. `names` [processes] says in
+  // errors who they are. Strangers that connect are ignored.
   Status connect(const std::vector<LinkAddress>& addresses, int process,
                  const std::vector<std::string>& names, Deadline deadline);
 

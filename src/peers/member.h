@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One rank's place in the group of its communicator.
+// A member is one rank's handle on the group of its communicator.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 namespace hep {
 
-// Used by one thread at a time, report() excepted.
+// One thread at a time may use it, except report().
 class PeerMember {
  public:
   // `communicator` is a number that its ranks share and no other communicator has; `processes` [R]
@@ -20,7 +20,7 @@ class PeerMember {
   static Status open(uint64_t communicator, const std::vector<uint64_t>& processes, int rank,
                      std::unique_ptr<PeerMember>* out);
 
-  // Leaves: tells the peers, unless the rank never started. Never waits for them.
+  // Leaves. Tells the peers, unless the rank never started, and never waits for them.
   ~PeerMember();
 
   LinkAddress address() const;
@@ -29,16 +29,16 @@ class PeerMember {
   Status connect(const std::vector<LinkAddress>& addresses, Deadline deadline);
 
   // From now on the listener hears what happens, and at once what has happened already. With
-  // `looks_around`, its own failures are looked for several times a second.
+  // `looks_around`, the group asks it several times a second whether this rank has failed.
   Status start(PeerListener* listener, bool looks_around);
 
   // After this the listener is not called any more.
   void stop();
 
-  // As PeerGroup::all_gather.
+  // Does what PeerGroup::all_gather does.
   Status all_gather(const void* send, void* receive, size_t bytes, Deadline deadline, int* missing);
 
-  // Tells the peers of this rank's failure. The first one counts.
+  // Tells the peers of this rank's failure. The first failure counts.
   void report(const PeerFailure& failure);
 
  private:

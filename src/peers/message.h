@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What travels over a link between two processes.
+// Messages travel over a link between two processes.
 #pragma once
 
 #include <cstddef>
@@ -11,8 +11,8 @@ constexpr uint32_t kMessageMagic = 0x4845504d;
 
 enum class PeerEvent : uint32_t { kLeft = 1, kFailed = 2, kContributed = 3 };
 
-// A rank sends once that it has failed, and once that it has left. Of contributions it has at most two
-// under way, because the next one has to wait for those of all others.
+// A rank sends once that it has failed, and once that it has left. Of contributions it has at most
+// two under way, because the next one has to wait for those of all others.
 struct PeerMessage {
   static constexpr size_t kMaxBytes = 992;
 

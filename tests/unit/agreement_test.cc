@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A step that all ranks take or none: what comes of it for a rank whose peers say all kinds of things.
+// A step that all ranks take or none: what comes of it for a rank whose peers say all kinds of
+// things.
 #include "agreement.h"
 
 #include <gtest/gtest.h>

@@ -110,7 +110,7 @@ TEST_F(BootstrapTest, ACallbackThatMixesUpRanksIsFoundOut) {
     ThreadGather::Member member{&group, 1 - rank};
     hepUniqueId_t id{};
     expect_error(unique_id_over_callback(ThreadGather::gather, &member, rank, 2, Status(), &id),
-                 hepErrorMismatch, {"rank " + std::to_string(rank), "in place"});
+                 hepErrorMismatch, {"rank " + std::to_string(rank), "as that of rank"});
   });
 }
 
