@@ -93,9 +93,9 @@
  *
  * FAILURES
  *
- * No wait for a peer is endless. It ends after `timeout_ms`, with `hepErrorTimeout`; when a rank
- * aborts, with `hepErrorAborted`; when the process of a rank is gone, within a second, with
- * `hepErrorPeerLost`; when the CUDA context of a rank has died, within a second, with `hepErrorCuda`. A
+ * No wait for a peer is endless. It ends after `timeout_ms` (the creation of a communicator after
+ * `init_timeout_ms`), with `hepErrorTimeout`; when a rank aborts, with `hepErrorAborted`; when the process of a
+ * rank is gone, within a second, with `hepErrorPeerLost`; when the CUDA context of a rank has died, within a second, with `hepErrorCuda`. A
  * context dies of a fault of any kernel of its process, or because the device is reset. A rank that fails
  * tells its peers, which fail at once in the same way, and all name the rank that is missing, not one that
  * waited for it itself. Kernels then leave cleanly: a CUDA context that was usable stays so. Later
@@ -264,7 +264,8 @@ typedef struct {
   int64_t heap_bytes;         /**< memory for `hepMemAlloc`, to 2^40; 0: none */
 
   /* Settings; 0 means: chosen by the library. */
-  int32_t timeout_ms;  /**< bound of every wait on a peer, in milliseconds, to 3600000; 0: 30000 */
+  int32_t timeout_ms;  /**< bound of every wait for a peer on a communicator (operations and
+                             registrations), in milliseconds, to 3600000; 0: 30000 */
   int32_t sm_budget;   /**< most SMs (blocks) that an operation occupies, from 2; 0: 16; of a
                              low-latency routing see low_latency_blocks */
   int32_t lanes;       /**< independent sequences of operations, 1 to 4; 0: 1. Each takes memory of
@@ -297,7 +298,8 @@ typedef struct {
   int32_t low_latency_blocks; /**< most SMs (blocks) that an operation of a low-latency routing
                                    occupies, from 2; 0: sm_budget if that is set, otherwise 32. The
                                    block counts above are for the other routings alone */
-  int32_t reserved;           /**< zero */
+  int32_t init_timeout_ms;    /**< bound of the creation of a communicator as a whole, in
+                                   milliseconds, to 3600000; 0: 30000. `timeout_ms` does not bound it */
 } hepConfig_t;
 
 #define HEP_CONFIG_INITIALIZER HEP_INITIALIZER(hepConfig_t, HEP_CONFIG_MAGIC)
@@ -368,7 +370,7 @@ HEP_API hepResult_t hepGetUniqueId(hepUniqueId_t* id);
 
 /**
  * Creates this rank's communicator. Collective: returns when all ranks have come, or with an error
- * after `timeout_ms`. On the cuda backend the rank is bound to the calling thread's current device.
+ * after `init_timeout_ms`. On the cuda backend the rank is bound to the calling thread's current device.
  *
  * comm       receives the communicator; NULL on failure
  * num_ranks  R, 1 to 72
@@ -378,7 +380,7 @@ HEP_API hepResult_t hepGetUniqueId(hepUniqueId_t* id);
  *
  * A rank whose config is wrong, or that disagrees with another, makes the call fail on every rank
  * with a sentence that names the ranks and the field; one that does not come is named after
- * `timeout_ms`. A rank whose own config is wrong waits for the others for 10 s at most.
+ * `init_timeout_ms`. A rank whose own config is wrong waits for the others for 10 s at most.
  * Errors: hepErrorInvalidArgument, hepErrorUnsupported, hepErrorMismatch, hepErrorUnreachable,
  * hepErrorTimeout, hepErrorPeerLost, hepErrorOutOfMemory, hepErrorSystem, hepErrorCuda. Thread-safe.
  */
@@ -420,7 +422,8 @@ HEP_API hepResult_t hepCommInitCallback(hepComm_t* comm, int num_ranks, int rank
  * Creates this rank's communicator over an existing NCCL communicator, with its ranks and its
  * device. Collective. NCCL is opened at run time and used once, to agree on a rendezvous; `nccl` may
  * be destroyed afterwards. Needs a CUDA device, on either backend. The peers of a rank whose call is
- * refused before that, because `comm` or `nccl` is NULL or NCCL cannot be opened, wait for `timeout_ms`.
+ * refused before that, because `comm` or `nccl` is NULL or NCCL cannot be opened, wait for
+ * `init_timeout_ms`.
  * Errors: as `hepCommInitRank`; hepErrorUnsupported if NCCL cannot be opened. Thread-safe.
  */
 HEP_API hepResult_t hepCommInitNccl(hepComm_t* comm, struct ncclComm* nccl,
@@ -492,7 +495,7 @@ typedef struct {
   int32_t routing_blocks;  /**< SMs that `hepRoutingUpdate` occupies; 0 on the host backend */
   int32_t dispatch_blocks; /**< SMs that `hepDispatch` occupies; 0 on the host backend */
   int32_t combine_blocks;  /**< SMs that `hepCombine` occupies; 0 on the host backend */
-  int32_t timeout_ms;      /**< bound of every wait on a peer */
+  int32_t timeout_ms;      /**< bound of every wait for a peer on the communicator */
   int32_t lanes;           /**< for routings of hepModeThroughput */
   int32_t low_latency_lanes; /**< for routings of hepModeLowLatency: 4, or 0 without them */
   int32_t
@@ -528,7 +531,7 @@ HEP_API hepResult_t hepMemFree(hepComm_t comm, void* pointer);
  * batches of low-latency routings travel sooner if they are copied, which the library does then.
  *
  * Collective: all ranks call it, from threads of their own, each with memory of its own or with NULL and 0,
- * and it waits for all of them, as long as `timeout_ms`. What is refused on one rank is refused on all, and
+ * and it waits for all of them, at most `timeout_ms`. What is refused on one rank is refused on all, and
  * nothing is registered; all are told the reason.
  *
  * On the cuda backend it is memory of cudaMalloc, or of cuMemCreate with POSIX descriptors (fabric handles

@@ -210,7 +210,8 @@ hepResult_t hepCommInitNccl(hepComm_t* comm, struct ncclComm* nccl, const hepCon
     HEP_TRY(check_output(nccl, "nccl"));
     hepUniqueId_t id;
     int rank, num_ranks, device;
-    HEP_TRY(unique_id_over_nccl(nccl, wanted_timeout_ms(config), &id, &rank, &num_ranks, &device));
+    HEP_TRY(
+        unique_id_over_nccl(nccl, wanted_init_timeout_ms(config), &id, &rank, &num_ranks, &device));
     return keep_current_device([&]() -> Status {
       HEP_TRY(bind_cuda_device(device));
       return create_comm(id, rank, num_ranks, config, created);

@@ -212,7 +212,7 @@ Status create_comm(const hepUniqueId_t& id, int rank, int num_ranks, const hepCo
   comm->num_ranks = num_ranks;
   Hello hello{};
   const Status prepared = prepare(config, *comm, &hello);
-  const int timeout_ms = wanted_timeout_ms(config);
+  const int timeout_ms = wanted_init_timeout_ms(config);
   const Deadline deadline =
       Deadline::after_ms(prepared.ok() ? timeout_ms : std::min(timeout_ms, kBadConfigTimeoutMs));
   std::unique_ptr<Bootstrap> bootstrap;

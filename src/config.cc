@@ -58,12 +58,6 @@ Status check_interval(const char* field, int64_t value, int64_t min, int64_t max
                min, max);
 }
 
-Status check_unserved(const char* field, int32_t value) {
-  if (value == 0) return Status();
-  return error(hepErrorUnsupported, "config field %s is %d, but this version serves only 0", field,
-               value);
-}
-
 Status check_row(const hepConfig_t& config) {
   const int64_t bytes = int64_t{config.hidden} * element_bytes(config.type);
   if (bytes <= 0 || bytes > kMaxRowBytes || bytes % kRowGranularity != 0)
@@ -98,8 +92,7 @@ Status check_shape(const hepConfig_t& config, int num_ranks) {
   HEP_TRY(check_interval("max_top_k", config.max_top_k, 1, kMaxTopK));
   HEP_TRY(check_interval("heap_bytes", config.heap_bytes, 0, kMaxHeapBytes));
   HEP_TRY(check_interval("scale_bytes", config.scale_bytes, 0, kMaxScaleBytes));
-  HEP_TRY(check_interval("low_latency_tokens", config.low_latency_tokens, 0, kMaxTokens));
-  return check_unserved("reserved", config.reserved);
+  return check_interval("low_latency_tokens", config.low_latency_tokens, 0, kMaxTokens);
 }
 
 Status check_domain(const hepConfig_t& config, int num_ranks) {
@@ -146,6 +139,7 @@ void set_defaults(hepConfig_t* config, int num_ranks) {
   set(&config->partial_type, hepTypeBfloat16);
   set(&config->max_top_k, kDefaultTopK);
   set(&config->timeout_ms, kDefaultTimeoutMs);
+  set(&config->init_timeout_ms, kDefaultInitTimeoutMs);
   set(&config->low_latency_blocks,
       config->sm_budget != 0 ? config->sm_budget : kDefaultLowLatencyBlocks);
   set(&config->sm_budget, kDefaultSmBudget);
@@ -272,13 +266,13 @@ Status resolve_config(const hepConfig_t* theirs, int num_ranks, hepConfig_t* res
   return Status();
 }
 
-int32_t wanted_timeout_ms(const hepConfig_t* theirs) {
+int32_t wanted_init_timeout_ms(const hepConfig_t* theirs) {
   hepConfig_t config = HEP_CONFIG_INITIALIZER;
   if (!read_struct(theirs, &config, HEP_CONFIG_MAGIC, "hepConfig_t").ok())
     config = HEP_CONFIG_INITIALIZER;
   const bool readable = apply_environment(&config).ok();
-  const bool legal = config.timeout_ms > 0 && config.timeout_ms <= kMaxTimeoutMs;
-  return readable && legal ? config.timeout_ms : kDefaultTimeoutMs;
+  const bool legal = config.init_timeout_ms > 0 && config.init_timeout_ms <= kMaxTimeoutMs;
+  return readable && legal ? config.init_timeout_ms : kDefaultInitTimeoutMs;
 }
 
 Shape make_shape(const hepConfig_t& config, int num_ranks) {
@@ -354,6 +348,7 @@ std::string config_difference(const hepConfig_t& a, const hepConfig_t& b) {
       FIELD(combine_type),
       FIELD(partial_type),
       FIELD(low_latency_blocks),
+      FIELD(init_timeout_ms),
 #undef FIELD
   };
   for (const auto& field : fields)

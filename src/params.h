@@ -14,6 +14,7 @@
 namespace hep {
 
 constexpr int kDefaultTimeoutMs = 30000;
+constexpr int kDefaultInitTimeoutMs = 30000;
 constexpr int kMaxTimeoutMs = 3600000;
 constexpr int kDefaultSmBudget = 16;
 constexpr int kDefaultLowLatencyBlocks = 32;

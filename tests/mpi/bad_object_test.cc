@@ -249,6 +249,7 @@ TEST(BadObject, ConfigsThatBreakARuleAreRefused) {
       {"combine_type", &hepConfig_t::combine_type, hepTypeBytes, hepErrorInvalidArgument},
       {"partial_type", &hepConfig_t::partial_type, hepTypeFloat16, hepErrorInvalidArgument},
       {"timeout_ms", &hepConfig_t::timeout_ms, -1, hepErrorInvalidArgument},
+      {"init_timeout_ms", &hepConfig_t::init_timeout_ms, -1, hepErrorInvalidArgument},
       {"sm_budget", &hepConfig_t::sm_budget, -1, hepErrorInvalidArgument},
       {"routing_threads", &hepConfig_t::routing_threads, 33, hepErrorInvalidArgument},
       {"scale_bytes", &hepConfig_t::scale_bytes, -4, hepErrorInvalidArgument},
@@ -285,7 +286,7 @@ TEST(BadObject, InitRefusesArgumentsThatMakeNoSense) {
   hepConfig_t config = small_config();
   config.backend = world().backend();
   config.num_experts = 8;
-  config.timeout_ms = 500;
+  config.init_timeout_ms = 500;
   hepUniqueId_t id;
   ASSERT_HEP(hepGetUniqueId(&id));
   hepUniqueId_t zeros{};

@@ -23,7 +23,7 @@ hepConfig_t small_config() {
   config.max_tokens = 8;
   config.hidden = 64;
   config.num_experts = 12;
-  config.timeout_ms = kLongMs;
+  config.timeout_ms = config.init_timeout_ms = kLongMs;
   return config;
 }
 
@@ -115,10 +115,28 @@ TEST_F(CommTest, ARankWithoutAPlaceForItsCommunicatorDoesNotLeaveTheOthersWaitin
   });
 }
 
+TEST_F(CommTest, CreationWaitsAsLongAsItsOwnTimeoutAndNotAsThatOfOperations) {
+  hepConfig_t config = small_config();
+  const hepUniqueId_t lonely = new_id(), id = new_id();
+  hepComm_t comm = nullptr;
+  config.init_timeout_ms = 100;
+  const Deadline soon = Deadline::after_ms(5000);
+  EXPECT_EQ(hepCommInitRank(&comm, 2, &lonely, 0, &config), hepErrorTimeout);
+  EXPECT_FALSE(soon.expired());
+  config.init_timeout_ms = kLongMs;
+  config.timeout_ms = 1;
+  on_threads(2, [&](int rank) {
+    if (rank == 1) ::poll(nullptr, 0, 20);  // the other waits longer than timeout_ms
+    hepComm_t created = nullptr;
+    EXPECT_EQ(hepCommInitRank(&created, 2, &id, rank, &config), hepSuccess) << hepGetLastError();
+    EXPECT_EQ(hepCommDestroy(created), hepSuccess);
+  });
+}
+
 TEST_F(CommTest, ARankWithABadConfigWaitsForItsPeersNoLongerThanItsTimeout) {
   hepConfig_t config = small_config();
   config.hidden = 12;
-  config.timeout_ms = 100;
+  config.init_timeout_ms = 100;
   const hepUniqueId_t id = new_id();
   hepComm_t comm = nullptr;
   const Deadline soon = Deadline::after_ms(5000);
@@ -211,7 +229,7 @@ TEST_F(CommTest, AFailedInitKeepsNoLogCallback) {
   hepConfig_t config = small_config();
   config.log = count;
   config.log_context = &messages;
-  config.timeout_ms = 100;
+  config.init_timeout_ms = 100;
   const hepUniqueId_t id = new_id();
   hepComm_t comm = nullptr;
   EXPECT_EQ(hepCommInitRank(&comm, 2, &id, 0, &config), hepErrorTimeout);

@@ -295,11 +295,16 @@ const Rule kRules[] = {
      kInvalid,
      {"low_latency_blocks", "1", "2"}},
     {"five lanes", [](hepConfig_t* c) { c->lanes = 5; }, 4, kInvalid, {"lanes", "5", "4"}},
-    {"a reserved field",
-     [](hepConfig_t* c) { c->reserved = 1; },
+    {"negative timeout of creation",
+     [](hepConfig_t* c) { c->init_timeout_ms = -1; },
      4,
-     hepErrorUnsupported,
-     {"reserved", "1"}},
+     kInvalid,
+     {"init_timeout_ms", "-1"}},
+    {"timeout of creation over an hour",
+     [](hepConfig_t* c) { c->init_timeout_ms = 3600001; },
+     4,
+     kInvalid,
+     {"init_timeout_ms", "3600000"}},
     {"two domains",
      [](hepConfig_t* c) { c->domain_size = 2; },
      4,
@@ -328,7 +333,7 @@ TEST_F(Config, TheLimitsThemselvesAreLegal) {
   config.num_experts = 72 * 56;
   config.max_top_k = 32;
   config.heap_bytes = int64_t{1} << 40;
-  config.timeout_ms = 3600000;
+  config.timeout_ms = config.init_timeout_ms = 3600000;
   config.sm_budget = 256;
   config.routing_threads = 1024;
   config.routing_blocks = config.dispatch_blocks = config.combine_blocks = 256;
@@ -344,7 +349,7 @@ TEST_F(Config, TheLimitsThemselvesAreLegal) {
   config = valid_config();
   config.max_tokens = config.max_top_k = config.num_experts = 1;
   config.hidden = 8;
-  config.timeout_ms = config.lanes = config.domain_size = 1;
+  config.timeout_ms = config.init_timeout_ms = config.lanes = config.domain_size = 1;
   config.sm_budget = 2;
   resolved_config(config, 1);
 }
@@ -355,6 +360,7 @@ TEST_F(Config, ZeroMeansTheDocumentedDefault) {
   EXPECT_EQ(resolved.type, hepTypeBfloat16);
   EXPECT_EQ(resolved.max_top_k, 8);
   EXPECT_EQ(resolved.timeout_ms, 30000);
+  EXPECT_EQ(resolved.init_timeout_ms, 30000);
   EXPECT_EQ(resolved.sm_budget, 16);
   EXPECT_EQ(resolved.lanes, 1);
   EXPECT_EQ(resolved.domain_size, kRanks);
@@ -389,20 +395,20 @@ TEST_F(Config, CombineTakesTheDispatchTypeIfItCanBeAdded) {
   }
 }
 
-TEST_F(Config, TheTimeoutIsTakenWhateverElseIsWrong) {
+TEST_F(Config, TheTimeoutOfCreationIsTakenWhateverElseIsWrong) {
   hepConfig_t config = valid_config();
-  EXPECT_EQ(wanted_timeout_ms(&config), 30000);
+  EXPECT_EQ(wanted_init_timeout_ms(&config), 30000);
   config.hidden = 12;
-  config.timeout_ms = 77;
-  EXPECT_EQ(wanted_timeout_ms(&config), 77);
-  setenv("HEP_TIMEOUT_MS", "88", 1);
-  EXPECT_EQ(wanted_timeout_ms(&config), 88);
-  unsetenv("HEP_TIMEOUT_MS");
+  config.init_timeout_ms = 77;
+  EXPECT_EQ(wanted_init_timeout_ms(&config), 77);
+  setenv("HEP_INIT_TIMEOUT_MS", "88", 1);
+  EXPECT_EQ(wanted_init_timeout_ms(&config), 88);
+  unsetenv("HEP_INIT_TIMEOUT_MS");
   for (const int wrong : {-1, 3600001}) {
-    config.timeout_ms = wrong;
-    EXPECT_EQ(wanted_timeout_ms(&config), 30000);
+    config.init_timeout_ms = wrong;
+    EXPECT_EQ(wanted_init_timeout_ms(&config), 30000);
   }
-  EXPECT_EQ(wanted_timeout_ms(nullptr), 30000);
+  EXPECT_EQ(wanted_init_timeout_ms(nullptr), 30000);
 }
 
 TEST_F(Config, TheEnvironmentOverridesTheCallersFields) {
@@ -507,14 +513,13 @@ TEST_F(Config, EveryOtherFieldThatDiffersIsNamedWithBothValues) {
                           FIELD(combine_blocks),
                           FIELD(combine_type),
                           FIELD(partial_type),
-                          FIELD(low_latency_blocks)};
+                          FIELD(low_latency_blocks),
+                          FIELD(init_timeout_ms)};
 #undef FIELD
-  // Every int32_t of the struct stands above, but for the last, which must be zero: none can be forgotten in
-  // a comparison.
+  // Every int32_t of the struct stands above: none can be forgotten in a comparison.
   const size_t before_log = offsetof(hepConfig_t, combine_blocks) + sizeof(int32_t) -
                             offsetof(hepConfig_t, backend) - sizeof(int64_t);
-  const size_t after_log =
-      offsetof(hepConfig_t, reserved) - offsetof(hepConfig_t, log_context) - sizeof(void*);
+  const size_t after_log = sizeof(hepConfig_t) - offsetof(hepConfig_t, log_context) - sizeof(void*);
   EXPECT_EQ(std::size(fields) * sizeof(int32_t), before_log + after_log);
   for (const Field& field : fields) {
     hepConfig_t a{}, b{};

@@ -117,7 +117,7 @@ void create(int process, const hepUniqueId_t& id, bool fails) {
   config.max_tokens = 8;
   config.hidden = 64;
   config.num_experts = kRanks;
-  config.timeout_ms = kTimeoutMs;
+  config.init_timeout_ms = kTimeoutMs;
   std::vector<std::string> complaints(kRanks);
   std::vector<std::thread> threads;
   for (const int rank : ranks_of(process))

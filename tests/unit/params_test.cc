@@ -30,6 +30,7 @@ TEST_F(Params, EverySettingOfTheSpecificationExists) {
   for (const Setting& setting : settings_table()) names.insert(setting.name);
   const std::set<std::string> expected = {"HEP_BACKEND",
                                           "HEP_TIMEOUT_MS",
+                                          "HEP_INIT_TIMEOUT_MS",
                                           "HEP_SM_BUDGET",
                                           "HEP_LANES",
                                           "HEP_DOMAIN_SIZE",
@@ -129,6 +130,7 @@ TEST_F(Params, AnUnknownWordIsRefusedWithAllThatAreKnown) {
 TEST_F(Params, EachVariableOverridesItsField) {
   set("HEP_BACKEND", "host");
   set("HEP_TIMEOUT_MS", "101");
+  set("HEP_INIT_TIMEOUT_MS", "103");
   set("HEP_SM_BUDGET", "102");
   set("HEP_LANES", "3");
   set("HEP_DOMAIN_SIZE", "9");
@@ -144,6 +146,7 @@ TEST_F(Params, EachVariableOverridesItsField) {
   ASSERT_TRUE(apply_environment(&config_).ok());
   EXPECT_EQ(config_.backend, hepBackendHost);
   EXPECT_EQ(config_.timeout_ms, 101);
+  EXPECT_EQ(config_.init_timeout_ms, 103);
   EXPECT_EQ(config_.sm_budget, 102);
   EXPECT_EQ(config_.lanes, 3);
   EXPECT_EQ(config_.domain_size, 9);
