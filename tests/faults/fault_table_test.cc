@@ -27,11 +27,11 @@ constexpr const char* kWaitNames[] = {"",        "blocks",  "records", "rows",
 constexpr int kNoticedMs = 8000;
 
 // In which ranks come to wait for each other.
-constexpr std::chrono::milliseconds kSettle{200};
+constexpr std::chrono::milliseconds kSettle{50};
 
 // By which the one that calls another operation is the first to give up. The others have heard in which
 // operation it was by the time that they do.
-constexpr std::chrono::milliseconds kHeadStart{1000};
+constexpr std::chrono::milliseconds kHeadStart{250};
 
 std::vector<std::string>& table() {
   static std::vector<std::string> lines;

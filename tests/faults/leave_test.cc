@@ -47,7 +47,7 @@ std::unique_ptr<Work> join(int rank, Shared& shared) {
     shared.id_ready[0].store(1);
   }
   while (shared.id_ready[0].load() == 0) std::this_thread::yield();
-  require(work->start(shared.ids[0], kTimeoutMs) == hepSuccess, hepGetLastError());
+  require(work->start(shared.ids[0], {kTimeoutMs, kTimeoutMs}) == hepSuccess, hepGetLastError());
   const std::string wrong = work->check_round();
   require(wrong.empty(), wrong);
   come_to(shared, rank, kReady);

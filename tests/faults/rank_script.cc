@@ -11,7 +11,7 @@ namespace faults {
 namespace {
 
 // What expires where a timeout ends the cell, and what must not where the end comes before it.
-constexpr int kShortTimeoutMs = 2000;
+constexpr int kShortTimeoutMs = 500;
 constexpr int kLongTimeoutMs = 40000;
 
 hepOperation_t operation_of(Phase phase) {
@@ -42,6 +42,11 @@ bool Cell::ends_by_timeout() const {
 
 int Cell::timeout_ms() const { return ends_by_timeout() ? kShortTimeoutMs : kLongTimeoutMs; }
 
+Timeouts Cell::timeouts() const {
+  return phase == Phase::kInit ? Timeouts{timeout_ms(), kLongTimeoutMs}
+                               : Timeouts{kLongTimeoutMs, timeout_ms()};
+}
+
 hepResult_t Cell::expected() const {
   if (phase == Phase::kDestroy) return hepSuccess;
   if (ends_by_timeout()) return hepErrorTimeout;
@@ -68,10 +73,10 @@ void RankScript::run() {
   for (int rank = 0; rank < options().num_ranks; ++rank) await_point(shared_, rank, kBorn);
   if (cell_.phase == Phase::kInit) {
     await_turn();
-    const hepResult_t result = work_.start(first, cell_.timeout_ms());
+    const hepResult_t result = work_.start(first, cell_.timeouts());
     keep(result, shared_.fault_time.load());
   } else {
-    require(work_.start(first, cell_.timeout_ms()));
+    require(work_.start(first, cell_.timeouts()));
     come_to_phase();
     come_to(kReady);
     for (int rank = 0; rank < options().num_ranks; ++rank) await_point(shared_, rank, kReady);
@@ -182,7 +187,7 @@ void RankScript::renew() {
   const std::vector<int> ranks = cell_.survivors();
   const auto place = std::find(ranks.begin(), ranks.end(), rank_) - ranks.begin();
   Work next(options().backend, static_cast<int>(place), static_cast<int>(ranks.size()));
-  require(next.start(id(1, ranks[0]), kLongTimeoutMs));
+  require(next.start(id(1, ranks[0]), {kLongTimeoutMs, kLongTimeoutMs}));
   const std::string wrong = next.check_round();
   if (!wrong.empty()) complain("after the fault: " + wrong);
   require(next.end());

@@ -41,14 +41,15 @@ void require(hepResult_t result, const char* call) {
 
 }  // namespace
 
-hepConfig_t make_config(hepBackend_t backend, int num_ranks, int timeout_ms) {
+hepConfig_t make_config(hepBackend_t backend, int num_ranks, Timeouts timeouts) {
   hepConfig_t config = HEP_CONFIG_INITIALIZER;
   config.backend = backend;
   config.max_tokens = kTokens;
   config.hidden = kHidden;
   config.num_experts = kExpertsPerRank * num_ranks;
   config.max_top_k = num_ranks;
-  config.timeout_ms = timeout_ms;
+  config.init_timeout_ms = timeouts.init;
+  config.timeout_ms = timeouts.operation;
   return config;
 }
 
@@ -82,8 +83,8 @@ Work::~Work() {
   if (comm_ != nullptr) end();
 }
 
-hepResult_t Work::start(const hepUniqueId_t& id, int timeout_ms) {
-  const hepConfig_t config = make_config(backend_, num_ranks_, timeout_ms);
+hepResult_t Work::start(const hepUniqueId_t& id, Timeouts timeouts) {
+  const hepConfig_t config = make_config(backend_, num_ranks_, timeouts);
   const hepResult_t result = hepCommInitRank(&comm_, num_ranks_, &id, rank_, &config);
   if (result != hepSuccess) return result;
   return hepRoutingCreate(&routing_, comm_, nullptr);

@@ -15,7 +15,12 @@ namespace faults {
 constexpr int kTokens = 40;
 constexpr int kHidden = 64;
 
-hepConfig_t make_config(hepBackend_t backend, int num_ranks, int timeout_ms);
+// In milliseconds: of the creation of a communicator, and of its operations.
+struct Timeouts {
+  int init, operation;
+};
+
+hepConfig_t make_config(hepBackend_t backend, int num_ranks, Timeouts timeouts);
 
 // Usable GPUs. Asked in a process of its own: what has used CUDA cannot fork any more.
 int count_devices();
@@ -32,7 +37,7 @@ class Work {
   Work& operator=(const Work&) = delete;
 
   // The communicator comes last, when all memory has been taken.
-  hepResult_t start(const hepUniqueId_t& id, int timeout_ms);
+  hepResult_t start(const hepUniqueId_t& id, Timeouts timeouts);
   hepResult_t end();
 
   hepComm_t comm() const { return comm_; }

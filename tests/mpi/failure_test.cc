@@ -98,7 +98,7 @@ TEST(Failure, InitNamesTheRankThatNeverComes) {
   if (world().num_ranks() == 1) GTEST_SKIP() << "needs a rank that stays away";
   hepConfig_t config = small_config();
   config.backend = world().backend();
-  config.timeout_ms = short_timeout_ms();
+  config.init_timeout_ms = 500 + 20 * world().num_ranks();  // in which all others come
   world().run([&](int rank) {
     hepUniqueId_t id{};
     if (rank == 0) {
@@ -123,7 +123,7 @@ TEST(Failure, InitNamesTheRankThatNeverComes) {
 TEST(Failure, FailingCallbackIsReported) {
   hepConfig_t config = small_config();
   config.backend = world().backend();
-  config.timeout_ms = 500;
+  config.init_timeout_ms = 500;
   hepComm_t comm = nullptr;
   const hepAllGather_t broken = [](const void*, void*, size_t, void*) { return 17; };
   EXPECT_EQ(hepCommInitCallback(&comm, world().num_ranks(), 0, broken, nullptr, &config),

@@ -20,7 +20,7 @@ TEST(Large, FullSizeBatchGivesTheOraclesBytes) {
   config.num_experts = (32 + num_ranks - 1) / num_ranks * num_ranks;
   config.max_top_k = 8;
   config.heap_bytes = int64_t{1 + num_ranks} * config.max_tokens * config.hidden * 2;
-  config.timeout_ms = 3 * kTimeoutMs;
+  config.timeout_ms = config.init_timeout_ms = 3 * kTimeoutMs;
 
   Random random(options().seed + 20);
   Taste taste;

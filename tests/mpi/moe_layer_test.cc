@@ -268,7 +268,7 @@ TEST(MoeLayer, ForwardAndBackwardEqualTheDenseComputation) {
   config.hidden = kHidden;
   config.num_experts = kLocalExperts * world().num_ranks();
   config.max_top_k = kTopK;
-  config.timeout_ms = kTimeoutMs;
+  config.timeout_ms = config.init_timeout_ms = kTimeoutMs;
   for (const hepLayout_t layout : {hepLayoutExpertMajor, hepLayoutExpertPadded}) {
     run_ranks(config, [&](Rank& self) {
       const Results expected = dense_layer(self.rank);

@@ -309,7 +309,7 @@ hepConfig_t random_config(Random& random, int num_ranks, bool plain) {
     config.low_latency_tokens = static_cast<int>(random.between(1, num_ranks > 8 ? 40 : 130));
   const int64_t most_tokens = std::max(config.max_tokens, config.low_latency_tokens);
   config.heap_bytes = kHeapBatches * (most_tokens * config.hidden * 4 + 256);
-  config.timeout_ms = kTimeoutMs;
+  config.timeout_ms = config.init_timeout_ms = kTimeoutMs;
   config.sm_budget = random.pick({0, 4, 8, 13});
   config.low_latency_blocks = random.pick({2, 5, 12, 13});
   if (random.chance(50)) {

@@ -28,7 +28,7 @@ Options& options();
 
 constexpr int kTimeoutMs = 20000;
 
-// For what is to expire. In it the communicator is created too, of many ranks on few cores.
+// For operations that are to expire.
 int short_timeout_ms();
 
 #define EXPECT_HEP(call) EXPECT_EQ(call, hepSuccess) << hepGetLastError()

@@ -19,7 +19,7 @@ constexpr int kHidden = 4;  // of FP32
 constexpr int kTopK = 2;
 constexpr int kLanes = 4;
 constexpr int kTimeoutMs = 60000;
-constexpr int kShortTimeoutMs = 1500;  // in which the communicators are created too
+constexpr int kShortTimeoutMs = 150;  // of operations that are to expire
 
 #define ASSERT_HEP(call) ASSERT_EQ(call, hepSuccess) << hepGetLastError()
 #define EXPECT_HEP(call) EXPECT_EQ(call, hepSuccess) << hepGetLastError()
@@ -101,6 +101,7 @@ class Halves : public ::testing::Test {
     config.max_top_k = kTopK;
     config.heap_bytes = 4096;
     config.timeout_ms = timeout_ms;
+    config.init_timeout_ms = kTimeoutMs;
     ASSERT_HEP(hepCommInitAll(comms_, kRanks, nullptr, &config));
   }
 
