@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 missing=()
-for package in meson ninja-build g++ pkg-config libgtest-dev openmpi-bin libopenmpi-dev; do
+for package in meson ninja-build g++ pkg-config ccache libgtest-dev openmpi-bin libopenmpi-dev; do
   if [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" != installed ]; then
     missing+=("$package")
   fi
@@ -30,6 +30,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     apt-get install -y --no-install-recommends "${missing[@]}"
 fi
 
+export CCACHE_SLOPPINESS=pch_defines,time_macros  # lets it serve precompiled headers
 if [ ! -f build/build.ninja ]; then
   meson setup build
 fi
