@@ -7,15 +7,15 @@
 #include <cstring>
 
 #include "data_type.h"
+#include "fields.h"
 #include "params.h"
 #include "ranks.h"
 
 namespace hep {
 namespace {
 
-constexpr int kDefaultTopK = 8;
 constexpr int kWarpThreads = 32;
-constexpr int64_t kMaxHeapBytes = int64_t{1} << 40;
+constexpr int kDefaultLowLatencyBlocks = 32;
 
 // Shared memory of a block that rows in flight may take; the rest is for barriers and records.
 constexpr int64_t kStageBytes = 220 * 1024;
@@ -51,13 +51,6 @@ Status read_header(const void* theirs, uint32_t magic, const char* name, StructH
   return Status();
 }
 
-Status check_interval(const char* field, int64_t value, int64_t min, int64_t max) {
-  if (value >= min && value <= max) return Status();
-  return error(hepErrorInvalidArgument,
-               "config field %s is %" PRId64 ", but must be %" PRId64 " to %" PRId64, field, value,
-               min, max);
-}
-
 Status check_row(const hepConfig_t& config) {
   const int64_t bytes = int64_t{config.hidden} * element_bytes(config.type);
   if (bytes <= 0 || bytes > kMaxRowBytes || bytes % kRowGranularity != 0)
@@ -79,20 +72,14 @@ int32_t most_row_bytes(const hepConfig_t& config) {
 }
 
 Status check_shape(const hepConfig_t& config, int num_ranks) {
-  HEP_TRY(check_type("config field type", config.type));
   HEP_TRY(check_summable("config field combine_type", config.combine_type));
   HEP_TRY(check_partial_type("config field partial_type", config.partial_type));
   HEP_TRY(check_row(config));
-  HEP_TRY(check_interval("max_tokens", config.max_tokens, 1, kMaxTokens));
-  HEP_TRY(check_interval("num_experts", config.num_experts, 1, kMaxExperts));
   if (config.num_experts % num_ranks != 0)
     return error(hepErrorInvalidArgument,
                  "config field num_experts is %d, but must be a multiple of num_ranks, %d",
                  config.num_experts, num_ranks);
-  HEP_TRY(check_interval("max_top_k", config.max_top_k, 1, kMaxTopK));
-  HEP_TRY(check_interval("heap_bytes", config.heap_bytes, 0, kMaxHeapBytes));
-  HEP_TRY(check_interval("scale_bytes", config.scale_bytes, 0, kMaxScaleBytes));
-  return check_interval("low_latency_tokens", config.low_latency_tokens, 0, kMaxTokens);
+  return Status();
 }
 
 Status check_domain(const hepConfig_t& config, int num_ranks) {
@@ -134,16 +121,12 @@ void set_defaults(hepConfig_t* config, int num_ranks) {
   const auto set = [](int32_t* field, int32_t value) {
     if (*field == 0) *field = value;
   };
-  set(&config->type, hepTypeBfloat16);
-  set(&config->combine_type, is_summable(config->type) ? config->type : hepTypeBfloat16);
-  set(&config->partial_type, hepTypeBfloat16);
-  set(&config->max_top_k, kDefaultTopK);
-  set(&config->timeout_ms, kDefaultTimeoutMs);
-  set(&config->init_timeout_ms, kDefaultInitTimeoutMs);
   set(&config->low_latency_blocks,
       config->sm_budget != 0 ? config->sm_budget : kDefaultLowLatencyBlocks);
-  set(&config->sm_budget, kDefaultSmBudget);
-  set(&config->lanes, 1);
+  for (const Field& field : kFields)
+    if (field.default_value != 0 && value_of(field, *config) == 0)
+      set_field(field, field.default_value, config);
+  set(&config->combine_type, is_summable(config->type) ? config->type : hepTypeBfloat16);
   set(&config->domain_size, num_ranks);
 }
 
@@ -320,41 +303,11 @@ int32_t dispatch_stages(const Plan& plan, int64_t row_bytes, int layout) {
 }
 
 std::string config_difference(const hepConfig_t& a, const hepConfig_t& b) {
-  const struct {
-    const char* name;
-    int64_t a, b;
-  } fields[] = {
-#define FIELD(field) {#field, a.field, b.field}
-      FIELD(backend),
-      FIELD(type),
-      FIELD(max_tokens),
-      FIELD(hidden),
-      FIELD(num_experts),
-      FIELD(max_top_k),
-      FIELD(scale_bytes),
-      FIELD(low_latency_tokens),
-      FIELD(heap_bytes),
-      FIELD(timeout_ms),
-      FIELD(sm_budget),
-      FIELD(lanes),
-      FIELD(domain_size),
-      FIELD(routing_threads),
-      FIELD(routing_blocks),
-      FIELD(dispatch_stages),
-      FIELD(dispatch_blocks),
-      FIELD(combine_load_stages),
-      FIELD(combine_store_stages),
-      FIELD(combine_blocks),
-      FIELD(combine_type),
-      FIELD(partial_type),
-      FIELD(low_latency_blocks),
-      FIELD(init_timeout_ms),
-#undef FIELD
-  };
-  for (const auto& field : fields)
-    if (field.a != field.b)
-      return std::string(field.name) + " (" + std::to_string(field.a) + " and " +
-             std::to_string(field.b) + ")";
+  for (const Field& field : kFields) {
+    if (field.kind == Field::Kind::kPointer || value_of(field, a) == value_of(field, b)) continue;
+    return std::string(field.name) + " (" + std::to_string(value_of(field, a)) + " and " +
+           std::to_string(value_of(field, b)) + ")";
+  }
   return "";
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The settings that a user can give in the environment: one table, and the only reader of the
-// environment.
+// The settings that a user can give in the environment: those of kFields, and those that override no field.
+// This is the only reader of the environment.
 #pragma once
 
 #include <hybridep.h>
@@ -9,23 +9,16 @@
 #include <cstdint>
 #include <string>
 
+#include "fields.h"
 #include "status.h"
 
 namespace hep {
 
-constexpr int kDefaultTimeoutMs = 30000;
-constexpr int kDefaultInitTimeoutMs = 30000;
-constexpr int kMaxTimeoutMs = 3600000;
-constexpr int kDefaultSmBudget = 16;
-constexpr int kDefaultLowLatencyBlocks = 32;
-constexpr int kDefaultRendezvousTimeoutMs = 600000;
-
 struct Setting {
   enum class Kind { kInteger, kChoice, kText };
 
-  const char* name;        // of the environment variable
-  const char* field_name;  // of the hepConfig_t field that it overrides; NULL: none
-  size_t field;            // offset of that int32_t field
+  const char* name;    // of the environment variable
+  const Field* field;  // that it overrides; NULL: none
   Kind kind;
   int64_t min, max;       // of an integer that is not 0; 0 stands for the default
   int64_t default_value;  // of an integer (0: chosen by the library), index of a choice
@@ -59,7 +52,7 @@ Status apply_environment(hepConfig_t* config);
 // Where a field's value comes from, for errors: "config field lanes", or "HEP_LANES" if that is set.
 std::string setting_origin(const char* field_name);
 
-// Checks that every field of a config that has a setting is 0 or in the setting's range.
+// Checks that every field of a config is in its range.
 Status check_ranges(const hepConfig_t& config);
 
 }  // namespace hep

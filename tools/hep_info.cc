@@ -104,7 +104,7 @@ void print_settings() {
     std::printf("    %s\n", setting.documentation);
     std::printf("    %s; default: %s", hep::setting_range(setting).c_str(),
                 hep::setting_default(setting).c_str());
-    if (setting.field_name) std::printf("; overrides the config's %s", setting.field_name);
+    if (setting.field) std::printf("; overrides the config's %s", setting.field->name);
     std::printf("\n");
   }
 }
@@ -114,7 +114,7 @@ void print_settings_as_markdown() {
   std::printf("| variable | config field | values | default | meaning |\n|---|---|---|---|---|\n");
   for (const hep::Setting& setting : hep::settings_table()) {
     std::printf("| `%s` | %s | %s | %s | %s |\n", setting.name,
-                setting.field_name ? ("`" + std::string(setting.field_name) + "`").c_str() : "",
+                setting.field ? ("`" + std::string(setting.field->name) + "`").c_str() : "",
                 hep::setting_range(setting).c_str(), hep::setting_default(setting).c_str(),
                 setting.documentation);
   }

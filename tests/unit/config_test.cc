@@ -3,11 +3,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "config_fixture.h"
 #include "data_type.h"
+#include "fields.h"
 
 namespace hep {
 namespace {
@@ -122,7 +124,7 @@ const Rule kRules[] = {
      4,
      kInvalid,
      {"max_tokens", "65537", "65536"}},
-    {"no hidden", [](hepConfig_t* c) { c->hidden = 0; }, 4, kInvalid, {"hidden", "16"}},
+    {"no hidden", [](hepConfig_t* c) { c->hidden = 0; }, 4, kInvalid, {"hidden", "0", "65536"}},
     {"negative hidden", [](hepConfig_t* c) { c->hidden = -8; }, 4, kInvalid, {"hidden", "-8"}},
     {"row of 18 bytes",
      [](hepConfig_t* c) { c->hidden = 9; },
@@ -486,51 +488,39 @@ TEST_F(Config, LogCallbacksMayDiffer) {
 }
 
 TEST_F(Config, EveryOtherFieldThatDiffersIsNamedWithBothValues) {
-  struct Field {
-    const char* name;
-    size_t offset;
-  };
-#define FIELD(name) \
-  Field { #name, offsetof(hepConfig_t, name) }
-  const Field fields[] = {FIELD(backend),
-                          FIELD(type),
-                          FIELD(max_tokens),
-                          FIELD(hidden),
-                          FIELD(num_experts),
-                          FIELD(max_top_k),
-                          FIELD(scale_bytes),
-                          FIELD(low_latency_tokens),
-                          FIELD(timeout_ms),
-                          FIELD(sm_budget),
-                          FIELD(lanes),
-                          FIELD(domain_size),
-                          FIELD(routing_threads),
-                          FIELD(routing_blocks),
-                          FIELD(dispatch_stages),
-                          FIELD(dispatch_blocks),
-                          FIELD(combine_load_stages),
-                          FIELD(combine_store_stages),
-                          FIELD(combine_blocks),
-                          FIELD(combine_type),
-                          FIELD(partial_type),
-                          FIELD(low_latency_blocks),
-                          FIELD(init_timeout_ms)};
-#undef FIELD
-  // Every int32_t of the struct stands above: none can be forgotten in a comparison.
-  const size_t before_log = offsetof(hepConfig_t, combine_blocks) + sizeof(int32_t) -
-                            offsetof(hepConfig_t, backend) - sizeof(int64_t);
-  const size_t after_log = sizeof(hepConfig_t) - offsetof(hepConfig_t, log_context) - sizeof(void*);
-  EXPECT_EQ(std::size(fields) * sizeof(int32_t), before_log + after_log);
-  for (const Field& field : fields) {
+  std::set<std::string> names;
+  for (size_t word = offsetof(hepConfig_t, backend); word < sizeof(hepConfig_t); word += 4) {
+    const size_t after_log = offsetof(hepConfig_t, log_context) + sizeof(void*);
+    const size_t padding = offsetof(hepConfig_t, combine_blocks) + sizeof(int32_t);
+    if (word >= padding && word < after_log) continue;
     hepConfig_t a{}, b{};
     const int32_t one = 11, two = 22;
-    std::memcpy(reinterpret_cast<char*>(&a) + field.offset, &one, sizeof one);
-    std::memcpy(reinterpret_cast<char*>(&b) + field.offset, &two, sizeof two);
-    EXPECT_EQ(config_difference(a, b), std::string(field.name) + " (11 and 22)");
+    std::memcpy(reinterpret_cast<char*>(&a) + word, &one, sizeof one);
+    std::memcpy(reinterpret_cast<char*>(&b) + word, &two, sizeof two);
+    const std::string difference = config_difference(a, b);
+    if (word == offsetof(hepConfig_t, heap_bytes) + 4)  // the upper half of 64 bits
+      EXPECT_EQ(difference, "heap_bytes (47244640256 and 94489280512)");
+    else
+      EXPECT_TRUE(names.insert(difference).second &&
+                  difference.find(" (11 and 22)") != std::string::npos)
+          << "the word at byte " << word << ": " << difference;
   }
-  hepConfig_t a{}, b{};
-  b.heap_bytes = 1;
-  EXPECT_EQ(config_difference(a, b), "heap_bytes (0 and 1)");
+  EXPECT_EQ(names.count("hidden (11 and 22)"), 1u);
+}
+
+TEST_F(Config, EachFieldIsReadAndWrittenWhereItLies) {
+  hepConfig_t config{};
+  config.heap_bytes = int64_t{5} << 33;
+  for (const Field& field : kFields) {
+    if (field.kind == Field::Kind::kPointer) continue;
+    if (field.bytes == sizeof(int32_t)) set_field(field, field.offset, &config);
+    EXPECT_EQ(value_of(field, config), field.bytes == sizeof(int32_t)
+                                           ? static_cast<int64_t>(field.offset)
+                                           : config.heap_bytes)
+        << field.name;
+  }
+  EXPECT_EQ(config.backend, static_cast<int32_t>(offsetof(hepConfig_t, backend)));
+  EXPECT_EQ(config.init_timeout_ms, static_cast<int32_t>(offsetof(hepConfig_t, init_timeout_ms)));
 }
 
 }  // namespace

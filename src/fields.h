@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// The fields of hepConfig_t, one row each: range, default, comparison between ranks, environment variable and
+// its documentation. A new field is added to the public header and here, and nowhere else.
+#pragma once
+
+#include <hybridep.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <iterator>
+#include <type_traits>
+#include <utility>
+
+#include "layout.h"
+
+namespace hep {
+
+constexpr int kDefaultTopK = 8;
+constexpr int kDefaultTimeoutMs = 30000;
+constexpr int kDefaultInitTimeoutMs = 30000;
+constexpr int kMaxTimeoutMs = 3600000;
+constexpr int kDefaultSmBudget = 16;
+constexpr int kMaxSmBudget = kMaxBlocks;
+constexpr int kMaxStages = 32;
+constexpr int kMaxStoreStages = 4;
+constexpr int64_t kMaxHeapBytes = int64_t{1} << 40;
+
+struct Field {
+  enum class Kind {
+    kNumber,     // any value of its range
+    kDefaulted,  // a value of its range, or 0 for the default
+    kChoice,     // the index of a word
+    kPointer     // anything; the only kind that ranks do not compare
+  };
+
+  const char* name;
+  size_t offset, bytes;
+  Kind kind;
+  int64_t min = 0, max = 0;
+  int64_t default_value = 0;       // 0: derived from other fields, or chosen by the kernels' plan
+  const char* variable = nullptr;  // of the environment, overrides the field; NULL: none
+  const char* documentation = nullptr;
+  const char* choices = nullptr;  // "auto|cuda|host": their values are 0, 1, 2; NULL: not a choice
+};
+
+#define HEP_FIELD(name) #name, offsetof(hepConfig_t, name), sizeof(hepConfig_t::name)
+
+// In the order of the struct. Fields of the shape (hidden, tokens, experts, top-k) have no variable: they
+// must agree with the buffers that the caller has already sized. The header documents all fields.
+inline constexpr Field kFields[] = {
+    {HEP_FIELD(backend), Field::Kind::kChoice, 0, 2, 0, "HEP_BACKEND",
+     "what runs the operations; auto takes cuda where a usable device exists, otherwise host",
+     "auto|cuda|host"},
+    {HEP_FIELD(type), Field::Kind::kDefaulted, 1, hepTypeBytes, hepTypeBfloat16},
+    {HEP_FIELD(max_tokens), Field::Kind::kNumber, 1, kMaxTokens},
+    {HEP_FIELD(hidden), Field::Kind::kNumber, 1, kMaxRowBytes},
+    {HEP_FIELD(num_experts), Field::Kind::kNumber, 1, kMaxExperts},
+    {HEP_FIELD(max_top_k), Field::Kind::kDefaulted, 1, kMaxTopK, kDefaultTopK},
+    {HEP_FIELD(scale_bytes), Field::Kind::kNumber, 0, kMaxScaleBytes},
+    {HEP_FIELD(low_latency_tokens), Field::Kind::kNumber, 0, kMaxTokens},
+    {HEP_FIELD(heap_bytes), Field::Kind::kNumber, 0, kMaxHeapBytes},
+    {HEP_FIELD(timeout_ms), Field::Kind::kDefaulted, 1, kMaxTimeoutMs, kDefaultTimeoutMs,
+     "HEP_TIMEOUT_MS", "bound of every wait for a peer on a communicator, in milliseconds"},
+    {HEP_FIELD(sm_budget), Field::Kind::kDefaulted, 2, kMaxSmBudget, kDefaultSmBudget,
+     "HEP_SM_BUDGET", "most SMs (blocks) that an operation occupies"},
+    {HEP_FIELD(lanes), Field::Kind::kDefaulted, 1, kMaxLanes, 1, "HEP_LANES",
+     "independent sequences of operations, those of low latency not counted"},
+    {HEP_FIELD(domain_size), Field::Kind::kDefaulted, 1, kMaxRanks, 0, "HEP_DOMAIN_SIZE",
+     "ranks that can map each other's memory; less than all are not served yet"},
+    {HEP_FIELD(routing_threads), Field::Kind::kDefaulted, 64, 1024, 0, "HEP_ROUTING_THREADS",
+     "threads a block of the routing kernel, a multiple of 32"},
+    {HEP_FIELD(routing_blocks), Field::Kind::kDefaulted, 1, kMaxSmBudget, 0, "HEP_ROUTING_BLOCKS",
+     "blocks of the routing kernel, within the SM budget"},
+    {HEP_FIELD(dispatch_stages), Field::Kind::kDefaulted, 2, kMaxStages, 0, "HEP_DISPATCH_STAGES",
+     "rows in flight in a dispatch block, which must fit there"},
+    {HEP_FIELD(dispatch_blocks), Field::Kind::kDefaulted, 1, kMaxSmBudget, 0, "HEP_DISPATCH_BLOCKS",
+     "blocks of the dispatch kernel, within the SM budget"},
+    {HEP_FIELD(combine_load_stages), Field::Kind::kDefaulted, 2, kMaxStages, 0,
+     "HEP_COMBINE_LOAD_STAGES", "most rows in flight towards a reducer of combine; as many as fit"},
+    {HEP_FIELD(combine_store_stages), Field::Kind::kDefaulted, 1, kMaxStoreStages, 0,
+     "HEP_COMBINE_STORE_STAGES", "rows in flight to a peer where combine reduces nothing"},
+    {HEP_FIELD(combine_blocks), Field::Kind::kDefaulted, 2, kMaxSmBudget, 0, "HEP_COMBINE_BLOCKS",
+     "blocks of the combine kernel, both halves together, within the SM budget"},
+    {HEP_FIELD(log), Field::Kind::kPointer},
+    {HEP_FIELD(log_context), Field::Kind::kPointer},
+    {HEP_FIELD(combine_type), Field::Kind::kDefaulted, 1, hepTypeBytes, 0},
+    {HEP_FIELD(partial_type), Field::Kind::kDefaulted, 1, hepTypeBytes, hepTypeBfloat16},
+    {HEP_FIELD(low_latency_blocks), Field::Kind::kDefaulted, 2, kMaxSmBudget, 0,
+     "HEP_LOW_LATENCY_BLOCKS",
+     "most SMs (blocks) that a low-latency operation occupies; HEP_SM_BUDGET if set, otherwise 32"},
+    {HEP_FIELD(init_timeout_ms), Field::Kind::kDefaulted, 1, kMaxTimeoutMs, kDefaultInitTimeoutMs,
+     "HEP_INIT_TIMEOUT_MS", "bound of the creation of a communicator, in milliseconds"},
+};
+
+#undef HEP_FIELD
+
+// How many members a struct has: as many as values that it can be initialised with.
+struct AnyValue {
+  template <typename T>
+  operator T() const;
+};
+template <typename Struct, typename Values, typename = void>
+struct Takes : std::false_type {};
+template <typename Struct, size_t... I>
+struct Takes<Struct, std::index_sequence<I...>,
+             std::void_t<decltype(Struct{(static_cast<void>(I), AnyValue())...})>>
+    : std::true_type {};
+template <typename Struct, size_t kCount = 0>
+constexpr size_t count_members() {
+  if constexpr (Takes<Struct, std::make_index_sequence<kCount + 1>>::value)
+    return count_members<Struct, kCount + 1>();
+  else
+    return kCount;
+}
+
+constexpr bool in_order_of_struct() {
+  size_t end = offsetof(hepConfig_t, backend);
+  for (const Field& field : kFields) {
+    if (field.offset < end) return false;
+    end = field.offset + field.bytes;
+  }
+  return true;
+}
+
+// Together: every member of the struct has its row, but for size, magic and version.
+static_assert(in_order_of_struct(), "the rows of kFields are not in the order of hepConfig_t");
+static_assert(count_members<hepConfig_t>() == std::size(kFields) + 3,
+              "a field of hepConfig_t has no row in kFields");
+
+// The value of a field that is not a pointer.
+inline int64_t value_of(const Field& field, const hepConfig_t& config) {
+  const char* const from = reinterpret_cast<const char*>(&config) + field.offset;
+  int64_t wide = 0;
+  int32_t narrow = 0;
+  const bool is_wide = field.bytes == sizeof wide;
+  std::memcpy(is_wide ? static_cast<void*>(&wide) : &narrow, from, field.bytes);
+  return is_wide ? wide : narrow;
+}
+
+// Of a field of 32 bits: those that have a variable or a default.
+inline void set_field(const Field& field, int64_t value, hepConfig_t* config) {
+  const auto narrow = static_cast<int32_t>(value);
+  std::memcpy(reinterpret_cast<char*>(config) + field.offset, &narrow, sizeof narrow);
+}
+
+}  // namespace hep
