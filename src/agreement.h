@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "result.h"
-#include "status.h"
+#include "base/result.h"
+#include "base/status.h"
 
 namespace hep {
 

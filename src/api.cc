@@ -6,6 +6,7 @@
 #include <exception>
 #include <new>
 
+#include "base/status.h"
 #include "bootstrap/bootstrap.h"
 #include "comm.h"
 #include "config.h"
@@ -14,7 +15,6 @@
 #include "ranks.h"
 #include "register.h"
 #include "routing.h"
-#include "status.h"
 
 namespace hep {
 namespace {

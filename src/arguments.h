@@ -4,8 +4,8 @@
 
 #include <hybridep.h>
 
+#include "base/status.h"
 #include "routing.h"
-#include "status.h"
 
 namespace hep {
 

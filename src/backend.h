@@ -8,10 +8,10 @@
 #include <memory>
 #include <vector>
 
+#include "base/status.h"
 #include "half.h"
 #include "lanes.h"
 #include "registrations.h"
-#include "status.h"
 
 namespace hep {
 

@@ -7,14 +7,14 @@
 #include <vector>
 
 #include "agreement.h"
+#include "base/fault_point.h"
+#include "base/handles.h"
+#include "base/identity.h"
+#include "base/log.h"
+#include "base/rank_threads.h"
 #include "bootstrap/bootstrap.h"
 #include "config.h"
 #include "cuda/current_device.h"
-#include "fault_point.h"
-#include "handles.h"
-#include "identity.h"
-#include "log.h"
-#include "rank_threads.h"
 #include "ranks.h"
 #include "register.h"
 

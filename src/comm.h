@@ -9,15 +9,15 @@
 #include <vector>
 
 #include "backend.h"
-#include "deadline.h"
-#include "handles.h"
+#include "base/deadline.h"
+#include "base/handles.h"
+#include "base/log.h"
+#include "base/status.h"
 #include "lanes.h"
-#include "log.h"
 #include "memory/heap.h"
 #include "memory/window.h"
 #include "peers/health.h"
 #include "peers/member.h"
-#include "status.h"
 
 namespace hep {
 struct RegisteredState;

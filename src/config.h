@@ -4,8 +4,8 @@
 
 #include <hybridep.h>
 
+#include "base/status.h"
 #include "layout.h"
-#include "status.h"
 
 namespace hep {
 

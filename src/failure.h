@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <string>
 
-#include "status.h"
+#include "base/status.h"
 
 namespace hep {
 

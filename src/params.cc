@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "log.h"
+#include "base/log.h"
 
 namespace hep {
 namespace {

@@ -9,8 +9,8 @@
 #include <cstdint>
 #include <string>
 
+#include "base/status.h"
 #include "fields.h"
-#include "status.h"
 
 namespace hep {
 

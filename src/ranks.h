@@ -2,7 +2,7 @@
 // The rule for ranks and their number, in one wording.
 #pragma once
 
-#include "status.h"
+#include "base/status.h"
 
 namespace hep {
 

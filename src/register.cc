@@ -4,8 +4,8 @@
 #include <string>
 
 #include "agreement.h"
+#include "base/deadline.h"
 #include "cuda/current_device.h"
-#include "deadline.h"
 
 namespace hep {
 namespace {

@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <map>
 
+#include "base/status.h"
 #include "layout.h"
-#include "status.h"
 
 namespace hep {
 

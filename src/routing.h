@@ -8,9 +8,9 @@
 #include <memory>
 
 #include "backend.h"
+#include "base/handles.h"
+#include "base/status.h"
 #include "comm.h"
-#include "handles.h"
-#include "status.h"
 
 struct hepRouting {
   hepRouting(hepComm* comm, int lane_index);

@@ -11,9 +11,9 @@
 #include <cstdint>
 #include <memory>
 
-#include "deadline.h"
-#include "descriptor.h"
-#include "status.h"
+#include "base/deadline.h"
+#include "base/descriptor.h"
+#include "base/status.h"
 
 namespace hep {
 

@@ -12,13 +12,13 @@
 #include <thread>
 #include <vector>
 
-#include "blocked_signals.h"
+#include "base/blocked_signals.h"
+#include "base/identity.h"
+#include "base/log.h"
 #include "bootstrap/bootstrap.h"
 #include "bootstrap/connection.h"
 #include "bootstrap/unique_id.h"
-#include "identity.h"
 #include "layout.h"
-#include "log.h"
 #include "net/doorway.h"
 #include "net/frames.h"
 #include "net/handshake.h"

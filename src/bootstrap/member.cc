@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/result.h"
 #include "bootstrap/bootstrap.h"
 #include "bootstrap/unique_id.h"
 #include "net/address.h"
@@ -16,7 +17,6 @@
 #include "net/reach.h"
 #include "net/socket.h"
 #include "ranks.h"
-#include "result.h"
 
 namespace hep {
 namespace {

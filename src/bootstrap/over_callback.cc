@@ -3,10 +3,10 @@
 #include <cstdio>
 #include <vector>
 
+#include "base/result.h"
 #include "bootstrap/bootstrap.h"
 #include "layout.h"
 #include "ranks.h"
-#include "result.h"
 
 namespace hep {
 namespace {

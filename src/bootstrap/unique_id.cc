@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstring>
 
-#include "identity.h"
+#include "base/identity.h"
 #include "net/address.h"
 #include "net/frames.h"
 

@@ -8,8 +8,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/status.h"
 #include "net/siphash.h"
-#include "status.h"
 
 namespace hep {
 

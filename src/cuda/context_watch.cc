@@ -9,7 +9,7 @@
 #include <shared_mutex>
 #include <system_error>
 
-#include "blocked_signals.h"
+#include "base/blocked_signals.h"
 
 namespace hep {
 namespace {

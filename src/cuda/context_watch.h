@@ -10,9 +10,9 @@
 #include <memory>
 #include <thread>
 
-#include "descriptor.h"
+#include "base/descriptor.h"
+#include "base/status.h"
 #include "memory/cuda_context.h"
-#include "status.h"
 
 namespace hep {
 

@@ -5,7 +5,7 @@
 #include <array>
 #include <functional>
 
-#include "status.h"
+#include "base/status.h"
 
 namespace hep {
 

@@ -8,10 +8,10 @@
 #include <cstdint>
 #include <memory>
 
+#include "base/status.h"
 #include "cuda/driver.h"
 #include "memory/cuda_context.h"
 #include "memory/virtual_memory.h"
-#include "status.h"
 
 namespace hep {
 

@@ -7,7 +7,7 @@
 #include <cudaTypedefs.h>
 #include <cuda_runtime_api.h>
 
-#include "status.h"
+#include "base/status.h"
 
 // The driver functions in use, without their "cu", each with the CUDA version whose signature is
 // meant.

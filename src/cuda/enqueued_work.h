@@ -6,8 +6,8 @@
 
 #include <memory>
 
+#include "base/status.h"
 #include "memory/cuda_context.h"
-#include "status.h"
 
 namespace hep {
 

@@ -11,9 +11,9 @@
 #include <vector>
 
 #include "backend.h"
+#include "base/status.h"
 #include "host/operation.h"
 #include "host/wait.h"
-#include "status.h"
 
 namespace hep {
 

@@ -9,9 +9,9 @@
 #include <memory>
 
 #include "backend.h"
+#include "base/status.h"
 #include "host/operation.h"
 #include "layout.h"
-#include "status.h"
 
 namespace hep {
 

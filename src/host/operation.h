@@ -7,10 +7,10 @@
 #include <cstdint>
 
 #include "backend.h"
+#include "base/status.h"
 #include "call_summary.h"
 #include "host/wait.h"
 #include "layout.h"
-#include "status.h"
 
 namespace hep {
 

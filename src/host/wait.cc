@@ -7,7 +7,7 @@
 #include <chrono>
 #include <thread>
 
-#include "deadline.h"
+#include "base/deadline.h"
 #include "failure.h"
 #include "host/signal.h"
 

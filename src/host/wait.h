@@ -9,8 +9,8 @@
 #include <cstdint>
 #include <mutex>
 
+#include "base/status.h"
 #include "layout.h"
-#include "status.h"
 
 namespace hep {
 

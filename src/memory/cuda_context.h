@@ -4,8 +4,8 @@
 
 #include <memory>
 
+#include "base/status.h"
 #include "cuda/driver.h"
-#include "status.h"
 
 namespace hep {
 

@@ -17,7 +17,7 @@
 #include <deque>
 #include <string>
 
-#include "identity.h"
+#include "base/identity.h"
 #include "net/doorway.h"
 
 // Younger than the headers of some systems; the numbers are the same on all architectures.

@@ -14,9 +14,9 @@
 #include <memory>
 #include <vector>
 
-#include "deadline.h"
-#include "descriptor.h"
-#include "status.h"
+#include "base/deadline.h"
+#include "base/descriptor.h"
+#include "base/status.h"
 
 namespace hep {
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <utility>
 
-#include "log.h"
+#include "base/log.h"
 #include "params.h"
 
 namespace hep {

@@ -7,9 +7,9 @@
 #include <memory>
 #include <vector>
 
-#include "descriptor.h"
+#include "base/descriptor.h"
+#include "base/status.h"
 #include "memory/window.h"
-#include "status.h"
 
 namespace hep {
 

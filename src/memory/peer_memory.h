@@ -9,9 +9,9 @@
 #include <string>
 #include <unordered_map>
 
+#include "base/status.h"
 #include "memory/memory_kind.h"
 #include "memory/window.h"
-#include "status.h"
 
 namespace hep {
 

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "identity.h"
+#include "base/identity.h"
 #include "memory/peer_memory.h"
 
 namespace hep {

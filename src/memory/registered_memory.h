@@ -8,12 +8,12 @@
 #include <type_traits>
 #include <vector>
 
-#include "deadline.h"
-#include "descriptor.h"
+#include "base/deadline.h"
+#include "base/descriptor.h"
+#include "base/status.h"
 #include "memory/descriptor_channel.h"
 #include "memory/memory_kind.h"
 #include "memory/window.h"
-#include "status.h"
 
 namespace hep {
 

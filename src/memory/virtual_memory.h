@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <memory>
 
+#include "base/status.h"
 #include "memory/cuda_context.h"
-#include "status.h"
 
 namespace hep {
 

@@ -11,10 +11,10 @@
 #include <type_traits>
 #include <vector>
 
-#include "deadline.h"
-#include "identity.h"
+#include "base/deadline.h"
+#include "base/identity.h"
+#include "base/status.h"
 #include "memory/descriptor_channel.h"
-#include "status.h"
 
 namespace hep {
 

@@ -11,11 +11,11 @@
 #include <deque>
 #include <vector>
 
-#include "deadline.h"
-#include "descriptor.h"
+#include "base/deadline.h"
+#include "base/descriptor.h"
+#include "base/status.h"
 #include "net/address.h"
 #include "net/handshake.h"
-#include "status.h"
 
 namespace hep {
 

@@ -6,7 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "identity.h"
+#include "base/identity.h"
 #include "net/socket.h"
 
 namespace hep {

@@ -8,10 +8,10 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "deadline.h"
+#include "base/deadline.h"
+#include "base/status.h"
 #include "net/frames.h"
 #include "net/siphash.h"
-#include "status.h"
 
 namespace hep {
 

@@ -10,7 +10,7 @@
 #include <cstring>
 #include <memory>
 
-#include "log.h"
+#include "base/log.h"
 #include "net/address.h"
 
 namespace hep {

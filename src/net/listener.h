@@ -7,8 +7,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "descriptor.h"
-#include "status.h"
+#include "base/descriptor.h"
+#include "base/status.h"
 
 namespace hep {
 

@@ -7,10 +7,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "deadline.h"
-#include "descriptor.h"
+#include "base/deadline.h"
+#include "base/descriptor.h"
+#include "base/status.h"
 #include "net/siphash.h"
-#include "status.h"
 
 namespace hep {
 

@@ -4,10 +4,10 @@
 
 #include <cstddef>
 
-#include "deadline.h"
-#include "descriptor.h"
+#include "base/deadline.h"
+#include "base/descriptor.h"
+#include "base/status.h"
 #include "net/address.h"
-#include "status.h"
 
 namespace hep {
 

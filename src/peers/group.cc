@@ -15,8 +15,8 @@
 #include <system_error>
 #include <thread>
 
-#include "blocked_signals.h"
-#include "result.h"
+#include "base/blocked_signals.h"
+#include "base/result.h"
 
 namespace hep {
 namespace {

@@ -17,12 +17,12 @@
 #include <thread>
 #include <vector>
 
-#include "deadline.h"
-#include "descriptor.h"
+#include "base/deadline.h"
+#include "base/descriptor.h"
+#include "base/status.h"
 #include "peers/gather.h"
 #include "peers/links.h"
 #include "peers/message.h"
-#include "status.h"
 
 namespace hep {
 

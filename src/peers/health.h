@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "backend.h"
+#include "base/status.h"
 #include "peers/member.h"
-#include "status.h"
 
 namespace hep {
 

@@ -7,7 +7,7 @@
 #include <cerrno>
 #include <string>
 
-#include "identity.h"
+#include "base/identity.h"
 #include "layout.h"
 #include "net/doorway.h"
 #include "net/reach.h"

@@ -9,12 +9,12 @@
 #include <string>
 #include <vector>
 
-#include "deadline.h"
-#include "descriptor.h"
+#include "base/deadline.h"
+#include "base/descriptor.h"
+#include "base/status.h"
 #include "net/address.h"
 #include "net/listener.h"
 #include "net/siphash.h"
-#include "status.h"
 
 namespace hep {
 

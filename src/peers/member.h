@@ -6,9 +6,9 @@
 #include <memory>
 #include <vector>
 
-#include "deadline.h"
+#include "base/deadline.h"
+#include "base/status.h"
 #include "peers/group.h"
-#include "status.h"
 
 namespace hep {
 

@@ -9,9 +9,9 @@
 #include <stdexcept>
 
 #include "backend.h"
+#include "base/log.h"
+#include "base/rank_threads.h"
 #include "bootstrap_fixture.h"
-#include "log.h"
-#include "rank_threads.h"
 #include "ranks.h"
 
 namespace hep {

@@ -20,9 +20,9 @@
 #include <vector>
 
 #include "backend.h"
+#include "base/status.h"
 #include "host/number.h"
 #include "layout.h"
-#include "status.h"
 
 namespace hep {
 

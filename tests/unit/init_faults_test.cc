@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "../faults/crew.h"
-#include "fault_point.h"
-#include "status.h"
+#include "base/fault_point.h"
+#include "base/status.h"
 
 namespace hep {
 namespace {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Messages: which are delivered, and to whom.
-#include "log.h"
+#include "base/log.h"
 
 #include <gtest/gtest.h>
 

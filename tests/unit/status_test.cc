@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The error idiom: sentences, propagation, the calling thread's last error.
-#include "status.h"
+#include "base/status.h"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -10,7 +10,7 @@
 #include <string>
 #include <thread>
 
-#include "result.h"
+#include "base/result.h"
 
 namespace hep {
 namespace {

@@ -45,7 +45,7 @@ class Tree(unittest.TestCase):
         self.write("src/cuda/kernels/add.cu", KERNEL)
         self.write("src/cuda/kernels/shared.cuh", SHARED)
         self.write("src/cuda/backend.cc", BACKEND)
-        self.write("src/log.cc", "int lines = 1;")
+        self.write("src/base/log.cc", "int lines = 1;")
         self.record(verified.fingerprint(self.root))
 
     def write(self, path, text):
@@ -95,7 +95,7 @@ class Sources(Tree):
         self.expect_refused("constants, launches or memory")
 
     def test_host_only_sources_do_not_count(self):
-        self.write("src/log.cc", "int lines = 2;")
+        self.write("src/base/log.cc", "int lines = 2;")
         self.expect_verified()
 
     def test_moved_and_renamed_files_are_the_same(self):

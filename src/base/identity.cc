@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "identity.h"
+#include "base/identity.h"
 
 #include <sys/random.h>
 #include <sys/stat.h>

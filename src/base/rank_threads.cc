@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "rank_threads.h"
+#include "base/rank_threads.h"
 
 #include <exception>
 #include <new>

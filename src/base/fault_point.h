@@ -2,7 +2,7 @@
 // Places at which tests of the creation of communicators make a rank fail. The library never does.
 #pragma once
 
-#include "status.h"
+#include "base/status.h"
 
 namespace hep {
 

@@ -5,7 +5,7 @@
 #include <functional>
 #include <vector>
 
-#include "status.h"
+#include "base/status.h"
 
 namespace hep {
 
