@@ -11,7 +11,7 @@
 #include "comm.h"
 #include "config.h"
 #include "cuda/current_device.h"
-#include "failure.h"
+#include "protocol/failure.h"
 #include "ranks.h"
 #include "register.h"
 #include "routing.h"

@@ -3,8 +3,8 @@
 
 #include <cinttypes>
 
-#include "data_type.h"
-#include "quantization.h"
+#include "protocol/data_type.h"
+#include "protocol/quantization.h"
 
 namespace hep {
 namespace {

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cinttypes>
 
-#include "data_type.h"
+#include "protocol/data_type.h"
 
 namespace hep {
 

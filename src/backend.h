@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "base/status.h"
-#include "half.h"
 #include "lanes.h"
+#include "protocol/half.h"
 #include "registrations.h"
 
 namespace hep {

@@ -6,9 +6,9 @@
 #include <cmath>
 #include <cstring>
 
-#include "data_type.h"
 #include "fields.h"
 #include "params.h"
+#include "protocol/data_type.h"
 #include "ranks.h"
 
 namespace hep {

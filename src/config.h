@@ -5,7 +5,7 @@
 #include <hybridep.h>
 
 #include "base/status.h"
-#include "layout.h"
+#include "protocol/layout.h"
 
 namespace hep {
 

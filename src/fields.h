@@ -12,7 +12,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "layout.h"
+#include "protocol/layout.h"
 
 namespace hep {
 

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "config.h"
-#include "layout.h"
+#include "protocol/layout.h"
 
 namespace hep {
 

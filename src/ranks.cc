@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ranks.h"
 
-#include "layout.h"
+#include "protocol/layout.h"
 
 namespace hep {
 

@@ -7,7 +7,7 @@
 #include <map>
 
 #include "base/status.h"
-#include "layout.h"
+#include "protocol/layout.h"
 
 namespace hep {
 

@@ -35,13 +35,13 @@ PATTERNS = [
     "src/nvcc_flags",
     "src/cuda/**/*",
     "src/memory/*",
-    "src/call_summary.*",
+    "src/protocol/call_summary.*",
     "src/config.*",
-    "src/data_type.*",
-    "src/half.h",
+    "src/protocol/data_type.*",
+    "src/protocol/half.h",
     "src/lanes.*",
-    "src/layout.h",
-    "src/quantization.h",
+    "src/protocol/layout.h",
+    "src/protocol/quantization.h",
 ]
 KERNELS = "src/**/*.cu"
 INCLUDE_FOLDERS = ["src", "include"]

@@ -14,9 +14,9 @@
 #include "backend.h"
 #include "config.h"
 #include "lanes.h"
-#include "layout.h"
 #include "memory/window.h"
 #include "params.h"
+#include "protocol/layout.h"
 
 #if defined(HEP_HAVE_CUDA)
 #include <cuda_runtime_api.h>

@@ -5,7 +5,7 @@
 
 #include "base/result.h"
 #include "bootstrap/bootstrap.h"
-#include "layout.h"
+#include "protocol/layout.h"
 #include "ranks.h"
 
 namespace hep {

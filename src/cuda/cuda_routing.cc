@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "cuda/kernels/launch.h"
-#include "data_type.h"
+#include "protocol/data_type.h"
 
 namespace hep {
 namespace {

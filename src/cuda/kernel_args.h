@@ -6,8 +6,8 @@
 
 #include <cstdint>
 
-#include "half.h"
-#include "layout.h"
+#include "protocol/half.h"
+#include "protocol/layout.h"
 
 namespace hep {
 

@@ -6,11 +6,11 @@
 #include <cmath>
 #include <vector>
 
-#include "call_summary.h"
-#include "data_type.h"
 #include "host/host_routing.h"
 #include "host/number.h"
 #include "host/signal.h"
+#include "protocol/call_summary.h"
+#include "protocol/data_type.h"
 
 namespace hep {
 namespace {

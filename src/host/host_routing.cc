@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "data_type.h"
 #include "host/host_backend.h"
+#include "protocol/data_type.h"
 
 namespace hep {
 

@@ -11,7 +11,7 @@
 #include "backend.h"
 #include "base/status.h"
 #include "host/operation.h"
-#include "layout.h"
+#include "protocol/layout.h"
 
 namespace hep {
 

@@ -8,9 +8,9 @@
 
 #include "backend.h"
 #include "base/status.h"
-#include "call_summary.h"
 #include "host/wait.h"
-#include "layout.h"
+#include "protocol/call_summary.h"
+#include "protocol/layout.h"
 
 namespace hep {
 

@@ -4,11 +4,11 @@
 #include <algorithm>
 #include <cstring>
 
-#include "call_summary.h"
-#include "data_type.h"
 #include "host/host_routing.h"
 #include "host/quantize.h"
 #include "host/signal.h"
+#include "protocol/call_summary.h"
+#include "protocol/data_type.h"
 
 namespace hep {
 namespace {

@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "host/number.h"
-#include "quantization.h"
+#include "protocol/quantization.h"
 
 namespace hep {
 namespace {

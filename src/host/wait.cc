@@ -8,8 +8,8 @@
 #include <thread>
 
 #include "base/deadline.h"
-#include "failure.h"
 #include "host/signal.h"
+#include "protocol/failure.h"
 
 namespace hep {
 namespace {

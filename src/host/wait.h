@@ -10,7 +10,7 @@
 #include <mutex>
 
 #include "base/status.h"
-#include "layout.h"
+#include "protocol/layout.h"
 
 namespace hep {
 

@@ -3,9 +3,9 @@
 // it before it is freed; ranks of one process share its ownership instead.
 #include <cstring>
 
-#include "layout.h"
 #include "memory/cuda_context.h"
 #include "memory/memory_kind.h"
+#include "protocol/layout.h"
 
 namespace hep {
 namespace {

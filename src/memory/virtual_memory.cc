@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "memory/virtual_memory.h"
 
-#include "layout.h"
+#include "protocol/layout.h"
 
 namespace hep {
 

@@ -4,7 +4,7 @@
 #include <chrono>
 #include <utility>
 
-#include "failure.h"
+#include "protocol/failure.h"
 
 namespace hep {
 namespace {

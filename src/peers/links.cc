@@ -8,10 +8,10 @@
 #include <string>
 
 #include "base/identity.h"
-#include "layout.h"
 #include "net/doorway.h"
 #include "net/reach.h"
 #include "params.h"
+#include "protocol/layout.h"
 
 namespace hep {
 namespace {

@@ -14,9 +14,9 @@
 #include <vector>
 
 #include "bootstrap_fixture.h"
-#include "layout.h"
 #include "net/handshake.h"
 #include "net/socket.h"
+#include "protocol/layout.h"
 
 namespace hep {
 namespace {

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "config_fixture.h"
-#include "data_type.h"
 #include "fields.h"
+#include "protocol/data_type.h"
 
 namespace hep {
 namespace {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Failures in words: whatever the record holds as numbers, its sentence names.
-#include "failure.h"
+#include "protocol/failure.h"
 
 #include <gtest/gtest.h>
 
 #include <string>
 #include <vector>
 
-#include "call_summary.h"
+#include "protocol/call_summary.h"
 
 namespace hep {
 namespace {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Waits of the host backend that end without what they waited for.
-#include "call_summary.h"
 #include "host_ranks.h"
+#include "protocol/call_summary.h"
 
 namespace hep {
 namespace {

@@ -22,7 +22,7 @@
 #include "backend.h"
 #include "base/status.h"
 #include "host/number.h"
-#include "layout.h"
+#include "protocol/layout.h"
 
 namespace hep {
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The layouts of windows and routings: sections in order, aligned, apart, large enough.
-#include "layout.h"
+#include "protocol/layout.h"
 
 #include <gtest/gtest.h>
 

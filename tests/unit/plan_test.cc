@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // From a resolved config to launches and sizes.
 #include "config_fixture.h"
-#include "data_type.h"
 #include "lanes.h"
+#include "protocol/data_type.h"
 
 namespace hep {
 namespace {

@@ -12,12 +12,12 @@
 // The words of `header`, `experts` and `weights` carry a tag of the update above and the payload below.
 #pragma once
 
-#include "call_summary.h"
 #include "cuda/kernels/dispatch_publish.cuh"
 #include "cuda/kernels/published.cuh"
 #include "cuda/kernels/route_send.cuh"
 #include "cuda/kernels/signal.cuh"
 #include "cuda/kernels/warp.cuh"
+#include "protocol/call_summary.h"
 
 namespace hep {
 

@@ -6,7 +6,7 @@
 #include "cuda/kernels/numbers.cuh"
 #include "cuda/kernels/pipeline.cuh"
 #include "cuda/kernels/warp.cuh"
-#include "layout.h"
+#include "protocol/layout.h"
 
 namespace hep {
 

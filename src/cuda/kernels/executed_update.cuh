@@ -2,8 +2,8 @@
 // The update of a routing that the device has executed, beside the one that a call was made for.
 #pragma once
 
-#include "call_summary.h"
 #include "cuda/kernels/signal.cuh"
+#include "protocol/call_summary.h"
 
 namespace hep {
 

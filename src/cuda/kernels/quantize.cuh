@@ -7,7 +7,7 @@
 #include "cuda/kernel_args.h"
 #include "cuda/kernels/numbers.cuh"
 #include "cuda/kernels/warp.cuh"
-#include "quantization.h"
+#include "protocol/quantization.h"
 
 namespace hep {
 

@@ -3,9 +3,9 @@
 // the same block is made here, and is bounded.
 #pragma once
 
-#include "call_summary.h"
 #include "cuda/kernel_args.h"
 #include "cuda/kernels/ptx.cuh"
+#include "protocol/call_summary.h"
 
 namespace hep {
 

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "layout.h"
+#include "protocol/layout.h"
 
 namespace hep {
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "data_type.h"
+#include "protocol/data_type.h"
 
 #include <cinttypes>
 
-#include "layout.h"
+#include "protocol/layout.h"
 
 namespace hep {
 namespace {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "failure.h"
+#include "protocol/failure.h"
 
 #include <cinttypes>
 #include <string>
 
-#include "call_summary.h"
 #include "lanes.h"
+#include "protocol/call_summary.h"
 
 namespace hep {
 namespace {

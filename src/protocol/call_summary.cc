@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "call_summary.h"
+#include "protocol/call_summary.h"
 
-#include "data_type.h"
+#include "protocol/data_type.h"
 
 namespace hep {
 namespace {

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <string>
 
-#include "layout.h"
+#include "protocol/layout.h"
 
 namespace hep {
 
