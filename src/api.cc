@@ -9,10 +9,10 @@
 #include "base/status.h"
 #include "bootstrap/bootstrap.h"
 #include "comm.h"
-#include "config.h"
+#include "config/config.h"
+#include "config/ranks.h"
 #include "cuda/current_device.h"
 #include "protocol/failure.h"
-#include "ranks.h"
 #include "register.h"
 #include "routing.h"
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/status.h"
-#include "lanes.h"
+#include "config/lanes.h"
 #include "protocol/half.h"
 #include "registrations.h"
 

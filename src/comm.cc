@@ -13,9 +13,9 @@
 #include "base/log.h"
 #include "base/rank_threads.h"
 #include "bootstrap/bootstrap.h"
-#include "config.h"
+#include "config/config.h"
+#include "config/ranks.h"
 #include "cuda/current_device.h"
-#include "ranks.h"
 #include "register.h"
 
 namespace hep {

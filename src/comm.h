@@ -13,7 +13,7 @@
 #include "base/handles.h"
 #include "base/log.h"
 #include "base/status.h"
-#include "lanes.h"
+#include "config/lanes.h"
 #include "memory/heap.h"
 #include "memory/window.h"
 #include "peers/health.h"

@@ -3,8 +3,8 @@
 
 #include <cinttypes>
 
-#include "arguments.h"
-#include "config.h"
+#include "config/arguments.h"
+#include "config/config.h"
 
 namespace hep {
 namespace {

@@ -36,10 +36,10 @@ PATTERNS = [
     "src/cuda/**/*",
     "src/memory/*",
     "src/protocol/call_summary.*",
-    "src/config.*",
+    "src/config/config.*",
     "src/protocol/data_type.*",
     "src/protocol/half.h",
-    "src/lanes.*",
+    "src/config/lanes.*",
     "src/protocol/layout.h",
     "src/protocol/quantization.h",
 ]

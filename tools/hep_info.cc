@@ -12,10 +12,10 @@
 #include <string>
 
 #include "backend.h"
-#include "config.h"
-#include "lanes.h"
+#include "config/config.h"
+#include "config/lanes.h"
+#include "config/settings.h"
 #include "memory/window.h"
-#include "params.h"
 #include "protocol/layout.h"
 
 #if defined(HEP_HAVE_CUDA)

@@ -9,7 +9,7 @@
 #include <mutex>
 #include <vector>
 
-#include "params.h"
+#include "config/settings.h"
 
 namespace hep {
 namespace {

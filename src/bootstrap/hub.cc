@@ -18,13 +18,13 @@
 #include "bootstrap/bootstrap.h"
 #include "bootstrap/connection.h"
 #include "bootstrap/unique_id.h"
+#include "config/ranks.h"
+#include "config/settings.h"
 #include "net/doorway.h"
 #include "net/frames.h"
 #include "net/handshake.h"
 #include "net/listener.h"
-#include "params.h"
 #include "protocol/layout.h"
-#include "ranks.h"
 
 namespace hep {
 namespace {

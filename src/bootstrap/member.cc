@@ -12,11 +12,11 @@
 #include "base/result.h"
 #include "bootstrap/bootstrap.h"
 #include "bootstrap/unique_id.h"
+#include "config/ranks.h"
 #include "net/address.h"
 #include "net/frames.h"
 #include "net/reach.h"
 #include "net/socket.h"
-#include "ranks.h"
 
 namespace hep {
 namespace {

@@ -5,8 +5,8 @@
 
 #include "base/result.h"
 #include "bootstrap/bootstrap.h"
+#include "config/ranks.h"
 #include "protocol/layout.h"
-#include "ranks.h"
 
 namespace hep {
 namespace {

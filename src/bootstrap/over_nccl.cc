@@ -11,9 +11,9 @@
 
 #include <string>
 
+#include "config/settings.h"
 #include "cuda/device_memory.h"
 #include "cuda/driver.h"
-#include "params.h"
 
 namespace hep {
 namespace {

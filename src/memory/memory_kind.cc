@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "base/log.h"
-#include "params.h"
+#include "config/settings.h"
 
 namespace hep {
 namespace {

@@ -8,9 +8,9 @@
 #include <string>
 
 #include "base/identity.h"
+#include "config/settings.h"
 #include "net/doorway.h"
 #include "net/reach.h"
-#include "params.h"
 #include "protocol/layout.h"
 
 namespace hep {

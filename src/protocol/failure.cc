@@ -4,7 +4,7 @@
 #include <cinttypes>
 #include <string>
 
-#include "lanes.h"
+#include "config/lanes.h"
 #include "protocol/call_summary.h"
 
 namespace hep {

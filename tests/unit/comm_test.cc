@@ -12,7 +12,7 @@
 #include "base/log.h"
 #include "base/rank_threads.h"
 #include "bootstrap_fixture.h"
-#include "ranks.h"
+#include "config/ranks.h"
 
 namespace hep {
 namespace {

@@ -7,8 +7,8 @@
 #include <cstdlib>
 #include <stdexcept>
 
-#include "config.h"
-#include "params.h"
+#include "config/config.h"
+#include "config/settings.h"
 
 namespace hep {
 

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "config/fields.h"
 #include "config_fixture.h"
-#include "fields.h"
 #include "protocol/data_type.h"
 
 namespace hep {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The settings: what the environment may say, and what it overrides.
-#include "params.h"
+#include "config/settings.h"
 
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // From a resolved config to launches and sizes.
+#include "config/lanes.h"
 #include "config_fixture.h"
-#include "lanes.h"
 #include "protocol/data_type.h"
 
 namespace hep {

@@ -4,7 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include "config.h"
+#include "config/config.h"
 #include "cuda/kernel_args.h"
 
 namespace hep {

@@ -10,7 +10,7 @@
 #include <string>
 
 #include "base/status.h"
-#include "fields.h"
+#include "config/fields.h"
 
 namespace hep {
 

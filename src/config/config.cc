@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "config.h"
+#include "config/config.h"
 
 #include <algorithm>
 #include <cinttypes>
 #include <cmath>
 #include <cstring>
 
-#include "fields.h"
-#include "params.h"
+#include "config/fields.h"
+#include "config/ranks.h"
+#include "config/settings.h"
 #include "protocol/data_type.h"
-#include "ranks.h"
 
 namespace hep {
 namespace {
