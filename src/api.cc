@@ -11,7 +11,7 @@
 #include "comm.h"
 #include "config/config.h"
 #include "config/ranks.h"
-#include "cuda/current_device.h"
+#include "gpu/device.h"
 #include "protocol/failure.h"
 #include "register.h"
 #include "routing.h"

@@ -15,7 +15,7 @@
 #include "bootstrap/bootstrap.h"
 #include "config/config.h"
 #include "config/ranks.h"
-#include "cuda/current_device.h"
+#include "gpu/device.h"
 #include "register.h"
 
 namespace hep {

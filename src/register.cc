@@ -5,7 +5,7 @@
 
 #include "agreement.h"
 #include "base/deadline.h"
-#include "cuda/current_device.h"
+#include "gpu/device.h"
 
 namespace hep {
 namespace {

@@ -33,6 +33,7 @@ import count_results
 # The files of the part `host`. Each pattern matches a file.
 PATTERNS = [
     "src/nvcc_flags",
+    "src/gpu/*",
     "src/cuda/**/*",
     "src/memory/*",
     "src/protocol/call_summary.*",

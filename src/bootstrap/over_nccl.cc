@@ -12,8 +12,8 @@
 #include <string>
 
 #include "config/settings.h"
-#include "cuda/device_memory.h"
-#include "cuda/driver.h"
+#include "gpu/device_memory.h"
+#include "gpu/driver.h"
 
 namespace hep {
 namespace {

@@ -2,8 +2,8 @@
 #include "cuda/cuda_backend.h"
 
 #include "cuda/cuda_routing.h"
-#include "cuda/current_device.h"
 #include "cuda/kernels/launch.h"
+#include "gpu/device.h"
 
 namespace hep {
 namespace {

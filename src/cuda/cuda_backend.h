@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "backend.h"
-#include "cuda/context_watch.h"
-#include "cuda/device_memory.h"
-#include "cuda/enqueued_work.h"
 #include "cuda/kernel_args.h"
+#include "gpu/context_watch.h"
+#include "gpu/device_memory.h"
+#include "gpu/enqueued_work.h"
 
 namespace hep {
 

@@ -3,7 +3,7 @@
 // it before it is freed; ranks of one process share its ownership instead.
 #include <cstring>
 
-#include "memory/cuda_context.h"
+#include "gpu/context.h"
 #include "memory/memory_kind.h"
 #include "protocol/layout.h"
 

@@ -2,7 +2,7 @@
 // What kind of memory a pointer of the caller's leads to, and whether others can map it.
 #include <cinttypes>
 
-#include "memory/cuda_context.h"
+#include "gpu/context.h"
 #include "memory/memory_kind.h"
 
 namespace hep {

@@ -5,8 +5,8 @@
 
 #include <cstring>
 
+#include "gpu/virtual_memory.h"
 #include "memory/memory_kind.h"
-#include "memory/virtual_memory.h"
 
 namespace hep {
 namespace {

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "cuda/current_device.h"
+#include "gpu/device.h"
 #include "memory_fixture.h"
 
 #ifdef HEP_HAVE_CUDA

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cuda/current_device.h"
+#include "gpu/device.h"
 
 #include <cstring>
 
-#include "cuda/device_memory.h"
-#include "cuda/driver.h"
+#include "gpu/device_memory.h"
+#include "gpu/driver.h"
 
 namespace hep {
 

@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "base/status.h"
-#include "cuda/driver.h"
+#include "gpu/driver.h"
 
 namespace hep {
 

@@ -7,7 +7,7 @@
 #include <memory>
 
 #include "base/status.h"
-#include "memory/cuda_context.h"
+#include "gpu/context.h"
 
 namespace hep {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "memory/virtual_memory.h"
+#include "gpu/virtual_memory.h"
 
 #include "protocol/layout.h"
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cuda/enqueued_work.h"
+#include "gpu/enqueued_work.h"
 
-#include "cuda/driver.h"
+#include "gpu/driver.h"
 
 namespace hep {
 

@@ -12,7 +12,7 @@
 
 #include "base/descriptor.h"
 #include "base/status.h"
-#include "memory/cuda_context.h"
+#include "gpu/context.h"
 
 namespace hep {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cuda/device_memory.h"
+#include "gpu/device_memory.h"
 
 #include <sys/mman.h>
 #include <unistd.h>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stands in for the cuda backend where the library is built without CUDA.
 #include "backend.h"
-#include "cuda/current_device.h"
+#include "gpu/device.h"
 #include "memory/memory_kind.h"
 
 namespace hep {

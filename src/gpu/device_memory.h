@@ -9,9 +9,9 @@
 #include <memory>
 
 #include "base/status.h"
-#include "cuda/driver.h"
-#include "memory/cuda_context.h"
-#include "memory/virtual_memory.h"
+#include "gpu/context.h"
+#include "gpu/driver.h"
+#include "gpu/virtual_memory.h"
 
 namespace hep {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cuda/driver.h"
+#include "gpu/driver.h"
 
 namespace hep {
 namespace {

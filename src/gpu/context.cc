@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "memory/cuda_context.h"
+#include "gpu/context.h"
 
 namespace hep {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cuda/context_watch.h"
+#include "gpu/context_watch.h"
 
 #include <poll.h>
 #include <sys/eventfd.h>
