@@ -36,6 +36,7 @@ PATTERNS = [
     "src/gpu/*",
     "src/cuda/**/*",
     "src/memory/*",
+    "src/memory/kinds/*",
     "src/protocol/call_summary.*",
     "src/config/config.*",
     "src/protocol/data_type.*",
