@@ -8,7 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "backend.h"
+#include "backend/backend.h"
 #include "base/deadline.h"
 #include "base/handles.h"
 #include "base/log.h"

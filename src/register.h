@@ -6,10 +6,10 @@
 #include <memory>
 #include <vector>
 
+#include "backend/registrations.h"
 #include "base/status.h"
 #include "comm.h"
 #include "memory/registered_memory.h"
-#include "registrations.h"
 
 namespace hep {
 

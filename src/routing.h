@@ -7,7 +7,7 @@
 
 #include <memory>
 
-#include "backend.h"
+#include "backend/backend.h"
 #include "base/handles.h"
 #include "base/status.h"
 #include "comm.h"

@@ -11,7 +11,7 @@
 #include <cstring>
 #include <string>
 
-#include "backend.h"
+#include "backend/backend.h"
 #include "config/config.h"
 #include "config/lanes.h"
 #include "config/settings.h"

@@ -6,7 +6,7 @@
 #include <mutex>
 #include <vector>
 
-#include "backend.h"
+#include "backend/backend.h"
 #include "cuda/kernel_args.h"
 #include "gpu/context_watch.h"
 #include "gpu/device_memory.h"

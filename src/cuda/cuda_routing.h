@@ -4,7 +4,7 @@
 
 #include <memory>
 
-#include "backend.h"
+#include "backend/backend.h"
 #include "cuda/cuda_backend.h"
 
 namespace hep {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stands in for the cuda backend where the library is built without CUDA.
-#include "backend.h"
+#include "backend/backend.h"
 #include "gpu/device.h"
 #include "memory/memory_kind.h"
 

@@ -8,7 +8,7 @@
 #include <new>
 #include <stdexcept>
 
-#include "backend.h"
+#include "backend/backend.h"
 #include "base/log.h"
 #include "base/rank_threads.h"
 #include "bootstrap_fixture.h"

@@ -19,9 +19,9 @@
 #include <utility>
 #include <vector>
 
-#include "backend.h"
+#include "backend/backend.h"
+#include "backend/host/number.h"
 #include "base/status.h"
-#include "host/number.h"
 #include "protocol/layout.h"
 
 namespace hep {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The library's number conversions against the definition of each format, for every code of a format
 // and for what lies between.
-#include "host/number.h"
+#include "backend/host/number.h"
 
 #include <gtest/gtest.h>
 #include <hybridep.h>
@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "../formats.h"
-#include "host/quantize.h"
+#include "backend/host/quantize.h"
 
 namespace hep {
 namespace {

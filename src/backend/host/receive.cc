@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "host/host_routing.h"
-#include "host/signal.h"
+#include "backend/host/routing.h"
+#include "backend/host/signal.h"
 #include "protocol/call_summary.h"
 #include "protocol/data_type.h"
 

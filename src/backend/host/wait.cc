@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "host/wait.h"
+#include "backend/host/wait.h"
 
 #include <sched.h>
 
@@ -7,8 +7,8 @@
 #include <chrono>
 #include <thread>
 
+#include "backend/host/signal.h"
 #include "base/deadline.h"
-#include "host/signal.h"
 #include "protocol/failure.h"
 
 namespace hep {

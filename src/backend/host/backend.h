@@ -10,10 +10,10 @@
 #include <mutex>
 #include <vector>
 
-#include "backend.h"
+#include "backend/backend.h"
+#include "backend/host/operation.h"
+#include "backend/host/wait.h"
 #include "base/status.h"
-#include "host/operation.h"
-#include "host/wait.h"
 
 namespace hep {
 

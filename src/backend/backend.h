@@ -8,10 +8,10 @@
 #include <memory>
 #include <vector>
 
+#include "backend/registrations.h"
 #include "base/status.h"
 #include "config/lanes.h"
 #include "protocol/half.h"
-#include "registrations.h"
 
 namespace hep {
 

@@ -6,9 +6,9 @@
 
 #include <cstdint>
 
-#include "backend.h"
+#include "backend/backend.h"
+#include "backend/host/wait.h"
 #include "base/status.h"
-#include "host/wait.h"
 #include "protocol/call_summary.h"
 #include "protocol/layout.h"
 

@@ -6,9 +6,9 @@
 #include <cmath>
 #include <vector>
 
-#include "host/host_routing.h"
-#include "host/number.h"
-#include "host/signal.h"
+#include "backend/host/number.h"
+#include "backend/host/routing.h"
+#include "backend/host/signal.h"
 #include "protocol/call_summary.h"
 #include "protocol/data_type.h"
 

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <array>
 
-#include "host/host_backend.h"
-#include "host/host_routing.h"
-#include "host/signal.h"
+#include "backend/host/backend.h"
+#include "backend/host/routing.h"
+#include "backend/host/signal.h"
 
 namespace hep {
 namespace {

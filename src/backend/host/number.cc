@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "host/number.h"
+#include "backend/host/number.h"
 
 #include <hybridep.h>
 

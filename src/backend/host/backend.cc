@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "host/host_backend.h"
+#include "backend/host/backend.h"
 
 #include <cstdlib>
 #include <new>
 #include <utility>
 
-#include "host/host_routing.h"
+#include "backend/host/routing.h"
 
 namespace hep {
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "host/host_routing.h"
+#include "backend/host/routing.h"
 
 #include <algorithm>
 #include <utility>
 
-#include "host/host_backend.h"
+#include "backend/host/backend.h"
 #include "protocol/data_type.h"
 
 namespace hep {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "host/quantize.h"
+#include "backend/host/quantize.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
-#include "host/number.h"
+#include "backend/host/number.h"
 #include "protocol/quantization.h"
 
 namespace hep {

@@ -8,9 +8,9 @@
 #include <cstdlib>
 #include <memory>
 
-#include "backend.h"
+#include "backend/backend.h"
+#include "backend/host/operation.h"
 #include "base/status.h"
-#include "host/operation.h"
 #include "protocol/layout.h"
 
 namespace hep {
