@@ -34,6 +34,7 @@ import count_results
 PATTERNS = [
     "src/nvcc_flags",
     "src/gpu/*",
+    "src/backend/cuda/**/*",
     "src/cuda/**/*",
     "src/memory/*",
     "src/memory/kinds/*",

@@ -12,10 +12,10 @@
 #include <algorithm>
 #include <climits>
 
+#include "backend/cuda/launch.h"
 #include "cuda/kernels/combine_add.cuh"
 #include "cuda/kernels/combine_push.cuh"
 #include "cuda/kernels/forward.cuh"
-#include "cuda/kernels/launch.h"
 #include "cuda/kernels/reduce.cuh"
 
 namespace hep {

@@ -4,7 +4,7 @@
 
 #include <type_traits>
 
-#include "cuda/kernel_args.h"
+#include "backend/cuda/kernel_args.h"
 #include "cuda/kernels/contribution.cuh"
 #include "cuda/kernels/warp.cuh"
 

@@ -3,7 +3,7 @@
 // storer warp writes each to its place or places.
 #pragma once
 
-#include "cuda/kernel_args.h"
+#include "backend/cuda/kernel_args.h"
 #include "cuda/kernels/dispatch_extras.cuh"
 #include "cuda/kernels/dispatch_signals.cuh"
 #include "cuda/kernels/pipeline.cuh"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Routing maps become indices, for the routing kernel that follows: a warp lists the experts of a token,
 // ascending.
-#include "cuda/kernels/launch.h"
+#include "backend/cuda/launch.h"
 #include "cuda/kernels/signal.cuh"
 #include "cuda/kernels/warp.cuh"
 

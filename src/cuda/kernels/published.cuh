@@ -2,7 +2,7 @@
 // Memory that ranks publish for their peers to read.
 #pragma once
 
-#include "cuda/kernel_args.h"
+#include "backend/cuda/kernel_args.h"
 #include "cuda/kernels/ptx.cuh"
 
 namespace hep {

@@ -2,7 +2,7 @@
 // Quantisation of this rank's tokens into its window, in a kernel of its own before that of dispatch.
 #include "cuda/kernels/quantize.cuh"
 
-#include "cuda/kernels/launch.h"
+#include "backend/cuda/launch.h"
 
 namespace hep {
 namespace {

@@ -4,7 +4,7 @@
 
 #include <cuda_fp8.h>
 
-#include "cuda/kernel_args.h"
+#include "backend/cuda/kernel_args.h"
 #include "cuda/kernels/numbers.cuh"
 #include "cuda/kernels/warp.cuh"
 #include "protocol/quantization.h"

@@ -3,7 +3,7 @@
 // arrays allow.
 #pragma once
 
-#include "cuda/kernel_args.h"
+#include "backend/cuda/kernel_args.h"
 #include "cuda/kernels/warp.cuh"
 
 namespace hep {

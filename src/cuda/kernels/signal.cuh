@@ -3,7 +3,7 @@
 // the same block is made here, and is bounded.
 #pragma once
 
-#include "cuda/kernel_args.h"
+#include "backend/cuda/kernel_args.h"
 #include "cuda/kernels/ptx.cuh"
 #include "protocol/call_summary.h"
 

@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "backend/backend.h"
-#include "cuda/cuda_backend.h"
+#include "backend/cuda/backend.h"
 
 namespace hep {
 

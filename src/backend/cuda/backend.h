@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "backend/backend.h"
-#include "cuda/kernel_args.h"
+#include "backend/cuda/kernel_args.h"
 #include "gpu/context_watch.h"
 #include "gpu/device_memory.h"
 #include "gpu/enqueued_work.h"

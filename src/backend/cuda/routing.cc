@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cuda/cuda_routing.h"
+#include "backend/cuda/routing.h"
 
 #include <algorithm>
 #include <vector>
 
-#include "cuda/kernels/launch.h"
+#include "backend/cuda/launch.h"
 #include "protocol/data_type.h"
 
 namespace hep {

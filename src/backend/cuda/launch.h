@@ -4,8 +4,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include "backend/cuda/kernel_args.h"
 #include "config/config.h"
-#include "cuda/kernel_args.h"
 
 namespace hep {
 

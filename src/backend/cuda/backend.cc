@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cuda/cuda_backend.h"
+#include "backend/cuda/backend.h"
 
-#include "cuda/cuda_routing.h"
-#include "cuda/kernels/launch.h"
+#include "backend/cuda/launch.h"
+#include "backend/cuda/routing.h"
 #include "gpu/device.h"
 
 namespace hep {
