@@ -12,11 +12,11 @@
 // The words of `header`, `experts` and `weights` carry a tag of the update above and the payload below.
 #pragma once
 
+#include "backend/cuda/kernels/common/published.cuh"
+#include "backend/cuda/kernels/common/signal.cuh"
+#include "backend/cuda/kernels/common/warp.cuh"
 #include "cuda/kernels/dispatch_publish.cuh"
-#include "cuda/kernels/published.cuh"
 #include "cuda/kernels/route_send.cuh"
-#include "cuda/kernels/signal.cuh"
-#include "cuda/kernels/warp.cuh"
 #include "protocol/call_summary.h"
 
 namespace hep {

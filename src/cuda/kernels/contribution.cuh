@@ -3,9 +3,9 @@
 // warps add them up, or a forwarder passes them on as they are.
 #pragma once
 
-#include "cuda/kernels/numbers.cuh"
-#include "cuda/kernels/pipeline.cuh"
-#include "cuda/kernels/warp.cuh"
+#include "backend/cuda/kernels/common/numbers.cuh"
+#include "backend/cuda/kernels/common/ring.cuh"
+#include "backend/cuda/kernels/common/warp.cuh"
 #include "protocol/layout.h"
 
 namespace hep {

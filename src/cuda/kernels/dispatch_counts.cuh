@@ -2,9 +2,9 @@
 // The counters that a dispatch leaves for its caller.
 #pragma once
 
+#include "backend/cuda/kernels/common/signal.cuh"
+#include "backend/cuda/kernels/common/warp.cuh"
 #include "cuda/kernels/dispatch_extras.cuh"
-#include "cuda/kernels/signal.cuh"
-#include "cuda/kernels/warp.cuh"
 
 namespace hep {
 

@@ -2,9 +2,9 @@
 // What goes with the rows of a dispatch: origins, experts, weights, scales.
 #pragma once
 
+#include "backend/cuda/kernels/common/signal.cuh"
+#include "backend/cuda/kernels/common/warp.cuh"
 #include "cuda/kernels/scales.cuh"
-#include "cuda/kernels/signal.cuh"
-#include "cuda/kernels/warp.cuh"
 
 namespace hep {
 

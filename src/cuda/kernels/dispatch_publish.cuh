@@ -3,10 +3,10 @@
 // Each block brings what belongs to its part of the tokens.
 #pragma once
 
+#include "backend/cuda/kernels/common/signal.cuh"
+#include "backend/cuda/kernels/common/warp.cuh"
 #include "cuda/kernels/quantize.cuh"
 #include "cuda/kernels/scales.cuh"
-#include "cuda/kernels/signal.cuh"
-#include "cuda/kernels/warp.cuh"
 
 namespace hep {
 

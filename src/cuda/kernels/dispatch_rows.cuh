@@ -4,10 +4,10 @@
 #pragma once
 
 #include "backend/cuda/kernel_args.h"
+#include "backend/cuda/kernels/common/ring.cuh"
+#include "backend/cuda/kernels/common/warp.cuh"
 #include "cuda/kernels/dispatch_extras.cuh"
 #include "cuda/kernels/dispatch_signals.cuh"
-#include "cuda/kernels/pipeline.cuh"
-#include "cuda/kernels/warp.cuh"
 
 namespace hep {
 

@@ -3,10 +3,10 @@
 // weights and scales have been published.
 #pragma once
 
+#include "backend/cuda/kernels/common/executed_update.cuh"
+#include "backend/cuda/kernels/common/published.cuh"
+#include "backend/cuda/kernels/common/signal.cuh"
 #include "cuda/kernels/dispatch_publish.cuh"
-#include "cuda/kernels/executed_update.cuh"
-#include "cuda/kernels/published.cuh"
-#include "cuda/kernels/signal.cuh"
 
 namespace hep {
 

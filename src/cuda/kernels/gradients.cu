@@ -2,9 +2,9 @@
 // Gradients of the weights on their way back, in a kernel of its own before that of combine: each goes to
 // the window of its token's rank, which takes them when its combine ends. The signals of combine tell
 // that they are there.
+#include "backend/cuda/kernels/common/executed_update.cuh"
+#include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/launch.h"
-#include "cuda/kernels/executed_update.cuh"
-#include "cuda/kernels/warp.cuh"
 
 namespace hep {
 namespace {

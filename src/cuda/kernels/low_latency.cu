@@ -5,12 +5,12 @@
 // while the placing warps still count.
 #include <algorithm>
 
+#include "backend/cuda/kernels/common/executed_update.cuh"
 #include "backend/cuda/launch.h"
 #include "cuda/kernels/choices.cuh"
 #include "cuda/kernels/dispatch_counts.cuh"
 #include "cuda/kernels/dispatch_extras.cuh"
 #include "cuda/kernels/dispatch_rows.cuh"
-#include "cuda/kernels/executed_update.cuh"
 #include "cuda/kernels/own_tokens.cuh"
 #include "cuda/kernels/place_choices.cuh"
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Routing maps become indices, for the routing kernel that follows: a warp lists the experts of a token,
 // ascending.
+#include "backend/cuda/kernels/common/signal.cuh"
+#include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/launch.h"
-#include "cuda/kernels/signal.cuh"
-#include "cuda/kernels/warp.cuh"
 
 namespace hep {
 namespace {

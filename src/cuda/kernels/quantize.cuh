@@ -5,8 +5,8 @@
 #include <cuda_fp8.h>
 
 #include "backend/cuda/kernel_args.h"
-#include "cuda/kernels/numbers.cuh"
-#include "cuda/kernels/warp.cuh"
+#include "backend/cuda/kernels/common/numbers.cuh"
+#include "backend/cuda/kernels/common/warp.cuh"
 #include "protocol/quantization.h"
 
 namespace hep {

@@ -6,8 +6,8 @@
 
 #include <type_traits>
 
+#include "backend/cuda/kernels/common/numbers.cuh"
 #include "cuda/kernels/contribution.cuh"
-#include "cuda/kernels/numbers.cuh"
 
 namespace hep {
 

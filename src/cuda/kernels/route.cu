@@ -8,8 +8,8 @@
 // step loads what it needs at once, and a lane has one selection.
 #include <algorithm>
 
+#include "backend/cuda/kernels/common/executed_update.cuh"
 #include "backend/cuda/launch.h"
-#include "cuda/kernels/executed_update.cuh"
 #include "cuda/kernels/route_receive.cuh"
 #include "cuda/kernels/route_send.cuh"
 

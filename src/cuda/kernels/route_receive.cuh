@@ -2,8 +2,8 @@
 // The receiving half of the routing update: the records of all sources become places.
 #pragma once
 
-#include "cuda/kernels/signal.cuh"
-#include "cuda/kernels/warp.cuh"
+#include "backend/cuda/kernels/common/signal.cuh"
+#include "backend/cuda/kernels/common/warp.cuh"
 
 namespace hep {
 

@@ -3,8 +3,8 @@
 // whose experts they select.
 #pragma once
 
-#include "cuda/kernels/signal.cuh"
-#include "cuda/kernels/warp.cuh"
+#include "backend/cuda/kernels/common/signal.cuh"
+#include "backend/cuda/kernels/common/warp.cuh"
 
 namespace hep {
 

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "backend/cuda/kernel_args.h"
-#include "cuda/kernels/warp.cuh"
+#include "backend/cuda/kernels/common/warp.cuh"
 
 namespace hep {
 

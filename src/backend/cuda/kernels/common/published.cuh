@@ -3,7 +3,7 @@
 #pragma once
 
 #include "backend/cuda/kernel_args.h"
-#include "cuda/kernels/ptx.cuh"
+#include "backend/cuda/kernels/common/ptx.cuh"
 
 namespace hep {
 

@@ -4,8 +4,8 @@
 // it. A ring has one group of consumers: two could wait two phases apart and deadlock.
 #pragma once
 
-#include "cuda/kernels/ptx.cuh"
-#include "cuda/kernels/warp.cuh"
+#include "backend/cuda/kernels/common/ptx.cuh"
+#include "backend/cuda/kernels/common/warp.cuh"
 
 namespace hep {
 

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "backend/cuda/kernel_args.h"
-#include "cuda/kernels/ptx.cuh"
+#include "backend/cuda/kernels/common/ptx.cuh"
 #include "protocol/call_summary.h"
 
 namespace hep {

@@ -2,7 +2,7 @@
 // The update of a routing that the device has executed, beside the one that a call was made for.
 #pragma once
 
-#include "cuda/kernels/signal.cuh"
+#include "backend/cuda/kernels/common/signal.cuh"
 #include "protocol/call_summary.h"
 
 namespace hep {
