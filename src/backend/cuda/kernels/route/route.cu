@@ -9,9 +9,9 @@
 #include <algorithm>
 
 #include "backend/cuda/kernels/common/executed_update.cuh"
+#include "backend/cuda/kernels/route/receive.cuh"
+#include "backend/cuda/kernels/route/send.cuh"
 #include "backend/cuda/launch.h"
-#include "cuda/kernels/route_receive.cuh"
-#include "cuda/kernels/route_send.cuh"
 
 namespace hep {
 namespace {
