@@ -15,8 +15,8 @@
 #include "backend/cuda/kernels/common/published.cuh"
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
+#include "backend/cuda/kernels/dispatch/publish.cuh"
 #include "backend/cuda/kernels/route/send.cuh"
-#include "cuda/kernels/dispatch_publish.cuh"
 #include "protocol/call_summary.h"
 
 namespace hep {

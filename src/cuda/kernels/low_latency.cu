@@ -6,11 +6,11 @@
 #include <algorithm>
 
 #include "backend/cuda/kernels/common/executed_update.cuh"
+#include "backend/cuda/kernels/dispatch/counts.cuh"
+#include "backend/cuda/kernels/dispatch/extras.cuh"
+#include "backend/cuda/kernels/dispatch/rows.cuh"
 #include "backend/cuda/launch.h"
 #include "cuda/kernels/choices.cuh"
-#include "cuda/kernels/dispatch_counts.cuh"
-#include "cuda/kernels/dispatch_extras.cuh"
-#include "cuda/kernels/dispatch_rows.cuh"
 #include "cuda/kernels/own_tokens.cuh"
 #include "cuda/kernels/place_choices.cuh"
 

@@ -4,8 +4,8 @@
 // routing kernel leaves.
 #pragma once
 
+#include "backend/cuda/kernels/dispatch/extras.cuh"
 #include "cuda/kernels/choices.cuh"
-#include "cuda/kernels/dispatch_extras.cuh"
 
 namespace hep {
 

@@ -5,8 +5,8 @@
 
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
-#include "cuda/kernels/quantize.cuh"
-#include "cuda/kernels/scales.cuh"
+#include "backend/cuda/kernels/dispatch/quantize.cuh"
+#include "backend/cuda/kernels/dispatch/scales.cuh"
 
 namespace hep {
 

@@ -4,11 +4,11 @@
 // with the rows. No staging on the receiver, no registration of outputs.
 #include <algorithm>
 
+#include "backend/cuda/kernels/dispatch/counts.cuh"
+#include "backend/cuda/kernels/dispatch/extras.cuh"
+#include "backend/cuda/kernels/dispatch/gate.cuh"
+#include "backend/cuda/kernels/dispatch/rows.cuh"
 #include "backend/cuda/launch.h"
-#include "cuda/kernels/dispatch_counts.cuh"
-#include "cuda/kernels/dispatch_extras.cuh"
-#include "cuda/kernels/dispatch_rows.cuh"
-#include "cuda/kernels/dispatch_signals.cuh"
 
 namespace hep {
 namespace {

@@ -4,7 +4,7 @@
 
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
-#include "cuda/kernels/dispatch_extras.cuh"
+#include "backend/cuda/kernels/dispatch/extras.cuh"
 
 namespace hep {
 

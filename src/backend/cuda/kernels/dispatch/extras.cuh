@@ -4,7 +4,7 @@
 
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
-#include "cuda/kernels/scales.cuh"
+#include "backend/cuda/kernels/dispatch/scales.cuh"
 
 namespace hep {
 

@@ -6,7 +6,7 @@
 #include "backend/cuda/kernels/common/executed_update.cuh"
 #include "backend/cuda/kernels/common/published.cuh"
 #include "backend/cuda/kernels/common/signal.cuh"
-#include "cuda/kernels/dispatch_publish.cuh"
+#include "backend/cuda/kernels/dispatch/publish.cuh"
 
 namespace hep {
 

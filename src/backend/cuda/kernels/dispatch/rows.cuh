@@ -6,8 +6,8 @@
 #include "backend/cuda/kernel_args.h"
 #include "backend/cuda/kernels/common/ring.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
-#include "cuda/kernels/dispatch_extras.cuh"
-#include "cuda/kernels/dispatch_signals.cuh"
+#include "backend/cuda/kernels/dispatch/extras.cuh"
+#include "backend/cuda/kernels/dispatch/gate.cuh"
 
 namespace hep {
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Quantisation of this rank's tokens into its window, in a kernel of its own before that of dispatch.
-#include "cuda/kernels/quantize.cuh"
+#include "backend/cuda/kernels/dispatch/quantize.cuh"
 
 #include "backend/cuda/launch.h"
 
