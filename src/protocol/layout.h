@@ -56,7 +56,7 @@ HEP_HOST_DEVICE constexpr int num_chunks(int num_tokens) {
   return (num_tokens + (1 << shift) - 1) >> shift;
 }
 
-// What precedes the choices of a source: see choices.cuh.
+// What precedes the choices of a source: see fused/exchange.cuh.
 constexpr int kChoiceHeaderWords = 4;
 
 // Words that carry the experts of a token, two each, at most.
@@ -96,7 +96,7 @@ struct Shape {
 // ------------------------------------------------------------------------------------- choices
 
 // A dispatch can update its routing in the same launch where the choices of all ranks find room in the
-// shared memory of a block, beside stages for a few rows: see place_choices.cuh. All ranks decide alike.
+// shared memory of a block, beside stages for a few rows: see fused/assign.cuh. All ranks decide alike.
 constexpr int kPlacingWarps = 16;
 constexpr uint64_t kMaxPlaceBytes = 220 * 1024;
 constexpr int kFewestStages = 4;

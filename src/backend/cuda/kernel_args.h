@@ -124,9 +124,9 @@ struct DispatchArgs {
   int32_t num_tokens;
   int32_t top_k;
   int32_t row_bytes;
-  int32_t stage_scale_bytes;  // beside the row in a stage of low_latency.cu
+  int32_t stage_scale_bytes;  // beside the row in a stage of fused/update_and_dispatch.cu
   int32_t pipelines;          // of a block of dispatch.cu
-  int32_t stages;             // of each; of a block of low_latency.cu
+  int32_t stages;             // of each; of a block of fused/update_and_dispatch.cu
   int32_t rows_per_stage;     // in flat; otherwise 1
   Half half;
 

@@ -9,10 +9,10 @@
 #include "backend/cuda/kernels/dispatch/counts.cuh"
 #include "backend/cuda/kernels/dispatch/extras.cuh"
 #include "backend/cuda/kernels/dispatch/rows.cuh"
+#include "backend/cuda/kernels/fused/assign.cuh"
+#include "backend/cuda/kernels/fused/exchange.cuh"
+#include "backend/cuda/kernels/fused/own_tokens.cuh"
 #include "backend/cuda/launch.h"
-#include "cuda/kernels/choices.cuh"
-#include "cuda/kernels/own_tokens.cuh"
-#include "cuda/kernels/place_choices.cuh"
 
 namespace hep {
 namespace {

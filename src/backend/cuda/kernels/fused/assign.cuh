@@ -5,7 +5,7 @@
 #pragma once
 
 #include "backend/cuda/kernels/dispatch/extras.cuh"
-#include "cuda/kernels/choices.cuh"
+#include "backend/cuda/kernels/fused/exchange.cuh"
 
 namespace hep {
 
