@@ -35,7 +35,6 @@ PATTERNS = [
     "src/nvcc_flags",
     "src/gpu/*",
     "src/backend/cuda/**/*",
-    "src/cuda/**/*",
     "src/memory/*",
     "src/memory/kinds/*",
     "src/protocol/call_summary.*",

@@ -135,7 +135,7 @@ int32_t or_default(int32_t value, int32_t chosen) { return value != 0 ? value : 
 // GB/s, measured on H200s: what a block forwards, what it reads where it reduces, what NVLink takes.
 constexpr double kForwardRate = 41, kReduceRate = 63, kLinkRate = 344;
 
-// The blocks of the first half go evenly to all destinations, if there are enough: see combine_push.cuh.
+// The blocks of the first half go evenly to all destinations, if there are enough: see combine/send.cuh.
 int32_t spread(double wanted, int32_t blocks, int32_t destinations) {
   const auto count = static_cast<int32_t>(std::lround(std::min<double>(blocks, wanted)));
   if (count < destinations || destinations == 0) return std::min(count, destinations);

@@ -42,9 +42,9 @@ class Tree(unittest.TestCase):
         self.addCleanup(setattr, verified, "find_nvcc", verified.find_nvcc)
         verified.find_nvcc = lambda: self.nvcc
         self.write("src/nvcc_flags", "-std=c++17")
-        self.write("src/cuda/kernels/add.cu", KERNEL)
-        self.write("src/cuda/kernels/shared.cuh", SHARED)
-        self.write("src/cuda/backend.cc", BACKEND)
+        self.write("src/backend/cuda/kernels/add.cu", KERNEL)
+        self.write("src/backend/cuda/kernels/shared.cuh", SHARED)
+        self.write("src/backend/cuda/backend.cc", BACKEND)
         self.write("src/base/log.cc", "int lines = 1;")
         self.record(verified.fingerprint(self.root))
 
@@ -86,12 +86,12 @@ class Sources(Tree):
             self.expect_refused("is not a record")
 
     def test_comments_and_white_space_do_not_count(self):
-        self.write("src/cuda/backend.cc", "/* A\n*/" + BACKEND.replace(" {", "\n{ // more\n"))
-        self.write("src/cuda/kernels/shared.cuh", SHARED.replace("a constant", "it's added"))
+        self.write("src/backend/cuda/backend.cc", "/* A\n*/" + BACKEND.replace(" {", "\n{ // more\n"))
+        self.write("src/backend/cuda/kernels/shared.cuh", SHARED.replace("a constant", "it's added"))
         self.expect_verified()
 
     def test_text_in_quotes_counts(self):
-        self.write("src/cuda/backend.cc", BACKEND.replace("a  // text", "a // text"))
+        self.write("src/backend/cuda/backend.cc", BACKEND.replace("a  // text", "a // text"))
         self.expect_refused("constants, launches or memory")
 
     def test_host_only_sources_do_not_count(self):
@@ -99,22 +99,26 @@ class Sources(Tree):
         self.expect_verified()
 
     def test_moved_and_renamed_files_are_the_same(self):
-        (self.root / "src/cuda/kernels/shared.cuh").rename(self.root / "src/cuda/common.cuh")
-        (self.root / "src/cuda/kernels/add.cu").unlink()
-        self.write("src/cuda/new/add.cu", KERNEL.replace('"shared.cuh"', '"cuda/common.cuh"'))
-        (self.root / "src/cuda/backend.cc").rename(self.root / "src/cuda/new/other.cc")
+        (self.root / "src/backend/cuda/kernels/shared.cuh").rename(
+            self.root / "src/backend/cuda/common.cuh"
+        )
+        (self.root / "src/backend/cuda/kernels/add.cu").unlink()
+        self.write("src/backend/cuda/new/add.cu", KERNEL.replace('"shared.cuh"', '"backend/cuda/common.cuh"'))
+        (self.root / "src/backend/cuda/backend.cc").rename(
+            self.root / "src/backend/cuda/new/other.cc"
+        )
         self.expect_verified()
 
     def test_a_constant_of_a_kernel_counts(self):
-        self.write("src/cuda/kernels/shared.cuh", SHARED.replace("+ 3", "+ 4"))
+        self.write("src/backend/cuda/kernels/shared.cuh", SHARED.replace("+ 3", "+ 4"))
         self.expect_refused("the code of the kernels")
 
     def test_a_constant_of_a_launch_counts(self):
-        self.write("src/cuda/kernels/shared.cuh", SHARED.replace("= 32", "= 64"))
+        self.write("src/backend/cuda/kernels/shared.cuh", SHARED.replace("= 32", "= 64"))
         self.expect_refused("constants, launches or memory")
 
     def test_a_launch_counts(self):
-        self.write("src/cuda/kernels/add.cu", KERNEL.replace("<1,", "<2,"))
+        self.write("src/backend/cuda/kernels/add.cu", KERNEL.replace("<1,", "<2,"))
         self.expect_refused("constants, launches or memory")
 
     def test_a_flag_of_nvcc_counts(self):
@@ -127,19 +131,19 @@ class Ptx(Tree):
     nvcc = verified.find_nvcc()
 
     def test_another_spelling_of_the_same_code_is_the_same(self):
-        self.write("src/cuda/kernels/shared.cuh", SHARED.replace("+ 3", "+ (1 + 2)"))
+        self.write("src/backend/cuda/kernels/shared.cuh", SHARED.replace("+ 3", "+ (1 + 2)"))
         self.expect_verified()
         self.nvcc = None  # the sources decide alone
         self.expect_refused("the code of the kernels")
 
     def test_a_constant_of_a_kernel_counts(self):
-        self.write("src/cuda/kernels/shared.cuh", SHARED.replace("+ 3", "+ 4"))
+        self.write("src/backend/cuda/kernels/shared.cuh", SHARED.replace("+ 3", "+ 4"))
         self.expect_refused("the code of the kernels")
 
     def test_another_folder_gives_the_same(self):
         here = verified.ptx_part(self.root, self.nvcc)
-        self.write("src/deeper/sum.cu", KERNEL.replace("shared", "cuda/kernels/shared"))
-        (self.root / "src/cuda/kernels/add.cu").unlink()
+        self.write("src/deeper/sum.cu", KERNEL.replace("shared", "backend/cuda/kernels/shared"))
+        (self.root / "src/backend/cuda/kernels/add.cu").unlink()
         self.assertEqual(verified.ptx_part(self.root, self.nvcc), here)
 
 

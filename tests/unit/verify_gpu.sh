@@ -7,11 +7,11 @@ tests=$(cd "$(dirname "$0")/.." && pwd)
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-mkdir -p "$folder"/{bin,src/cuda/kernels,src/memory,tests,build/tests}
+mkdir -p "$folder"/{bin,src/backend/cuda/kernels,src/memory,tests,build/tests}
 cp "$tests"/{verify_gpu.sh,verified.py,count_results.py} "$folder/tests"
 cd "$folder"
 echo '-O3' >src/nvcc_flags
-echo 'int kernel = 1;' >src/cuda/kernels/kernel.cu
+echo 'int kernel = 1;' >src/backend/cuda/kernels/kernel.cu
 
 fail() {
   printf 'verify_gpu: %s in:\n%s\n' "$1" "$output" >&2

@@ -12,11 +12,11 @@
 #include <algorithm>
 #include <climits>
 
+#include "backend/cuda/kernels/combine/forward.cuh"
+#include "backend/cuda/kernels/combine/receive.cuh"
+#include "backend/cuda/kernels/combine/reduce.cuh"
+#include "backend/cuda/kernels/combine/send.cuh"
 #include "backend/cuda/launch.h"
-#include "cuda/kernels/combine_add.cuh"
-#include "cuda/kernels/combine_push.cuh"
-#include "cuda/kernels/forward.cuh"
-#include "cuda/kernels/reduce.cuh"
 
 namespace hep {
 namespace {

@@ -3,10 +3,10 @@
 // where outputs lie that the peers can read in place.
 #pragma once
 
+#include "backend/cuda/kernels/combine/contribution.cuh"
 #include "backend/cuda/kernels/common/executed_update.cuh"
 #include "backend/cuda/kernels/common/published.cuh"
 #include "backend/cuda/kernels/common/signal.cuh"
-#include "cuda/kernels/contribution.cuh"
 
 namespace hep {
 

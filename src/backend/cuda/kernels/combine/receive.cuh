@@ -2,8 +2,8 @@
 // The second half of combine: what all ranks sent for this rank's tokens.
 #pragma once
 
-#include "cuda/kernels/combine_outputs.cuh"
-#include "cuda/kernels/combine_rows.cuh"
+#include "backend/cuda/kernels/combine/outputs.cuh"
+#include "backend/cuda/kernels/combine/rows.cuh"
 
 namespace hep {
 

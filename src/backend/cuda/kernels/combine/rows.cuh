@@ -5,8 +5,8 @@
 #include <type_traits>
 
 #include "backend/cuda/kernel_args.h"
+#include "backend/cuda/kernels/combine/contribution.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
-#include "cuda/kernels/contribution.cuh"
 
 namespace hep {
 

@@ -3,7 +3,7 @@
 // straight from the stages.
 #pragma once
 
-#include "cuda/kernels/contribution.cuh"
+#include "backend/cuda/kernels/combine/contribution.cuh"
 
 namespace hep {
 

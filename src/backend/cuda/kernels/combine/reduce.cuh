@@ -6,8 +6,8 @@
 
 #include <type_traits>
 
+#include "backend/cuda/kernels/combine/contribution.cuh"
 #include "backend/cuda/kernels/common/numbers.cuh"
-#include "cuda/kernels/contribution.cuh"
 
 namespace hep {
 

@@ -2,9 +2,9 @@
 // The first half of combine: this rank's rows for the tokens of its peers.
 #pragma once
 
+#include "backend/cuda/kernels/combine/contribution.cuh"
+#include "backend/cuda/kernels/combine/rows.cuh"
 #include "backend/cuda/kernels/common/signal.cuh"
-#include "cuda/kernels/combine_rows.cuh"
-#include "cuda/kernels/contribution.cuh"
 
 namespace hep {
 
