@@ -8,13 +8,13 @@
 
 #include "base/status.h"
 #include "bootstrap/bootstrap.h"
-#include "comm.h"
+#include "comm/comm.h"
+#include "comm/registration.h"
+#include "comm/routing.h"
 #include "config/config.h"
 #include "config/ranks.h"
 #include "gpu/device.h"
 #include "protocol/failure.h"
-#include "register.h"
-#include "routing.h"
 
 namespace hep {
 namespace {

@@ -5,7 +5,7 @@
 #include <hybridep.h>
 
 #include "base/status.h"
-#include "routing.h"
+#include "comm/routing.h"
 
 namespace hep {
 

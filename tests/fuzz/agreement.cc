@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A step that ranks take together: what a peer may say of it. A failure of a peer is a failure
 // here, with a result of the library, and nothing is read past the end of a text.
-#include "agreement.h"
+#include "comm/agreement.h"
 
 #include <vector>
 

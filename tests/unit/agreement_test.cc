@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A step that all ranks take or none: what comes of it for a rank whose peers say all kinds of
 // things.
-#include "agreement.h"
+#include "comm/agreement.h"
 
 #include <gtest/gtest.h>
 

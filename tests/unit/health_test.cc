@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a rank tells of failures that come at the same time.
-#include "peers/health.h"
+#include "comm/health.h"
 
 #include <gtest/gtest.h>
 #include <poll.h>
@@ -15,8 +15,8 @@
 #include <utility>
 #include <vector>
 
-#include "comm.h"
-#include "register.h"
+#include "comm/comm.h"
+#include "comm/registration.h"
 
 namespace hep {
 namespace {

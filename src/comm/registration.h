@@ -8,7 +8,7 @@
 
 #include "backend/registrations.h"
 #include "base/status.h"
-#include "comm.h"
+#include "comm/comm.h"
 #include "memory/registered_memory.h"
 
 namespace hep {

@@ -10,7 +10,7 @@
 #include "backend/backend.h"
 #include "base/handles.h"
 #include "base/status.h"
-#include "comm.h"
+#include "comm/comm.h"
 
 struct hepRouting {
   hepRouting(hepComm* comm, int lane_index);

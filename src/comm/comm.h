@@ -13,10 +13,10 @@
 #include "base/handles.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "comm/health.h"
 #include "config/lanes.h"
 #include "memory/heap.h"
 #include "memory/window.h"
-#include "peers/health.h"
 #include "peers/member.h"
 
 namespace hep {

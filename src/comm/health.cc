@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "peers/health.h"
+#include "comm/health.h"
 
 #include <chrono>
 #include <utility>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "routing.h"
+#include "comm/routing.h"
 
 #include <cinttypes>
 

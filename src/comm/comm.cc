@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "comm.h"
+#include "comm/comm.h"
 
 #include <algorithm>
 #include <cinttypes>
 #include <string>
 #include <vector>
 
-#include "agreement.h"
 #include "base/fault_point.h"
 #include "base/handles.h"
 #include "base/identity.h"
 #include "base/log.h"
 #include "base/rank_threads.h"
 #include "bootstrap/bootstrap.h"
+#include "comm/agreement.h"
+#include "comm/registration.h"
 #include "config/config.h"
 #include "config/ranks.h"
 #include "gpu/device.h"
-#include "register.h"
 
 namespace hep {
 namespace {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "register.h"
+#include "comm/registration.h"
 
 #include <string>
 
-#include "agreement.h"
 #include "base/deadline.h"
+#include "comm/agreement.h"
 #include "gpu/device.h"
 
 namespace hep {
