@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "harness/device.h"
-#include "reference.h"
+#include "oracle/reference.h"
 
 namespace faults {
 namespace {

@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "reference.h"
+#include "oracle/reference.h"
 #include "support.h"
 
 constexpr unsigned char kPoison = 0xcb;  // fills outputs beforehand

@@ -12,8 +12,8 @@
 #include <limits>
 #include <vector>
 
-#include "../formats.h"
 #include "backend/host/quantize.h"
+#include "oracle/formats.h"
 
 namespace hep {
 namespace {

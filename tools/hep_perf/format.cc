@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "format.h"
 
+#include "oracle/reference_numbers.h"
 #include "parse.h"
-#include "reference_numbers.h"
 
 namespace perf {
 namespace {

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "options.h"
-#include "reference.h"
+#include "oracle/reference.h"
 #include "values.h"
 #include "workload.h"
 

@@ -3,7 +3,7 @@
 
 #include <cstring>
 
-#include "formats.h"
+#include "oracle/formats.h"
 #include "parallel.h"
 #include "random.h"
 #include "workload.h"
