@@ -8,5 +8,5 @@
 #include <thread>
 #include <vector>
 
-#include "mpi/job.h"
-#include "mpi/support.h"
+#include "ranks/job.h"
+#include "ranks/support.h"

@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "job.h"
-#include "support.h"
-#include "vast_memory.h"
+#include "ranks/job.h"
+#include "ranks/support.h"
+#include "ranks/vast_memory.h"
 
 namespace {
 

@@ -4,8 +4,8 @@
 #include <functional>
 #include <string>
 
-#include "spoilt_batch.h"
-#include "support.h"
+#include "ranks/spoilt_batch.h"
+#include "ranks/support.h"
 
 namespace {
 

@@ -2,8 +2,8 @@
 // A batch of the size that training has.
 #include <vector>
 
-#include "job.h"
-#include "support.h"
+#include "ranks/job.h"
+#include "ranks/support.h"
 
 namespace {
 

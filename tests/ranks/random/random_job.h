@@ -7,8 +7,8 @@
 #include <cstdint>
 #include <string>
 
-#include "job.h"
-#include "support.h"
+#include "ranks/job.h"
+#include "ranks/support.h"
 
 // A shape for a group of jobs. `plain`: BF16 alone; the jobs then keep to the layouts flat and
 // expert-major, to indices, and to what else needs no room in such a communicator.

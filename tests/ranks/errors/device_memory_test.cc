@@ -3,8 +3,8 @@
 #include <string>
 
 #include "harness/device.h"
-#include "spoilt_batch.h"
-#include "support.h"
+#include "ranks/spoilt_batch.h"
+#include "ranks/support.h"
 
 namespace {
 

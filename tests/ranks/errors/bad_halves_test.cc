@@ -3,8 +3,8 @@
 // make no sense in the call of a dispatch.
 #include <string>
 
-#include "spoilt_batch.h"
-#include "support.h"
+#include "ranks/spoilt_batch.h"
+#include "ranks/support.h"
 
 namespace {
 

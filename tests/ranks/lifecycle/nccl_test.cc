@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include "support.h"
+#include "ranks/support.h"
 
 namespace {
 

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <vector>
 
-#include "support.h"
+#include "ranks/support.h"
 
 namespace {
 

@@ -3,9 +3,9 @@
 #include <string>
 #include <vector>
 
-#include "job.h"
-#include "spoilt_batch.h"
-#include "support.h"
+#include "ranks/job.h"
+#include "ranks/spoilt_batch.h"
+#include "ranks/support.h"
 
 namespace {
 

@@ -7,8 +7,8 @@
 #include <string>
 #include <thread>
 
-#include "job.h"
-#include "support.h"
+#include "ranks/job.h"
+#include "ranks/support.h"
 
 namespace {
 

@@ -7,8 +7,8 @@
 #include <thread>
 #include <vector>
 
-#include "job.h"
-#include "support.h"
+#include "ranks/job.h"
+#include "ranks/support.h"
 
 namespace {
 

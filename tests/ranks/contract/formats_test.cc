@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "job.h"
-#include "random_job.h"
-#include "support.h"
+#include "ranks/job.h"
+#include "ranks/random/random_job.h"
+#include "ranks/support.h"
 
 namespace {
 

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "spoilt_batch.h"
-#include "support.h"
+#include "ranks/spoilt_batch.h"
+#include "ranks/support.h"
 
 namespace {
 
