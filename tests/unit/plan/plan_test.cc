@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // From a resolved config to launches and sizes.
 #include "config/lanes.h"
-#include "config_fixture.h"
 #include "protocol/data_type.h"
+#include "unit/config/config_fixture.h"
 
 namespace hep {
 namespace {

@@ -12,9 +12,9 @@
 #include <thread>
 #include <vector>
 
-#include "../faults/crew.h"
 #include "base/fault_point.h"
 #include "base/status.h"
+#include "faults/crew.h"
 
 namespace hep {
 namespace {

@@ -13,7 +13,7 @@
 #include <thread>
 #include <vector>
 
-#include "bootstrap_fixture.h"
+#include "unit/bootstrap/bootstrap_fixture.h"
 
 namespace hep {
 namespace {

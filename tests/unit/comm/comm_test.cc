@@ -11,8 +11,8 @@
 #include "backend/backend.h"
 #include "base/log.h"
 #include "base/rank_threads.h"
-#include "bootstrap_fixture.h"
 #include "config/ranks.h"
+#include "unit/bootstrap/bootstrap_fixture.h"
 
 namespace hep {
 namespace {
