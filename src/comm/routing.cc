@@ -5,6 +5,7 @@
 
 #include "config/arguments.h"
 #include "config/config.h"
+#include "protocol/failure.h"
 
 namespace hep {
 namespace {

@@ -89,8 +89,4 @@ hepWorkspace_t make_workspace(const hepConfig_t& config, int num_ranks) {
   return workspace;
 }
 
-std::string lane_name(int32_t mode, int32_t number) {
-  return (mode == hepModeLowLatency ? "low-latency lane " : "lane ") + std::to_string(number);
-}
-
 }  // namespace hep

@@ -6,7 +6,6 @@
 #include <hybridep.h>
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "config/config.h"
@@ -42,8 +41,5 @@ hepWorkspace_t make_workspace(const hepConfig_t& config, int num_ranks);
 
 // How many lanes serve routings of a mode.
 int num_lanes(const hepConfig_t& config, int32_t mode);
-
-// "lane 1" or "low-latency lane 1".
-std::string lane_name(int32_t mode, int32_t number);
 
 }  // namespace hep

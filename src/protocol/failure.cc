@@ -2,9 +2,7 @@
 #include "protocol/failure.h"
 
 #include <cinttypes>
-#include <string>
 
-#include "config/lanes.h"
 #include "protocol/call_summary.h"
 
 namespace hep {
@@ -67,6 +65,10 @@ Status ended_status(const hepFailure_t& failure, const std::string& cause) {
 }
 
 }  // namespace
+
+std::string lane_name(int32_t mode, int32_t number) {
+  return (mode == hepModeLowLatency ? "low-latency lane " : "lane ") + std::to_string(number);
+}
 
 std::string operation_text(int32_t operation, uint64_t number, int32_t mode, int32_t lane) {
   std::string text = std::string(operation_name(operation)) + " " + std::to_string(number);
