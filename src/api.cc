@@ -11,6 +11,7 @@
 #include "comm/comm.h"
 #include "comm/registration.h"
 #include "comm/routing.h"
+#include "config/abi.h"
 #include "config/config.h"
 #include "config/ranks.h"
 #include "gpu/device.h"

@@ -3,8 +3,8 @@
 
 #include <cinttypes>
 
+#include "config/abi.h"
 #include "config/arguments.h"
-#include "config/config.h"
 #include "protocol/failure.h"
 
 namespace hep {

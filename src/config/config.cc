@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cinttypes>
 #include <cmath>
-#include <cstring>
 
+#include "config/abi.h"
 #include "config/fields.h"
 #include "config/ranks.h"
 #include "config/settings.h"
@@ -24,32 +24,6 @@ constexpr int kFewDispatchStages = 4;  // chosen at least, if they fit
 constexpr int kMaxDispatchStages = 64;
 constexpr int kDefaultRoutingThreads = 1024;
 constexpr int kMaxDefaultRoutingBlocks = 16;
-
-// What every struct of the API begins with.
-struct StructHeader {
-  size_t size;
-  uint32_t magic;
-  uint32_t version;
-};
-static_assert(sizeof(StructHeader) == 16);
-
-// Larger than any version's struct; a larger size is garbage, and must not be read past.
-constexpr size_t kMaxStructBytes = 4096;
-
-Status read_header(const void* theirs, uint32_t magic, const char* name, StructHeader* header) {
-  if (!theirs) return error(hepErrorInvalidArgument, "%s is NULL", name);
-  std::memcpy(header, theirs, sizeof *header);
-  if (header->size < sizeof *header || header->size > kMaxStructBytes)
-    return error(hepErrorInvalidArgument,
-                 "%s has size %zu, but must have %zu to %zu; begin with its initializer macro",
-                 name, header->size, sizeof *header, kMaxStructBytes);
-  if (header->magic != magic)
-    return error(hepErrorInvalidArgument,
-                 "%s has magic 0x%08" PRIx32 ", but must have 0x%08" PRIx32
-                 "; begin with its initializer macro",
-                 name, header->magic, magic);
-  return Status();
-}
 
 Status check_row(const hepConfig_t& config) {
   const int64_t bytes = int64_t{config.hidden} * element_bytes(config.type);
@@ -203,37 +177,6 @@ int32_t default_dispatch_stages(int64_t row_bytes, int32_t blocks, int layout) {
 }
 
 }  // namespace
-
-Status read_struct(const void* theirs, void* mine, size_t my_size, uint32_t magic,
-                   const char* name) {
-  StructHeader header;
-  HEP_TRY(read_header(theirs, magic, name, &header));
-  const char* source = static_cast<const char*>(theirs);
-  const size_t known = std::min(header.size, my_size);
-  std::memcpy(static_cast<char*>(mine) + sizeof header, source + sizeof header,
-              known - sizeof header);
-  for (size_t offset = known; offset < header.size; ++offset)
-    if (source[offset] != 0)
-      return error(hepErrorUnsupported,
-                   "%s of version %" PRIu32
-                   " uses a field at byte %zu, which this library of "
-                   "version %d does not know",
-                   name, header.version, offset, HEP_VERSION);
-  return Status();
-}
-
-Status check_output_struct(const void* theirs, uint32_t magic, const char* name) {
-  StructHeader header;
-  return read_header(theirs, magic, name, &header);
-}
-
-void write_struct(const void* mine, size_t my_size, void* theirs) {
-  StructHeader header;
-  std::memcpy(&header, theirs, sizeof header);
-  std::memcpy(static_cast<char*>(theirs) + sizeof header,
-              static_cast<const char*>(mine) + sizeof header,
-              std::min(header.size, my_size) - sizeof header);
-}
 
 Status resolve_config(const hepConfig_t* theirs, int num_ranks, hepConfig_t* resolved) {
   HEP_TRY(check_num_ranks(num_ranks));

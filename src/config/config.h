@@ -9,21 +9,6 @@
 
 namespace hep {
 
-// Reads a caller's struct: checks size and magic, copies the part that its header knows into *mine
-// (which holds the defaults, that is zeros after size, magic and version), and refuses fields that
-// this library does not know unless they are zero. `name` is the struct's, for the error.
-Status read_struct(const void* theirs, void* mine, size_t my_size, uint32_t magic,
-                   const char* name);
-
-// Checks that an output struct can be filled, and copies a filled one to it, as far as it reaches.
-Status check_output_struct(const void* theirs, uint32_t magic, const char* name);
-void write_struct(const void* mine, size_t my_size, void* theirs);
-
-template <typename T>
-Status read_struct(const T* theirs, T* mine, uint32_t magic, const char* name) {
-  return read_struct(theirs, mine, sizeof(T), magic, name);
-}
-
 // A launch of combine: its blocks, and how many of them begin with the first half.
 struct CombineGrid {
   int32_t blocks, first_half;

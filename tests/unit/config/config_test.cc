@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "config/abi.h"
 #include "config/fields.h"
 #include "config_fixture.h"
 #include "protocol/data_type.h"
