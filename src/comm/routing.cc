@@ -62,6 +62,10 @@ void note_update(hepRouting& routing, const Batch& batch) {
   routing.batch = batch;
 }
 
+RoutingState state_of(const hepRouting& routing) {
+  return {routing.comm->config, routing.lane(), routing.batch.num_tokens, routing.has_weights};
+}
+
 Status check_routing_config(const hepComm& comm, hepRoutingConfig_t* config) {
   switch (config->alignment) {
     case 0: config->alignment = 1; break;
@@ -129,7 +133,7 @@ Status destroy_routing(hepRouting_t routing) {
 Status update_routing(hepRouting_t routing, const void* indices, int64_t num_tokens, int top_k,
                       hepIndexType_t index_type, hepStream_t stream) {
   HEP_TRY(check_ready(*routing, "hepRoutingUpdate", Half::kBoth));
-  HEP_TRY(check_update(*routing, indices, num_tokens, top_k, index_type));
+  HEP_TRY(check_update(state_of(*routing), indices, num_tokens, top_k, index_type));
   const Batch batch{static_cast<int>(num_tokens), top_k};
   HEP_TRY(outcome(*routing, routing->backend->update(indices, batch, index_type, stream)));
   note_update(*routing, batch);
@@ -143,7 +147,7 @@ Status dispatch(hepRouting_t routing, const hepDispatchArgs_t* theirs, Half half
   hepDispatchArgs_t args = HEP_DISPATCH_ARGS_INITIALIZER;
   HEP_TRY(read_struct(theirs, &args, HEP_DISPATCH_ARGS_MAGIC, "hepDispatchArgs_t"));
   if (args.update == 0) HEP_TRY(check_updated(*routing, call));
-  HEP_TRY(resolve_dispatch(*routing, &args));
+  HEP_TRY(resolve_dispatch(state_of(*routing), &args));
   const Batch batch =
       args.update != 0 ? Batch{static_cast<int>(args.num_tokens), args.top_k} : routing->batch;
   HEP_TRY(outcome(*routing, routing->backend->dispatch(args, batch, half, stream)));
@@ -164,7 +168,7 @@ Status combine(hepRouting_t routing, const hepCombineArgs_t* theirs, Half half,
   HEP_TRY(check_updated(*routing, call));
   hepCombineArgs_t args = HEP_COMBINE_ARGS_INITIALIZER;
   HEP_TRY(read_struct(theirs, &args, HEP_COMBINE_ARGS_MAGIC, "hepCombineArgs_t"));
-  HEP_TRY(resolve_combine(*routing, &args));
+  HEP_TRY(resolve_combine(state_of(*routing), &args));
   HEP_TRY(outcome(*routing, routing->backend->combine(args, routing->batch, half, stream)));
   if (half == Half::kBoth) return Status();
   routing->combine_args = args;

@@ -108,8 +108,9 @@ Status check_column_major(const hepConfig_t& config, const hepDispatchArgs_t& ar
   return check_alignment(args.row_scales, bytes, "row_scales");
 }
 
-Status check_scales(const hepRouting& routing, const hepDispatchArgs_t& args, int64_t num_tokens) {
-  const hepConfig_t& config = routing.comm->config;
+Status check_scales(const RoutingState& routing, const hepDispatchArgs_t& args,
+                    int64_t num_tokens) {
+  const hepConfig_t& config = routing.config;
   const bool any = args.scales != nullptr || args.row_scales != nullptr;
   if (any && config.scale_bytes == 0)
     return error(hepErrorInvalidArgument, "%s is given, but the config's scale_bytes is 0",
@@ -141,7 +142,7 @@ Status check_gather(const hepDispatchArgs_t& args) {
 }
 
 // The update that a dispatch begins with, if any.
-Status check_own_update(const hepRouting& routing, const hepDispatchArgs_t& args) {
+Status check_own_update(const RoutingState& routing, const hepDispatchArgs_t& args) {
   if (args.reserved2 != 0)
     return error(hepErrorUnsupported, "reserved2 is %d, must be 0", args.reserved2);
   if (args.update != 0)
@@ -175,7 +176,7 @@ Status check_combine_types(const hepConfig_t& config, const hepCombineArgs_t& ar
                type_name(config.partial_type));
 }
 
-Status check_weight_mode(const hepRouting& routing, const hepCombineArgs_t& args) {
+Status check_weight_mode(const RoutingState& routing, const hepCombineArgs_t& args) {
   if (args.weight_mode < hepWeightsNone || args.weight_mode > hepWeightsRow)
     return error(hepErrorInvalidArgument, "weight_mode is %d, must be a hepWeightMode_t",
                  args.weight_mode);
@@ -191,10 +192,10 @@ Status check_weight_mode(const hepRouting& routing, const hepCombineArgs_t& args
   return check_array(args.row_weights, "row_weights");
 }
 
-Status check_gradients(const hepRouting& routing, const hepCombineArgs_t& args) {
+Status check_gradients(const RoutingState& routing, const hepCombineArgs_t& args) {
   HEP_TRY(check_array(args.row_gradients, "row_gradients"));
   HEP_TRY(check_array(args.gradients, "gradients"));
-  if (args.row_gradients != nullptr && args.gradients == nullptr && routing.batch.num_tokens > 0)
+  if (args.row_gradients != nullptr && args.gradients == nullptr && routing.num_tokens > 0)
     return error(hepErrorInvalidArgument, "row_gradients is given, but gradients is NULL");
   if (args.gradients != nullptr && args.row_gradients == nullptr && args.capacity > 0)
     return error(hepErrorInvalidArgument, "gradients is given, but row_gradients is NULL");
@@ -203,10 +204,10 @@ Status check_gradients(const hepRouting& routing, const hepCombineArgs_t& args) 
 
 }  // namespace
 
-Status check_update(const hepRouting& routing, const void* indices, int64_t num_tokens, int top_k,
+Status check_update(const RoutingState& routing, const void* indices, int64_t num_tokens, int top_k,
                     int32_t index_type) {
-  const hepConfig_t& config = routing.comm->config;
-  const Lane& lane = routing.lane();
+  const hepConfig_t& config = routing.config;
+  const Lane& lane = routing.lane;
   if (num_tokens < 0 || num_tokens > lane.shape.max_tokens)
     return error(hepErrorInvalidArgument,
                  "num_tokens is %" PRId64 ", must be 0 to the config's %s, %d", num_tokens,
@@ -227,13 +228,13 @@ Status check_update(const hepRouting& routing, const void* indices, int64_t num_
                          "indices");
 }
 
-Status resolve_dispatch(const hepRouting& routing, hepDispatchArgs_t* args) {
-  const hepConfig_t& config = routing.comm->config;
+Status resolve_dispatch(const RoutingState& routing, hepDispatchArgs_t* args) {
+  const hepConfig_t& config = routing.config;
   if (args->type == hepTypeDefault) args->type = config.type;
   HEP_TRY(check_layout(args->layout));
   HEP_TRY(check_own_update(routing, *args));
-  const int64_t num_tokens = args->update != 0 ? args->num_tokens : routing.batch.num_tokens;
-  HEP_TRY(check_dispatch_type(config, routing.lane().shape.row_bytes, args->type));
+  const int64_t num_tokens = args->update != 0 ? args->num_tokens : routing.num_tokens;
+  HEP_TRY(check_dispatch_type(config, routing.lane.shape.row_bytes, args->type));
   if (args->overflow != hepOverflowDrop && args->overflow != hepOverflowError)
     return error(hepErrorInvalidArgument, "overflow is %d, must be a hepOverflow_t",
                  args->overflow);
@@ -255,14 +256,14 @@ Status resolve_dispatch(const hepRouting& routing, hepDispatchArgs_t* args) {
   return check_gather(*args);
 }
 
-Status resolve_combine(const hepRouting& routing, hepCombineArgs_t* args) {
-  const hepConfig_t& config = routing.comm->config;
+Status resolve_combine(const RoutingState& routing, hepCombineArgs_t* args) {
+  const hepConfig_t& config = routing.config;
   if (args->type == hepTypeDefault) args->type = config.combine_type;
   if (args->partial_type == hepTypeDefault) args->partial_type = config.partial_type;
   HEP_TRY(check_layout(args->layout));
   HEP_TRY(check_combine_types(config, *args));
   HEP_TRY(check_capacity(args->y, args->capacity, "y"));
-  HEP_TRY(check_rows(args->out, routing.batch.num_tokens, "out", "num_tokens"));
+  HEP_TRY(check_rows(args->out, routing.num_tokens, "out", "num_tokens"));
   HEP_TRY(check_weight_mode(routing, *args));
   return check_gradients(routing, *args);
 }

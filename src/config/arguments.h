@@ -5,15 +5,23 @@
 #include <hybridep.h>
 
 #include "base/status.h"
-#include "comm/routing.h"
+#include "config/lanes.h"
 
 namespace hep {
 
-Status check_update(const hepRouting& routing, const void* indices, int64_t num_tokens, int top_k,
+// What the rules depend on, besides the arguments.
+struct RoutingState {
+  const hepConfig_t& config;  // of the communicator, resolved
+  const Lane& lane;
+  int num_tokens;    // of the latest update
+  bool has_weights;  // a dispatch with weights followed it
+};
+
+Status check_update(const RoutingState& routing, const void* indices, int64_t num_tokens, int top_k,
                     int32_t index_type);
 
 // Check the arguments, and put the communicator's types in place of zeros.
-Status resolve_dispatch(const hepRouting& routing, hepDispatchArgs_t* args);
-Status resolve_combine(const hepRouting& routing, hepCombineArgs_t* args);
+Status resolve_dispatch(const RoutingState& routing, hepDispatchArgs_t* args);
+Status resolve_combine(const RoutingState& routing, hepCombineArgs_t* args);
 
 }  // namespace hep
