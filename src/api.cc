@@ -14,16 +14,24 @@
 #include "config/abi.h"
 #include "config/config.h"
 #include "config/ranks.h"
+#include "config/settings.h"
 #include "gpu/device.h"
 #include "protocol/failure.h"
 
 namespace hep {
 namespace {
 
+// The environment says which messages the user wants; it is read at the first call.
+void apply_log_level_once() {
+  static const bool applied = (apply_log_level(), true);
+  static_cast<void>(applied);
+}
+
 // Runs the body of an API call: no exception leaves the library, and every error is remembered.
 template <typename Body>
 hepResult_t call(Body body) noexcept {
   try {
+    apply_log_level_once();
     return report(body());
   } catch (const std::bad_alloc&) {
     return report(hepErrorOutOfMemory, "out of host memory");

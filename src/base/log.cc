@@ -2,14 +2,13 @@
 #include "base/log.h"
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <cstdarg>
 #include <cstdio>
 #include <memory>
 #include <mutex>
 #include <vector>
-
-#include "config/settings.h"
 
 namespace hep {
 namespace {
@@ -93,19 +92,13 @@ void deliver(hepLogLevel_t level, const char* message) {
     std::fprintf(stderr, "hybridep: %s: %s\n", level_name(level), message);
 }
 
-hepLogLevel_t read_level() {
-  int64_t level = hepLogWarning;
-  if (const Status status = setting_number("HEP_LOG", &level); !status.ok())
-    deliver(hepLogWarning, status.message().c_str());
-  return static_cast<hepLogLevel_t>(level);
-}
+std::atomic<hepLogLevel_t> enabled_level{hepLogWarning};
 
 }  // namespace
 
-bool log_enabled(hepLogLevel_t level) {
-  static const hepLogLevel_t enabled = read_level();
-  return level <= enabled;
-}
+void set_log_level(hepLogLevel_t level) { enabled_level = level; }
+
+bool log_enabled(hepLogLevel_t level) { return level <= enabled_level; }
 
 void log_message(hepLogLevel_t level, const char* format, ...) {
   if (!log_enabled(level)) return;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Messages for the user, as far as HEP_LOG asks for them.
+// Messages for the user, up to a level.
 #pragma once
 
 #include <hybridep.h>
@@ -10,6 +10,10 @@ namespace hep {
 // is none, to standard error. Thread-safe. Messages past 1023 characters are cut.
 void log_message(hepLogLevel_t level, const char* format, ...)
     __attribute__((format(printf, 2, 3)));
+
+// From now on messages up to this level are delivered; until then those up to hepLogWarning.
+// Thread-safe.
+void set_log_level(hepLogLevel_t level);
 
 // Whether messages of a level are delivered, for those that are costly to make.
 bool log_enabled(hepLogLevel_t level);

@@ -177,6 +177,14 @@ Status setting_number(const char* name, int64_t* value) {
   return Status();
 }
 
+void apply_log_level() {
+  int64_t level = hepLogWarning;
+  if (const Status status = setting_number("HEP_LOG", &level); !status.ok())
+    log_message(hepLogWarning, "%s", status.message().c_str());
+  else
+    set_log_level(static_cast<hepLogLevel_t>(level));
+}
+
 Status apply_environment(hepConfig_t* config) {
   for (const Setting& setting : kSettings) {
     const char* text = environment_text(setting);

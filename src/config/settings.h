@@ -45,6 +45,9 @@ std::string setting_text(const char* name);
 // The error names the variable, its text and what is legal.
 Status setting_number(const char* name, int64_t* value);
 
+// Hands HEP_LOG to the log; a wrong word becomes a warning and changes nothing.
+void apply_log_level();
+
 // Overrides the fields of a config by the variables that are set. A wrong number or word is an error, also of
 // a variable without a field.
 Status apply_environment(hepConfig_t* config);

@@ -7,7 +7,6 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -16,9 +15,6 @@
 
 namespace hep {
 namespace {
-
-// The level is read once in a process, so it is set before anything can ask for it.
-const int environment_is_set = setenv("HEP_LOG", "info", 1);
 
 struct Received {
   std::mutex mutex;
@@ -33,7 +29,7 @@ void receive(hepLogLevel_t level, const char* message, void* context) {
 
 class Log : public ::testing::Test {
  protected:
-  void SetUp() override { ASSERT_EQ(environment_is_set, 0); }
+  void SetUp() override { set_log_level(hepLogInfo); }
 
   Received received_;
 };
@@ -56,6 +52,17 @@ TEST_F(Log, MessagesPastTheLevelAreNotDelivered) {
   EXPECT_FALSE(log_enabled(hepLogDebug));
   log_message(hepLogDebug, "too detailed");
   EXPECT_TRUE(received_.messages.empty());
+}
+
+TEST_F(Log, AnotherLevelHoldsFromThenOn) {
+  LogCallback callback;
+  callback.set(receive, &received_);
+  set_log_level(hepLogDebug);
+  log_message(hepLogDebug, "detailed");
+  set_log_level(hepLogNone);
+  log_message(hepLogError, "unwanted");
+  ASSERT_EQ(received_.messages.size(), 1u);
+  EXPECT_EQ(received_.messages[0].second, "detailed");
 }
 
 TEST_F(Log, WithoutACallbackMessagesGoToStandardErrorWithNameAndLevel) {

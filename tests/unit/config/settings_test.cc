@@ -8,6 +8,8 @@
 #include <set>
 #include <string>
 
+#include "base/log.h"
+
 namespace hep {
 namespace {
 
@@ -125,6 +127,27 @@ TEST_F(Params, AnUnknownWordIsRefusedWithAllThatAreKnown) {
     for (const char* word : {"auto", "descriptor", "ipc", "fabric"})
       EXPECT_NE(status.message().find(word), std::string::npos) << status.message();
   }
+}
+
+TEST_F(Params, TheLogReceivesItsLevel) {
+  set("HEP_LOG", "debug");
+  apply_log_level();
+  EXPECT_TRUE(log_enabled(hepLogDebug));
+  set("HEP_LOG", "none");
+  apply_log_level();
+  EXPECT_FALSE(log_enabled(hepLogError));
+  unsetenv("HEP_LOG");
+  apply_log_level();
+  EXPECT_TRUE(log_enabled(hepLogWarning));
+  EXPECT_FALSE(log_enabled(hepLogInfo));
+}
+
+TEST_F(Params, AnUnknownLogLevelIsAWarningThatNamesTheVariable) {
+  set("HEP_LOG", "loud");
+  testing::internal::CaptureStderr();
+  apply_log_level();
+  const std::string text = testing::internal::GetCapturedStderr();
+  EXPECT_NE(text.find("warning: HEP_LOG is \"loud\""), std::string::npos) << text;
 }
 
 TEST_F(Params, EachVariableOverridesItsField) {
