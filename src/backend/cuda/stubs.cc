@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stands in for the cuda backend where the library is built without CUDA.
+#include "backend/backend.h"
+
+namespace hep {
+
+Status create_cuda_backend(const BackendContext&, std::unique_ptr<Backend>*) {
+  return error(hepErrorUnsupported, "this library was built without CUDA");
+}
+
+Status find_cuda_device(int*) {
+  return error(hepErrorUnsupported, "this library was built without CUDA");
+}
+
+Status bind_cuda_device(int) {
+  return error(hepErrorUnsupported, "this library was built without CUDA");
+}
+
+}  // namespace hep
