@@ -8,9 +8,9 @@
 #include <memory>
 #include <vector>
 
-#include "backend/registrations.h"
 #include "base/status.h"
 #include "config/lanes.h"
+#include "memory/registrations.h"
 #include "protocol/half.h"
 
 namespace hep {

@@ -13,7 +13,6 @@
 #include "base/rank_threads.h"
 #include "bootstrap/bootstrap.h"
 #include "comm/agreement.h"
-#include "comm/registration.h"
 #include "config/config.h"
 #include "config/ranks.h"
 #include "gpu/device.h"

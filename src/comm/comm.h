@@ -16,12 +16,9 @@
 #include "comm/health.h"
 #include "config/lanes.h"
 #include "memory/heap.h"
+#include "memory/registered_memory.h"
 #include "memory/window.h"
 #include "peers/member.h"
-
-namespace hep {
-struct RegisteredState;
-}
 
 struct hepComm {
   // Ends every operation that still runs, then frees. Never waits for peers.

@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "memory/descriptor_channel.h"
 #include "memory/memory_kind.h"
+#include "memory/registrations.h"
 #include "memory/window.h"
 
 namespace hep {
@@ -53,6 +54,16 @@ class RegisteredMemory {
   std::shared_ptr<Allocation> allocation_;  // NULL: none
   Descriptor placeholder_;                  // what is exchanged by a rank that has no descriptor
   std::unique_ptr<DescriptorChannel> channel_;
+};
+
+// What a communicator has registered, and what it has mapped of its peers' registrations.
+struct RegisteredState {
+  explicit RegisteredState(int num_ranks)
+      : own(kMaxRegistrations), mappings(kMaxRegistrations * num_ranks) {}
+
+  Registrations registrations;
+  std::vector<std::unique_ptr<RegisteredMemory>> own;  // by slot; on the cuda backend
+  std::vector<std::unique_ptr<Mapping>> mappings;      // [slot][rank]
 };
 
 }  // namespace hep

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which memory is registered, and where peers find what lies in it.
-#include "backend/registrations.h"
+#include "memory/registrations.h"
 
 #include <gtest/gtest.h>
 

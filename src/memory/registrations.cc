@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "backend/registrations.h"
+#include "memory/registrations.h"
 
 #include <bitset>
 #include <iterator>
