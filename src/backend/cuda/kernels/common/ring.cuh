@@ -4,6 +4,8 @@
 // it. A ring has one group of consumers: two could wait two phases apart and deadlock.
 #pragma once
 
+#include <cstdio>
+
 #include "backend/cuda/kernels/common/ptx.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 
@@ -75,9 +77,34 @@ struct Cursor {
   }
 };
 
+// Seconds after which a wait of a block for itself ends the kernel, in builds for debugging; 0: never.
+// The block waits for itself while it waits for a peer, so this must exceed timeout_ms.
+#ifndef HEP_DEBUG_WAIT_SECONDS
+#define HEP_DEBUG_WAIT_SECONDS 0
+#endif
+constexpr uint64_t kDebugWaitNs = HEP_DEBUG_WAIT_SECONDS * uint64_t{1000000000};
+
+// Ends the kernel if the phase has not completed in time, and says where.
+__device__ inline void wait_phase_or_trap(uint64_t* barrier, uint32_t parity, uint64_t most_ns) {
+  const uint64_t begin = ptx::globaltimer_ns();
+  while (!ptx::mbarrier_try_wait(barrier, parity)) {
+    if (ptx::globaltimer_ns() - begin <= most_ns) continue;
+    printf(
+        "hybridep: block %u, warp %d, lane %d has waited %llu ms for the phase of parity %u of the "
+        "barrier at 0x%x of shared memory\n",
+        blockIdx.x, warp_index(), lane_index(), static_cast<unsigned long long>(most_ns / 1000000),
+        parity, ptx::shared_address(barrier));
+    __trap();
+  }
+}
+
 // Waits that end because copies of this block end and its warps go on: they need no bound.
 __device__ inline void wait_phase(uint64_t* barrier, uint32_t parity) {
-  while (!ptx::mbarrier_try_wait(barrier, parity)) {
+  if constexpr (kDebugWaitNs > 0) {
+    wait_phase_or_trap(barrier, parity, kDebugWaitNs);
+  } else {
+    while (!ptx::mbarrier_try_wait(barrier, parity)) {
+    }
   }
 }
 
