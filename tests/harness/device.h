@@ -18,6 +18,8 @@ void reset();  // the current device, which ends its context and all that was ma
 // The name of a device in every process. A number of a device means something in one process only.
 using Uuid = std::array<char, 16>;
 Uuid uuid(int device);
+int current();
+int num_sms();  // of the current device
 
 void* allocate(size_t bytes);  // on the current device
 void release(void* pointer, size_t bytes);
@@ -48,7 +50,7 @@ void fill_on(hepStream_t stream, void* to, unsigned char byte, size_t bytes);
 void count_differences_on(hepStream_t stream, const void* a, const void* b, size_t bytes,
                           uint64_t* counter);
 
-void begin_capture(hepStream_t stream);
+void begin_capture(hepStream_t stream, bool global);       // otherwise of the calling thread
 void* end_capture(hepStream_t stream, size_t* num_nodes);  // an executable graph
 void launch_graph(void* executable, hepStream_t stream);
 void destroy_graph(void* executable);

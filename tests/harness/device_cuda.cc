@@ -23,12 +23,6 @@ void check(cudaError_t error, const char* call) {
   throw std::runtime_error(std::string(call) + ": " + cudaGetErrorString(error));
 }
 
-int current() {
-  int device = 0;
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  return device;
-}
-
 // Streams of ranks, and of their synchronous copies: a stream keeps its purpose.
 struct Streams {
   std::vector<hepStream_t> of_ranks, of_copies;
@@ -130,6 +124,12 @@ int count() {
   return devices;
 }
 
+int current() {
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  return device;
+}
+
 void set_current(int device) { check(cudaSetDevice(device), "cudaSetDevice"); }
 
 Uuid uuid(int device) {
@@ -150,6 +150,13 @@ void reset() {
   pool().streams.erase(device);
   for (auto& [place, blocks] : pool().blocks)
     if (place.first == device) blocks.clear();
+}
+
+int num_sms() {
+  int count = 0;
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, current()),
+        "cudaDeviceGetAttribute");
+  return count;
 }
 
 void* allocate(size_t bytes) {
@@ -253,8 +260,10 @@ void count_differences_on(hepStream_t stream, const void* a, const void* b, size
   check(launch_count_differences(a, b, bytes, counter, stream), "launch_count_differences");
 }
 
-void begin_capture(hepStream_t stream) {
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+void begin_capture(hepStream_t stream, bool global) {
+  check(cudaStreamBeginCapture(
+            stream, global ? cudaStreamCaptureModeGlobal : cudaStreamCaptureModeThreadLocal),
+        "cudaStreamBeginCapture");
 }
 
 void* end_capture(hepStream_t stream, size_t* num_nodes) {

@@ -15,6 +15,8 @@ int count() { return 0; }
 void set_current(int) { refuse(); }
 Uuid uuid(int) { refuse(); }
 void reset() { refuse(); }
+int current() { refuse(); }
+int num_sms() { refuse(); }
 
 void* allocate(size_t) { refuse(); }
 void release(void*, size_t) {}
@@ -37,7 +39,7 @@ void fill_on(hepStream_t, void*, unsigned char, size_t) { refuse(); }
 
 void count_differences_on(hepStream_t, const void*, const void*, size_t, uint64_t*) { refuse(); }
 
-void begin_capture(hepStream_t) { refuse(); }
+void begin_capture(hepStream_t, bool) { refuse(); }
 void* end_capture(hepStream_t, size_t*) { refuse(); }
 void launch_graph(void*, hepStream_t) { refuse(); }
 void destroy_graph(void*) {}

@@ -87,23 +87,24 @@ size_t device_memory_in_use(hepBackend_t backend) {
   return backend == hepBackendCuda ? device::memory_in_use() : 0;
 }
 
-GuardedBuffer::GuardedBuffer(hepBackend_t backend, size_t bytes)
-    : backend_(backend), bytes_(bytes), buffer_(backend, bytes == 0 ? 0 : bytes + 2 * kGuardBytes) {
+GuardedBuffer::GuardedBuffer(hepBackend_t backend, size_t bytes, size_t misalignment)
+    : backend_(backend),
+      bytes_(bytes),
+      first_(kGuardBytes + misalignment),
+      buffer_(backend, bytes == 0 ? 0 : first_ + bytes + kGuardBytes) {
   buffer_.fill(kCanary);
 }
 
-void* GuardedBuffer::data() const {
-  return bytes_ == 0 ? nullptr : buffer_.as<char>() + kGuardBytes;
-}
+void* GuardedBuffer::data() const { return bytes_ == 0 ? nullptr : buffer_.as<char>() + first_; }
 
 void GuardedBuffer::upload(const void* from, size_t bytes, size_t offset) {
   if (offset + bytes > bytes_) throw std::out_of_range("upload past the end of a buffer");
-  if (bytes > 0) buffer_.upload(from, bytes, kGuardBytes + offset);
+  if (bytes > 0) buffer_.upload(from, bytes, first_ + offset);
 }
 
 void GuardedBuffer::download(void* to, size_t bytes, size_t offset) const {
   if (offset + bytes > bytes_) throw std::out_of_range("download past the end of a buffer");
-  if (bytes > 0) buffer_.download(to, bytes, kGuardBytes + offset);
+  if (bytes > 0) buffer_.download(to, bytes, first_ + offset);
 }
 
 void GuardedBuffer::fill(unsigned char byte) { harness::fill(backend_, data(), byte, bytes_); }
@@ -111,8 +112,8 @@ void GuardedBuffer::fill(unsigned char byte) { harness::fill(backend_, data(), b
 bool GuardedBuffer::intact() const {
   if (bytes_ == 0) return true;
   unsigned char guards[2 * kGuardBytes];
-  buffer_.download(guards, kGuardBytes, 0);
-  buffer_.download(guards + kGuardBytes, kGuardBytes, kGuardBytes + bytes_);
+  buffer_.download(guards, kGuardBytes, first_ - kGuardBytes);
+  buffer_.download(guards + kGuardBytes, kGuardBytes, first_ + bytes_);
   return std::all_of(std::begin(guards), std::end(guards),
                      [](unsigned char byte) { return byte == kCanary; });
 }
@@ -126,12 +127,12 @@ Stream::~Stream() {
 }
 
 void Stream::synchronize() {
-  if (stream_ != nullptr) device::synchronize(stream_);
+  if (backend_ == hepBackendCuda) device::synchronize(stream_);
 }
 
 void Stream::copy(void* to, const void* from, size_t bytes) {
   if (bytes == 0) return;
-  if (stream_ != nullptr) {
+  if (backend_ == hepBackendCuda) {
     device::copy_on(stream_, to, from, bytes);
   } else {
     std::memcpy(to, from, bytes);
@@ -140,7 +141,7 @@ void Stream::copy(void* to, const void* from, size_t bytes) {
 
 void Stream::fill(void* to, unsigned char byte, size_t bytes) {
   if (bytes == 0) return;
-  if (stream_ != nullptr) {
+  if (backend_ == hepBackendCuda) {
     device::fill_on(stream_, to, byte, bytes);
   } else {
     std::memset(to, byte, bytes);
@@ -149,7 +150,7 @@ void Stream::fill(void* to, unsigned char byte, size_t bytes) {
 
 void Stream::count_differences(const void* a, const void* b, size_t bytes, uint64_t* counter) {
   if (bytes == 0) return;
-  if (stream_ != nullptr) {
+  if (backend_ == hepBackendCuda) {
     device::count_differences_on(stream_, a, b, bytes, counter);
   } else {
     *counter += std::memcmp(a, b, bytes) != 0;
@@ -160,7 +161,7 @@ Graph::~Graph() {
   if (executable_ != nullptr) device::destroy_graph(executable_);
 }
 
-void Graph::begin(Stream& stream) { device::begin_capture(stream.get()); }
+void Graph::begin(Stream& stream, bool global) { device::begin_capture(stream.get(), global); }
 void Graph::end(Stream& stream) { executable_ = device::end_capture(stream.get(), &num_nodes_); }
 void Graph::launch(Stream& stream) { device::launch_graph(executable_, stream.get()); }
 

@@ -57,11 +57,11 @@ void free_unused_memory(hepBackend_t backend);
 // Of the current device, by all processes; 0 on host.
 size_t device_memory_in_use(hepBackend_t backend);
 
-// A buffer between two canaries.
+// A buffer between two canaries. It begins `misalignment` bytes past a multiple of 256.
 class GuardedBuffer {
  public:
   GuardedBuffer() = default;
-  GuardedBuffer(hepBackend_t backend, size_t bytes);
+  GuardedBuffer(hepBackend_t backend, size_t bytes, size_t misalignment = 0);
 
   void* data() const;  // nullptr if empty
   template <typename T>
@@ -78,19 +78,20 @@ class GuardedBuffer {
 
  private:
   hepBackend_t backend_ = hepBackendHost;
-  size_t bytes_ = 0;
+  size_t bytes_ = 0, first_ = 0;  // of the buffer's
   Buffer buffer_;
 };
 
 class Stream {
  public:
   explicit Stream(hepBackend_t backend);
+  static Stream legacy(hepBackend_t backend) { return Stream(backend, nullptr); }
   ~Stream();
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
   hepBackend_t backend() const { return backend_; }
-  hepStream_t get() const { return stream_; }  // nullptr on host
+  hepStream_t get() const { return stream_; }  // nullptr on host, and if it is the legacy stream
   void synchronize();
 
   // In stream order, between any two places of the backend's memory.
@@ -101,6 +102,8 @@ class Stream {
   void count_differences(const void* a, const void* b, size_t bytes, uint64_t* counter);
 
  private:
+  Stream(hepBackend_t backend, hepStream_t stream) : backend_(backend), stream_(stream) {}
+
   hepBackend_t backend_;
   hepStream_t stream_ = nullptr;
 };
@@ -113,7 +116,8 @@ class Graph {
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
 
-  void begin(Stream& stream);
+  void begin(Stream& stream,
+             bool global = false);  // global: no thread may call what captures forbid
   void end(Stream& stream);
   void launch(Stream& stream);
 
