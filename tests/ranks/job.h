@@ -88,18 +88,22 @@ struct Dispatch {
   bool has_scales;                          // forwards scales
   uint64_t scales_seed;
   int scale_element_bytes;  // of column-major scales; 0: row-major
+  int stride_slack;    // pieces of 16 bytes that the columns are further apart than they need be
+  bool no_row_scales;  // the tokens have scales, but this dispatch does not ask for them
   hepOverflow_t overflow;
 
   // By rank.
   std::vector<Memory> x_memory;
   std::vector<int64_t> capacity, gather_capacity;  // gather_capacity 0: no gather
 
-  bool delivers_scales() const { return has_scales || quantize != hepQuantizeNone; }
+  bool delivers_scales() const {
+    return !no_row_scales && (has_scales || quantize != hepQuantizeNone);
+  }
 
-  // Elements between the columns of column-major scales: as few as are legal.
+  // Elements between the columns of column-major scales.
   int64_t scale_stride(int rank) const {
     const int64_t unit = 16 / scale_element_bytes;
-    return std::max<int64_t>(1, (capacity[rank] + unit - 1) / unit) * unit;
+    return (std::max<int64_t>(1, (capacity[rank] + unit - 1) / unit) + stride_slack) * unit;
   }
 };
 
@@ -129,6 +133,7 @@ struct Job {
   hepDataType_t type = hepTypeBfloat16, combine_type = hepTypeBfloat16;  // the communicator's
   hepDataType_t partial_type = hepTypeBfloat16;
   int scale_bytes = 0;
+  bool least_alignments = false;  // of all pointers but those to the heap and to registered memory
   std::vector<RoutingPlace> routings;
   std::vector<Update> updates;
   std::vector<Dispatch> dispatches;
@@ -174,6 +179,7 @@ class JobBuilder {
   Update& update(int index) { return job_.updates[index]; }
   Dispatch& dispatch(int index) { return job_.dispatches[index]; }
   Combine& combine(int index) { return job_.combines[index]; }
+  void align_least() { job_.least_alignments = true; }
   Job finish(const std::string& name);
 
  private:
@@ -226,11 +232,12 @@ class JobRun {
     void* data = nullptr;
     size_t bytes = 0;
     bool in_heap = false;
-    harness::Buffer buffer;
+    harness::GuardedBuffer buffer;
   };
   struct DispatchRun {
     Input x;
-    harness::Buffer scales, weights, counters;
+    harness::Buffer counters;
+    harness::GuardedBuffer scales, weights;
     harness::GuardedBuffer rows, row_scales, row_weights, row_experts, row_sources, row_tokens,
         gather, expert_rows;
 
@@ -241,13 +248,14 @@ class JobRun {
   };
   struct CombineRun {
     Input y;
-    harness::Buffer row_weights, row_gradients;
+    harness::GuardedBuffer row_weights, row_gradients;
     harness::GuardedBuffer out, gradients;
 
     std::vector<harness::GuardedBuffer*> outputs() { return {&out, &gradients}; }
   };
 
   void allocate();
+  harness::GuardedBuffer guarded(size_t bytes, size_t alignment) const;
   void register_memory();
   void allocate_input(size_t bytes, Memory memory, Input* input);
   void allocate_dispatch(const Dispatch& dispatch, DispatchRun* run);

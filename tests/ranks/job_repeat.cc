@@ -5,9 +5,7 @@
 
 std::vector<JobRun::Piece> JobRun::inputs() {
   std::vector<Piece> all;
-  const auto add = [&all](const harness::Buffer& buffer) {
-    all.push_back({buffer.data(), buffer.bytes()});
-  };
+  const auto add = [&all](const auto& buffer) { all.push_back({buffer.data(), buffer.bytes()}); };
   for (const UpdateRun& run : updates_) add(run.indices);
   for (const DispatchRun& run : dispatches_) {
     all.push_back({run.x.data, run.x.bytes});

@@ -28,12 +28,22 @@ std::vector<float> make_floats(const RowWeights& source, int rank, size_t count)
   return values;
 }
 
+// What pointers to rows and to arrays must be aligned to.
+constexpr size_t kRowAlignment = 16;
+constexpr size_t kArrayAlignment = 4;
+
 // Inputs in registered memory begin at multiples.
 constexpr size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
+size_t index_alignment(hepIndexType_t type) {
+  return type == hepIndexMap ? 1 : type == hepIndexInt64 ? sizeof(int64_t) : sizeof(int32_t);
+}
+
 // Maps begin at an odd byte, as they may.
-size_t first_index_byte(const Update& update, int rank) {
-  return update.index_types[rank] == hepIndexMap && !update.maps[rank].empty() ? 1 : 0;
+size_t first_index_byte(const Job& job, const Update& update, int rank) {
+  const hepIndexType_t type = update.index_types[rank];
+  const bool is_empty = update.expected->batch(rank).indices.empty();
+  return !is_empty && (job.least_alignments || type == hepIndexMap) ? index_alignment(type) : 0;
 }
 
 int64_t index_bytes(const Update& update, int rank) {
@@ -91,7 +101,7 @@ void JobRun::allocate() {
   const int local_experts = job_->num_experts / harness::world().num_ranks();
   for (const Update& update : job_->updates) {
     UpdateRun run;
-    run.first_byte = first_index_byte(update, rank_.rank);
+    run.first_byte = first_index_byte(*job_, update, rank_.rank);
     run.indices = harness::Buffer(backend_, run.first_byte + index_bytes(update, rank_.rank));
     run.tokens_per_expert = harness::Buffer(backend_, local_experts * sizeof(int32_t));
     run.expert_offsets = harness::Buffer(backend_, (local_experts + 1) * sizeof(int32_t));
@@ -108,15 +118,20 @@ void JobRun::allocate() {
     const int64_t rows = rows_of(combine);
     allocate_input(rows * row_bytes(type_of(combine)), combine.y_memory[rank_.rank], &run.y);
     if (combine.mode == hepWeightsRow)
-      run.row_weights = harness::Buffer(backend_, rows * sizeof(float));
-    run.out = harness::GuardedBuffer(backend_, tokens * row_bytes(type_of(combine)));
+      run.row_weights = guarded(rows * sizeof(float), kArrayAlignment);
+    run.out = guarded(tokens * row_bytes(type_of(combine)), kRowAlignment);
     if (combine.has_gradients) {
       const int columns = combine.layout == hepLayoutFlat ? routing.top_k() : 1;
-      run.row_gradients = harness::Buffer(backend_, rows * columns * sizeof(float));
-      run.gradients = harness::GuardedBuffer(backend_, tokens * routing.top_k() * sizeof(float));
+      run.row_gradients = guarded(rows * columns * sizeof(float), kArrayAlignment);
+      run.gradients = guarded(tokens * routing.top_k() * sizeof(float), kArrayAlignment);
     }
     combines_.push_back(std::move(run));
   }
+}
+
+// Between canaries. It is aligned to `alignment`, and to no more if the job says so.
+harness::GuardedBuffer JobRun::guarded(size_t bytes, size_t alignment) const {
+  return harness::GuardedBuffer(backend_, bytes, job_->least_alignments ? alignment : 0);
 }
 
 void JobRun::allocate_input(size_t bytes, Memory memory, Input* input) {
@@ -130,7 +145,7 @@ void JobRun::allocate_input(size_t bytes, Memory memory, Input* input) {
   if (memory == kHeapMemory)
     input->in_heap = succeeded(hepMemAlloc(rank_.comm, bytes, &input->data), "hepMemAlloc");
   if (input->in_heap) return;
-  input->buffer = harness::Buffer(backend_, bytes);
+  input->buffer = guarded(bytes, kRowAlignment);
   input->data = input->buffer.data();
 }
 
@@ -141,30 +156,30 @@ void JobRun::allocate_dispatch(const Dispatch& dispatch, DispatchRun* run) {
   const int64_t capacity = dispatch.capacity[rank_.rank];
   const int64_t rows = arrivals.output_rows(dispatch.layout, capacity);
   const int columns = dispatch.layout == hepLayoutFlat ? routing.top_k() : 1;
-  const auto guarded = [this](int64_t bytes) { return harness::GuardedBuffer(backend_, bytes); };
+  const auto array = [this](int64_t count) {
+    return guarded(count * sizeof(int32_t), kArrayAlignment);
+  };
   allocate_input(tokens * row_bytes(type_of_x(dispatch)), dispatch.x_memory[rank_.rank], &run->x);
-  if (dispatch.has_scales) run->scales = harness::Buffer(backend_, tokens * job_->scale_bytes);
-  if (dispatch.has_weights)
-    run->weights = harness::Buffer(backend_, tokens * routing.top_k() * sizeof(float));
+  if (dispatch.has_scales) run->scales = guarded(tokens * job_->scale_bytes, 1);
+  if (dispatch.has_weights) run->weights = array(tokens * routing.top_k());
   run->counters = harness::Buffer(backend_, sizeof(hepRowCounters_t));
-  run->rows = guarded(rows * row_bytes(type_of(dispatch)));
+  run->rows = guarded(rows * row_bytes(type_of(dispatch)), kRowAlignment);
   if (dispatch.delivers_scales()) {
     const int64_t experts = dispatch.layout == hepLayoutExpertPadded ? arrivals.num_experts() : 1;
     run->row_scales =
         guarded(dispatch.scale_element_bytes == 0 ? rows * job_->scale_bytes
                 : rows == 0                       ? 0
-                            : experts * job_->scale_bytes * dispatch.scale_stride(rank_.rank));
+                            : experts * job_->scale_bytes * dispatch.scale_stride(rank_.rank),
+                std::max(dispatch.scale_element_bytes, 1));
   }
   if (dispatch.extras) {
-    run->row_weights = guarded(rows * columns * sizeof(float));
-    run->row_sources = guarded(rows * sizeof(int32_t));
-    run->row_tokens = guarded(rows * sizeof(int32_t));
-    if (dispatch.layout == hepLayoutFlat)
-      run->row_experts = guarded(rows * columns * sizeof(int32_t));
-    if (dispatch.layout == hepLayoutExpertPadded)
-      run->expert_rows = guarded(arrivals.num_experts() * sizeof(int32_t));
+    run->row_weights = array(rows * columns);
+    run->row_sources = array(rows);
+    run->row_tokens = array(rows);
+    if (dispatch.layout == hepLayoutFlat) run->row_experts = array(rows * columns);
+    if (dispatch.layout == hepLayoutExpertPadded) run->expert_rows = array(arrivals.num_experts());
   }
-  run->gather = guarded(dispatch.gather_capacity[rank_.rank] * sizeof(int32_t));
+  run->gather = array(dispatch.gather_capacity[rank_.rank]);
 }
 
 void JobRun::load(const Job& job) {
@@ -172,15 +187,16 @@ void JobRun::load(const Job& job) {
   for (size_t i = 0; i < updates_.size(); ++i) {
     const std::vector<int64_t>& ids = expected(i).batch(rank_.rank).indices;
     harness::Buffer& to = updates_[i].indices;
+    const size_t first = updates_[i].first_byte;
     const hepIndexType_t index_type = job.updates[i].index_types[rank_.rank];
     if (index_type == hepIndexMap) {
       const std::vector<unsigned char>& map = job.updates[i].maps[rank_.rank];
-      to.upload(map.data(), map.size(), updates_[i].first_byte);
+      to.upload(map.data(), map.size(), first);
     } else if (index_type == hepIndexInt64) {
-      to.upload(ids.data(), to.bytes());
+      to.upload(ids.data(), to.bytes() - first, first);
     } else {
       const std::vector<int32_t> narrow(ids.begin(), ids.end());
-      to.upload(narrow.data(), to.bytes());
+      to.upload(narrow.data(), to.bytes() - first, first);
     }
   }
   for (size_t i = 0; i < dispatches_.size(); ++i) load_dispatch(job.dispatches[i], &dispatches_[i]);
@@ -210,7 +226,7 @@ void JobRun::load_combine(const Combine& combine, CombineRun* run) {
               [&](int64_t row, unsigned char* to) {
                 combine.y.row(rank_.rank, row, type, job_->hidden, to);
               });
-  const auto load = [&](const RowWeights& source, harness::Buffer* to) {
+  const auto load = [&](const RowWeights& source, harness::GuardedBuffer* to) {
     const std::vector<float> values = make_floats(source, rank_.rank, to->bytes() / sizeof(float));
     to->upload(values.data(), to->bytes());
   };
