@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The order of sums and places is fixed: results repeat bit for bit, whatever the launch, and
 // routings in flight do not mix.
+#include <algorithm>
 #include <string>
 #include <vector>
 
+#include "harness/device.h"
 #include "ranks/job.h"
 #include "ranks/support.h"
 
@@ -83,6 +85,35 @@ TEST(Order, ResultsDoNotDependOnTheLaunch) {
   tuned.combine_store_stages = 3;
   tuned.combine_blocks = 7;
   EXPECT_EQ(outputs_of(tuned, job), expected) << "tuned";
+}
+
+// On a lane of each mode. Blocks wait for each other, so those of all ranks of a device must fit
+// on it together.
+TEST(Order, EveryBudgetOfADeviceGivesTheOraclesBytes) {
+  if (world().backend() != hepBackendCuda) GTEST_SKIP() << "the host backend occupies no SMs";
+  hepConfig_t config = order_config();
+  config.low_latency_tokens = 40;
+  Random random(options().seed + 15);
+  JobBuilder builder(world().num_ranks(), config.num_experts, config.hidden, random);
+  for (const hepMode_t mode : {hepModeThroughput, hepModeLowLatency}) {
+    const std::vector<int64_t> tokens(world().num_ranks(), 40);
+    const int update = builder.add_update(builder.add_routing(16, mode), 8, hepIndexInt32, tokens);
+    for (const hepLayout_t layout : {hepLayoutFlat, hepLayoutExpertPadded}) {
+      const int dispatch = builder.add_dispatch(update, layout, true);
+      builder.add_combine(update, layout, hepWeightsDispatched, dispatch);
+      builder.add_combine(update, layout, hepWeightsNone);
+    }
+  }
+  const Job job = builder.finish("any budget");
+  const int devices = harness::World::num_devices();
+  const int ranks_per_device = (world().num_ranks() + devices - 1) / devices;
+  const int most = harness::device::num_sms() / ranks_per_device;
+  for (int budget = 2;; budget = std::min(budget + budget / 2, most)) {
+    SCOPED_TRACE("sm_budget " + std::to_string(budget));
+    config.sm_budget = config.low_latency_blocks = budget;
+    run_job(config, job);
+    if (budget == most) break;
+  }
 }
 
 TEST(Order, RoutingsInFlightDoNotMix) {
