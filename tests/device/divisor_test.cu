@@ -2,7 +2,7 @@
 // Division by multiplication.
 #include <gtest/gtest.h>
 
-#include "cuda/kernels/warp.cuh"
+#include "backend/cuda/kernels/common/warp.cuh"
 #include "device.h"
 #include "kernels.cuh"
 

@@ -4,7 +4,7 @@
 
 #include <cstdio>
 
-#include "backend.h"
+#include "backend/backend.h"
 
 constexpr int kSkipped = 77;  // what Meson takes for a skipped test
 

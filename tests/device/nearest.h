@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "formats.h"
+#include "oracle/formats.h"
 
 namespace device_test {
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The numbers that rows consist of: every conversion, and sums of them.
-#include "cuda/kernels/numbers.cuh"
+#include "backend/cuda/kernels/common/numbers.cuh"
 
 #include <gtest/gtest.h>
 
@@ -13,7 +13,7 @@
 #include "device.h"
 #include "kernels.cuh"
 #include "nearest.h"
-#include "reference_numbers.h"
+#include "oracle/reference_numbers.h"
 
 namespace {
 

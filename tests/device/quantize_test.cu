@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Quantisation is compared with the oracle, and for every pair of numbers with plain code.
-#include "cuda/kernels/quantize.cuh"
+#include "backend/cuda/kernels/dispatch/quantize.cuh"
 
 #include <gtest/gtest.h>
 
@@ -14,7 +14,7 @@
 #include "device.h"
 #include "kernels.cuh"
 #include "nearest.h"
-#include "reference_numbers.h"
+#include "oracle/reference_numbers.h"
 
 namespace {
 

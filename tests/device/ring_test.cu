@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda/kernels/pipeline.cuh"
+#include "backend/cuda/kernels/common/ring.cuh"
 #include "device.h"
 
 namespace {

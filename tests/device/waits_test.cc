@@ -10,11 +10,11 @@
 #include <memory>
 #include <vector>
 
-#include "backend.h"
-#include "call_summary.h"
-#include "config.h"
+#include "backend/backend.h"
+#include "config/config.h"
+#include "config/lanes.h"
 #include "device.h"
-#include "lanes.h"
+#include "protocol/call_summary.h"
 
 namespace hep {
 namespace {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a warp does together, against loops over its lanes.
-#include "cuda/kernels/warp.cuh"
+#include "backend/cuda/kernels/common/warp.cuh"
 
 #include <gtest/gtest.h>
 
@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda/kernels/combine_rows.cuh"
+#include "backend/cuda/kernels/combine/rows.cuh"
 #include "device.h"
 #include "kernels.cuh"
 

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "job.h"
-#include "support.h"
+#include "ranks/job.h"
+#include "ranks/support.h"
 
 namespace {
 

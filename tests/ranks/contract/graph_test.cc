@@ -194,6 +194,41 @@ TEST_F(Graph, RoutingsAreCreatedDuringCaptureAndBelongToNoGraph) {
   });
 }
 
+// The ranks capture one after the other: while one does, CUDA refuses to every thread of the process
+// the calls that a capture forbids.
+void replay_captured_globally(const hepConfig_t& config, const Job& job) {
+  run_ranks(config, [&](Rank& self) {
+    harness::Graph graph;
+    JobRun run(job, self);
+    bool issued = false;
+    for (int rank = 0; rank < world().num_ranks(); ++rank) {
+      self.barrier();
+      if (rank != self.rank) continue;
+      graph.begin(self.stream, true);
+      issued = run.issue();
+      graph.end(self.stream);
+    }
+    self.barrier();
+    ASSERT_TRUE(issued);
+    for (int replay = 0; replay < 3; ++replay) {
+      run.load(job);
+      self.barrier();
+      graph.launch(self.stream);
+      self.stream.synchronize();
+      run.verify();
+    }
+  });
+}
+
+TEST_F(Graph, CapturesOfTheStrictestModeTakeAllCalls) {
+  hepConfig_t config = graph_config();
+  replay_captured_globally(config, job_of(config, 0));
+  config.low_latency_tokens = kTokens;
+  config.low_latency_blocks = 8;
+  replay_captured_globally(config, low_latency_job_of(config, false, 0));
+  replay_captured_globally(config, low_latency_job_of(config, true, 1));
+}
+
 TEST_F(Graph, QueriesAreRefusedDuringCapture) {
   const hepConfig_t config = graph_config();
   run_ranks(config, [&](Rank& self) {

@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "harness/device.h"
-#include "job.h"
-#include "spoilt_batch.h"
-#include "support.h"
+#include "ranks/job.h"
+#include "ranks/spoilt_batch.h"
+#include "ranks/support.h"
 
 namespace {
 

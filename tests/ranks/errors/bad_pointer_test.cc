@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "spoilt_batch.h"
-#include "support.h"
+#include "ranks/spoilt_batch.h"
+#include "ranks/support.h"
 
 namespace {
 
