@@ -35,7 +35,7 @@ Work& make_work(Shared& shared, int id, int rank, int num_ranks) {
     shared.id_ready[id].store(1);
   }
   while (shared.id_ready[id].load() == 0) std::this_thread::yield();
-  require(work->start(shared.ids[id], kTimeoutMs) == hepSuccess, hepGetLastError());
+  require(work->start(shared.ids[id], {kTimeoutMs, kTimeoutMs}) == hepSuccess, hepGetLastError());
   const std::string wrong = work->check_round();
   require(wrong.empty(), wrong);
   return *work;
