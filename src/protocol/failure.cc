@@ -23,7 +23,8 @@ std::string operation_of(const hepFailure_t& failure) {
 
 const char* awaited(int32_t phase) {
   switch (phase) {
-    case hepPhaseBlocks: return "finish the other blocks of the kernel";
+    case hepPhaseBlocks:
+      return "run the other blocks of the kernel, which may find no room on the device";
     case hepPhaseRecords: return "send its routing records";
     case hepPhaseRows: return "publish its rows";
     case hepPhaseWeights: return "publish its weights";

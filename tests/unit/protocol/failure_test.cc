@@ -53,6 +53,11 @@ TEST(FailureStatus, ATimeoutNamesOperationPhaseRanksAndSignals) {
                    {"rank 1", operation.word, "timed out", "rank 3", phase.word, "41", "29"});
 }
 
+TEST(FailureStatus, BlocksThatDoNotComeMayHaveNoRoom) {
+  expect_words(failure_status(failure_of(hepErrorTimeout, hepOperationRouting, hepPhaseBlocks)),
+               hepErrorTimeout, {"no room on the device"});
+}
+
 TEST(FailureStatus, AWaitThatEndedOtherwiseNamesOperationPhaseAndCause) {
   for (const hepResult_t result : {hepErrorTimeout, hepErrorAborted, hepErrorPeerLost})
     for (const Words& operation : kOperations)
