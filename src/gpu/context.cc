@@ -10,8 +10,13 @@ Status DeviceContext::open(int device, std::shared_ptr<DeviceContext>* out) {
   HEP_DRIVER_TRY(*table, DeviceGet, &handle, device);
   CUcontext context;
   HEP_DRIVER_TRY(*table, DevicePrimaryCtxRetain, &context, handle);
-  out->reset(new DeviceContext(*table, handle, context));
-  HEP_DRIVER_TRY(*table, CtxGetId, context, &(*out)->id_);
+  return take(*table, handle, context, out);
+}
+
+Status DeviceContext::take(const DriverTable& driver, CUdevice device, CUcontext context,
+                           std::shared_ptr<DeviceContext>* out) {
+  out->reset(new DeviceContext(driver, device, context));
+  HEP_DRIVER_TRY(driver, CtxGetId, context, &(*out)->id_);
   return Status();
 }
 

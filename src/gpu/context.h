@@ -13,6 +13,11 @@ namespace hep {
 class DeviceContext {
  public:
   static Status open(int device, std::shared_ptr<DeviceContext>* out);
+
+  // Of a primary context that has been retained.
+  static Status take(const DriverTable& driver, CUdevice device, CUcontext context,
+                     std::shared_ptr<DeviceContext>* out);
+
   DeviceContext(const DeviceContext&) = delete;
   DeviceContext& operator=(const DeviceContext&) = delete;
   ~DeviceContext();
