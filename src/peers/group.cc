@@ -121,7 +121,7 @@ void PeerGroup::run() {
     try {
       goes_on = watch();
     } catch (const std::bad_alloc&) {
-      ::poll(nullptr, 0, kLookAroundMs);  // and again, when there may be memory
+      ::poll(nullptr, 0, kLookAroundMs);  // until there may be memory again
     }
   }
 }
@@ -166,10 +166,10 @@ int PeerGroup::poll_links() {
 void PeerGroup::look_around() {
   for (const Peer& peer : peers_) {
     PeerFailure failure;
-    if (peer.looks_around && !peer.failed && peer.listener->look_around(&failure))
-      announce(make_message(failure));
+    if (!peer.looks_around || peer.failed || !peer.listener->look_around(&failure)) continue;
+    announce(make_message(failure));
+    deliver();  // to the next rank, too, before it is asked
   }
-  deliver();
 }
 
 // Takes what has come over a link, message by message.
@@ -207,7 +207,7 @@ void PeerGroup::take(int process, const PeerMessage& message) {
     record(message);
 }
 
-// Those ranks of a process that is gone are lost that have not left.
+// Marks the ranks of a process that is gone as lost, except those that have left.
 void PeerGroup::lose(int process) {
   links_.sockets()[process].reset();
   for (size_t rank = 0; rank < peers_.size(); ++rank)
