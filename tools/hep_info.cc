@@ -15,7 +15,7 @@
 #include "config/config.h"
 #include "config/lanes.h"
 #include "config/settings.h"
-#include "memory/window.h"
+#include "memory/choose_kind.h"
 #include "protocol/layout.h"
 
 #if defined(HEP_HAVE_CUDA)

@@ -16,6 +16,7 @@
 #include "config/config.h"
 #include "config/ranks.h"
 #include "gpu/device.h"
+#include "memory/choose_kind.h"
 
 namespace hep {
 namespace {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "memory/peer_memory.h"
 
+#include "base/identity.h"
+
 namespace hep {
 
 // Never destroyed: communicators may be destroyed at exit.

@@ -10,8 +10,7 @@
 #include <unordered_map>
 
 #include "base/status.h"
-#include "memory/memory_kind.h"
-#include "memory/window.h"
+#include "memory/kind.h"
 
 namespace hep {
 

@@ -12,9 +12,8 @@
 #include "base/descriptor.h"
 #include "base/status.h"
 #include "memory/descriptor_channel.h"
-#include "memory/memory_kind.h"
+#include "memory/kind.h"
 #include "memory/registrations.h"
-#include "memory/window.h"
 
 namespace hep {
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "memory/window.h"
 
-#include "memory/memory_kind.h"
+#include "base/identity.h"
 #include "memory/peer_memory.h"
 
 namespace hep {

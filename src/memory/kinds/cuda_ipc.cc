@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "gpu/context.h"
-#include "memory/memory_kind.h"
+#include "memory/kind.h"
 #include "protocol/layout.h"
 
 namespace hep {

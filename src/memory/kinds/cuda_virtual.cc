@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "gpu/virtual_memory.h"
-#include "memory/memory_kind.h"
+#include "memory/kind.h"
 
 namespace hep {
 namespace {

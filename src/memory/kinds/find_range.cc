@@ -3,7 +3,7 @@
 #include <cinttypes>
 
 #include "gpu/context.h"
-#include "memory/memory_kind.h"
+#include "memory/kind.h"
 
 namespace hep {
 namespace {

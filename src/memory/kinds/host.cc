@@ -6,7 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "memory/memory_kind.h"
+#include "memory/kind.h"
 
 namespace hep {
 namespace {

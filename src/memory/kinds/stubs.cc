@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stands in for find_range.cc where the library is built without CUDA.
-#include "memory/memory_kind.h"
+#include "memory/kind.h"
 
 namespace hep {
 

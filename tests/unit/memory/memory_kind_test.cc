@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "gpu/device.h"
+#include "memory/choose_kind.h"
 #include "memory_fixture.h"
 
 #ifdef HEP_HAVE_CUDA

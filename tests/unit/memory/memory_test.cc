@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "base/identity.h"
 #include "memory_fixture.h"
 
 namespace hep {

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which kinds of memory there are, which work here, and which one is used.
-#include "memory/memory_kind.h"
+#include "memory/choose_kind.h"
 
 #include <algorithm>
 #include <mutex>
@@ -15,15 +14,6 @@ namespace hep {
 namespace {
 
 constexpr size_t kProbeBytes = 4096;
-
-const MemoryKindOperations* const kKinds[] = {
-    &kHostDescriptorOperations,
-#ifdef HEP_HAVE_CUDA
-    &kCudaDescriptorOperations,
-    &kCudaIpcOperations,
-    &kCudaFabricOperations,
-#endif
-};
 
 // Allocates, exports and maps again what was exported. An IPC handle cannot be opened in the process
 // that made it: there, only allocating and exporting are tried.
@@ -95,26 +85,6 @@ std::vector<MemoryKind> candidates(hepBackend_t backend, bool several_hosts) {
 
 }  // namespace
 
-const char* memory_kind_name(MemoryKind kind) {
-  switch (kind) {
-    case MemoryKind::host_descriptor: return "host_descriptor";
-    case MemoryKind::cuda_descriptor: return "cuda_descriptor";
-    case MemoryKind::cuda_ipc: return "cuda_ipc";
-    case MemoryKind::cuda_fabric: return "cuda_fabric";
-  }
-  return "unknown";
-}
-
-Status find_memory_kind(MemoryKind kind, const MemoryKindOperations** out) {
-  for (const MemoryKindOperations* operations : kKinds) {
-    if (operations->kind != kind) continue;
-    *out = operations;
-    return Status();
-  }
-  return error(hepErrorUnsupported, "memory of kind %s needs a library that was built with CUDA",
-               memory_kind_name(kind));
-}
-
 Status working_memory_kinds(const std::vector<MemoryTrial>& trials, uint32_t* mask) {
   *mask = 0;
   Status full;
@@ -133,10 +103,11 @@ Status probe_memory_kinds(hepBackend_t backend, int device, uint32_t* mask) {
   uint32_t admitted = 0;
   HEP_TRY(admitted_kinds(backend, &admitted));
   std::vector<MemoryTrial> trials;
-  for (const MemoryKindOperations* operations : kKinds) {
-    const MemoryKind kind = operations->kind;
-    if (operations->backend != backend || (admitted & memory_kind_bit(kind)) == 0) continue;
-    trials.push_back({kind, probe_once(*operations, device)});
+  for (const MemoryKind kind : kMemoryKinds) {
+    const MemoryKindOperations* operations = nullptr;
+    const bool admits = (admitted & memory_kind_bit(kind)) != 0;
+    if (!admits || !find_memory_kind(kind, &operations).ok()) continue;
+    if (operations->backend == backend) trials.push_back({kind, probe_once(*operations, device)});
   }
   return working_memory_kinds(trials, mask);
 }

@@ -1,17 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a kind of memory must do, for the window that uses it.
+// What a kind of memory must do, for windows and registered memory.
 #pragma once
+
+#include <hybridep.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <vector>
+#include <type_traits>
 
 #include "base/descriptor.h"
 #include "base/status.h"
-#include "memory/window.h"
+#include "memory/descriptor_channel.h"
 
 namespace hep {
+
+enum class MemoryKind : uint32_t {
+  host_descriptor = 0,  // host memory without a name, passed as a file descriptor
+  cuda_descriptor = 1,  // device memory, passed as a file descriptor
+  cuda_ipc = 2,         // device memory, passed as a cudaIpc handle
+  cuda_fabric = 3       // device memory, passed as a fabric handle, to other hosts too
+};
+
+constexpr MemoryKind kMemoryKinds[] = {MemoryKind::host_descriptor, MemoryKind::cuda_descriptor,
+                                       MemoryKind::cuda_ipc, MemoryKind::cuda_fabric};
+
+const char* memory_kind_name(MemoryKind kind);
+
+constexpr uint32_t memory_kind_bit(MemoryKind kind) { return 1u << static_cast<uint32_t>(kind); }
+
+// How others reach a window: plain bytes, to be all-gathered.
+struct WindowHandle {
+  uint64_t window;   // random: tells windows apart
+  uint64_t process;  // process_identity()
+  uint64_t host;     // host_identity()
+  uint64_t bytes;    // as given to Window::create
+  uint64_t mapped_bytes;
+  MemoryKind kind;
+  uint32_t reserved;
+  DescriptorAddress descriptor;  // of the two descriptor kinds
+  unsigned char exported[64];    // the cudaIpc or fabric handle
+};
+static_assert(std::is_trivially_copyable_v<WindowHandle>);
 
 // Memory that this process has mapped, until destruction.
 class Mapping {
