@@ -7,7 +7,9 @@
 #include <thread>
 #include <vector>
 
+#include "harness/device.h"
 #include "ranks/job.h"
+#include "ranks/spoilt_batch.h"
 #include "ranks/support.h"
 
 namespace {
@@ -317,6 +319,33 @@ TEST(Lanes, WithoutRoomForAllBringAWarningWithBothNumbers) {
   config.low_latency_blocks = 8;
   run_ranks(config, [](Rank&) {});
   EXPECT_TRUE(warnings.sentences.empty()) << warnings.sentences.front();
+}
+
+// What a broken rule of LANES leads to, where two ranks of one device stand for two lanes: neither operation
+// has all its blocks on the device, so both wait, until the timeout names the rank that was waited for.
+TEST(Lanes, WithoutRoomForTwoGridsEndByTheTimeout) {
+  if (world().backend() != hepBackendCuda || !world().shares_devices())
+    GTEST_SKIP() << "needs two ranks on one device";
+  hepConfig_t config = small_config();
+  config.low_latency_tokens = Batch::kTokens;
+  config.low_latency_blocks = harness::device::num_sms();
+  config.timeout_ms = short_timeout_ms();
+  hepRoutingConfig_t place = HEP_ROUTING_CONFIG_INITIALIZER;
+  place.mode = hepModeLowLatency;
+  run_ranks(config, [&](Rank& self) {
+    Batch batch(self, config, &place);
+    batch.update_in_the_dispatch();
+    self.barrier();
+    EXPECT_HEP(hepDispatch(batch.routing.get(), &batch.dispatch, self.stream.get()));
+    self.stream.synchronize();
+    hepResult_t error = hepSuccess;
+    EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
+    EXPECT_EQ(error, hepErrorTimeout);
+    expect_mentions(hepGetLastError(), {"rank ", "of low-latency lane 0"});
+    self.barrier();
+  });
+  const hepConfig_t usual = small_config();
+  run_ranks(usual, [&](Rank& self) { expect_working(self, usual); });
 }
 
 }  // namespace
