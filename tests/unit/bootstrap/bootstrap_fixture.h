@@ -31,7 +31,7 @@ using std::string;
 using std::vector;
 
 constexpr int kLongMs = 30000;  // for what is expected to succeed
-constexpr int kShortMs = 1000;  // for what is expected to expire
+constexpr int kShortMs = 300;   // for what is expected to expire
 
 inline Deadline soon() { return Deadline::after_ms(kShortMs); }
 inline Deadline later() { return Deadline::after_ms(kLongMs); }
