@@ -299,7 +299,7 @@ typedef struct {
                                    occupies, from 2; 0: sm_budget if that is set, otherwise 32. The
                                    block counts above are for the other routings alone */
   int32_t init_timeout_ms;    /**< bound of the creation of a communicator as a whole, in
-                                   milliseconds, to 3600000; 0: 30000. `timeout_ms` does not bound it */
+                                   milliseconds, to 3600000; 0: 30000 */
 } hepConfig_t;
 
 #define HEP_CONFIG_INITIALIZER HEP_INITIALIZER(hepConfig_t, HEP_CONFIG_MAGIC)
@@ -370,7 +370,8 @@ HEP_API hepResult_t hepGetUniqueId(hepUniqueId_t* id);
 
 /**
  * Creates this rank's communicator. Collective: returns when all ranks have come, or with an error
- * after `init_timeout_ms`. On the cuda backend the rank is bound to the calling thread's current device.
+ * after `init_timeout_ms`. On the cuda backend the rank is bound to the calling thread's current
+ * device.
  *
  * comm       receives the communicator; NULL on failure
  * num_ranks  R, 1 to 72

@@ -30,8 +30,8 @@ struct Plan {
 // `backend` stays auto if it is.
 Status resolve_config(const hepConfig_t* theirs, int num_ranks, hepConfig_t* resolved);
 
-// The init_timeout_ms that config and environment ask for, whatever else is wrong with them; the default if
-// that is wrong itself.
+// The init_timeout_ms that config and environment ask for, whatever else is wrong with them; the
+// default if that is wrong itself.
 int32_t wanted_init_timeout_ms(const hepConfig_t* theirs);
 
 // The following take a resolved config.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The fields of hepConfig_t, one row each: range, default, comparison between ranks, environment variable and
-// its documentation. A new field is added to the public header and here, and nowhere else.
+// The fields of hepConfig_t, one row each: range, default, comparison between ranks, environment
+// variable and its documentation. A new field is added to the public header and here, nowhere else.
 #pragma once
 
 #include <hybridep.h>
@@ -46,8 +46,8 @@ struct Field {
 
 #define HEP_FIELD(name) #name, offsetof(hepConfig_t, name), sizeof(hepConfig_t::name)
 
-// In the order of the struct. Fields of the shape (hidden, tokens, experts, top-k) have no variable: they
-// must agree with the buffers that the caller has already sized. The header documents all fields.
+// In the order of the struct. Fields of the shape (hidden, tokens, experts, top-k) have no variable:
+// they must agree with the buffers that the caller has already sized. The header documents all.
 inline constexpr Field kFields[] = {
     {HEP_FIELD(backend), Field::Kind::kChoice, 0, 2, 0, "HEP_BACKEND",
      "what runs the operations; auto takes cuda where a usable device exists, otherwise host",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The settings that a user can give in the environment: those of kFields, and those that override no field.
-// This is the only reader of the environment.
+// The settings that a user can give in the environment: those of kFields, and those that override no
+// field. This is the only reader of the environment.
 #pragma once
 
 #include <hybridep.h>

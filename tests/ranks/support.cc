@@ -17,8 +17,8 @@ uint64_t Random::next() {
   return z ^ (z >> 31);
 }
 
-// Other operations succeed on the same communicator before, with more threads than cores, or with kernels
-// that are launched for the first time.
+// Other operations succeed on the same communicator before, with more threads than cores, or with
+// kernels that are launched for the first time.
 int short_timeout_ms() {
   const harness::World& world = harness::world();
   return (world.backend() == hepBackendCuda ? 500 : 150) + 20 * world.num_ranks();
