@@ -80,8 +80,8 @@ class CudaWaits : public testing::Test {
     for (int block = 0; block < kMaxBlocks; ++block)
       write(layout().block_records_at(kPeer, block), uint64_t{1});
     const Array<int32_t> indices(experts);
-    expect_ok(routing_->update(indices.data(), static_cast<int>(experts.size()) / kTopK, kTopK,
-                               hepIndexInt32, nullptr));
+    batch_ = {static_cast<int>(experts.size()) / kTopK, kTopK};
+    expect_ok(routing_->update(indices.data(), batch_, hepIndexInt32, nullptr));
     expect_done();
     EXPECT_EQ(backend_->failure().result, hepSuccess);
   }
@@ -92,7 +92,7 @@ class CudaWaits : public testing::Test {
     signal.ready = 1;
     signal.place = layout().published;
     signal.has_weights = has_weights;
-    signal.call = summary_of(dispatch_, 1);
+    signal.call = summary_of(dispatch_, 0, 1);
     write(layout().signals_at(kPeer) + offsetof(Signals, rows) + 1 * sizeof signal, signal);
   }
 
@@ -101,7 +101,7 @@ class CudaWaits : public testing::Test {
     OutputsSignal signal{};
     signal.ready = epoch;
     signal.place = kNotInWindow;
-    signal.call = summary_of(combine_, 1);
+    signal.call = summary_of(combine_, 0, 0, 1);
     write(layout().signals_at(kPeer) + offsetof(Signals, outputs) + (epoch & 1) * sizeof signal,
           signal);
   }
@@ -126,6 +126,7 @@ class CudaWaits : public testing::Test {
   const Registrations registrations_;
   const Array<uint16_t> x_{kCapacity * kHidden}, rows_{kCapacity * kHidden};
   const Array<float> numbers_{kCapacity * kTopK};
+  Batch batch_{0, kTopK};
   hepDispatchArgs_t dispatch_ = HEP_DISPATCH_ARGS_INITIALIZER;
   hepCombineArgs_t combine_ = HEP_COMBINE_ARGS_INITIALIZER;
   std::unique_ptr<Backend> backend_;
@@ -134,7 +135,7 @@ class CudaWaits : public testing::Test {
 
 TEST_F(CudaWaits, DispatchNamesThePeerThatNeverPublishesRows) {
   update({0, 2});
-  expect_ok(routing_->dispatch(dispatch_, Half::kBoth, nullptr));
+  expect_ok(routing_->dispatch(dispatch_, batch_, Half::kBoth, nullptr));
   expect_failure(hepOperationDispatch, hepPhaseRows, 1, 1);
 }
 
@@ -142,21 +143,21 @@ TEST_F(CudaWaits, DispatchNamesThePeerThatNeverPublishesWeights) {
   update({0, 2});
   dispatch_.weights = numbers_.data();
   publish_rows(1);
-  expect_ok(routing_->dispatch(dispatch_, Half::kBoth, nullptr));
+  expect_ok(routing_->dispatch(dispatch_, batch_, Half::kBoth, nullptr));
   expect_failure(hepOperationDispatch, hepPhaseWeights, 1, 1);
 }
 
 TEST_F(CudaWaits, DispatchNamesThePeerThatNeverReads) {
   update({0, 2});
   publish_rows(0);
-  expect_ok(routing_->dispatch(dispatch_, Half::kBoth, nullptr));
+  expect_ok(routing_->dispatch(dispatch_, batch_, Half::kBoth, nullptr));
   expect_failure(hepOperationDispatch, hepPhaseReaders, 1, 1);
 }
 
 TEST_F(CudaWaits, CombineNamesThePeerThatNeverSendsItsSums) {
   update({0, 2});
   publish_outputs(1);
-  expect_ok(routing_->combine(combine_, Half::kBoth, nullptr));
+  expect_ok(routing_->combine(combine_, batch_, Half::kBoth, nullptr));
   expect_failure(hepOperationCombine, hepPhasePartials, 1, 1);
 }
 
@@ -165,18 +166,18 @@ TEST_F(CudaWaits, CombineNamesThePeerThatNeverReadsItsOutputs) {
   update({});
   combine_.y = window_.data() + lanes_[0].offset + layout().heap;
   publish_outputs(1);
-  expect_ok(routing_->combine(combine_, Half::kBoth, nullptr));
+  expect_ok(routing_->combine(combine_, batch_, Half::kBoth, nullptr));
   expect_failure(hepOperationCombine, hepPhaseReaders, 1, 1);
 }
 
 TEST_F(CudaWaits, CombineNamesThePeerThatNeverFreesItsSlots) {
   update({});
   publish_outputs(1);
-  expect_ok(routing_->combine(combine_, Half::kBoth, nullptr));
+  expect_ok(routing_->combine(combine_, batch_, Half::kBoth, nullptr));
   expect_done();
   EXPECT_EQ(backend_->failure().result, hepSuccess);
   publish_outputs(2);
-  expect_ok(routing_->combine(combine_, Half::kBoth, nullptr));
+  expect_ok(routing_->combine(combine_, batch_, Half::kBoth, nullptr));
   expect_failure(hepOperationCombine, hepPhaseSlots, 2, 1);
 }
 
@@ -185,7 +186,7 @@ TEST_F(CudaWaits, GradientsNameThePeerThatNeverTookTheLast) {
   combine_.row_gradients = numbers_.data();
   publish_outputs(1);
   for (int combine = 0; combine < 2; ++combine)
-    expect_ok(routing_->combine(combine_, Half::kBoth, nullptr));
+    expect_ok(routing_->combine(combine_, batch_, Half::kBoth, nullptr));
   expect_failure(hepOperationCombine, hepPhaseSlots, 2, 1);
 }
 
