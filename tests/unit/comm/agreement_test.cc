@@ -5,7 +5,8 @@
 
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include <algorithm>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -16,9 +17,9 @@ using Message = AgreementMessage<int>;
 
 // Rank 0 agrees with a peer that says `theirs`.
 Status agree_with(const Message& theirs, const Status& own, std::vector<int>* payloads) {
-  const auto exchange = [&theirs](const void* send, void* receive, size_t bytes) {
-    std::memcpy(receive, send, bytes);
-    std::memcpy(static_cast<char*>(receive) + bytes, &theirs, bytes);
+  const auto exchange = [&theirs](const void* send, void* receive, size_t) {
+    const Message said[] = {*static_cast<const Message*>(send), theirs};
+    std::copy(std::begin(said), std::end(said), static_cast<Message*>(receive));
     return Status();
   };
   return agree_over(exchange, 2, own, 5, payloads);
