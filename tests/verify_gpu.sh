@@ -156,10 +156,10 @@ else
   not_run 'device functions' "there is no device_test in $build"
 fi
 step 'soak of 60 s' "$suite" --backend cuda --ranks 2 --soak 60 '--gtest_filter=Soak.*'
-# Checked kernels take many times as long, and deadlines must not tell.
-step 'memcheck' env HEP_TIMEOUT_MS=200000 \
-  compute-sanitizer --tool memcheck --error-exitcode 1 \
-  "$suite" --backend cuda --ranks 2 --cases 4 '--gtest_filter=RandomCases.*'
+# Checked kernels of one rank: those of several may have to wait for one another. Creation tries kinds of
+# memory that a machine need not have, which is no error.
+step 'memcheck' compute-sanitizer --tool memcheck --report-api-errors no --error-exitcode 1 \
+  "$suite" --backend cuda --ranks 1 --cases 20 '--gtest_filter=RandomCases.*'
 
 # --------------------------------------------------------------------------------------- record
 

@@ -321,27 +321,25 @@ TEST(Lanes, WithoutRoomForAllBringAWarningWithBothNumbers) {
   EXPECT_TRUE(warnings.sentences.empty()) << warnings.sentences.front();
 }
 
-// What a broken rule of LANES leads to, where two ranks of one device stand for two lanes: neither operation
-// has all its blocks on the device, so both wait, until the timeout names the rank that was waited for.
+// What a broken rule of LANES leads to, where ranks of one device stand for lanes: neither dispatch has all its
+// blocks on the device, so both wait, until the timeout names the rank that was waited for.
 TEST(Lanes, WithoutRoomForTwoGridsEndByTheTimeout) {
   if (world().backend() != hepBackendCuda || !world().shares_devices())
     GTEST_SKIP() << "needs two ranks on one device";
   hepConfig_t config = small_config();
-  config.low_latency_tokens = Batch::kTokens;
-  config.low_latency_blocks = harness::device::num_sms();
+  config.sm_budget = harness::device::num_sms();
   config.timeout_ms = short_timeout_ms();
-  hepRoutingConfig_t place = HEP_ROUTING_CONFIG_INITIALIZER;
-  place.mode = hepModeLowLatency;
   run_ranks(config, [&](Rank& self) {
-    Batch batch(self, config, &place);
-    batch.update_in_the_dispatch();
+    Batch batch(self, config);
+    ASSERT_HEP(batch.update());
+    self.stream.synchronize();
     self.barrier();
     EXPECT_HEP(hepDispatch(batch.routing.get(), &batch.dispatch, self.stream.get()));
     self.stream.synchronize();
     hepResult_t error = hepSuccess;
     EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
     EXPECT_EQ(error, hepErrorTimeout);
-    expect_mentions(hepGetLastError(), {"rank ", "of low-latency lane 0"});
+    expect_mentions(hepGetLastError(), {"rank ", "dispatch 1"});
     self.barrier();
   });
   const hepConfig_t usual = small_config();
