@@ -37,13 +37,11 @@ PATTERNS = [
     "src/backend/cuda/**/*",
     "src/memory/*",
     "src/memory/kinds/*",
-    "src/protocol/call_summary.*",
+    "src/protocol/*.h",
+    "src/protocol/call_summary.cc",
+    "src/protocol/data_type.cc",
     "src/config/config.*",
-    "src/protocol/data_type.*",
-    "src/protocol/half.h",
     "src/config/lanes.*",
-    "src/protocol/layout.h",
-    "src/protocol/quantization.h",
 ]
 KERNELS = "src/**/*.cu"
 INCLUDE_FOLDERS = ["src", "include"]

@@ -16,7 +16,7 @@
 #include "config/lanes.h"
 #include "config/settings.h"
 #include "memory/choose_kind.h"
-#include "protocol/layout.h"
+#include "protocol/shape.h"
 
 #if defined(HEP_HAVE_CUDA)
 #include <cuda_runtime_api.h>

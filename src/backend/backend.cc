@@ -5,6 +5,7 @@
 #include <cinttypes>
 
 #include "protocol/data_type.h"
+#include "protocol/shape.h"
 
 namespace hep {
 

@@ -24,7 +24,7 @@
 #include "net/frames.h"
 #include "net/handshake.h"
 #include "net/listener.h"
-#include "protocol/layout.h"
+#include "protocol/shape.h"
 
 namespace hep {
 namespace {

@@ -6,7 +6,7 @@
 #include "base/result.h"
 #include "bootstrap/bootstrap.h"
 #include "config/ranks.h"
-#include "protocol/layout.h"
+#include "protocol/shape.h"
 
 namespace hep {
 namespace {

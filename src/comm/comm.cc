@@ -17,6 +17,8 @@
 #include "config/ranks.h"
 #include "gpu/device.h"
 #include "memory/choose_kind.h"
+#include "protocol/at.h"
+#include "protocol/shape.h"
 
 namespace hep {
 namespace {

@@ -5,7 +5,9 @@
 
 #include "config/abi.h"
 #include "config/arguments.h"
+#include "protocol/at.h"
 #include "protocol/failure.h"
+#include "protocol/routing_layout.h"
 
 namespace hep {
 namespace {

@@ -10,6 +10,7 @@
 #include "config/ranks.h"
 #include "config/settings.h"
 #include "protocol/data_type.h"
+#include "protocol/shape.h"
 
 namespace hep {
 namespace {

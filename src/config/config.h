@@ -5,7 +5,7 @@
 #include <hybridep.h>
 
 #include "base/status.h"
-#include "protocol/layout.h"
+#include "protocol/shape.h"
 
 namespace hep {
 

@@ -12,7 +12,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "protocol/layout.h"
+#include "protocol/shape.h"
 
 namespace hep {
 

@@ -3,6 +3,12 @@
 
 #include <algorithm>
 
+#include "protocol/choices.h"
+#include "protocol/location.h"
+#include "protocol/routing_layout.h"
+#include "protocol/shape.h"
+#include "protocol/window_layout.h"
+
 namespace hep {
 namespace {
 

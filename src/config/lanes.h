@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "config/config.h"
-#include "protocol/layout.h"
+#include "protocol/routing_layout.h"
+#include "protocol/shape.h"
+#include "protocol/window_layout.h"
 
 namespace hep {
 

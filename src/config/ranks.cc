@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "config/ranks.h"
 
-#include "protocol/layout.h"
+#include "protocol/shape.h"
 
 namespace hep {
 

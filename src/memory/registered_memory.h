@@ -14,6 +14,7 @@
 #include "memory/descriptor_channel.h"
 #include "memory/kind.h"
 #include "memory/registrations.h"
+#include "protocol/location.h"
 
 namespace hep {
 

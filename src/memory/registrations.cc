@@ -4,6 +4,8 @@
 #include <bitset>
 #include <iterator>
 
+#include "protocol/location.h"
+
 namespace hep {
 
 Status Registrations::find_slot(const void* pointer, size_t bytes, int* slot) const {

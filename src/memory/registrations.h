@@ -7,7 +7,6 @@
 #include <map>
 
 #include "base/status.h"
-#include "protocol/layout.h"
 
 namespace hep {
 

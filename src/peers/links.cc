@@ -11,7 +11,7 @@
 #include "config/settings.h"
 #include "net/doorway.h"
 #include "net/reach.h"
-#include "protocol/layout.h"
+#include "protocol/shape.h"
 
 namespace hep {
 namespace {

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <string>
 
-#include "protocol/layout.h"
+#include "protocol/host_device.h"
 
 namespace hep {
 

@@ -3,7 +3,7 @@
 
 #include <cinttypes>
 
-#include "protocol/layout.h"
+#include "protocol/shape.h"
 
 namespace hep {
 namespace {

@@ -6,7 +6,8 @@
 
 #include <cstdint>
 
-#include "protocol/layout.h"
+#include "protocol/host_device.h"
+#include "protocol/shape.h"
 
 namespace hep {
 

@@ -15,6 +15,8 @@
 #include "kernels.cuh"
 #include "nearest.h"
 #include "oracle/reference_numbers.h"
+#include "protocol/quantization.h"
+#include "protocol/shape.h"
 
 namespace {
 

@@ -15,6 +15,11 @@
 #include "config/lanes.h"
 #include "device.h"
 #include "protocol/call_summary.h"
+#include "protocol/location.h"
+#include "protocol/records.h"
+#include "protocol/shape.h"
+#include "protocol/signals.h"
+#include "protocol/window_layout.h"
 
 namespace hep {
 namespace {

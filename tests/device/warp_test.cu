@@ -13,6 +13,7 @@
 #include "backend/cuda/kernels/combine/rows.cuh"
 #include "device.h"
 #include "kernels.cuh"
+#include "protocol/records.h"
 
 namespace {
 

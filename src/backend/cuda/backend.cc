@@ -4,6 +4,9 @@
 #include "backend/cuda/launch.h"
 #include "backend/cuda/routing.h"
 #include "gpu/device.h"
+#include "protocol/at.h"
+#include "protocol/location.h"
+#include "protocol/shape.h"
 
 namespace hep {
 namespace {

@@ -6,8 +6,14 @@
 
 #include <cstdint>
 
+#include "protocol/at.h"
 #include "protocol/half.h"
-#include "protocol/layout.h"
+#include "protocol/host_device.h"
+#include "protocol/location.h"
+#include "protocol/routing_layout.h"
+#include "protocol/shape.h"
+#include "protocol/signals.h"
+#include "protocol/window_layout.h"
 
 namespace hep {
 

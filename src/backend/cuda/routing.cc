@@ -5,7 +5,11 @@
 #include <vector>
 
 #include "backend/cuda/launch.h"
+#include "protocol/at.h"
 #include "protocol/data_type.h"
+#include "protocol/location.h"
+#include "protocol/routing_layout.h"
+#include "protocol/window_layout.h"
 
 namespace hep {
 namespace {

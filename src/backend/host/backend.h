@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The host backend: the protocol of layout.h over windows in plain memory. A call does its work
+// The host backend: the protocol of src/protocol/ over windows in plain memory. A call does its work
 // before it returns, so every rank has a thread or process of its own.
 #pragma once
 

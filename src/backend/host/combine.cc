@@ -9,8 +9,15 @@
 #include "backend/host/number.h"
 #include "backend/host/routing.h"
 #include "backend/host/signal.h"
+#include "protocol/at.h"
 #include "protocol/call_summary.h"
 #include "protocol/data_type.h"
+#include "protocol/output_layout.h"
+#include "protocol/records.h"
+#include "protocol/routing_layout.h"
+#include "protocol/shape.h"
+#include "protocol/signals.h"
+#include "protocol/window_layout.h"
 
 namespace hep {
 namespace {

@@ -9,8 +9,11 @@
 #include "backend/backend.h"
 #include "backend/host/wait.h"
 #include "base/status.h"
+#include "protocol/at.h"
 #include "protocol/call_summary.h"
-#include "protocol/layout.h"
+#include "protocol/shape.h"
+#include "protocol/signals.h"
+#include "protocol/window_layout.h"
 
 namespace hep {
 

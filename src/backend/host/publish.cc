@@ -7,8 +7,11 @@
 #include "backend/host/quantize.h"
 #include "backend/host/routing.h"
 #include "backend/host/signal.h"
+#include "protocol/at.h"
 #include "protocol/call_summary.h"
 #include "protocol/data_type.h"
+#include "protocol/signals.h"
+#include "protocol/window_layout.h"
 
 namespace hep {
 namespace {

@@ -6,8 +6,12 @@
 
 #include "backend/host/routing.h"
 #include "backend/host/signal.h"
+#include "protocol/at.h"
 #include "protocol/call_summary.h"
 #include "protocol/data_type.h"
+#include "protocol/output_layout.h"
+#include "protocol/records.h"
+#include "protocol/signals.h"
 
 namespace hep {
 namespace {

@@ -5,7 +5,10 @@
 #include <utility>
 
 #include "backend/host/backend.h"
+#include "protocol/at.h"
 #include "protocol/data_type.h"
+#include "protocol/records.h"
+#include "protocol/routing_layout.h"
 
 namespace hep {
 

@@ -11,7 +11,8 @@
 #include "backend/backend.h"
 #include "backend/host/operation.h"
 #include "base/status.h"
-#include "protocol/layout.h"
+#include "protocol/records.h"
+#include "protocol/routing_layout.h"
 
 namespace hep {
 

@@ -7,6 +7,10 @@
 #include "backend/host/backend.h"
 #include "backend/host/routing.h"
 #include "backend/host/signal.h"
+#include "protocol/at.h"
+#include "protocol/records.h"
+#include "protocol/shape.h"
+#include "protocol/window_layout.h"
 
 namespace hep {
 namespace {

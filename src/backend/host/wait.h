@@ -10,7 +10,7 @@
 #include <mutex>
 
 #include "base/status.h"
-#include "protocol/layout.h"
+#include "protocol/shape.h"
 
 namespace hep {
 

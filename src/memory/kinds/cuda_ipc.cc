@@ -5,7 +5,7 @@
 
 #include "gpu/context.h"
 #include "memory/kind.h"
-#include "protocol/layout.h"
+#include "protocol/shape.h"
 
 namespace hep {
 namespace {

@@ -16,7 +16,7 @@
 #include "bootstrap_fixture.h"
 #include "net/handshake.h"
 #include "net/socket.h"
-#include "protocol/layout.h"
+#include "protocol/shape.h"
 
 namespace hep {
 namespace {

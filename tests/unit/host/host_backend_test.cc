@@ -3,6 +3,10 @@
 // were worked out by hand.
 #include "host_ranks.h"
 
+#include "protocol/at.h"
+#include "protocol/records.h"
+#include "protocol/routing_layout.h"
+
 namespace hep {
 namespace {
 

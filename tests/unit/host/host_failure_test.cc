@@ -2,6 +2,7 @@
 // Waits of the host backend that end without what they waited for.
 #include "host_ranks.h"
 #include "protocol/call_summary.h"
+#include "protocol/signals.h"
 
 namespace hep {
 namespace {

@@ -22,7 +22,12 @@
 #include "backend/backend.h"
 #include "backend/host/number.h"
 #include "base/status.h"
-#include "protocol/layout.h"
+#include "protocol/at.h"
+#include "protocol/records.h"
+#include "protocol/routing_layout.h"
+#include "protocol/shape.h"
+#include "protocol/signals.h"
+#include "protocol/window_layout.h"
 
 namespace hep {
 

@@ -6,6 +6,8 @@
 
 #include <vector>
 
+#include "protocol/location.h"
+
 namespace hep {
 namespace {
 

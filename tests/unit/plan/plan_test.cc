@@ -2,6 +2,9 @@
 // From a resolved config to launches and sizes.
 #include "config/lanes.h"
 #include "protocol/data_type.h"
+#include "protocol/location.h"
+#include "protocol/shape.h"
+#include "protocol/window_layout.h"
 #include "unit/config/config_fixture.h"
 
 namespace hep {

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The layouts of windows and routings: sections in order, aligned, apart, large enough.
-#include "protocol/layout.h"
 
 #include <gtest/gtest.h>
 
@@ -9,6 +8,11 @@
 #include <cstdint>
 #include <string>
 #include <vector>
+
+#include "protocol/output_layout.h"
+#include "protocol/routing_layout.h"
+#include "protocol/shape.h"
+#include "protocol/window_layout.h"
 
 namespace hep {
 namespace {

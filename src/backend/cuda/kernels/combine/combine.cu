@@ -17,6 +17,8 @@
 #include "backend/cuda/kernels/combine/reduce.cuh"
 #include "backend/cuda/kernels/combine/send.cuh"
 #include "backend/cuda/launch.h"
+#include "protocol/at.h"
+#include "protocol/shape.h"
 
 namespace hep {
 namespace {

@@ -6,7 +6,7 @@
 #include "backend/cuda/kernels/common/numbers.cuh"
 #include "backend/cuda/kernels/common/ring.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
-#include "protocol/layout.h"
+#include "protocol/shape.h"
 
 namespace hep {
 

@@ -5,6 +5,9 @@
 #include "backend/cuda/kernels/common/executed_update.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/launch.h"
+#include "protocol/at.h"
+#include "protocol/output_layout.h"
+#include "protocol/records.h"
 
 namespace hep {
 namespace {

@@ -7,6 +7,10 @@
 #include "backend/cuda/kernels/common/executed_update.cuh"
 #include "backend/cuda/kernels/common/published.cuh"
 #include "backend/cuda/kernels/common/signal.cuh"
+#include "protocol/at.h"
+#include "protocol/location.h"
+#include "protocol/routing_layout.h"
+#include "protocol/signals.h"
 
 namespace hep {
 

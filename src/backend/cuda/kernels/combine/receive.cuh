@@ -4,6 +4,10 @@
 
 #include "backend/cuda/kernels/combine/outputs.cuh"
 #include "backend/cuda/kernels/combine/rows.cuh"
+#include "protocol/at.h"
+#include "protocol/records.h"
+#include "protocol/routing_layout.h"
+#include "protocol/shape.h"
 
 namespace hep {
 

@@ -7,6 +7,10 @@
 #include "backend/cuda/kernel_args.h"
 #include "backend/cuda/kernels/combine/contribution.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
+#include "protocol/at.h"
+#include "protocol/output_layout.h"
+#include "protocol/records.h"
+#include "protocol/routing_layout.h"
 
 namespace hep {
 

@@ -3,7 +3,9 @@
 #pragma once
 
 #include "backend/cuda/kernels/common/signal.cuh"
+#include "protocol/at.h"
 #include "protocol/call_summary.h"
+#include "protocol/routing_layout.h"
 
 namespace hep {
 

@@ -4,6 +4,8 @@
 
 #include "backend/cuda/kernel_args.h"
 #include "backend/cuda/kernels/common/ptx.cuh"
+#include "protocol/at.h"
+#include "protocol/location.h"
 
 namespace hep {
 

@@ -5,6 +5,8 @@
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/kernels/dispatch/extras.cuh"
+#include "protocol/at.h"
+#include "protocol/routing_layout.h"
 
 namespace hep {
 

@@ -9,6 +9,9 @@
 #include "backend/cuda/kernels/dispatch/gate.cuh"
 #include "backend/cuda/kernels/dispatch/rows.cuh"
 #include "backend/cuda/launch.h"
+#include "protocol/at.h"
+#include "protocol/routing_layout.h"
+#include "protocol/shape.h"
 
 namespace hep {
 namespace {

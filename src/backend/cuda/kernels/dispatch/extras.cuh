@@ -5,6 +5,9 @@
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/kernels/dispatch/scales.cuh"
+#include "protocol/at.h"
+#include "protocol/output_layout.h"
+#include "protocol/records.h"
 
 namespace hep {
 

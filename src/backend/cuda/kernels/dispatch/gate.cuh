@@ -7,6 +7,9 @@
 #include "backend/cuda/kernels/common/published.cuh"
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/dispatch/publish.cuh"
+#include "protocol/at.h"
+#include "protocol/records.h"
+#include "protocol/signals.h"
 
 namespace hep {
 

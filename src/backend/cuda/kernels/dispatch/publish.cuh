@@ -7,6 +7,8 @@
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/kernels/dispatch/quantize.cuh"
 #include "backend/cuda/kernels/dispatch/scales.cuh"
+#include "protocol/at.h"
+#include "protocol/window_layout.h"
 
 namespace hep {
 

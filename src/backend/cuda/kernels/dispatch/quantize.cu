@@ -3,6 +3,7 @@
 #include "backend/cuda/kernels/dispatch/quantize.cuh"
 
 #include "backend/cuda/launch.h"
+#include "protocol/shape.h"
 
 namespace hep {
 namespace {

@@ -7,7 +7,9 @@
 #include "backend/cuda/kernel_args.h"
 #include "backend/cuda/kernels/common/numbers.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
+#include "protocol/at.h"
 #include "protocol/quantization.h"
+#include "protocol/shape.h"
 
 namespace hep {
 

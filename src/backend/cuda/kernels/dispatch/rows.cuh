@@ -8,6 +8,10 @@
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/kernels/dispatch/extras.cuh"
 #include "backend/cuda/kernels/dispatch/gate.cuh"
+#include "protocol/at.h"
+#include "protocol/output_layout.h"
+#include "protocol/records.h"
+#include "protocol/shape.h"
 
 namespace hep {
 

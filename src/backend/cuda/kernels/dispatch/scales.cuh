@@ -5,6 +5,9 @@
 
 #include "backend/cuda/kernel_args.h"
 #include "backend/cuda/kernels/common/warp.cuh"
+#include "protocol/at.h"
+#include "protocol/output_layout.h"
+#include "protocol/shape.h"
 
 namespace hep {
 

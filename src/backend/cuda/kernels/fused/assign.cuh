@@ -6,6 +6,11 @@
 
 #include "backend/cuda/kernels/dispatch/extras.cuh"
 #include "backend/cuda/kernels/fused/exchange.cuh"
+#include "protocol/at.h"
+#include "protocol/choices.h"
+#include "protocol/records.h"
+#include "protocol/routing_layout.h"
+#include "protocol/shape.h"
 
 namespace hep {
 

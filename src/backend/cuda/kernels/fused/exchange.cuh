@@ -17,7 +17,10 @@
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/kernels/dispatch/publish.cuh"
 #include "backend/cuda/kernels/route/send.cuh"
+#include "protocol/at.h"
 #include "protocol/call_summary.h"
+#include "protocol/choices.h"
+#include "protocol/shape.h"
 
 namespace hep {
 

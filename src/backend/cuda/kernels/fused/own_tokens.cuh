@@ -4,6 +4,10 @@
 #pragma once
 
 #include "backend/cuda/kernels/fused/assign.cuh"
+#include "protocol/at.h"
+#include "protocol/records.h"
+#include "protocol/routing_layout.h"
+#include "protocol/shape.h"
 
 namespace hep {
 

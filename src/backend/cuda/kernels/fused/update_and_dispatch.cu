@@ -13,6 +13,11 @@
 #include "backend/cuda/kernels/fused/exchange.cuh"
 #include "backend/cuda/kernels/fused/own_tokens.cuh"
 #include "backend/cuda/launch.h"
+#include "protocol/at.h"
+#include "protocol/choices.h"
+#include "protocol/output_layout.h"
+#include "protocol/records.h"
+#include "protocol/shape.h"
 
 namespace hep {
 namespace {

@@ -4,6 +4,10 @@
 
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
+#include "protocol/at.h"
+#include "protocol/records.h"
+#include "protocol/routing_layout.h"
+#include "protocol/shape.h"
 
 namespace hep {
 

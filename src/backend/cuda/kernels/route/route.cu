@@ -12,6 +12,7 @@
 #include "backend/cuda/kernels/route/receive.cuh"
 #include "backend/cuda/kernels/route/send.cuh"
 #include "backend/cuda/launch.h"
+#include "protocol/shape.h"
 
 namespace hep {
 namespace {

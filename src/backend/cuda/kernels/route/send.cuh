@@ -5,6 +5,9 @@
 
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
+#include "protocol/at.h"
+#include "protocol/records.h"
+#include "protocol/shape.h"
 
 namespace hep {
 

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// What an update says of tokens and their selections, in windows and in routings.
+#pragma once
+
+#include <cstdint>
+
+#include "protocol/shape.h"
+
+namespace hep {
+
+// One flat row: a token that selected at least one expert of the receiving rank.
+// In a window it is relative to its source, in a routing absolute.
+struct Row {
+  uint32_t token;    // index on the source rank
+  uint32_t first;    // index of its first selection
+  uint16_t count;    // its selections, consecutive, in ascending (expert, k) order; at least 1
+  uint16_t ordinal;  // how many lower ranks the token selected: its slot for the partial sum
+  uint16_t source;   // source rank
+  uint16_t reserved;
+};
+static_assert(sizeof(Row) == 16);
+
+// One selection of a local expert.
+struct Selection {
+  uint32_t place;   // in a window: index among the source's selections of this expert in (token, k)
+                    // order; in a routing: index of its row in the expert-major layout
+  uint16_t expert;  // local expert
+  uint16_t k;
+};
+static_assert(sizeof(Selection) == 8);
+
+// Where a token of this rank went: one for each rank that it selected, in ascending order.
+struct SentRow {
+  uint16_t rank;
+  uint16_t index;  // among this rank's rows there
+};
+static_assert(sizeof(SentRow) == 4 && kMaxTokens - 1 <= UINT16_MAX);
+
+// What precedes a source's records; uint32_t counts[EL], selections by local expert, follow.
+struct RecordHeader {
+  uint32_t num_tokens;  // T of the source
+  uint32_t num_rows;
+  uint32_t num_selections;
+  uint32_t top_k;  // must be the same on all ranks
+};
+static_assert(sizeof(RecordHeader) == 16);
+
+}  // namespace hep
