@@ -26,8 +26,8 @@ namespace hep {
 //   sent_rows          [max_tokens][max_partials] SentRow   on the cuda backend
 //   rows               [R * max_tokens] Row, in canonical order
 //   selections         [R * max_tokens * K] Selection, in the order of their rows
-//   weights            [R * max_tokens * K] float, of the selections; filled by dispatch. On the cuda
-//                      backend an update keeps the indices of a map here meanwhile
+//   weights            [R * max_tokens * K] float, of the selections; filled by dispatch. On the
+//                      cuda backend an update keeps the indices of a map here meanwhile
 struct RoutingTotals {
   int64_t num_flat_rows;
   int64_t num_expert_rows;

@@ -16,8 +16,8 @@ namespace hep {
 // the parts of all lanes.
 //
 //   signals        [R]               Signals
-//   block_records  [R][kMaxBlocks]   cuda: epoch of the routing update for which this block of the peer
-//                                    has written its records
+//   block_records  [R][kMaxBlocks]   cuda: epoch of the routing update for which this block of the
+//                                    peer has written its records
 //   chunk_ready    [max_chunks][R]   epoch of the combine for which the peer's partials of a chunk
 //                                    of this rank's tokens have arrived
 //   records        [2][R]            header, counts, rows, selections of each source; update n
@@ -31,8 +31,8 @@ namespace hep {
 //     weights        [max_tokens][K]   published weights
 //   slots          [sets]            by the combine's epoch
 //     partials       [max_tokens][max_partials]  slots for partial sums of this rank's tokens
-//     gradients      [max_tokens][K]   gradients of the weights of this rank's tokens, each written by
-//                                      the rank that has the selection; zero between combines
+//     gradients      [max_tokens][K]   gradients of the weights of this rank's tokens, each written
+//                                      by the rank that has the selection; zero between combines
 //   heap
 struct WindowLayout {
   uint64_t block_records, chunk_ready, records, choices, published, slots, heap, total;

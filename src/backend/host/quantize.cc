@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 
 #include "backend/host/number.h"
@@ -10,9 +11,6 @@
 
 namespace hep {
 namespace {
-
-constexpr float kLargestE4m3 = 448.0f;
-constexpr int kScaleBias = 127;
 
 float scale_of(const uint16_t* x, int count) {
   float largest = 0;
@@ -23,11 +21,14 @@ float scale_of(const uint16_t* x, int count) {
   return largest == 0 ? 1.0f : largest / kLargestE4m3;
 }
 
-// The exponent of the smallest power of two that is not less.
-int exponent_above(float scale) {
-  int exponent;
-  const float mantissa = std::frexp(scale, &exponent);  // from 0.5 to less than 1
-  return std::max(mantissa == 0.5f ? exponent - 1 : exponent, -kScaleBias);
+// Rounds a scale up to a power of two and returns its biased exponent.
+uint8_t round_up(float* scale) {
+  uint32_t bits;
+  std::memcpy(&bits, scale, sizeof bits);
+  const uint32_t exponent = exponent_above(bits);
+  bits = power_of_two_bits(exponent);
+  std::memcpy(scale, &bits, sizeof bits);
+  return static_cast<uint8_t>(exponent);
 }
 
 }  // namespace
@@ -40,9 +41,7 @@ void quantize_row(const uint16_t* x, int hidden, int32_t quantize, uint8_t* row,
     const int block = begin / kQuantizationBlock;
     float scale = scale_of(x + begin, end - begin);
     if (quantize == hepQuantizeUe8m0) {
-      const int exponent = exponent_above(scale);
-      scale = std::ldexp(1.0f, exponent);
-      scales[block] = static_cast<char>(exponent + kScaleBias);
+      scales[block] = static_cast<char>(round_up(&scale));
     } else {
       std::memcpy(scales + block * sizeof scale, &scale, sizeof scale);
     }

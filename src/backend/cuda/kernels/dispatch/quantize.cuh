@@ -25,9 +25,7 @@ constexpr int kVectorsOfUnit = 4;
 constexpr int kVectorElements = kWarpSize * kElements;
 constexpr int kUnitElements = kVectorsOfUnit * kVectorElements;
 
-constexpr float kLargestE4m3 = 448.0f;
 constexpr uint32_t kInfinity = 0x7f800000u;
-constexpr int kMantissaBits = 23;
 
 // Of FP32 numbers that are not negative, the order is that of their bits. By all lanes.
 __device__ inline float scale_of_block(const float* values) {
@@ -40,18 +38,6 @@ __device__ inline float scale_of_block(const float* values) {
   for (int distance = 1; distance < kScaleLanes; distance *= 2)
     largest = max(largest, __shfl_xor_sync(kFullWarp, largest, distance));
   return largest == 0 ? 1.0f : __fdiv_rn(__uint_as_float(largest), kLargestE4m3);
-}
-
-// The biased exponent of the smallest power of two that is not less; 0 stands for 2^-127.
-__device__ inline uint32_t exponent_above(float scale) {
-  constexpr uint32_t kSmallest = 1u << (kMantissaBits - 1);  // 2^-127, a denormal number
-  const uint32_t bits = __float_as_uint(scale);
-  const bool is_power = (bits & ((1u << kMantissaBits) - 1)) == 0;
-  return bits <= kSmallest ? 0 : (bits >> kMantissaBits) + !is_power;
-}
-
-__device__ inline float power_of_two(uint32_t exponent) {
-  return __uint_as_float(exponent == 0 ? 1u << (kMantissaBits - 1) : exponent << kMantissaBits);
 }
 
 // To nearest even; past 448, infinities too, 448; every NaN 0x7f.
@@ -86,8 +72,8 @@ __device__ inline void quantize_vector(const QuantizeArgs& args, int token, int 
   float scale = scale_of_block(values);
   uint32_t exponent = 0;
   if (args.quantize == hepQuantizeUe8m0) {
-    exponent = exponent_above(scale);
-    scale = power_of_two(exponent);
+    exponent = exponent_above(__float_as_uint(scale));
+    scale = __uint_as_float(power_of_two_bits(exponent));
   }
   if (column >= args.hidden) return;
   *at<uint2>(args.rows, static_cast<int64_t>(token) * args.hidden + column) =
