@@ -12,10 +12,6 @@
 namespace hep {
 namespace {
 
-const char* operation_name(hepOperation_t operation) {
-  return operation == hepOperationDispatch ? "dispatch" : "combine";
-}
-
 const char* receive_name(hepOperation_t operation) {
   return operation == hepOperationDispatch ? "hepDispatchReceive" : "hepCombineReceive";
 }

@@ -8,15 +8,6 @@
 namespace hep {
 namespace {
 
-const char* operation_name(int32_t operation) {
-  switch (operation) {
-    case hepOperationRouting: return "routing update";
-    case hepOperationDispatch: return "dispatch";
-    case hepOperationCombine: return "combine";
-    default: return "operation";
-  }
-}
-
 std::string operation_of(const hepFailure_t& failure) {
   return operation_text(failure.operation, failure.number, failure.mode, failure.lane);
 }
@@ -66,6 +57,15 @@ Status ended_status(const hepFailure_t& failure, const std::string& cause) {
 }
 
 }  // namespace
+
+const char* operation_name(int32_t operation) {
+  switch (operation) {
+    case hepOperationRouting: return "routing update";
+    case hepOperationDispatch: return "dispatch";
+    case hepOperationCombine: return "combine";
+    default: return "operation";
+  }
+}
 
 std::string lane_name(int32_t mode, int32_t number) {
   return (mode == hepModeLowLatency ? "low-latency lane " : "lane ") + std::to_string(number);

@@ -11,6 +11,9 @@
 
 namespace hep {
 
+// "dispatch", for example.
+const char* operation_name(int32_t operation);
+
 // "lane 1" or "low-latency lane 1".
 std::string lane_name(int32_t mode, int32_t number);
 
