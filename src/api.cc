@@ -2,21 +2,19 @@
 // Every exported function: check the handles, call, return.
 #include <hybridep.h>
 
-#include <cinttypes>
 #include <exception>
+#include <memory>
 #include <new>
 
 #include "base/status.h"
 #include "bootstrap/bootstrap.h"
 #include "comm/comm.h"
+#include "comm/create.h"
 #include "comm/registration.h"
 #include "comm/routing.h"
 #include "config/abi.h"
 #include "config/config.h"
-#include "config/ranks.h"
 #include "config/settings.h"
-#include "gpu/device.h"
-#include "protocol/failure.h"
 
 namespace hep {
 namespace {
@@ -69,55 +67,6 @@ hepResult_t create(hepComm_t* comm, Create create_with) {
     *comm = created.release();
     return Status();
   });
-}
-
-hepLimits_t limits_of(const hepComm& comm) {
-  const Lane& lane = comm.lanes.front();
-  const Shape& shape = lane.shape;
-  const bool cuda = comm.config.backend == hepBackendCuda;
-  hepLimits_t limits = HEP_LIMITS_INITIALIZER;
-  limits.max_tokens = shape.max_tokens;
-  limits.max_top_k = shape.max_top_k;
-  limits.num_experts = shape.num_experts;
-  limits.num_local_experts = shape.num_local_experts();
-  limits.row_bytes = shape.row_bytes;
-  limits.max_flat_rows = static_cast<int64_t>(shape.num_ranks) * shape.max_tokens;
-  limits.max_expert_rows = limits.max_flat_rows * shape.max_top_k;
-  limits.routing_blocks = cuda ? lane.plan.routing_blocks : 0;
-  limits.dispatch_blocks = cuda ? lane.plan.dispatch_blocks : 0;
-  limits.combine_blocks = cuda ? lane.plan.combine_blocks : 0;
-  limits.timeout_ms = comm.config.timeout_ms;
-  limits.lanes = num_lanes(comm.config, hepModeThroughput);
-  limits.low_latency_lanes = num_lanes(comm.config, hepModeLowLatency);
-  if (limits.low_latency_lanes == 0) return limits;
-  limits.low_latency_tokens = comm.config.low_latency_tokens;
-  limits.low_latency_blocks = cuda ? most_blocks(comm.lanes.back()) : 0;
-  return limits;
-}
-
-Status async_error(const hepComm& comm) {
-  HEP_TRY(comm.check());
-  const Backend::BadIndex bad = comm.backend->bad_index();
-  if (bad.found && bad.k < 0)
-    return error(hepErrorInvalidArgument,
-                 "rank %d: the map of token %" PRId64 " selects %" PRId64
-                 " experts, which is more than top_k; those past the first top_k do not count",
-                 comm.rank, bad.token, bad.value);
-  if (bad.found)
-    return error(hepErrorInvalidArgument,
-                 "rank %d: token %" PRId64 ", selection %" PRId64 " has expert id %" PRId64
-                 ", must be -1 to %d; it counts as -1",
-                 comm.rank, bad.token, bad.k, bad.value, comm.config.num_experts - 1);
-  const Backend::Overflow overflow = comm.backend->overflow();
-  if (overflow.found)
-    return error(
-        hepErrorOverflow,
-        "rank %d: %s needed a capacity of %" PRId64 ", but had %" PRId64
-        "; the rows past it were dropped",
-        comm.rank,
-        operation_text(hepOperationDispatch, overflow.number, overflow.mode, overflow.lane).c_str(),
-        overflow.needed, overflow.capacity);
-  return Status();
 }
 
 }  // namespace
@@ -192,8 +141,6 @@ hepResult_t hepCommInitAll(hepComm_t* comms, int num_ranks, const int* devices,
                            const hepConfig_t* config) {
   return call([&]() -> Status {
     HEP_TRY(check_output(comms, "comms"));
-    HEP_TRY(check_num_ranks(num_ranks));
-    for (int r = 0; r < num_ranks; ++r) comms[r] = nullptr;
     return create_all_comms(num_ranks, devices, config, comms);
   });
 }
@@ -201,14 +148,10 @@ hepResult_t hepCommInitAll(hepComm_t* comms, int num_ranks, const int* devices,
 hepResult_t hepCommInitCallback(hepComm_t* comm, int num_ranks, int rank, hepAllGather_t all_gather,
                                 void* context, const hepConfig_t* config) {
   return call([&]() -> Status {
-    // Told to the peers before it is returned, because they are on their way into all_gather.
-    Status own = check_output(comm, "comm");
+    const Status own = check_output(comm, "comm");  // which the peers must learn, too
     if (own.ok()) *comm = nullptr;
-    if (own.ok()) own = check_rank(rank, num_ranks);
-    hepUniqueId_t id;
-    HEP_TRY(unique_id_over_callback(all_gather, context, rank, num_ranks, own, &id));
     std::unique_ptr<hepComm> created;
-    HEP_TRY(create_comm(id, rank, num_ranks, config, &created));
+    HEP_TRY(create_comm_over_callback(all_gather, context, rank, num_ranks, own, config, &created));
     *comm = created.release();
     return Status();
   });
@@ -217,14 +160,7 @@ hepResult_t hepCommInitCallback(hepComm_t* comm, int num_ranks, int rank, hepAll
 hepResult_t hepCommInitNccl(hepComm_t* comm, struct ncclComm* nccl, const hepConfig_t* config) {
   return create(comm, [&](std::unique_ptr<hepComm>* created) -> Status {
     HEP_TRY(check_output(nccl, "nccl"));
-    hepUniqueId_t id;
-    int rank, num_ranks, device;
-    HEP_TRY(
-        unique_id_over_nccl(nccl, wanted_init_timeout_ms(config), &id, &rank, &num_ranks, &device));
-    return keep_current_device([&]() -> Status {
-      HEP_TRY(bind_cuda_device(device));
-      return create_comm(id, rank, num_ranks, config, created);
-    });
+    return create_comm_over_nccl(nccl, config, created);
   });
 }
 
@@ -232,11 +168,7 @@ hepResult_t hepCommDestroy(hepComm_t comm) {
   return call([&]() -> Status {
     if (comm == nullptr) return Status();
     HEP_TRY(check_comm(comm));
-    if (comm->live_routings > 0)
-      return error(hepErrorInvalidUsage, "%d routings of this communicator are alive",
-                   comm->live_routings.load());
-    delete comm;
-    return Status();
+    return destroy_comm(comm);
   });
 }
 
@@ -306,11 +238,11 @@ hepResult_t hepCommDeregister(hepComm_t comm, void* pointer) {
   });
 }
 
-hepResult_t hepCommGetAsyncError(hepComm_t comm, hepResult_t* error) {
+hepResult_t hepCommGetAsyncError(hepComm_t comm, hepResult_t* result) {
   return call([&]() -> Status {
     HEP_TRY(check_comm(comm));
-    HEP_TRY(check_output(error, "error"));
-    *error = report(async_error(*comm));
+    HEP_TRY(check_output(result, "error"));
+    *result = report(async_error(*comm));
     return Status();
   });
 }

@@ -57,13 +57,14 @@ namespace hep {
 // Refuses NULL and pointers to something else.
 Status check_comm(hepComm_t comm);
 
-// Creates one rank's communicator. An error on any rank becomes an error on all.
-Status create_comm(const hepUniqueId_t& id, int rank, int num_ranks, const hepConfig_t* config,
-                   std::unique_ptr<hepComm>* out);
+// Ends a communicator that has no routings.
+Status destroy_comm(hepComm_t comm);
 
-// Creates the communicators of all ranks in this process, each bound to its device.
-Status create_all_comms(int num_ranks, const int* devices, const hepConfig_t* config,
-                        hepComm_t* comms);
+hepLimits_t limits_of(const hepComm& comm);
+
+// Returns the first failure. Without one, tells of an index that was no expert's, or of rows that
+// did not fit.
+Status async_error(const hepComm& comm);
 
 Status allocate_memory(hepComm_t comm, size_t bytes, void** pointer);
 Status free_memory(hepComm_t comm, void* pointer);
