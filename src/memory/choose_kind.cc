@@ -15,8 +15,8 @@ namespace {
 
 constexpr size_t kProbeBytes = 4096;
 
-// Allocates, exports and maps again what was exported. An IPC handle cannot be opened in the process
-// that made it: there, only allocating and exporting are tried.
+// Allocates, exports and maps again what was exported. An IPC handle cannot be opened in the
+// process that made it: there, only allocating and exporting are tried.
 Status probe(const MemoryKindOperations& operations, int device) {
   std::shared_ptr<Allocation> allocation;
   HEP_TRY(operations.allocate(device, kProbeBytes, &allocation));
@@ -53,8 +53,8 @@ class WorkingKinds {
   std::set<std::pair<MemoryKind, int>> kinds_;
 };
 
-// What has worked is not tried again: CUDA may wait for the whole device as it frees memory of cudaMalloc,
-// and so for a kernel of another communicator that waits for a peer.
+// What has worked is not tried again: CUDA may wait for the whole device as it frees memory of
+// cudaMalloc, and so for a kernel of another communicator that waits for a peer.
 Status probe_once(const MemoryKindOperations& operations, int device) {
   WorkingKinds& working = WorkingKinds::instance();
   if (working.contain(operations.kind, device)) return Status();

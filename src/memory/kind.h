@@ -27,6 +27,10 @@ constexpr MemoryKind kMemoryKinds[] = {MemoryKind::host_descriptor, MemoryKind::
 
 const char* memory_kind_name(MemoryKind kind);
 
+constexpr bool passes_descriptors(MemoryKind kind) {
+  return kind == MemoryKind::host_descriptor || kind == MemoryKind::cuda_descriptor;
+}
+
 constexpr uint32_t memory_kind_bit(MemoryKind kind) { return 1u << static_cast<uint32_t>(kind); }
 
 // How others reach a window: plain bytes, to be all-gathered.
@@ -54,8 +58,8 @@ class Mapping {
   virtual void* address() const = 0;
 };
 
-// Memory of this rank, mapped here and ready to be mapped by others. Freed when nobody has it mapped,
-// unless it is borrowed.
+// Memory of this rank, mapped here and ready to be mapped by others. Freed when nobody has it
+// mapped, unless it is borrowed.
 class Allocation : public Mapping {
  public:
   // Fills the fields of the handle that only the kind knows: mapped_bytes and exported.
@@ -79,7 +83,6 @@ struct PeerMemory {
 struct MemoryKindOperations {
   MemoryKind kind;
   hepBackend_t backend;
-  bool passes_descriptors;
   Status (*allocate)(int device, size_t bytes, std::shared_ptr<Allocation>* out);
   // For access by `device` of this process.
   Status (*map)(int device, const PeerMemory& peer, std::unique_ptr<Mapping>* out);
@@ -99,8 +102,8 @@ struct DeviceRange {
   size_t bytes;
 };
 
-// The allocation in which memory of the caller's lies. hepErrorInvalidArgument if it is no memory of the
-// device, or longer than its allocation; hepErrorUnsupported if it cannot be shared.
+// The allocation in which memory of the caller's lies. hepErrorInvalidArgument if it is no memory
+// of the device, or longer than its allocation; hepErrorUnsupported if it cannot be shared.
 Status find_device_range(int device, const void* pointer, size_t bytes, bool several_hosts,
                          DeviceRange* out);
 

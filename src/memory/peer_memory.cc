@@ -1,34 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "memory/peer_memory.h"
 
+#include <algorithm>
+#include <string>
+
 #include "base/identity.h"
+#include "memory/local_allocations.h"
 
 namespace hep {
+namespace {
 
-// Never destroyed: communicators may be destroyed at exit.
-LocalAllocations& LocalAllocations::instance() {
-  static LocalAllocations* const allocations = new LocalAllocations;
-  return *allocations;
+// Adds up what went wrong with several peers.
+class PeerFailures {
+ public:
+  void add(const Status& status) {
+    if (status.ok()) return;
+    if (result_ == hepSuccess) result_ = status.result();
+    text_ += (text_.empty() ? "" : "; ") + status.message();
+  }
+
+  Status status() const { return result_ == hepSuccess ? Status() : Status(result_, text_); }
+
+ private:
+  hepResult_t result_ = hepSuccess;
+  std::string text_;
+};
+
+bool needs_descriptor(const WindowHandle& handle) {
+  return handle.bytes > 0 && passes_descriptors(handle.kind);
 }
 
-void LocalAllocations::add(uint64_t id, const std::shared_ptr<Allocation>& allocation) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  allocations_[id] = allocation;
-}
-
-void LocalAllocations::remove(uint64_t id) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  allocations_.erase(id);
-}
-
-std::shared_ptr<Allocation> LocalAllocations::find(uint64_t id) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  const auto found = allocations_.find(id);
-  return found == allocations_.end() ? nullptr : found->second.lock();
-}
-
-Status map_peer_memory(int device, int rank, int peer, const WindowHandle& handle, int descriptor,
-                       std::unique_ptr<Mapping>* out) {
+// `descriptor` is -1 for a peer of this process and for kinds that pass none.
+Status map_peer(int device, int rank, int peer, const WindowHandle& handle, int descriptor,
+                std::unique_ptr<Mapping>* out) {
   const MemoryKindOperations* operations = nullptr;
   HEP_TRY(find_memory_kind(handle.kind, &operations));
   std::shared_ptr<Allocation> local;
@@ -44,6 +48,36 @@ Status map_peer_memory(int device, int rank, int peer, const WindowHandle& handl
   return error(mapped.result() == hepErrorCuda ? hepErrorUnreachable : mapped.result(),
                "rank %d cannot map the memory of rank %d: %s", rank, peer,
                mapped.message().c_str());
+}
+
+}  // namespace
+
+Status map_peers(int device, int rank, const std::vector<WindowHandle>& handles,
+                 DescriptorChannel* channel, Deadline deadline,
+                 std::vector<std::unique_ptr<Mapping>>* mappings) {
+  PeerFailures failures;
+  mappings->resize(handles.size());
+  const auto map = [&](int peer, int descriptor) {
+    failures.add(map_peer(device, rank, peer, handles[peer], descriptor, &(*mappings)[peer]));
+  };
+  std::vector<int> others;  // of other processes
+  std::vector<DescriptorAddress> addresses;
+  for (int peer = 0; peer < static_cast<int>(handles.size()); ++peer) {
+    const WindowHandle& handle = handles[peer];
+    addresses.push_back(handle.descriptor);
+    if (peer == rank) continue;
+    const bool local = handle.process == process_identity();
+    if (!local) others.push_back(peer);
+    if (handle.bytes > 0 && (local || !needs_descriptor(handle))) map(peer, -1);
+  }
+  // All or none take part, whether or not they have a descriptor to give.
+  if (!others.empty() && std::any_of(handles.begin(), handles.end(), needs_descriptor)) {
+    const auto receive = [&](int peer, int descriptor) {
+      if (needs_descriptor(handles[peer])) map(peer, descriptor);
+    };
+    failures.add(channel->exchange(rank, others, addresses, receive, deadline));
+  }
+  return failures.status();
 }
 
 }  // namespace hep

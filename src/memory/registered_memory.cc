@@ -3,20 +3,11 @@
 
 #include <sys/mman.h>
 
-#include <algorithm>
-
 #include "base/identity.h"
+#include "memory/local_allocations.h"
 #include "memory/peer_memory.h"
 
 namespace hep {
-namespace {
-
-bool needs_descriptor(const RegisteredHandle& handle) {
-  return handle.bytes > 0 && handle.memory.kind == MemoryKind::cuda_descriptor;
-}
-
-}  // namespace
-
 Status RegisteredMemory::create(int device, const void* pointer, size_t bytes, bool several_hosts,
                                 std::unique_ptr<RegisteredMemory>* out) {
   std::unique_ptr<RegisteredMemory> memory(new RegisteredMemory(device));
@@ -63,30 +54,9 @@ RegisteredHandle RegisteredMemory::handle() const {
 Status RegisteredMemory::map_peers(const std::vector<RegisteredHandle>& handles, int rank,
                                    Deadline deadline,
                                    std::vector<std::unique_ptr<Mapping>>* mappings) {
-  PeerFailures failures;
-  mappings->resize(handles.size());
-  const auto map = [&](int peer, int descriptor) {
-    failures.add(
-        map_peer_memory(device_, rank, peer, handles[peer].memory, descriptor, &(*mappings)[peer]));
-  };
-  std::vector<int> others;
-  std::vector<DescriptorAddress> addresses;
-  for (int peer = 0; peer < static_cast<int>(handles.size()); ++peer) {
-    const RegisteredHandle& handle = handles[peer];
-    addresses.push_back(handle.memory.descriptor);
-    if (peer == rank) continue;
-    const bool local = handle.memory.process == process_identity();
-    if (!local) others.push_back(peer);
-    if (handle.bytes > 0 && (local || !needs_descriptor(handle))) map(peer, -1);
-  }
-  // All or none take part, whether or not they have a descriptor to give.
-  if (!others.empty() && std::any_of(handles.begin(), handles.end(), needs_descriptor)) {
-    const auto receive = [&](int peer, int descriptor) {
-      if (needs_descriptor(handles[peer])) map(peer, descriptor);
-    };
-    failures.add(channel_->exchange(rank, others, addresses, receive, deadline));
-  }
-  return failures.status();
+  std::vector<WindowHandle> memory;
+  for (const RegisteredHandle& handle : handles) memory.push_back(handle.memory);
+  return hep::map_peers(device_, rank, memory, channel_.get(), deadline, mappings);
 }
 
 void RegisteredMemory::release_descriptors() {

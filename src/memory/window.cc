@@ -2,6 +2,7 @@
 #include "memory/window.h"
 
 #include "base/identity.h"
+#include "memory/local_allocations.h"
 #include "memory/peer_memory.h"
 
 namespace hep {
@@ -13,7 +14,7 @@ Status Window::create(MemoryKind kind, int device, size_t bytes, std::unique_ptr
   std::unique_ptr<Window> window(new Window(kind, device, bytes));
   HEP_TRY(random_bytes(&window->id_, sizeof window->id_));
   HEP_TRY(operations->allocate(device, bytes, &window->own_));
-  if (operations->passes_descriptors)
+  if (passes_descriptors(kind))
     HEP_TRY(DescriptorChannel::open(window->own_->descriptor(), &window->channel_));
   LocalAllocations::instance().add(window->id_, window->own_);
   *out = std::move(window);
@@ -45,8 +46,7 @@ WindowHandle Window::handle() const {
 Status Window::connect(const std::vector<WindowHandle>& handles, int rank, Deadline deadline) {
   HEP_TRY(check(handles, rank));
   rank_ = rank;
-  peers_.resize(handles.size());
-  return map_all(handles, deadline);
+  return map_peers(device_, rank, handles, channel_.get(), deadline, &peers_);
 }
 
 Status Window::check(const std::vector<WindowHandle>& handles, int rank) const {
@@ -69,31 +69,6 @@ Status Window::check(const std::vector<WindowHandle>& handles, int rank) const {
                    rank, peer, memory_kind_name(kind_));
   }
   return Status();
-}
-
-Status Window::map_all(const std::vector<WindowHandle>& handles, Deadline deadline) {
-  PeerFailures failures;
-  std::vector<int> remote;
-  std::vector<DescriptorAddress> addresses;
-  for (int peer = 0; peer < static_cast<int>(handles.size()); ++peer) {
-    addresses.push_back(handles[peer].descriptor);
-    if (peer == rank_) continue;
-    if (channel_ && handles[peer].process != process_identity())
-      remote.push_back(peer);
-    else
-      failures.add(map(handles[peer], peer, -1));
-  }
-  if (!remote.empty()) {
-    const auto receive = [&](int peer, int descriptor) {
-      failures.add(map(handles[peer], peer, descriptor));
-    };
-    failures.add(channel_->exchange(rank_, remote, addresses, receive, deadline));
-  }
-  return failures.status();
-}
-
-Status Window::map(const WindowHandle& handle, int peer, int descriptor) {
-  return map_peer_memory(device_, rank_, peer, handle, descriptor, &peers_[peer]);
 }
 
 void Window::release_descriptors() {

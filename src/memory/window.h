@@ -28,8 +28,7 @@ class Window {
 
   WindowHandle handle() const;
 
-  // Maps the windows of all peers. Collective, once; `handles` [R] are those of all ranks. Every rank
-  // tries all its peers, also after a failure, so no rank waits longer than it must.
+  // Maps the windows of all peers, as map_peers() does. Collective, once.
   // hepErrorUnreachable  names each pair of ranks whose devices cannot map each other's memory
   // hepErrorMismatch     windows differ in kind or size
   // hepErrorPeerLost     a peer's window or process is gone
@@ -37,8 +36,8 @@ class Window {
   // The window can only be destroyed after an error.
   Status connect(const std::vector<WindowHandle>& handles, int rank, Deadline deadline);
 
-  // Closes sockets and descriptors that were needed for connecting. The caller has made sure that all
-  // ranks have connected.
+  // Closes sockets and descriptors that were needed for connecting. The caller has made sure that
+  // all ranks have connected.
   void release_descriptors();
 
   // Where this rank sees a rank's window, its own included; NULL before connect().
@@ -50,8 +49,6 @@ class Window {
   Window(MemoryKind kind, int device, size_t bytes);
 
   Status check(const std::vector<WindowHandle>& handles, int rank) const;
-  Status map(const WindowHandle& handle, int peer, int descriptor);
-  Status map_all(const std::vector<WindowHandle>& handles, Deadline deadline);
 
   const MemoryKind kind_;
   const int device_;

@@ -147,7 +147,7 @@ Status map_ipc(int device, const PeerMemory& peer, std::unique_ptr<Mapping>* out
 
 }  // namespace
 
-const MemoryKindOperations kCudaIpcOperations = {MemoryKind::cuda_ipc, hepBackendCuda, false,
-                                                 allocate_ipc,         map_ipc,        borrow_ipc};
+const MemoryKindOperations kCudaIpcOperations = {MemoryKind::cuda_ipc, hepBackendCuda, allocate_ipc,
+                                                 map_ipc, borrow_ipc};
 
 }  // namespace hep

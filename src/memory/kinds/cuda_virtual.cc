@@ -123,18 +123,11 @@ Status map(int device, const PeerMemory& peer, std::unique_ptr<Mapping>* out) {
 }  // namespace
 
 const MemoryKindOperations kCudaDescriptorOperations = {
-    MemoryKind::cuda_descriptor,
-    hepBackendCuda,
-    true,
-    allocate<&VirtualAllocation::allocate_descriptor>,
-    map<&VirtualMapping::map_descriptor>,
-    borrow<&VirtualAllocation::borrow_descriptor>};
+    MemoryKind::cuda_descriptor, hepBackendCuda, allocate<&VirtualAllocation::allocate_descriptor>,
+    map<&VirtualMapping::map_descriptor>, borrow<&VirtualAllocation::borrow_descriptor>};
 
-const MemoryKindOperations kCudaFabricOperations = {MemoryKind::cuda_fabric,
-                                                    hepBackendCuda,
-                                                    false,
-                                                    allocate<&VirtualAllocation::allocate_fabric>,
-                                                    map<&VirtualMapping::map_fabric>,
-                                                    borrow<&VirtualAllocation::borrow_fabric>};
+const MemoryKindOperations kCudaFabricOperations = {
+    MemoryKind::cuda_fabric, hepBackendCuda, allocate<&VirtualAllocation::allocate_fabric>,
+    map<&VirtualMapping::map_fabric>, borrow<&VirtualAllocation::borrow_fabric>};
 
 }  // namespace hep

@@ -95,7 +95,7 @@ Status map_host(int, const PeerMemory& peer, std::unique_ptr<Mapping>* out) {
 
 }  // namespace
 
-const MemoryKindOperations kHostDescriptorOperations = {
-    MemoryKind::host_descriptor, hepBackendHost, true, allocate_host, map_host, nullptr};
+const MemoryKindOperations kHostDescriptorOperations = {MemoryKind::host_descriptor, hepBackendHost,
+                                                        allocate_host, map_host, nullptr};
 
 }  // namespace hep

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "memory/local_allocations.h"
+
+namespace hep {
+
+// Never destroyed: communicators may be destroyed at exit.
+LocalAllocations& LocalAllocations::instance() {
+  static LocalAllocations* const allocations = new LocalAllocations;
+  return *allocations;
+}
+
+void LocalAllocations::add(uint64_t id, const std::shared_ptr<Allocation>& allocation) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  allocations_[id] = allocation;
+}
+
+void LocalAllocations::remove(uint64_t id) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  allocations_.erase(id);
+}
+
+std::shared_ptr<Allocation> LocalAllocations::find(uint64_t id) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = allocations_.find(id);
+  return found == allocations_.end() ? nullptr : found->second.lock();
+}
+
+}  // namespace hep

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// The memory that ranks of this process share: they find each other's without the kernel's help.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+
+#include "memory/kind.h"
+
+namespace hep {
+
+class LocalAllocations {
+ public:
+  static LocalAllocations& instance();
+
+  void add(uint64_t id, const std::shared_ptr<Allocation>& allocation);
+  void remove(uint64_t id);
+
+  // NULL if it is gone.
+  std::shared_ptr<Allocation> find(uint64_t id);
+
+ private:
+  std::mutex mutex_;
+  std::unordered_map<uint64_t, std::weak_ptr<Allocation>> allocations_;
+};
+
+}  // namespace hep
