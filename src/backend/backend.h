@@ -10,7 +10,7 @@
 
 #include "base/status.h"
 #include "config/lanes.h"
-#include "memory/registrations.h"
+#include "memory/registration.h"
 #include "protocol/half.h"
 
 namespace hep {

@@ -16,7 +16,7 @@
 #include "comm/health.h"
 #include "config/lanes.h"
 #include "memory/heap.h"
-#include "memory/registered_memory.h"
+#include "memory/registration.h"
 #include "memory/window.h"
 #include "peers/member.h"
 
@@ -34,7 +34,7 @@ struct hepComm {
   hep::LogCallback log;  // goes last, so that it receives what the others say as they go
   std::unique_ptr<hep::Window> window;
   std::unique_ptr<hep::Heap> heap;
-  std::unique_ptr<hep::RegisteredState> registered;
+  hep::Registrations registrations;
   std::unique_ptr<hep::PeerMember> member;  // takes leave when nothing will be signalled any more
   std::unique_ptr<hep::Backend> backend;
   std::unique_ptr<hep::Health> health;

@@ -181,8 +181,7 @@ Status create_backend(hepComm& comm) {
       seen.windows.push_back(at<char>(comm.window->address(r), lane.offset));
     context.lanes.push_back(std::move(seen));
   }
-  comm.registered = std::make_unique<RegisteredState>(comm.num_ranks);
-  context.registrations = &comm.registered->registrations;
+  context.registrations = &comm.registrations;
   comm.heap = std::make_unique<Heap>(align_up(comm.config.heap_bytes, Heap::kAlignment));
   const bool cuda = comm.config.backend == hepBackendCuda;
   HEP_TRY(cuda ? create_cuda_backend(context, &comm.backend)

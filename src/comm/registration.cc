@@ -60,7 +60,7 @@ bool maps_memory(const hepComm& comm) { return comm.config.backend == hepBackend
 
 Status prepare(hepComm& comm, void* pointer, size_t bytes, Part* part,
                std::unique_ptr<RegisteredMemory>* memory) {
-  HEP_TRY(comm.registered->registrations.find_slot(pointer, bytes, &part->slot));
+  HEP_TRY(comm.registrations.find_slot(pointer, bytes, &part->slot));
   if (!maps_memory(comm)) return Status();
   HEP_TRY(check_not_capturing(comm.device));
   HEP_TRY(RegisteredMemory::create(comm.device, pointer, bytes, comm.several_hosts, memory));
@@ -84,10 +84,6 @@ Status map_parts(hepComm& comm, void* pointer, const std::vector<Part>& parts,
   return comm.backend->set_registered(addresses);
 }
 
-std::unique_ptr<Mapping>& mapping_of(hepComm& comm, int slot, int rank) {
-  return comm.registered->mappings[slot * comm.num_ranks + rank];
-}
-
 }  // namespace
 
 Status register_memory(hepComm& comm, void* pointer, size_t bytes) {
@@ -105,11 +101,10 @@ Status register_memory(hepComm& comm, void* pointer, size_t bytes) {
       maps_memory(comm) ? map_parts(comm, pointer, parts, *memory, &mappings) : Status();
   HEP_TRY(agree(comm, part.call, mapped));
 
-  comm.registered->registrations.add(pointer, bytes, part.slot);
-  for (size_t r = 0; r < mappings.size(); ++r)
-    if (mappings[r]) mapping_of(comm, parts[r].slot, static_cast<int>(r)) = std::move(mappings[r]);
+  for (int r = 0; r < static_cast<int>(mappings.size()); ++r)
+    if (mappings[r]) comm.registrations.keep_mapping(r, parts[r].slot, std::move(mappings[r]));
   if (memory) memory->release_descriptors();
-  if (part.slot >= 0) comm.registered->own[part.slot] = std::move(memory);
+  comm.registrations.add(pointer, bytes, part.slot, std::move(memory));
   return Status();
 }
 
@@ -117,18 +112,16 @@ Status deregister_memory(hepComm& comm, void* pointer) {
   HEP_TRY(comm.check());
   Part part{};
   part.call = Call::kDeregister;
-  Status prepared = comm.registered->registrations.slot_of(pointer, &part.slot);
+  Status prepared = comm.registrations.slot_of(pointer, &part.slot);
   if (prepared.ok() && maps_memory(comm)) prepared = check_not_capturing(comm.device);
   std::vector<Part> parts;
   HEP_TRY(agree(comm, part.call, prepared, part, &parts));
   HEP_TRY(check_calls(parts));
 
-  for (int r = 0; r < comm.num_ranks; ++r)
-    if (parts[r].slot >= 0) mapping_of(comm, parts[r].slot, r).reset();
-  comm.registered->registrations.remove(pointer);
+  for (int r = 0; r < comm.num_ranks; ++r) comm.registrations.unmap(r, parts[r].slot);
   // The memory is the caller's again only when no peer has it mapped any more.
   HEP_TRY(agree(comm, part.call, Status()));
-  if (part.slot >= 0) comm.registered->own[part.slot].reset();
+  comm.registrations.remove(pointer);
   return Status();
 }
 

@@ -6,8 +6,6 @@
 
 #include "base/status.h"
 #include "comm/comm.h"
-#include "memory/registered_memory.h"
-#include "memory/registrations.h"
 
 namespace hep {
 

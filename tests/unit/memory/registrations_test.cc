@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which memory is registered, and where peers find what lies in it.
-#include "memory/registrations.h"
+#include "memory/registration.h"
 
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <vector>
 
 #include "protocol/location.h"
@@ -63,6 +64,33 @@ TEST_F(RegistrationsTest, HaveRoomForANumberOfRanges) {
   for (int i = 0; i < kMaxRegistrations; ++i) EXPECT_EQ(add(16 * i, 16), i);
   int slot = -1;
   EXPECT_EQ(registrations_.find_slot(&memory_[4000], 16, &slot).result(), hepErrorInvalidUsage);
+}
+
+// Counts how many of its kind live.
+class CountedMapping : public Mapping {
+ public:
+  explicit CountedMapping(int* alive) : alive_(*alive) { ++alive_; }
+  ~CountedMapping() override { --alive_; }
+  void* address() const override { return nullptr; }
+
+ private:
+  int& alive_;
+};
+
+TEST(RegisteredMappings, LiveUntilTheirPeerTakesBackThatSlot) {
+  int first = 0, second = 0, other = 0;
+  {
+    Registrations registrations;
+    registrations.keep_mapping(1, 0, std::make_unique<CountedMapping>(&first));
+    registrations.keep_mapping(1, 1, std::make_unique<CountedMapping>(&second));
+    registrations.keep_mapping(2, 0, std::make_unique<CountedMapping>(&other));
+    registrations.unmap(1, -1);
+    EXPECT_EQ(first + second + other, 3) << "a peer that takes nothing back";
+    registrations.unmap(1, 0);
+    EXPECT_EQ(first, 0);
+    EXPECT_EQ(second + other, 2);
+  }
+  EXPECT_EQ(second + other, 0);
 }
 
 TEST(Places, SayWhichMemoryAndWhereInIt) {
