@@ -59,7 +59,7 @@ bool World::init(int* argc, char*** argv, const WorldOptions& options) {
     return false;
   }
   self.num_local_ranks_ = num_ranks / self.num_processes_;
-  self.shares_devices_ = self.any_device_is_shared();
+  self.num_gpus_ = self.count_gpus();
   return true;
 }
 
@@ -68,15 +68,15 @@ void World::finalize() { processes::finalize(); }
 int World::device(int rank) const { return num_devices_ == 0 ? -1 : rank % num_devices_; }
 
 // By UUID. Two processes that each see one GPU both call it device 0, and it may be the same one.
-bool World::any_device_is_shared() const {
-  if (backend_ == hepBackendHost) return false;
+int World::count_gpus() const {
+  if (backend_ == hepBackendHost) return 0;
   std::vector<device::Uuid> mine;
   for (int rank = first_rank(); rank < first_rank() + num_local_ranks_; ++rank)
     mine.push_back(device::uuid(device(rank)));
   std::vector<device::Uuid> all(num_ranks());
   processes::all_gather(mine.data(), all.data(), mine.size() * sizeof(device::Uuid));
   std::sort(all.begin(), all.end());
-  return std::adjacent_find(all.begin(), all.end()) != all.end();
+  return static_cast<int>(std::unique(all.begin(), all.end()) - all.begin());
 }
 
 void World::run(const std::function<void(int)>& body) {

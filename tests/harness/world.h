@@ -29,8 +29,9 @@ class World {
   static void finalize();
 
   static bool started_by_mpi();
-  static int num_devices();  // usable CUDA devices that this process sees
-  bool shares_devices() const { return shares_devices_; }  // two ranks of the job have one GPU
+  static int num_devices();                   // usable CUDA devices that this process sees
+  int num_gpus() const { return num_gpus_; }  // of all ranks together; 0 on the host backend
+  bool shares_devices() const { return num_gpus_ > 0 && num_ranks() > num_gpus_; }
 
   int num_ranks() const { return num_processes_ * num_local_ranks_; }
   int num_processes() const { return num_processes_; }
@@ -62,10 +63,10 @@ class World {
  private:
   void serve_collectives();
   bool exchange(size_t bytes, bool agreed, bool* all_departed);
-  bool any_device_is_shared() const;
+  int count_gpus() const;
 
   int num_processes_ = 1, process_ = 0, num_local_ranks_ = 1, num_devices_ = 0;
-  bool shares_devices_ = false;
+  int num_gpus_ = 0;
   hepBackend_t backend_ = hepBackendHost;
 
   // One collective at a time: local ranks leave their parts, the main thread exchanges them.
