@@ -5,16 +5,24 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# Whether what a package brings has come another way.
+is_there() {  # PACKAGE
+  case $1 in
+    ninja-build) command -v ninja ;;
+    libcli11-dev) pkg-config --exists CLI11 ;;
+    nlohmann-json3-dev) pkg-config --exists nlohmann_json ;;
+    *) command -v "$1" ;;
+  esac >/dev/null 2>&1
+}
+
 missing=()
-for package in meson ninja-build g++ pkg-config ccache libgtest-dev openmpi-bin libopenmpi-dev; do
-  if [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" != installed ]; then
+for package in meson ninja-build g++ pkg-config ccache libgtest-dev openmpi-bin libopenmpi-dev \
+  libcli11-dev nlohmann-json3-dev; do
+  if [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" != installed ] &&
+    ! is_there "$package"; then
     missing+=("$package")
   fi
 done
-# Tools that came another way will do.
-missing=($(for package in "${missing[@]}"; do
-  command -v "${package/ninja-build/ninja}" >/dev/null || echo "$package"
-done))
 
 if [ ${#missing[@]} -gt 0 ]; then
   as_root=()

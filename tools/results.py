@@ -1,32 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads what `hep_perf --json FILE` wrote."""
+"""Reads the JSON lines of the benchmarks."""
 import json
 import sys
 
-# The work by which libraries are compared.
-TARGET = {"ranks": 4, "tokens": 4096, "hidden": 7168, "top_k": 8, "experts": 32,
-          "routing": "uniform"}
-# What files lack that are older than these keys.
-DEFAULTS = {"type": "bf16", "scales": "none", "quantize": "none", "tuning": {}}
+SCHEMA = 1
+# The work by which libraries are compared, with 8 experts a rank.
+TARGET = {"tokens": 4096, "hidden": 7168, "top_k": 8, "routing": "uniform"}
+EXPERTS_PER_RANK = 8
 
 
-def read_runs(path):
-    """A list of runs; a file of the first form is one run."""
-    with open(path) as file:
-        content = json.load(file)
-    return content if isinstance(content, list) else [content]
-
-
-def read_rows(path, kind="rows"):
-    """All rows of a kind in order, each with its run's config, and its run as `run`. All must be right."""
-    rows = [{**DEFAULTS, **run["config"], **row, "run": run}
-            for run in read_runs(path) for row in run.get(kind, [])]
+def read(paths, program):
+    """The cases of a program in order. All must be right."""
+    rows = []
+    for path in paths:
+        with open(path) as file:
+            rows += [json.loads(line) for line in file]
+    rows = [row for row in rows if row["program"] == program]
     for row in rows:
-        if row["wrong"] != 0:
-            sys.exit(f"{path}: {row['operation']} has {row['wrong']} wrong values, or was not "
-                     "checked")
+        if row["schema"] != SCHEMA:
+            sys.exit(f"schema {row['schema']} of a {program} case is not {SCHEMA}")
+        if row.get("wrong", 0) != 0:
+            sys.exit(f"{row['operation']} has {row['wrong']} wrong values, or was not checked")
     return rows
 
 
-def shape_of(row):
-    return {key: row[key] for key in TARGET}
+def is_target(row):
+    """Low-latency cases have fewer tokens."""
+    is_latency = "p50_us" in row
+    return (row["experts"] == EXPERTS_PER_RANK * row["ranks"] and
+            all(row[key] == value for key, value in TARGET.items()
+                if not (is_latency and key == "tokens")))
+
+
+def format_of(row):
+    if row["operation"] == "routing":
+        return "-"
+    text = row["type"] if row["quantize"] == "none" else "bf16 to " + row["type"]
+    return text if row["scales"] == "none" else f"{text} + {row['scales']}"

@@ -1,258 +1,118 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Draws bandwidth over SMs from what `hep_perf --json FILE` wrote, as an SVG on standard output.
+"""Draws bandwidth over SMs from what hep_perf and link_ceilings wrote with --json FILE.
 
-usage: results_plot.py FILE... > PICTURE.svg
+usage: results_plot.py PICTURE FILE...
 
-Two panels, dispatch and combine, in BF16. The work by which libraries are compared is drawn, or if
-it is not there the one that has most rows, with the library's own tuning; of several runs the later
-ones win. The ceilings are those of the same files, over the
-share of rows that cross NVLink. Libraries of results/peers.json appear if they did the same work.
+Two panels, dispatch and combine, in BF16, at the work by which libraries are compared, or if that is
+not there at the work that has most cases. Ceilings are drawn over the share of rows that cross NVLink,
+so that they compare with alg GB/s. Libraries of peers.jsonl among the files appear where they did the
+same work. Needs matplotlib.
 """
 import collections
-import html
-import json
-import os
 import sys
+
+import matplotlib
 
 import results
 
-PANEL_WIDTH, PANEL_HEIGHT = 430, 320
-LEFT, TOP, GAP, LEGEND_HEIGHT = 64, 76, 40, 176
-WIDTH = LEFT + 2 * PANEL_WIDTH + GAP + 24
-HEIGHT = TOP + PANEL_HEIGHT + 52 + LEGEND_HEIGHT
+matplotlib.use("Agg")
+# The same files give the same picture.
+matplotlib.rcParams.update({"svg.hashsalt": "hybridep", "svg.fonttype": "none", "font.size": 9})
+from matplotlib import pyplot  # noqa: E402  (the settings come first)
 
-# Legible on their own ground, light or dark. Plain rules, which every viewer knows.
-COLOURS = """
-  .ground { fill: %(ground)s; }
-  text { fill: %(text)s; }
-  .muted { fill: %(muted)s; }
-  .grid { stroke: %(grid)s; }
-  .axis { stroke: %(muted)s; }
-  .ceiling { stroke: %(ceiling)s; }
-  .flat { stroke: %(flat)s; } .flat-dot { fill: %(flat)s; }
-  .expert { stroke: %(expert)s; } .expert-dot { fill: %(expert)s; }
-  .peer { fill: %(ground)s; stroke: %(muted)s; }
-  .peer-flat { stroke: %(flat)s; } .peer-expert { stroke: %(expert)s; }
-"""
-LIGHT = {"ground": "#ffffff", "text": "#1f2328", "muted": "#59636e", "grid": "#e4e8ec",
-         "ceiling": "#8a939d", "flat": "#0b62c4", "expert": "#c2500a"}
-DARK = {"ground": "#0d1117", "text": "#e6edf3", "muted": "#9198a1", "grid": "#262c36",
-        "ceiling": "#6e7681", "flat": "#58a6ff", "expert": "#ff9a4d"}
-STYLE = (COLOURS % LIGHT + "@media (prefers-color-scheme: dark) {" + COLOURS % DARK + """}
-  text { font: 13px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; }
-  text.muted { font-size: 12px; }
-  text.title { font-size: 15px; font-weight: 600; }
-  .grid, .axis { stroke-width: 1; }
-  .series { fill: none; stroke-width: 2.25; stroke-linejoin: round; }
-  .any { stroke-dasharray: 6 4; }
-  .ceiling { fill: none; stroke-width: 1.5; stroke-dasharray: 2 3; }
-  .baseline { stroke-dasharray: 12 3; }
-  .peer { stroke-width: 1.6; }
-""")
-
-SERIES = [("flat", "heap"), ("flat", "any"), ("expert-major", "heap"), ("expert-major", "any")]
-MEMORY_NAMES = {"heap": "hepMemAlloc memory", "any": "any memory"}
+SERIES = {("flat", "heap"): ("tab:blue", "-"), ("flat", "any"): ("tab:blue", "--"),
+          ("expert-major", "heap"): ("tab:orange", "-"), ("expert-major", "any"): ("tab:orange", "--")}
+LAYOUT_COLOURS = {"flat": "tab:blue", "expert-major": "tab:orange"}
 OPERATIONS = "dispatch", "combine"
-BASELINE = "nccl all-to-all"
+WORK = "ranks", "experts", "tokens", "hidden", "top_k", "routing"
+MARKERS = "^Ds*vP"
 
 
-def layout_class(layout):
-    return "flat" if layout == "flat" else "expert"
+def work(row):
+    return tuple(row[key] for key in WORK)
 
 
-class Results:
-    """The rows of one shape, and its ceilings as GB/s of all rows."""
-
-    def __init__(self, paths):
-        by_shape = collections.defaultdict(list)
-        for path in paths:
-            for row in results.read_rows(path):
-                if "alg_gbps" in row and row["type"] == "bf16" and not row["tuning"]:
-                    by_shape[tuple(results.shape_of(row).values())].append(row)
-        if not by_shape:
-            sys.exit("no rows in BF16 with bandwidths in " + ", ".join(paths))
-        target = tuple(results.TARGET.values())
-        shape = max(by_shape, key=lambda shape: (shape == target, len(by_shape[shape])))
-        self.shape = dict(zip(results.TARGET, shape))
-        self.points = collections.defaultdict(dict)  # (operation, layout, memory): SMs: GB/s
-        self.ceilings = {}  # SMs: GB/s; 0: copy engines
-        self.baseline = None
-        for row in by_shape[shape]:
-            if row["operation"] == BASELINE:
-                self.baseline = row["alg_gbps"]
-            if row["operation"] not in OPERATIONS:
-                continue
-            key = row["operation"], row["layout"], row["memory"]
-            # The budget is the user's; an operation may leave some of it unused.
-            self.points[key][row["sm_budget"]] = row["alg_gbps"]
-            share = row["remote_flat_rows_per_rank"] / row["flat_rows_per_rank"]
-            self.read_ceilings(row["run"]["ceilings"]["rows"], share)
-            self.machine = row["run"]["machine"]
-
-    def read_ceilings(self, rows, share):
-        if share == 0:
-            return
-        best = collections.defaultdict(float)
-        for row in rows:
-            if row["name"] != "local copy":
-                best[row["sms"]] = max(best[row["sms"]], row["gbps"] / share)
-        self.ceilings.update(best)
+def choose(rows):
+    """The cases of one work."""
+    by_work = collections.defaultdict(list)
+    for row in rows:
+        if row["operation"] in OPERATIONS and row["type"] == "bf16":
+            by_work[work(row)].append(row)
+    if not by_work:
+        sys.exit("no dispatch or combine in BF16 was measured")
+    return max(by_work.values(), key=lambda cases: (results.is_target(cases[0]), len(cases)))
 
 
-class Panel:
-    def __init__(self, left, title, sms_end, speed_end):
-        self.left, self.title = left, title
-        self.sms_end, self.speed_end = sms_end, speed_end
-
-    def x(self, sms):
-        return self.left + PANEL_WIDTH * sms / self.sms_end
-
-    def y(self, speed):
-        return TOP + PANEL_HEIGHT * (1 - speed / self.speed_end)
-
-    def frame(self, with_label):
-        parts = [text(self.left, TOP - 14, self.title, "title")]
-        for speed in range(0, self.speed_end + 1, 100):
-            parts.append(line(self.left, self.y(speed), self.left + PANEL_WIDTH, self.y(speed),
-                              "axis" if speed == 0 else "grid"))
-            parts.append(text(self.left - 8, self.y(speed) + 4, speed, "muted", "end"))
-        for sms in range(0, self.sms_end + 1, 4 if self.sms_end <= 40 else 8):
-            parts.append(line(self.x(sms), self.y(0), self.x(sms), self.y(0) + 5, "axis"))
-            parts.append(text(self.x(sms), self.y(0) + 20, sms, "muted", "middle"))
-        parts.append(text(self.left + PANEL_WIDTH / 2, self.y(0) + 40, "SMs", "muted", "middle"))
-        if with_label:
-            middle = TOP + PANEL_HEIGHT / 2
-            parts.append(f'<text class="muted" text-anchor="middle" transform="translate('
-                         f'{self.left - 46} {middle}) rotate(-90)">GB/s of all rows received (alg)'
-                         '</text>')
-        return parts
-
-    def curve(self, points, css):
-        pairs = [f"{self.x(sms):.1f},{self.y(speed):.1f}" for sms, speed in sorted(points.items())]
-        return f'<polyline class="{css}" points="{" ".join(pairs)}"/>'
-
-    def level(self, speed, css):
-        return line(self.left, self.y(speed), self.left + PANEL_WIDTH, self.y(speed), css)
+def curves(rows, key, value):
+    """Points by key, sorted; the latest of a point counts."""
+    points = collections.defaultdict(dict)
+    for row in rows:
+        points[key(row)][row["sm_budget"]] = value(row)
+    return {name: sorted(by_sms.items()) for name, by_sms in points.items()}
 
 
-def text(x, y, content, css="", anchor="start"):
-    return (f'<text x="{x:.1f}" y="{y:.1f}" class="{css}" text-anchor="{anchor}">'
-            f'{html.escape(str(content))}</text>')
+def draw_ceilings(axes, cases, copies):
+    with_ceiling = [row for row in cases if row.get("ceiling_gbps") and row["remote_gbps"] > 0]
+    if not with_ceiling:
+        return
+    # Ceilings count what crosses NVLink, alg GB/s all rows.
+    share = with_ceiling[0]["remote_gbps"] / with_ceiling[0]["alg_gbps"]
+    points = curves(with_ceiling, lambda row: None, lambda row: row["ceiling_gbps"] / share)[None]
+    axes.plot(*zip(*points), color="grey", linestyle=":", label="ceiling: TMA copies")
+    if copies:
+        axes.axhline(copies[-1]["gbps"] / share, color="grey", linewidth=0.8,
+                     label="copy engines")
 
 
-def line(x1, y1, x2, y2, css):
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{css}"/>'
+def draw_peers(axes, peers):
+    names = list(dict.fromkeys(row["library"] for row in peers))
+    for row in peers:
+        name = row["library"]
+        axes.plot(row["sm_budget"], row["alg_gbps"], linestyle="", markerfacecolor="none",
+                  marker=MARKERS[names.index(name) % len(MARKERS)],
+                  color=LAYOUT_COLOURS[row["layout"]], label=f"{name}, {row['layout']}")
 
 
-def marker(kind, x, y, css):
-    if kind == 0:
-        points = [(0, -6), (5.5, 4.5), (-5.5, 4.5)]
-    elif kind == 1:
-        points = [(0, -6), (6, 0), (0, 6), (-6, 0)]
-    elif kind == 2:
-        points = [(-4.5, -4.5), (4.5, -4.5), (4.5, 4.5), (-4.5, 4.5)]
-    elif kind == 3:
-        points = [(0, 6), (5.5, -4.5), (-5.5, -4.5)]
-    else:
-        points = [(-2, -6), (2, -6), (2, -2), (6, -2), (6, 2), (2, 2),
-                  (2, 6), (-2, 6), (-2, 2), (-6, 2), (-6, -2), (-2, -2)]
-    pairs = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in points)
-    return f'<polygon class="{css}" points="{pairs}"/>'
+def draw_panel(axes, operation, cases, copies, peers):
+    cases = [row for row in cases if row["operation"] == operation]
+    draw_ceilings(axes, cases, copies)
+    series = curves(cases, lambda row: (row["layout"], row["memory"]), lambda row: row["alg_gbps"])
+    for (layout, memory), points in series.items():
+        colour, style = SERIES.get((layout, memory), ("tab:green", "-"))
+        axes.plot(*zip(*points), color=colour, linestyle=style, marker=".",
+                  label=f"{layout}, {memory} memory")
+    draw_peers(axes, [row for row in peers if row["operation"] == operation])
+    axes.set_title(operation)
+    axes.set_xlabel("SMs")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
 
 
-def read_peers(shape):
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results", "peers.json")
-    with open(path) as file:
-        peers = json.load(file)
-    return peers["rows"] if peers["shape"] == shape else []
-
-
-def draw_panel(panel, operation, measured, peers, libraries, with_label):
-    parts = panel.frame(with_label)
-    by_sms = {sms: speed for sms, speed in measured.ceilings.items() if sms > 0}
-    if by_sms:
-        parts.append(panel.curve(by_sms, "ceiling"))
-    if 0 in measured.ceilings:
-        copies = measured.ceilings[0]
-        parts.append(panel.level(copies, "ceiling"))
-        parts.append(text(panel.left + PANEL_WIDTH - 4, panel.y(copies) - 5,
-                          f"copy engines {copies:.0f}", "muted", "end"))
-    if operation == "dispatch" and measured.baseline:
-        parts.append(panel.level(measured.baseline, "ceiling baseline"))
-    for layout, memory in SERIES:
-        points = measured.points.get((operation, layout, memory))
-        if not points:
-            continue
-        css = layout_class(layout)
-        parts.append(panel.curve(points, f"series {css} {memory}"))
-        for sms, speed in points.items():
-            parts.append(f'<circle class="{css}-dot" cx="{panel.x(sms):.1f}" '
-                         f'cy="{panel.y(speed):.1f}" r="3"/>')
-    for peer in peers:
-        if peer["operation"] == operation:
-            css = "peer peer-" + layout_class(peer["layout"])
-            parts.append(marker(libraries.index(peer["library"]), panel.x(peer["sms"]),
-                                panel.y(peer["api_gbps"]), css))
-    return parts
-
-
-def draw_legend(measured, libraries):
-    top, row_height = TOP + PANEL_HEIGHT + 72, 22
-    columns = [LEFT, LEFT + 300, LEFT + 590]
-    parts = []
-    for i, (layout, memory) in enumerate(SERIES):
-        y = top + i * row_height
-        css = layout_class(layout)
-        parts.append(line(columns[0], y, columns[0] + 34, y, f"series {css} {memory}"))
-        parts.append(text(columns[0] + 44, y + 4, f"{layout}, {MEMORY_NAMES[memory]}"))
-    y = top
-    if measured.ceilings:
-        parts.append(line(columns[1], y, columns[1] + 34, y, "ceiling"))
-        parts.append(text(columns[1] + 44, y + 4, "ceiling: TMA copies, this run"))
-        parts.append(text(columns[1] + 44, y + 22, "over the share of rows on NVLink", "muted"))
-    if measured.baseline:
-        y = top + 2 * row_height
-        parts.append(line(columns[1], y, columns[1] + 34, y, "ceiling baseline"))
-        parts.append(text(columns[1] + 44, y + 4, f"NCCL all-to-all: {measured.baseline:.0f}"))
-        parts.append(text(columns[1] + 44, y + 22, "of the same rows, packed before", "muted"))
-    for i, library in enumerate(libraries):
-        y = top + i * row_height
-        parts.append(marker(i, columns[2] + 17, y, "peer"))
-        parts.append(text(columns[2] + 44, y + 4, library))
-    if libraries:
-        parts.append(text(columns[2] + 44, top + len(libraries) * row_height + 4,
-                          "blue: flat; orange: expert-major; whole call", "muted"))
-    return parts
-
-
-def main(paths):
-    measured = Results(paths)
-    shape = measured.shape
-    peers = read_peers(shape)
-    libraries = list(dict.fromkeys(peer["library"] for peer in peers))
-    all_sms = [sms for points in measured.points.values() for sms in points]
-    speeds = [speed for points in measured.points.values() for speed in points.values()]
-    speeds += list(measured.ceilings.values()) + [peer["api_gbps"] for peer in peers]
-    sms_end = -(-max(all_sms + [peer["sms"] for peer in peers] + [4]) // 4) * 4
-    speed_end = -(-int(max(speeds) + 20) // 100) * 100
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="Bandwidth over SMs">',
-        f"<style>{STYLE}</style>",
-        f'<rect width="{WIDTH}" height="{HEIGHT}" class="ground"/>',
-        text(LEFT, 26, f"{shape['ranks']} x {measured.machine['gpu'] or 'host'}: {shape['tokens']} "
-             f"tokens a rank, hidden {shape['hidden']} in BF16, top-{shape['top_k']} of "
-             f"{shape['experts']} experts, {shape['routing']} routing", "muted"),
-    ]
-    for i, operation in enumerate(OPERATIONS):
-        panel = Panel(LEFT + i * (PANEL_WIDTH + GAP), operation.capitalize(), sms_end, speed_end)
-        parts += draw_panel(panel, operation, measured, peers, libraries, i == 0)
-    parts += draw_legend(measured, libraries)
-    print("\n".join(parts + ["</svg>"]))
+def main(picture, paths):
+    cases = choose(results.read(paths, "hep_perf"))
+    first = cases[0]
+    copies = [row for row in results.read(paths, "link_ceilings")
+              if row["operation"] == "copy engine ring" and row["gpus"] == first["ranks"]]
+    peers = [row for row in results.read(paths, "peer")
+             if "alg_gbps" in row and work(row) == work(first)]
+    figure, panels = pyplot.subplots(1, 2, figsize=(10, 5.2), sharey=True)
+    for axes, operation in zip(panels, OPERATIONS):
+        draw_panel(axes, operation, cases, copies, peers)
+    panels[0].set_ylabel("alg GB/s")
+    legend = {}  # each label once
+    for axes in panels:
+        legend.update({label: handle for handle, label in zip(*axes.get_legend_handles_labels())})
+    figure.legend(legend.values(), legend.keys(), loc="lower center", ncol=4, fontsize=7)
+    figure.suptitle(f"{first['ranks']} x {first.get('gpu', 'host')}: {first['tokens']} tokens a rank, "
+                    f"hidden {first['hidden']} in BF16, top-{first['top_k']} of "
+                    f"{first['experts']} experts, {first['routing']} routing", fontsize=10)
+    figure.tight_layout(rect=(0, 0.05 + 0.03 * (len(legend) // 4), 1, 1))
+    figure.savefig(picture, metadata={"Date": None} if picture.endswith(".svg") else None)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+    if len(sys.argv) < 3 or sys.argv[1].startswith("-"):
         sys.exit(__doc__.strip())
-    main(sys.argv[1:])
+    main(sys.argv[1], sys.argv[2:])

@@ -1,135 +1,147 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Prints the table of README.md from what `hep_perf --json FILE` wrote.
+"""Prints tables of what the benchmarks wrote with --json FILE.
 
-usage: results_table.py FILE [--low-latency] [--all]
+usage: results_table.py perf|latency|ceilings FILE... [--all]
+       results_table.py --update PAGE     rewrites the tables of a page
+       results_table.py --check PAGE      fails if they are not what the files give
 
-It shows BF16 and FP8 E4M3 at the work by which libraries are compared, with 8, 16 and 24 SMs; with
---all everything that was measured with the library's own tuning. With --low-latency it shows what
-`hep_perf --low-latency` measured instead: whole operations on 1, 128 and 512 tokens, with --all halves and
-other batches, too; nothing if that is not in the file. Of rows for the same case the latest is shown, and
-of budgets of which an operation uses the same SMs the smallest.
+perf shows dispatch, combine and layer at the work by which libraries are compared, with 8, 16 and 24
+SMs; latency shows whole operations on 1, 128 and 512 tokens; --all shows everything. Of cases that
+were measured again the latest is shown. A table of a page stands between the lines
+<!-- results_table.py ARGUMENTS --> and <!-- end -->; its files are relative to the page.
 """
+import os
+import re
 import sys
 
 import results
 
-COLUMNS = ("operation", "layout", "memory", "format", "SMs", "us", "kernel us", "alg GB/s",
-           "NVLink GB/s", "ceiling", "% of it", "host us")
-LATENCY_COLUMNS = ("low-latency operation", "layout", "memory", "format", "tokens", "SMs", "p50 us",
-                   "p99", "max", "graph: p50 us", "p99", "max")
+PERF_COLUMNS = ("operation", "layout", "memory", "format", "SMs", "us", "alg GB/s", "remote GB/s",
+                "ceiling", "% of it", "host us")
+LATENCY_COLUMNS = ("low-latency operation", "layout", "memory", "format", "tokens", "SMs",
+                   "p50 us", "p99", "max", "graph: p50 us", "p99", "max", "chain: p50 us")
+CEILING_COLUMNS = "copies", "GPUs", "SMs", "GB/s"
+SHOWN_OPERATIONS = "routing", "dispatch", "combine", "layer"
 SHOWN_TYPES = "bf16", "fp8-e4m3"
-SHOWN_BUDGETS = 0, 8, 16, 24  # 0: not the library, but a baseline
+SHOWN_BUDGETS = 8, 16, 24
 SHOWN_LATENCIES = "dispatch", "combine"  # not their halves
 SHOWN_BATCHES = 1, 128, 512
+MARKED = re.compile(r"(<!-- results_table\.py (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def number(row, key, digits=0):
     return f"{row[key]:.{digits}f}" if key in row else "-"
 
 
+def work(row):
+    text = (f"{row['ranks']} ranks, {row['tokens']} x {row['hidden']}, top-{row['top_k']} of "
+            f"{row['experts']}, {row['routing']}, alignment {row['alignment']}")
+    return text + (f", {row['idle_ranks']} idle" if row["idle_ranks"] else "")
+
+
+def case(row, *keys):
+    return work(row), results.format_of(row), *(row[key] for key in keys)
+
+
+def table(columns, lines):
+    rows = ["| " + " | ".join(cells) + " |" for cells in [columns, *lines]]
+    return "\n".join([rows[0], "|" + "---|" * len(columns), *rows[1:]])
+
+
+def is_shown_perf(row):
+    """Of layers those in memory of the library."""
+    return (results.is_target(row) and row["type"] in SHOWN_TYPES and
+            row["operation"] in SHOWN_OPERATIONS and row["sm_budget"] in SHOWN_BUDGETS and
+            not (row["operation"] == "layer" and row["memory"] == "any"))
+
+
 def share_of_ceiling(row):
     if "ceiling_gbps" not in row:
         return "-"
-    return f"{100 * row['link_gbps'] / row['ceiling_gbps']:.0f}"
+    return f"{100 * row['remote_gbps'] / row['ceiling_gbps']:.0f}"
 
 
-def work(row):
-    return (f"{row['ranks']} ranks, {row['tokens']} x {row['hidden']}, "
-            f"top-{row['top_k']} of {row['experts']}, {row['routing']}")
+def perf(paths, with_all):
+    keys = "operation", "layout", "memory", "weights", "sm_budget"
+    latest = {case(row, *keys): row for row in results.read(paths, "hep_perf")
+              if with_all or is_shown_perf(row)}
+    lines = []
+    for row in latest.values():
+        cells = [row["operation"], row["layout"], row["memory"], results.format_of(row),
+                 str(row["sms"] or "-"), number(row, "median_us"), number(row, "alg_gbps"),
+                 number(row, "remote_gbps"), number(row, "ceiling_gbps"), share_of_ceiling(row),
+                 number(row, "host_us", 1)]
+        lines.append(cells + [work(row)] * with_all)
+    return table(PERF_COLUMNS + ("work",) * with_all, lines)
 
 
-def format_of(row):
-    if row["operation"] == "routing":
-        return "-"
-    text = row["type"] if row["quantize"] == "none" else "bf16 to " + row["type"]
-    return text if row["scales"] == "none" else f"{text} + {row['scales']}"
+def is_shown_latency(row):
+    return (results.is_target(row) and row["operation"] in SHOWN_LATENCIES and
+            row["tokens"] in SHOWN_BATCHES and row["type"] in SHOWN_TYPES and
+            row["idle_ranks"] == 0)
 
 
-def is_target(row):
-    """Of whole layers those in memory of the library."""
-    return (results.shape_of(row) == results.TARGET and row["type"] in SHOWN_TYPES and
-            row["sm_budget"] in SHOWN_BUDGETS and
-            not (row["operation"].startswith("layer") and row["memory"] == "any"))
-
-
-def case(row, sms_key):
-    keys = "operation", "layout", "memory", "weights", "alignment", sms_key
-    return work(row), format_of(row), *(row[key] for key in keys)
-
-
-def chosen(rows):
-    latest = {case(row, "sm_budget"): row for row in rows}
-    smallest = {}
-    for row in sorted(latest.values(), key=lambda row: row["sm_budget"]):
-        smallest.setdefault(case(row, "sms"), row)
-    return [row for row in latest.values() if smallest[case(row, "sms")] is row]
-
-
-def print_table(columns, lines):
-    print("| " + " | ".join(columns) + " |")
-    print("|" + "---|" * len(columns))
-    for cells in lines:
-        print("| " + " | ".join(cells) + " |")
-
-
-def tell_of_nothing(with_all):
-    print("nothing of this kind was measured" if with_all else
-          "nothing was measured at the work by which libraries are compared: see --all",
-          file=sys.stderr)
-
-
-def is_latency_target(row):
-    return (results.shape_of(row) == {**results.TARGET, "tokens": row["tokens"]} and
-            row["operation"] in SHOWN_LATENCIES and row["tokens"] in SHOWN_BATCHES and
-            row["type"] in SHOWN_TYPES and row["idle_ranks"] == 0)
-
-
-def print_latencies(path, with_all):
-    """A line for each case, called, replayed, and in a row; the latest of each counts."""
+def latency(paths, with_all):
+    """A line for each case: called, replayed, and in a row."""
     by_case = {}
-    for row in results.read_rows(path, "low_latency"):
-        if with_all or is_latency_target(row):
-            keys = "operation", "layout", "memory", "alignment", "idle_ranks", "sms"
-            key = work(row), format_of(row), *(row[key] for key in keys)
+    for row in results.read(paths, "hep_latency"):
+        if with_all or is_shown_latency(row):
+            key = case(row, "operation", "layout", "memory", "sms")
             by_case.setdefault(key, {})[row["launch"]] = row
-    if not by_case:
-        tell_of_nothing(with_all)
-        return
-    with_chains = any("chain" in launches for launches in by_case.values())
-    columns = LATENCY_COLUMNS + ("chain: p50 us",) * with_chains + ("work",) * with_all
     lines = []
     for launches in by_case.values():
-        row = next(iter(launches.values()))
+        row = launches["eager"]
         times = [number(launches.get(launch, {}), key, 1) for launch in ("eager", "graph")
                  for key in ("p50_us", "p99_us", "max_us")]
-        times += [number(launches.get("chain", {}), "p50_us", 1)] * with_chains
-        lines.append([row["operation"], row["layout"], row["memory"], format_of(row),
-                      str(row["tokens"]), str(row["sms"] or "-"), *times] +
-                     [f"{work(row)}, {row['idle_ranks']} idle"] * with_all)
-    print_table(columns, lines)
+        lines.append([row["operation"], row["layout"], row["memory"], results.format_of(row),
+                      str(row["tokens"]), str(row["sms"] or "-"), *times,
+                      number(launches.get("chain", {}), "p50_us", 1)] + [work(row)] * with_all)
+    return table(LATENCY_COLUMNS + ("work",) * with_all, lines)
 
 
-def print_bandwidths(path, with_all):
-    rows = [row for row in results.read_rows(path) if not row["tuning"]]
-    rows = chosen([row for row in rows if with_all or is_target(row)])
-    if not rows:
-        tell_of_nothing(with_all)
-    columns = COLUMNS + (("work",) if with_all else ())
-    lines = []
-    for row in rows:
-        cells = [row["operation"], row["layout"], row["memory"], format_of(row),
-                 str(row["sms"] or "-"), number(row, "median_us"), number(row, "kernel_us"),
-                 number(row, "alg_gbps"), number(row, "link_gbps"), number(row, "ceiling_gbps"),
-                 share_of_ceiling(row), number(row, "host_us", 1)]
-        lines.append(cells + [work(row)] * with_all)
-    print_table(columns, lines)
+def ceilings(paths, _):
+    latest = {(row["operation"], row["gpus"], row["sms"]): row
+              for row in results.read(paths, "link_ceilings")}
+    return table(CEILING_COLUMNS, [[row["operation"], str(row["gpus"]), str(row["sms"] or "-"),
+                                    number(row, "gbps")] for row in latest.values()])
+
+
+TABLES = {"perf": perf, "latency": latency, "ceilings": ceilings}
+
+
+def make(arguments, folder=""):
+    kind, *paths = [argument for argument in arguments if argument != "--all"]
+    if kind not in TABLES or not paths:
+        sys.exit(__doc__.strip())
+    return TABLES[kind]([os.path.join(folder, path) for path in paths], "--all" in arguments)
+
+
+def read_page(path):
+    """A page as it is, and as it should be."""
+    with open(path) as file:
+        page = file.read()
+    folder = os.path.dirname(path)
+    return page, MARKED.sub(
+        lambda mark: f"{mark[1]}\n{make(mark[2].split(), folder)}\n\n{mark[3]}", page)
+
+
+def main(arguments):
+    if len(arguments) == 2 and arguments[0] in ("--update", "--check"):
+        page, expected = read_page(arguments[1])
+        if "<!-- results_table.py" not in page:
+            sys.exit(f"{arguments[1]} has no table")
+        if arguments[0] == "--update":
+            with open(arguments[1], "w") as file:
+                file.write(expected)
+        elif page != expected:
+            sys.exit(f"the tables of {arguments[1]} are not what the files give: run "
+                     f"tools/results_table.py --update {arguments[1]}")
+    elif arguments and not arguments[0].startswith("-"):
+        print(make(arguments))
+    else:
+        sys.exit(__doc__.strip())
 
 
 if __name__ == "__main__":
-    paths = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-    flags = set(sys.argv[1:]) - set(paths)
-    if len(paths) != 1 or not flags <= {"--all", "--low-latency"}:
-        sys.exit(__doc__.strip())
-    show = print_latencies if "--low-latency" in flags else print_bandwidths
-    show(paths[0], "--all" in flags)
+    main(sys.argv[1:])

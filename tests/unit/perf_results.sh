@@ -1,85 +1,97 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# What hep_perf writes holds every case that was asked for, and the scripts beside it can read it.
-# usage: perf_results.sh HEP_PERF TOOLS
+# What the benchmarks write holds every case that was asked for, survives an interruption, and can be
+# read by the scripts beside them.
+# usage: perf_results.sh HEP_PERF HEP_LATENCY TOOLS
 set -euo pipefail
 hep_perf=$1
-tools=$2
+hep_latency=$2
+tools=$3
 folder=$(mktemp -d)
 trap 'rm -r "$folder"' EXIT
 
-run() {
-  "$hep_perf" --backend host --ranks 2 --iterations 1 --tokens 5,70 --sms 4 \
-    --json "$folder/results.json" "$@"
-}
-run --low-latency --hidden 8 --layouts flat,expert-padded --idle-ranks 0,1 >"$folder/latency.txt"
-python3 - "$folder/results.json" <<'CHECK'
+common=(--backend host --ranks 2 --iterations 1 --tokens 5,70 --sms 4 --commit abc)
+"$hep_latency" "${common[@]}" --json "$folder/latency" \
+  --hidden 8 --layouts flat,expert-padded --idle-ranks 0,1 >"$folder/latency.txt"
+"$hep_perf" "${common[@]}" --json "$folder/perf" \
+  --hidden 256 --operations routing,dispatch --type bf16,fp8-e4m3 --quantize none,ue8m0 \
+  >"$folder/perf.txt"
+
+python3 - "$folder" <<'CHECK'
 import json
 import sys
 
-with open(sys.argv[1]) as file:
-    results, = json.load(file)
-assert results["rows"] == [] and results["overlap"] == []
-found = sorted((row["tokens"], row["idle_ranks"], row["layout"], row["operation"])
-               for row in results["low_latency"])
+
+def read(name):
+    with open(f"{sys.argv[1]}/{name}") as file:
+        rows = [json.loads(line) for line in file]
+    with open(f"{sys.argv[1]}/{name}.txt") as file:  # a line a case, below a head
+        printed = [line for line in file if not line.startswith(("#", "operation"))]
+    assert len(printed) == len(rows), printed
+    for row in rows:
+        assert row["schema"] == 1 and row["commit"] == "abc" and row["ranks"] == 2, row
+        assert row["wrong"] == 0 and row["date"].endswith("Z") and row["cpu"], row
+    return rows
+
+
+rows = read("latency")
+found = sorted((row["tokens"], row["idle_ranks"], row["layout"], row["operation"]) for row in rows)
 expected = sorted((tokens, idle, layout, operation + half)
                   for tokens in (5, 70) for idle in (0, 1) for layout in ("flat", "expert-padded")
                   for operation in ("dispatch", "combine") for half in ("", "-send", "-receive"))
 assert found == expected, found
-for row in results["low_latency"]:
-    assert row["wrong"] == 0 and 0 < row["p50_us"] <= row["p99_us"] <= row["max_us"], row
-CHECK
-# A line for each case, below two lines; none is of the work by which libraries compare.
-[ "$("$tools/results_table.py" "$folder/results.json" --low-latency --all | wc -l)" -eq 50 ]
-[ -z "$("$tools/results_table.py" "$folder/results.json" --low-latency)" ]
-
-run --hidden 8 --operations dispatch,combine --vary dispatch_blocks=1,2,9 >"$folder/table.txt"
-run --append --hidden 256 --operations routing,dispatch --type bf16,fp8-e4m3 \
-  --quantize none,ue8m0 >"$folder/formats.txt"
-
-python3 - "$folder/results.json" <<'CHECK'
-import json
-import sys
-
-with open(sys.argv[1]) as file:
-    results, formats = json.load(file)
-found = sorted((row["tokens"], row["operation"], row["layout"], str(row["tuning"]))
-               for row in results["rows"])
-# 9 blocks are more than the SM budget; combine has nothing to do with dispatch_blocks.
-expected = sorted((tokens, operation, layout, str({"dispatch_blocks": blocks} if blocks else {}))
-                  for tokens in (5, 70) for operation in ("dispatch", "combine")
-                  for layout in ("flat", "expert-major") for blocks in (0, 1, 2)
-                  if blocks == 0 or operation == "dispatch")
-assert found == expected, found
-assert all(row["wrong"] == 0 and row["median_us"] > 0 for row in results["rows"])
-assert len(results["notes"]) == 1 and "sm_budget" in results["notes"][0], results["notes"]
-# Of each dispatch the best of three.
-assert len(results["plan"]) == 4, results["plan"]
-for check in results["plan"]:
-    times = [row["median_us"] for row in results["rows"] if row["operation"] == "dispatch" and
-             all(row[key] == check[key] for key in ("tokens", "layout"))]
-    assert len(times) == 3 and check["best_us"] == min(times) <= check["chosen_us"], check
+assert all(0 < row["p50_us"] <= row["p99_us"] <= row["max_us"] for row in rows)
 
 # A row of 256 elements has two scales; the routing is the same for all formats.
+rows = read("perf")
 found = sorted({(row["type"], row["scales"], row["quantize"], row["bytes_per_row"])
-                for row in formats["rows"] if row["operation"] == "dispatch"})
+                for row in rows if row["operation"] == "dispatch"})
 assert found == [("bf16", "none", "none", 512), ("fp8-e4m3", "fp32", "none", 256 + 8),
                  ("fp8-e4m3", "ue8m0", "ue8m0", 256 + 2)], found
-assert [row["tokens"] for row in formats["rows"] if row["operation"] == "routing"] == [5, 70]
-assert all(row["wrong"] == 0 for row in formats["rows"]) and formats["plan"] == []
+assert [row["tokens"] for row in rows if row["operation"] == "routing"] == [5, 70]
+for row in rows:
+    assert 0 < row["min_us"] <= row["median_us"], row
+    assert row["operation"] == "routing" or 0 < row["remote_gbps"] < row["alg_gbps"], row
 CHECK
 
-# One line for each dispatch: two numbers of tokens, two layouts.
-[ "$(grep -c '^# best of dispatch' "$folder/table.txt")" -eq 4 ]
-# The table leaves out what was tuned: of each number of tokens four cases are left, and a routing and
-# six dispatches of the second run, below two lines. None is of the work by which libraries compare.
-[ "$("$tools/results_table.py" "$folder/results.json" --all | wc -l)" -eq 24 ]
-[ "$("$tools/results_table.py" "$folder/results.json" | wc -l)" -eq 2 ]
-# A repeated run replaces what the first one measured.
-run --append --hidden 8 --operations dispatch,combine >"$folder/again.txt"
-[ "$("$tools/results_table.py" "$folder/results.json" --all | wc -l)" -eq 24 ]
-if run --append --json "$folder/table.txt" 2>"$folder/error.txt"; then exit 1; fi
-grep -q 'is no list of runs' "$folder/error.txt"
-"$tools/results_plot.py" "$folder/results.json" >"$folder/picture.svg"
-python3 -c 'import sys, xml.dom.minidom; xml.dom.minidom.parse(sys.argv[1])' "$folder/picture.svg"
-[ "$(grep -c '<polyline' "$folder/picture.svg")" -eq 4 ]
+# Tables have two lines above the cases. None is of the work by which libraries are compared.
+lines() {  # ARGUMENTS OF RESULTS_TABLE
+  "$tools/results_table.py" "$@" | wc -l
+}
+[ "$(lines latency "$folder/latency" --all)" -eq 50 ]
+[ "$(lines latency "$folder/latency")" -eq 2 ]
+[ "$(lines perf "$folder/perf" --all)" -eq 16 ]
+[ "$(lines perf "$folder/perf")" -eq 2 ]
+
+# A second run appends. Of repeated cases the latest counts.
+"$hep_perf" "${common[@]}" --json "$folder/perf" --hidden 256 --operations dispatch >/dev/null
+[ "$(wc -l <"$folder/perf")" -eq 18 ]
+[ "$(lines perf "$folder/perf" --all)" -eq 16 ]
+
+# An interrupted run keeps the cases that were measured.
+python3 - "$hep_perf" "$folder/interrupted" <<'CHECK'
+import json
+import signal
+import subprocess
+import sys
+
+hep_perf, path = sys.argv[1:]
+tokens = ",".join(str(tokens) for tokens in range(1, 1000))
+with subprocess.Popen([hep_perf, "--backend", "host", "--ranks", "2", "--hidden", "8", "--tokens",
+                       tokens, "--json", path], stdout=subprocess.PIPE, text=True) as process:
+    while not process.stdout.readline().startswith("layer"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+assert process.returncode == -signal.SIGINT, process.returncode
+with open(path) as file:
+    assert len([json.loads(line) for line in file]) >= 3
+CHECK
+
+# A value that is wrong, a case that was not checked, and a file that cannot be written are errors.
+sed 's/"wrong":0/"wrong":3/' "$folder/perf" >"$folder/wrong"
+if "$tools/results_table.py" perf "$folder/wrong" 2>"$folder/error"; then exit 1; fi
+grep -q 'has 3 wrong values' "$folder/error"
+if "$hep_perf" "${common[@]}" --json "$folder/none/file" 2>"$folder/error" >/dev/null; then exit 1; fi
+grep -q 'cannot open' "$folder/error"
+if "$hep_perf" "${common[@]}" --top-k 99 2>"$folder/error"; then exit 1; fi
+grep -q 'more than --experts' "$folder/error"

@@ -1,15 +1,12 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# README.md shows the settings that the code has, the examples that are compiled, and the figures that
-# were measured.
-# usage: readme.sh README QUICKSTART HEP_INFO RESULTS_TABLE RESULTS LOW_LATENCY
+# README.md shows the settings that the code has and the examples that are compiled.
+# usage: readme.sh README QUICKSTART HEP_INFO LOW_LATENCY
 set -euo pipefail
 readme=$1
 quickstart=$2
 hep_info=$3
-results_table=$4
-results=$5
-low_latency_example=$6
+low_latency_example=$4
 status=0
 
 compare() {  # WHAT SHOWN ACTUAL
@@ -29,12 +26,4 @@ example() {  # FILE
 compare 'the C examples' \
   "$(sed -n '/^```c$/,/^```$/p' "$readme" | grep -v '^```')" \
   "$(example "$quickstart"; example "$low_latency_example")"
-compare 'the table of figures' \
-  "$(sed -n '/^| operation /,/^$/p' "$readme")" \
-  "$("$results_table" "$results")"
-low_latency=$("$results_table" "$results" --low-latency)
-if [ -n "$low_latency" ]; then
-  compare 'the table of latencies' "$(sed -n '/^| low-latency operation /,/^$/p' "$readme")" \
-    "$low_latency"
-fi
 exit "$status"

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// Compares what a rank got with the reference. All functions return the number of wrong values.
+#pragma once
+
+#include <hybridep.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <vector>
+
+#include "buffers.h"
+#include "job.h"
+
+namespace bench {
+
+// What a dispatch wrote: pointers to memory of the backend.
+struct DispatchResult {
+  const void* rows;
+  const float* row_weights;          // NULL if not asked for
+  const int32_t* row_experts;        // likewise
+  const void* row_scales = nullptr;  // NULL if the format has none
+};
+
+// Where all ranks' rows are.
+struct Placement {
+  hepLayout_t layout;
+  std::vector<int64_t> capacity;  // by rank
+};
+
+class Checker {
+ public:
+  Checker(const Job& job, int rank, Session& session) : job_(job), rank_(rank), session_(session) {}
+
+  int64_t routing(hepRouting_t routing, hepStream_t stream) const;
+
+  // `first_token` and `first_rows` tell which slots were the inputs of the call that wrote the
+  // results; for a layout they are always the same placement and slots.
+  int64_t dispatch(hepLayout_t layout, int64_t capacity, int64_t first_token,
+                   const DispatchResult& result);
+  int64_t combine(const Placement& placement, const std::vector<int64_t>& first_rows,
+                  const void* out);
+
+  // The combine of a layer, whose experts return what they were given.
+  int64_t layer(const Placement& placement, int64_t first_token, const void* out);
+
+ private:
+  using RowOf = std::function<const void*(int rank, int64_t place)>;
+
+  // What a quantising dispatch brings to this rank, by flat row.
+  struct Quantized {
+    int64_t first_token = -1;  // of the tokens that it is of
+    std::vector<unsigned char> rows, scales;
+  };
+
+  // An output of dispatch.
+  struct Output {
+    hepLayout_t layout;
+    int64_t capacity, rows;
+  };
+
+  int64_t forwarded(const Output& output, int64_t first_token, const DispatchResult& result);
+  int64_t quantized(const Output& output, int64_t first_token, const DispatchResult& result);
+  const Quantized& quantize(int64_t first_token);
+  int64_t small_arrays(const Output& output, const DispatchResult& result);
+  reference::Row row_at(const Output& output, int64_t row) const {
+    return reference::row_at(job_.routing().at(rank_), output.layout, output.capacity, row);
+  }
+
+  int64_t compare_combined(const std::vector<char>& expected, const void* out);
+  std::vector<char> expected_combine(const Placement& placement, const RowOf& row) const;
+
+  // Compares `count` rows of `columns` elements with those that `expected(row)` points to; NULL: with
+  // nothing.
+  int64_t compare(const void* rows, int64_t count, int64_t columns, int element_bytes,
+                  const std::function<const void*(int64_t)>& expected);
+
+  const Job& job_;
+  int rank_;
+  Session& session_;
+  Quantized quantized_;
+  std::map<hepLayout_t, std::vector<char>> expected_combine_, expected_layer_;
+};
+
+}  // namespace bench

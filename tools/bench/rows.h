@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows of a job in memory of the backend: written there and compared there, on a GPU by kernels, so
+// that preparing and checking a case takes no longer than the case.
+#pragma once
+
+#include <hybridep.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "gpu.h"
+#include "harness/memory.h"
+#include "inputs.h"
+
+namespace bench {
+
+// Each row is told by where in the values it begins (row_start()), or by one of these: a row of zeros.
+constexpr int32_t kZeroRow = -1;
+constexpr int32_t kAnyRow = -2;  // nothing is written there, and nothing compared
+
+// How many of `count` elements differ, bit for bit; host memory.
+int64_t count_different(const void* a, const void* b, int64_t count, int element_bytes);
+
+class RowTable {
+ public:
+  // For the current device; work is done on `stream`. `values` is kept by reference.
+  RowTable(const ValueTable& values, harness::Stream& stream);
+
+  // Rows of `columns` elements of the table.
+  void fill(void* rows, const std::vector<int32_t>& starts, int columns);
+
+  // How many elements differ.
+  int64_t count_wrong(const void* rows, const std::vector<int32_t>& starts, int columns);
+
+ private:
+  void prove_comparison();
+  GpuRows on_gpu(const harness::Buffer& starts, int columns) const;
+
+  const ValueTable& values_;
+  harness::Stream& stream_;
+  harness::Buffer gpu_values_, gpu_counter_;  // cuda
+};
+
+}  // namespace bench
