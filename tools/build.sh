@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# Builds everything in build/, after installing what Debian or Ubuntu lacks for that. CUDA is used if
-# it is there; it is not installed.
+# Builds everything in build/, after installing what Debian or Ubuntu lacks for that. CUDA is used
+# if it is there; it is not installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

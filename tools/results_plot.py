@@ -4,10 +4,10 @@
 
 usage: results_plot.py PICTURE FILE...
 
-Two panels, dispatch and combine, in BF16, at the work by which libraries are compared, or if that is
-not there at the work that has most cases. Ceilings are drawn over the share of rows that cross NVLink,
-so that they compare with alg GB/s. Libraries of peers.jsonl among the files appear where they did the
-same work. Needs matplotlib.
+Two panels, dispatch and combine, in BF16, show the work by which libraries are compared, or without
+that the work that has most cases. Ceilings are divided by the share of rows that cross NVLink, so
+that they compare with alg GB/s. Libraries of peers.jsonl, if that is among the files, appear where
+they did the same work. Needs matplotlib.
 """
 import collections
 import sys
@@ -22,7 +22,8 @@ matplotlib.rcParams.update({"svg.hashsalt": "hybridep", "svg.fonttype": "none", 
 from matplotlib import pyplot  # noqa: E402  (the settings come first)
 
 SERIES = {("flat", "heap"): ("tab:blue", "-"), ("flat", "any"): ("tab:blue", "--"),
-          ("expert-major", "heap"): ("tab:orange", "-"), ("expert-major", "any"): ("tab:orange", "--")}
+          ("expert-major", "heap"): ("tab:orange", "-"),
+          ("expert-major", "any"): ("tab:orange", "--")}
 LAYOUT_COLOURS = {"flat": "tab:blue", "expert-major": "tab:orange"}
 OPERATIONS = "dispatch", "combine"
 WORK = "ranks", "experts", "tokens", "hidden", "top_k", "routing"
@@ -105,8 +106,8 @@ def main(picture, paths):
     for axes in panels:
         legend.update({label: handle for handle, label in zip(*axes.get_legend_handles_labels())})
     figure.legend(legend.values(), legend.keys(), loc="lower center", ncol=4, fontsize=7)
-    figure.suptitle(f"{first['ranks']} x {first.get('gpu', 'host')}: {first['tokens']} tokens a rank, "
-                    f"hidden {first['hidden']} in BF16, top-{first['top_k']} of "
+    figure.suptitle(f"{first['ranks']} x {first.get('gpu', 'host')}: {first['tokens']} tokens a "
+                    f"rank, hidden {first['hidden']} in BF16, top-{first['top_k']} of "
                     f"{first['experts']} experts, {first['routing']} routing", fontsize=10)
     figure.tight_layout(rect=(0, 0.05 + 0.03 * (len(legend) // 4), 1, 1))
     figure.savefig(picture, metadata={"Date": None} if picture.endswith(".svg") else None)

@@ -6,9 +6,9 @@ usage: results_table.py perf|latency|ceilings FILE... [--all]
        results_table.py --update PAGE     rewrites the tables of a page
        results_table.py --check PAGE      fails if they are not what the files give
 
-perf shows dispatch, combine and layer at the work by which libraries are compared, with 8, 16 and 24
-SMs; latency shows whole operations on 1, 128 and 512 tokens; --all shows everything. Of cases that
-were measured again the latest is shown. A table of a page stands between the lines
+perf shows the operations at the work by which libraries are compared, with 8, 16 and 24 SMs;
+latency shows whole operations on 1, 128 and 512 tokens; --all shows everything. Of cases that were
+measured again the latest is shown. A table of a page stands between the lines
 <!-- results_table.py ARGUMENTS --> and <!-- end -->; its files are relative to the page.
 """
 import os

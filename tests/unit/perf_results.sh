@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# What the benchmarks write holds every case that was asked for, survives an interruption, and can be
-# read by the scripts beside them.
+# What the benchmarks write holds every case that was asked for, survives an interruption, and can
+# be read by the scripts beside them.
 # usage: perf_results.sh HEP_PERF HEP_LATENCY TOOLS
 set -euo pipefail
 hep_perf=$1
@@ -91,7 +91,7 @@ CHECK
 sed 's/"wrong":0/"wrong":3/' "$folder/perf" >"$folder/wrong"
 if "$tools/results_table.py" perf "$folder/wrong" 2>"$folder/error"; then exit 1; fi
 grep -q 'has 3 wrong values' "$folder/error"
-if "$hep_perf" "${common[@]}" --json "$folder/none/file" 2>"$folder/error" >/dev/null; then exit 1; fi
+if "$hep_perf" "${common[@]}" --json "$folder/none/file" 2>"$folder/error"; then exit 1; fi
 grep -q 'cannot open' "$folder/error"
 if "$hep_perf" "${common[@]}" --top-k 99 2>"$folder/error"; then exit 1; fi
 grep -q 'more than --experts' "$folder/error"

@@ -106,7 +106,7 @@ struct Weights {
   harness::Buffer in, of_rows, experts;
 };
 
-// Scales of a dispatch: those of its tokens, unless they are made on the way, and those that arrive.
+// The scales of a dispatch: of its tokens, unless they are made on the way, and of what arrives.
 struct Scaling {
   Scaling(const Job& job, int rank, int64_t tokens, int64_t rows, Session& session) : job(job) {
     const Format& format = job.format();

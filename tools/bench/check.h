@@ -70,8 +70,8 @@ class Checker {
   int64_t compare_combined(const std::vector<char>& expected, const void* out);
   std::vector<char> expected_combine(const Placement& placement, const RowOf& row) const;
 
-  // Compares `count` rows of `columns` elements with those that `expected(row)` points to; NULL: with
-  // nothing.
+  // Compares `count` rows of `columns` elements with those that `expected(row)` points to. NULL
+  // stands for any row.
   int64_t compare(const void* rows, int64_t count, int64_t columns, int element_bytes,
                   const std::function<const void*(int64_t)>& expected);
 

@@ -17,8 +17,8 @@ namespace bench {
 // The matrix that a row belongs to; rows of different matrices have different contents.
 enum class Matrix { kTokens, kExpertOutputs, kScales };
 
-// A table holds the numbers of one type. Every row of every matrix is a stretch of it. Rows begin at
-// one of kRowStarts places: a power of two, so that an odd step visits them all.
+// A table holds the numbers of one type. Every row of every matrix is a stretch of it. Rows begin
+// at one of kRowStarts elements: a power of two, so that an odd step visits them all.
 constexpr int64_t kRowStarts = int64_t{1} << 22;
 constexpr int64_t kMaxHidden = 65536;  // 64 KiB of bytes, the longest row that the library takes
 constexpr int64_t kNumValues = kRowStarts + kMaxHidden;

@@ -14,7 +14,7 @@
 
 namespace bench {
 
-// Each row is told by where in the values it begins (row_start()), or by one of these: a row of zeros.
+// A row is told by where in the values it begins (row_start()), or by one of these.
 constexpr int32_t kZeroRow = -1;
 constexpr int32_t kAnyRow = -2;  // nothing is written there, and nothing compared
 

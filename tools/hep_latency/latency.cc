@@ -67,8 +67,8 @@ class Runs {
       return;
     }
     run_gated(world_, rank_, stream_, [&] {
-      // A gate does not open for all ranks at once: the first run after it would time that, hundreds
-      // of microseconds at times.
+      // A gate does not open for all ranks at once. The first run after it would time that,
+      // hundreds of microseconds at times.
       call_parts();
       for (int i = 0; i < runs; ++i) run_once(i * parts_.size());
     });

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Times single operations rather than many in a row: what each of thousands of runs took.
 //
-// On a GPU a run is enqueued in full before it starts, on all ranks, and a pause comes before each of
-// its parts, so that it is delayed neither by the host nor by the end of what came before. Each part
-// waits for its peers and so keeps the ranks in step. On the host, and where ranks share a GPU, the
+// On a GPU a run is enqueued in full before it starts, on all ranks, and a pause comes before each
+// of its parts. So neither the host nor the end of what came before delays it. Each part waits for
+// its peers and so keeps the ranks in step. On the host, and where ranks share a GPU, the
 // ranks meet before each part.
 #pragma once
 

@@ -20,13 +20,13 @@ constexpr const char* kDescription =
     "each combination is measured with each number of SMs.";
 
 constexpr const char* kDefinitions = R"(
-A run is one operation; a dispatch updates the routing in the same call. On a GPU it follows a pause
-of some 20 us, is enqueued beforehand on all ranks, and lasts as long as on its slowest rank. Batches
-alternate between two.
-  launch         eager: called; graph: replayed as a captured graph; chain: one of 16 in a row in such
-                 a graph, whose time is a sixteenth, without what begins and ends a run
-  send, receive  the halves of an operation, with a pause between, in which the data of small batches
-                 arrives: their times are what other work does not hide
+A run is one operation; a dispatch updates the routing in the same call. On a GPU a run follows a
+pause of some 20 us, is enqueued beforehand on all ranks, and lasts as long as on its slowest rank.
+Batches alternate between two.
+  launch         eager: called; graph: replayed as a captured graph; chain: one of 16 in a row in
+                 such a graph, whose time is a sixteenth, without what begins and ends a run
+  send, receive  the halves of an operation. A pause between them lets the data of small batches
+                 arrive: their times are what other work does not hide
   p50, p99, max  microseconds of all runs, between CUDA events on the stream (host: by the clock)
   wrong          values of all ranks that differ from the reference; must be 0
 A line is printed, and written to the file of --json, as soon as its case has been measured. The

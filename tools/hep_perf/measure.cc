@@ -16,8 +16,8 @@ constexpr int kBatchCalls = 16;  // behind one gate: a stream takes about 1000 p
 constexpr int kHostGroups = 4;   // between which the queue runs empty
 constexpr int kHostGroupCalls = 8;  // of which none waits for the queue
 
-// The time that the host takes to enqueue a call. A few calls at a time, so that none waits for room
-// in a queue.
+// The time that the host takes to enqueue a call. Only a few calls are made at a time, so that none
+// waits for room in a queue.
 double measure_host_us(harness::World& world, int rank, harness::Stream& stream, const Call& call,
                        int first_index) {
   using Clock = std::chrono::steady_clock;

@@ -4,7 +4,7 @@
 // On a GPU the timed calls of all ranks are enqueued in full behind a gate, each between two events
 // of its own, and then let go at once on all ranks. So the host never delays a call, and the calls
 // themselves keep the ranks in step: each waits for its peers. A few untimed calls go first, to let
-// the ranks fall into step. What a call waits for a slower peer belongs to its time, as it does in a
+// the ranks fall into step. The wait for a slower peer belongs to a call's time, as it does in a
 // model. A second pass takes the time on the host.
 //
 // On the host, and where ranks share a GPU, the ranks meet at a barrier before each call.

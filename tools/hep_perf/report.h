@@ -29,7 +29,8 @@ struct Case {
 
 class Report {
  public:
-  // Prints what the cases have in common, and the head of the table. `ceilings` is kept by reference.
+  // Prints what the cases have in common, and the head of the table. Keeps a reference to
+  // `ceilings`.
   Report(const Json& run, const std::string& json_path, const Ceilings& ceilings);
 
   void add(const Job& job, const Case& result);

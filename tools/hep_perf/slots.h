@@ -10,8 +10,8 @@
 namespace bench {
 
 // Consecutive calls use consecutive slots of a buffer. So on a GPU they do not find the last call's
-// rows in the L2 cache, and rows that a call failed to write do not pass for its own. A slot that is
-// larger than the cache overlaps the next one: which row lies where still differs.
+// rows in the L2 cache, and rows that a call failed to write do not pass for its own. A slot larger
+// than the cache overlaps the next one: which row lies where still differs.
 struct Slots {
   int64_t rows;    // of one slot
   int64_t stride;  // rows from one slot to the next
