@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "harness/expected.h"
 #include "oracle/reference.h"
 #include "support.h"
 
@@ -282,6 +283,9 @@ class JobRun {
   void verify_scales(const Dispatch& dispatch, const DispatchRun& run, const std::string& where);
   void verify_extras(const Dispatch& dispatch, const DispatchRun& run, const std::string& where);
   void verify_lists(const Dispatch& dispatch, const DispatchRun& run, const std::string& where);
+  harness::ExpectedDispatch expected_dispatch(const Dispatch& dispatch) const;
+  harness::ExpectedCombine::WeightOf combine_weights(const Combine& combine,
+                                                     const reference::Combine& shape) const;
   void verify_combine(const Combine& combine, const CombineRun& run);
 
   int32_t type_of(const Dispatch& dispatch) const {

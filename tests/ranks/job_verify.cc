@@ -136,24 +136,18 @@ void JobRun::verify_dispatch(const Dispatch& dispatch, const DispatchRun& run) {
 
 void JobRun::verify_rows(const Dispatch& dispatch, const DispatchRun& run,
                          const std::string& where) {
-  const reference::Arrivals& arrivals = expected(dispatch.update).at(rank_.rank);
+  const harness::ExpectedDispatch rows = expected_dispatch(dispatch);
   const int hidden = job_->hidden;
   const int64_t bytes = row_bytes(type_of(dispatch));
-  std::vector<uint16_t> x(hidden);
-  std::vector<unsigned char> scales(job_->scale_bytes);
+  std::vector<unsigned char> x(row_bytes(type_of_x(dispatch))), scales(job_->scale_bytes);
+  const harness::InputRow input = [&](int source, int64_t token) {
+    dispatch.x.row(source, token, type_of_x(dispatch), hidden, x.data());
+    return x.data();
+  };
   const auto expected_row = [&](int64_t r, unsigned char* out) {
-    const reference::Row row =
-        reference::row_at(arrivals, dispatch.layout, dispatch.capacity[rank_.rank], r);
-    if (row.kind == reference::Row::kPadding) {
-      std::fill(out, out + bytes, static_cast<unsigned char>(0));
-    } else if (row.kind == reference::Row::kToken && dispatch.quantize == hepQuantizeNone) {
-      dispatch.x.row(row.source, row.token, type_of(dispatch), hidden, out);
-    } else if (row.kind == reference::Row::kToken) {
-      dispatch.x.row(row.source, row.token, hepTypeBfloat16, hidden, x.data());
-      reference::quantize(dispatch.quantize, x.data(), hidden, out, scales.data(),
-                          job_->scale_bytes);
-    }
-    return row.kind != reference::Row::kUntouched;
+    if (dispatch.quantize == hepQuantizeNone) return rows.sent(r, input, bytes, out);
+    return rows.quantized(r, dispatch.quantize, input, hidden, job_->scale_bytes, out,
+                          scales.data());
   };
   expect_rows(run.rows, bytes, expected_row, where + "rows");
 }
@@ -161,23 +155,25 @@ void JobRun::verify_rows(const Dispatch& dispatch, const DispatchRun& run,
 void JobRun::verify_scales(const Dispatch& dispatch, const DispatchRun& run,
                            const std::string& where) {
   if (!dispatch.delivers_scales()) return;
-  const reference::Arrivals& arrivals = expected(dispatch.update).at(rank_.rank);
+  const harness::ExpectedDispatch rows = expected_dispatch(dispatch);
   const int hidden = job_->hidden, bytes = job_->scale_bytes;
   const int64_t capacity = dispatch.capacity[rank_.rank];
-  std::vector<uint16_t> x(hidden);
-  std::vector<unsigned char> quantized(hidden), scales(bytes);
+  std::vector<unsigned char> input(bytes), row(hidden), scales(bytes);
+  std::vector<uint16_t> bf16(hidden);
+  const harness::InputRow sent = [&](int source, int64_t token) {
+    make_bytes(dispatch.scales_seed, source, token, bytes, input.data());
+    return input.data();
+  };
+  const harness::InputRow x = [&](int source, int64_t token) {
+    dispatch.x.row(source, token, hepTypeBfloat16, hidden, bf16.data());
+    return bf16.data();
+  };
   std::vector<unsigned char> expected = untouched<unsigned char>(run.row_scales);
-  for (int64_t r = 0; r < arrivals.output_rows(dispatch.layout, capacity); ++r) {
-    const reference::Row row = reference::row_at(arrivals, dispatch.layout, capacity, r);
-    if (row.kind == reference::Row::kUntouched) continue;
-    std::fill(scales.begin(), scales.end(), static_cast<unsigned char>(0));
-    if (row.kind == reference::Row::kToken && dispatch.has_scales) {
-      make_bytes(dispatch.scales_seed, row.source, row.token, bytes, scales.data());
-    } else if (row.kind == reference::Row::kToken) {
-      dispatch.x.row(row.source, row.token, hepTypeBfloat16, hidden, x.data());
-      reference::quantize(dispatch.quantize, x.data(), hidden, quantized.data(), scales.data(),
-                          bytes);
-    }
+  for (int64_t r = 0; r < rows.num_rows(); ++r) {
+    const bool written = dispatch.has_scales ? rows.sent(r, sent, bytes, scales.data())
+                                             : rows.quantized(r, dispatch.quantize, x, hidden,
+                                                              bytes, row.data(), scales.data());
+    if (!written) continue;
     const int element = dispatch.scale_element_bytes;
     for (int i = 0; i < bytes; ++i) {
       int64_t at = r * bytes + i;
@@ -196,29 +192,20 @@ void JobRun::verify_scales(const Dispatch& dispatch, const DispatchRun& run,
 
 void JobRun::verify_extras(const Dispatch& dispatch, const DispatchRun& run,
                            const std::string& where) {
-  const reference::Routing& routing = expected(dispatch.update);
-  const reference::Arrivals& arrivals = routing.at(rank_.rank);
+  const harness::ExpectedDispatch rows = expected_dispatch(dispatch);
   const reference::Weights weights = weights_of(dispatch);
   const bool flat = dispatch.layout == hepLayoutFlat;
-  const int64_t capacity = dispatch.capacity[rank_.rank];
-  const int columns = flat ? routing.top_k() : 1;
   auto row_weights = untouched<float>(run.row_weights);
   auto row_experts = untouched<int32_t>(run.row_experts);
   auto row_sources = untouched<int32_t>(run.row_sources);
   auto row_tokens = untouched<int32_t>(run.row_tokens);
-  for (int64_t r = 0; r < arrivals.output_rows(dispatch.layout, capacity); ++r) {
-    const reference::Row row = reference::row_at(arrivals, dispatch.layout, capacity, r);
+  for (int64_t r = 0; r < rows.num_rows(); ++r) {
+    const reference::Row row = rows.row(r);
     if (row.kind == reference::Row::kUntouched) continue;
     row_sources[r] = row.source;
     row_tokens[r] = row.token;
-    std::fill_n(&row_weights[r * columns], columns, 0.0f);
-    if (flat) std::fill_n(&row_experts[r * columns], columns, -1);
-    for (int i = 0; i < row.count; ++i) {
-      const reference::Selection& selection = row.selections[i];
-      const int64_t at = r * columns + (flat ? selection.k : 0);
-      row_weights[at] = reference::weight_of(weights, routing.top_k(), selection);
-      if (flat) row_experts[at] = selection.expert;
-    }
+    rows.weights(r, weights, &row_weights[r * rows.columns()]);
+    if (flat) rows.experts(r, &row_experts[r * rows.columns()]);
   }
   expect_array(run.row_weights, row_weights, where + "row_weights");
   expect_array(run.row_sources, row_sources, where + "row_sources");
@@ -242,6 +229,21 @@ void JobRun::verify_lists(const Dispatch& dispatch, const DispatchRun& run,
   expect_array(run.expert_rows, expert_rows, where + "expert_rows");
 }
 
+harness::ExpectedDispatch JobRun::expected_dispatch(const Dispatch& dispatch) const {
+  return harness::ExpectedDispatch(expected(dispatch.update), rank_.rank, dispatch.layout,
+                                   dispatch.capacity[rank_.rank]);
+}
+
+harness::ExpectedCombine::WeightOf JobRun::combine_weights(const Combine& combine,
+                                                           const reference::Combine& shape) const {
+  if (combine.mode == hepWeightsNone) return [](int, int64_t) { return 1.0f; };
+  if (combine.mode == hepWeightsRow) {
+    return [&](int rank, int64_t r) { return combine.row_weights.at(rank, r); };
+  }
+  return harness::dispatched_weights(expected(combine.update), shape,
+                                     weights_of(job_->dispatches[combine.weights_of]));
+}
+
 void JobRun::verify_combine(const Combine& combine, const CombineRun& run) {
   const std::string place = where("combine", &run - combines_.data());
   const reference::Routing& routing = expected(combine.update);
@@ -250,25 +252,15 @@ void JobRun::verify_combine(const Combine& combine, const CombineRun& run) {
   const int32_t partial_type =
       combine.partial_type != hepTypeDefault ? combine.partial_type : job_->partial_type;
   const reference::Combine shape{combine.layout, type, partial_type, hidden, combine.capacity};
-  reference::Weights weights;
-  if (combine.mode == hepWeightsDispatched)
-    weights = weights_of(job_->dispatches[combine.weights_of]);
   std::vector<unsigned char> y(row_bytes(type));
-  std::vector<float> values(hidden);
-  const auto row = [&](int rank, int64_t r) {
+  const harness::InputRow input = [&](int rank, int64_t r) {
     combine.y.row(rank, r, type, hidden, y.data());
-    reference::load_row(type, y.data(), hidden, values.data());
-    return values.data();
+    return y.data();
   };
-  const auto weight = [&](int rank, int64_t r) {
-    if (combine.mode == hepWeightsNone) return 1.0f;
-    if (combine.mode == hepWeightsRow) return combine.row_weights.at(rank, r);
-    return reference::dispatched_weight(
-        weights, routing.top_k(),
-        reference::row_at(routing.at(rank), combine.layout, combine.capacity[rank], r));
-  };
+  const harness::ExpectedCombine rows(routing, shape, input, combine_weights(combine, shape));
+  std::vector<float> values;
   const auto expected_row = [&](int64_t token, unsigned char* out) {
-    reference::combine_token(routing, shape, rank_.rank, token, row, weight, out);
+    rows.row(rank_.rank, token, &values, out);
     return true;
   };
   expect_rows(run.out, row_bytes(type), expected_row, place + "out");

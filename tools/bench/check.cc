@@ -2,6 +2,7 @@
 #include "check.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "parallel.h"
 
@@ -28,19 +29,19 @@ int64_t Checker::routing(hepRouting_t routing, hepStream_t stream) const {
 }
 
 int64_t Checker::compare(const void* rows, int64_t count, int64_t columns, int element_bytes,
-                         const std::function<const void*(int64_t)>& expected) {
+                         const std::function<bool(int64_t, void*)>& expected) {
   const int64_t row_bytes = columns * element_bytes;
   const int64_t rows_at_once = Session::kStagingBytes / row_bytes;
   char* const staging = session_.staging();
+  std::vector<char> row(row_bytes);
   int64_t wrong = 0;
   for (int64_t first = 0; first < count; first += rows_at_once) {
     const int64_t taken = std::min(rows_at_once, count - first);
     harness::download(job_.backend, staging, static_cast<const char*>(rows) + first * row_bytes,
                       taken * row_bytes);
     for (int64_t i = 0; i < taken; ++i) {
-      const void* const row = expected(first + i);
-      if (row == nullptr) continue;
-      wrong += count_different(staging + i * row_bytes, row, columns, element_bytes);
+      if (!expected(first + i, row.data())) continue;
+      wrong += count_different(staging + i * row_bytes, row.data(), columns, element_bytes);
     }
   }
   return wrong;
@@ -50,22 +51,19 @@ int64_t Checker::compare(const void* rows, int64_t count, int64_t columns, int e
 
 int64_t Checker::dispatch(hepLayout_t layout, int64_t capacity, int64_t first_token,
                           const DispatchResult& result) {
-  const reference::Arrivals& arrivals = job_.routing().at(rank_);
-  const Output output{layout, capacity,
-                      layout == hepLayoutExpertPadded ? arrivals.output_rows(layout, capacity)
-                                                      : arrivals.num_rows(layout)};
-  const int64_t wrong = job_.format().is_quantized() ? quantized(output, first_token, result)
-                                                     : forwarded(output, first_token, result);
-  return wrong + small_arrays(output, result);
+  const Expected expected(job_.routing(), rank_, layout, capacity);
+  const int64_t wrong = job_.format().is_quantized() ? quantized(expected, first_token, result)
+                                                     : forwarded(expected, first_token, result);
+  return wrong + small_arrays(expected, result);
 }
 
-// Rows and scales as they were sent.
-int64_t Checker::forwarded(const Output& output, int64_t first_token,
+// Rows and scales as they were sent, compared where they are.
+int64_t Checker::forwarded(const Expected& expected, int64_t first_token,
                            const DispatchResult& result) {
   const auto starts = [&](Matrix matrix) {
     std::vector<int32_t> starts;
-    for (int64_t i = 0; i < output.rows; ++i) {
-      const reference::Row row = row_at(output, i);
+    for (int64_t i = 0; i < expected.num_rows(); ++i) {
+      const reference::Row row = expected.row(i);
       starts.push_back(row.kind == reference::Row::kUntouched ? kAnyRow
                        : row.kind == reference::Row::kPadding
                            ? kZeroRow
@@ -103,54 +101,38 @@ const Checker::Quantized& Checker::quantize(int64_t first_token) {
   return quantized_;
 }
 
-int64_t Checker::quantized(const Output& output, int64_t first_token,
+int64_t Checker::quantized(const Expected& expected, int64_t first_token,
                            const DispatchResult& result) {
-  const Quantized& expected = quantize(first_token);
-  const std::vector<unsigned char> zeros(job_.row_bytes() + job_.scale_bytes(), 0);
+  const Quantized& made = quantize(first_token);
+  const auto& row_of_token = job_.routing().at(rank_).row_of_token;
   const auto compare_with = [&](const void* actual, const std::vector<unsigned char>& by_flat_row,
                                 int64_t columns, int element_bytes) {
-    return compare(actual, output.rows, columns, element_bytes, [&](int64_t i) -> const void* {
-      const reference::Row row = row_at(output, i);
-      if (row.kind == reference::Row::kUntouched) return nullptr;
-      if (row.kind == reference::Row::kPadding) return zeros.data();
-      return &by_flat_row[row.selections[0].flat_row * columns * element_bytes];
-    });
+    const int64_t bytes = columns * element_bytes;
+    const harness::InputRow input = [&](int source, int64_t token) {
+      return &by_flat_row[row_of_token[source][token] * bytes];
+    };
+    return compare(actual, expected.num_rows(), columns, element_bytes,
+                   [&](int64_t i, void* row) { return expected.sent(i, input, bytes, row); });
   };
   const Format& format = job_.format();
   const int hidden = job_.shape.hidden;
-  return compare_with(result.rows, expected.rows, hidden, 1) +
-         compare_with(result.row_scales, expected.scales, format.scale_columns(hidden),
+  return compare_with(result.rows, made.rows, hidden, 1) +
+         compare_with(result.row_scales, made.scales, format.scale_columns(hidden),
                       format.scale_element_bytes());
 }
 
-// In the flat layout a value for each selection, otherwise one a row.
-int64_t Checker::small_arrays(const Output& output, const DispatchResult& result) {
-  const bool flat = output.layout == hepLayoutFlat;
-  const int columns = flat ? job_.shape.top_k : 1;
-  // Fills in what is expected of a row, unless it may be anything.
-  const auto expect = [&](int64_t i, auto* values, auto absent, const auto& value) {
-    const reference::Row row = row_at(output, i);
-    std::fill(values->begin(), values->end(), absent);
-    for (int s = 0; s < row.count; ++s) {
-      (*values)[flat ? row.selections[s].k : 0] = value(row.selections[s]);
-    }
-    return row.kind == reference::Row::kUntouched ? nullptr : values->data();
-  };
+int64_t Checker::small_arrays(const Expected& expected, const DispatchResult& result) {
   int64_t wrong = 0;
-  std::vector<float> weights(columns);
   if (result.row_weights != nullptr) {
-    wrong += compare(result.row_weights, output.rows, columns, sizeof(float), [&](int64_t i) {
-      return expect(i, &weights, 0.0f, [&](const reference::Selection& selection) {
-        return reference::weight_of(job_.weight_pointers, job_.shape.top_k, selection);
-      });
-    });
+    wrong += compare(result.row_weights, expected.num_rows(), expected.columns(), sizeof(float),
+                     [&](int64_t i, void* row) {
+                       return expected.weights(i, job_.weight_pointers, static_cast<float*>(row));
+                     });
   }
-  std::vector<int32_t> experts(columns);
   if (result.row_experts != nullptr) {
-    wrong += compare(result.row_experts, output.rows, columns, sizeof(int32_t), [&](int64_t i) {
-      return expect(i, &experts, -1,
-                    [](const reference::Selection& selection) { return selection.expert; });
-    });
+    wrong += compare(
+        result.row_experts, expected.num_rows(), expected.columns(), sizeof(int32_t),
+        [&](int64_t i, void* row) { return expected.experts(i, static_cast<int32_t*>(row)); });
   }
   return wrong;
 }
@@ -159,57 +141,49 @@ int64_t Checker::small_arrays(const Output& output, const DispatchResult& result
 
 int64_t Checker::combine(const Placement& placement, const std::vector<int64_t>& first_rows,
                          const void* out) {
-  std::vector<char>& expected = expected_combine_[placement.layout];
-  if (expected.empty()) {
-    expected = expected_combine(placement, [&](int rank, int64_t row) {
-      return job_.row(job_.format().type, Matrix::kExpertOutputs, rank, first_rows[rank] + row);
-    });
-  }
-  return compare_combined(expected, out);
+  const harness::InputRow y = [&](int rank, int64_t row) {
+    return job_.row(job_.format().type, Matrix::kExpertOutputs, rank, first_rows[rank] + row);
+  };
+  return compare_combined(&expected_combine_[placement.layout], placement, y, out);
 }
 
 int64_t Checker::layer(const Placement& placement, int64_t first_token, const void* out) {
   const hepLayout_t layout = placement.layout;
-  std::vector<char>& expected = expected_layer_[layout];
-  if (expected.empty()) {
-    expected = expected_combine(placement, [&](int rank, int64_t i) {
-      const reference::Row row =
-          reference::row_at(job_.routing().at(rank), layout, placement.capacity[rank], i);
-      return job_.row(job_.format().type, Matrix::kTokens, row.source, first_token + row.token);
-    });
-  }
-  return compare_combined(expected, out);
-}
-
-int64_t Checker::compare_combined(const std::vector<char>& expected, const void* out) {
-  const int64_t row_bytes = job_.row_bytes();
-  return compare(out, job_.tokens(rank_), job_.shape.hidden,
-                 reference::bytes_of(job_.format().type),
-                 [&](int64_t token) { return &expected[token * row_bytes]; });
-}
-
-std::vector<char> Checker::expected_combine(const Placement& placement, const RowOf& row) const {
-  const hepLayout_t layout = placement.layout;
-  const bool weighted = job_.weight_mode(layout) == hepWeightsDispatched;
-  const auto weight = [&](int rank, int64_t i) {
-    if (!weighted) return 1.0f;
+  const harness::InputRow y = [&](int rank, int64_t i) {
     const reference::Row row =
         reference::row_at(job_.routing().at(rank), layout, placement.capacity[rank], i);
-    return reference::dispatched_weight(job_.weight_pointers, job_.shape.top_k, row);
+    return job_.row(job_.format().type, Matrix::kTokens, row.source, first_token + row.token);
   };
-  const int hidden = job_.shape.hidden;
+  return compare_combined(&expected_layer_[layout], placement, y, out);
+}
+
+// What is expected is computed once for a layout and kept.
+int64_t Checker::compare_combined(std::vector<char>* expected, const Placement& placement,
+                                  const harness::InputRow& y, const void* out) {
+  if (expected->empty()) *expected = expected_combine(placement, y);
   const int64_t row_bytes = job_.row_bytes();
-  const hepDataType_t type = job_.format().type;
-  const reference::Combine combine{layout, type, hepTypeBfloat16, hidden, placement.capacity};
+  return compare(out, job_.tokens(rank_), job_.shape.hidden,
+                 reference::bytes_of(job_.format().type), [&](int64_t token, void* row) {
+                   std::memcpy(row, &(*expected)[token * row_bytes], row_bytes);
+                   return true;
+                 });
+}
+
+std::vector<char> Checker::expected_combine(const Placement& placement,
+                                            const harness::InputRow& y) const {
+  const hepLayout_t layout = placement.layout;
+  const reference::Combine shape{layout, job_.format().type, hepTypeBfloat16, job_.shape.hidden,
+                                 placement.capacity};
+  const bool weighted = job_.weight_mode(layout) == hepWeightsDispatched;
+  const harness::ExpectedCombine combine(
+      job_.routing(), shape, y,
+      weighted ? harness::dispatched_weights(job_.routing(), shape, job_.weight_pointers)
+               : harness::ExpectedCombine::WeightOf([](int, int64_t) { return 1.0f; }));
+  const int64_t row_bytes = job_.row_bytes();
   std::vector<char> expected(job_.tokens(rank_) * row_bytes);
   parallel_for(job_.tokens(rank_), job_.num_ranks, [&](int64_t token) {
-    std::vector<float> values(hidden);
-    const auto loaded = [&](int rank, int64_t i) {
-      reference::load_row(type, row(rank, i), hidden, values.data());
-      return values.data();
-    };
-    reference::combine_token(job_.routing(), combine, rank_, token, loaded, weight,
-                             &expected[token * row_bytes]);
+    std::vector<float> values;
+    combine.row(rank_, token, &values, &expected[token * row_bytes]);
   });
   return expected;
 }

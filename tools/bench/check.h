@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "buffers.h"
+#include "harness/expected.h"
 #include "job.h"
 
 namespace bench {
@@ -45,7 +46,7 @@ class Checker {
   int64_t layer(const Placement& placement, int64_t first_token, const void* out);
 
  private:
-  using RowOf = std::function<const void*(int rank, int64_t place)>;
+  using Expected = harness::ExpectedDispatch;
 
   // What a quantising dispatch brings to this rank, by flat row.
   struct Quantized {
@@ -53,27 +54,20 @@ class Checker {
     std::vector<unsigned char> rows, scales;
   };
 
-  // An output of dispatch.
-  struct Output {
-    hepLayout_t layout;
-    int64_t capacity, rows;
-  };
-
-  int64_t forwarded(const Output& output, int64_t first_token, const DispatchResult& result);
-  int64_t quantized(const Output& output, int64_t first_token, const DispatchResult& result);
+  int64_t forwarded(const Expected& expected, int64_t first_token, const DispatchResult& result);
+  int64_t quantized(const Expected& expected, int64_t first_token, const DispatchResult& result);
   const Quantized& quantize(int64_t first_token);
-  int64_t small_arrays(const Output& output, const DispatchResult& result);
-  reference::Row row_at(const Output& output, int64_t row) const {
-    return reference::row_at(job_.routing().at(rank_), output.layout, output.capacity, row);
-  }
+  int64_t small_arrays(const Expected& expected, const DispatchResult& result);
 
-  int64_t compare_combined(const std::vector<char>& expected, const void* out);
-  std::vector<char> expected_combine(const Placement& placement, const RowOf& row) const;
+  // `y` is the input of the combine whose result is expected.
+  int64_t compare_combined(std::vector<char>* expected, const Placement& placement,
+                           const harness::InputRow& y, const void* out);
+  std::vector<char> expected_combine(const Placement& placement, const harness::InputRow& y) const;
 
-  // Compares `count` rows of `columns` elements with those that `expected(row)` points to. NULL
-  // stands for any row.
+  // Compares `count` rows of `columns` elements with those that `expected(index, row)` fills in. It
+  // returns false where a row may be anything.
   int64_t compare(const void* rows, int64_t count, int64_t columns, int element_bytes,
-                  const std::function<const void*(int64_t)>& expected);
+                  const std::function<bool(int64_t, void*)>& expected);
 
   const Job& job_;
   int rank_;
