@@ -31,8 +31,8 @@ void expect_array(const harness::GuardedBuffer& buffer, const std::vector<T>& ex
   }
 }
 
-// Downloads rows a few at a time and compares them with expected_row(index, row), which returns false
-// for rows that must be poison. Stops at the first that differs.
+// Downloads rows a few at a time and compares them with expected_row(index, row). It returns false
+// for rows that must be poison. The first row that differs ends it.
 template <typename ExpectedRow>
 void expect_rows(const harness::GuardedBuffer& buffer, int64_t row_bytes, ExpectedRow expected_row,
                  const std::string& what) {

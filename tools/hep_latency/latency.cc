@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "bench/gpu.h"
-#include "bench/ranks.h"
+#include "bench/run.h"
 
 namespace bench {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "bench/ranks.h"
+#include "bench/run.h"
 
 namespace bench {
 namespace {

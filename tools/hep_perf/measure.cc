@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "bench/ranks.h"
+#include "bench/run.h"
 
 namespace bench {
 namespace {

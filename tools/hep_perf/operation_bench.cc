@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "operation_bench.h"
 
-#include "bench/ranks.h"
 #include "bench/run.h"
 #include "slots.h"
 
