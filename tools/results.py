@@ -25,9 +25,10 @@ def read(paths, program):
 
 
 def is_target(row):
-    """Low-latency cases have fewer tokens."""
+    """Each rank has a GPU. Low-latency cases have fewer tokens."""
     is_latency = "p50_us" in row
-    return (row["experts"] == EXPERTS_PER_RANK * row["ranks"] and
+    return (row["ranks"] <= row["gpus"] and
+            row["experts"] == EXPERTS_PER_RANK * row["ranks"] and
             all(row[key] == value for key, value in TARGET.items()
                 if not (is_latency and key == "tokens")))
 
