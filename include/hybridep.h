@@ -138,8 +138,9 @@
 #define HEP_API
 #endif
 
-/* What the initializer macros of the structs have in common. */
+/* The initializer macros of the structs share this. */
 #ifdef __cplusplus
+extern "C++" { /* A program may include this header inside of extern "C". */
 template <typename Struct>
 inline Struct hepInitialized(uint32_t magic) {
   Struct zeros = Struct();
@@ -147,6 +148,7 @@ inline Struct hepInitialized(uint32_t magic) {
   zeros.magic = magic;
   zeros.version = HEP_VERSION;
   return zeros;
+}
 }
 #define HEP_INITIALIZER(type, magic_number) hepInitialized<type>(magic_number)
 extern "C" {
