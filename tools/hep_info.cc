@@ -109,7 +109,7 @@ void print_settings() {
   }
 }
 
-// The settings table of README.md is this output.
+// The settings table of GUIDE.md is this output.
 void print_settings_as_markdown() {
   std::printf("| variable | config field | values | default | meaning |\n|---|---|---|---|---|\n");
   for (const hep::Setting& setting : hep::settings_table()) {

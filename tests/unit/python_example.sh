@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# The Python example of README.md runs as it stands and prints the version.
-# usage: python_example.sh README LIBRARY VERSION
+# The Python example of GUIDE.md runs as it stands and prints the version.
+# usage: python_example.sh GUIDE LIBRARY VERSION
 set -euo pipefail
 directory=$(cd "$(dirname "$2")" && pwd)
 example=$(sed -n '/^```python$/,/^```$/p' "$1" | sed '1d;$d')

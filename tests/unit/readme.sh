@@ -1,29 +1,34 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# README.md shows the settings that the code has and the examples that are compiled.
-# usage: readme.sh README QUICKSTART HEP_INFO LOW_LATENCY
+# The documents show the settings that the code has and the examples that are compiled.
+# usage: readme.sh README GUIDE HEP_INFO QUICKSTART_CUDA QUICKSTART LOW_LATENCY
 set -euo pipefail
 readme=$1
-quickstart=$2
+guide=$2
 hep_info=$3
-low_latency_example=$4
+quickstart_cuda=$4
+quickstart=$5
+low_latency=$6
 status=0
 
-compare() {  # WHAT SHOWN ACTUAL
-  if [ -z "$2" ] || [ "$2" != "$3" ]; then
-    echo "$1 in $readme differs (< README, > actual):"
-    diff <(echo "$2") <(echo "$3") || true
+compare() {  # WHAT DOCUMENT SHOWN ACTUAL
+  if [ -z "$3" ] || [ "$3" != "$4" ]; then
+    echo "$1 in $2 differs (< document, > actual):"
+    diff <(echo "$3") <(echo "$4") || true
     status=1
   fi
 }
-
-compare 'the settings table' \
-  "$(sed -n '/^| variable /,/^$/p' "$readme")" \
-  "$("$hep_info" --settings --markdown)"
-example() {  # FILE
-  sed -n '/\/\* README: begin \*\//,/\/\* README: end \*\//p' "$1" | sed '1d;$d; s/^  //'
+shown() {  # DOCUMENT LANGUAGE: its blocks of code
+  sed -n "/^\`\`\`$2\$/,/^\`\`\`\$/p" "$1" | grep -v '^```'
 }
-compare 'the C examples' \
-  "$(sed -n '/^```c$/,/^```$/p' "$readme" | grep -v '^```')" \
-  "$(example "$quickstart"; example "$low_latency_example")"
+part() {  # SOURCE: what it marks as shown
+  sed -n '/ \(README\|GUIDE\): begin\( \|$\)/,/ \(README\|GUIDE\): end\( \|$\)/p' "$1" |
+    sed '1d;$d; s/^  //'
+}
+
+compare 'the CUDA example' "$readme" "$(shown "$readme" cuda)" "$(part "$quickstart_cuda")"
+compare 'the C examples' "$guide" \
+  "$(shown "$guide" c)" "$(part "$quickstart"; part "$low_latency")"
+compare 'the settings table' "$guide" \
+  "$(sed -n '/^| variable /,/^$/p' "$guide")" "$("$hep_info" --settings --markdown)"
 exit "$status"

@@ -57,7 +57,7 @@ static void run_experts(struct batch* batch) {
 static void decode(hepComm_t comm, struct batch* batches) {
   const hepStream_t stream = NULL; /* on a GPU: a stream */
 
-  /* README: begin */
+  /* GUIDE: begin */
   /* Once, with low_latency_tokens in the config: a routing for each batch, on a lane of its own. */
   hepRouting_t routings[BATCHES];
   for (int b = 0; b < BATCHES; ++b) {
@@ -96,7 +96,7 @@ static void decode(hepComm_t comm, struct batch* batches) {
     CHECK(hepCombineSend(routings[b], &combine, stream));
   }
   for (int b = 0; b < BATCHES; ++b) CHECK(hepCombineReceive(routings[b], stream));
-  /* README: end */
+  /* GUIDE: end */
 
   for (int b = 0; b < BATCHES; ++b) CHECK(hepRoutingDestroy(routings[b]));
 }

@@ -44,7 +44,7 @@ static void moe_layer(int rank, const hepUniqueId_t* id, const bf16* x, const in
                       const float* weights, bf16* out) {
   const hepStream_t stream = NULL; /* on a GPU: the stream of the layer */
 
-  /* README: begin */
+  /* GUIDE: begin */
   /* Once: what the job looks like, and a communicator for it. Every rank does this. */
   hepConfig_t config = HEP_CONFIG_INITIALIZER;
   config.backend = hepBackendHost;
@@ -89,7 +89,7 @@ static void moe_layer(int rank, const hepUniqueId_t* id, const bf16* x, const in
   free(rows);
   CHECK(hepRoutingDestroy(routing));
   CHECK(hepCommDestroy(comm));
-  /* README: end */
+  /* GUIDE: end */
 }
 
 struct rank {
