@@ -22,9 +22,9 @@ namespace {
 
 using device_test::Array;
 using device_test::Wrong;
-using hep::kElements;
-using hep::kScaleLanes;
 using hep::kWarpSize;
+using hep::dispatch::kElements;
+using hep::dispatch::kScaleLanes;
 
 constexpr int kThreads = 256;
 constexpr int kBlocks = 1056;
@@ -80,14 +80,14 @@ __device__ uint32_t code_of_element(uint32_t largest, uint32_t first, int elemen
 __device__ void check_vector(const PairArgs& args, int warp, uint32_t largest, uint32_t first) {
   const int column = hep::lane_index() * kElements;
   const auto code = [&](int i) { return code_of_element(largest, first, column + i); };
-  hep::quantize_vector(args.quantize, warp, column,
-                       make_uint4(code(0) | code(1) << 16, code(2) | code(3) << 16,
-                                  code(4) | code(5) << 16, code(6) | code(7) << 16));
+  hep::dispatch::quantize_vector(args.quantize, warp, column,
+                                 make_uint4(code(0) | code(1) << 16, code(2) | code(3) << 16,
+                                            code(4) | code(5) << 16, code(6) | code(7) << 16));
   __syncwarp();
 
   const Scale scale = args.scales[largest];
   const int block = column / hep::kQuantizationBlock;
-  const uint8_t* scales = hep::scales_of(args.quantize, warp);
+  const uint8_t* scales = hep::dispatch::scales_of(args.quantize, warp);
   const uint32_t stored = args.quantize.quantize == hepQuantizeUe8m0
                               ? scales[block]
                               : reinterpret_cast<const uint32_t*>(scales)[block];
@@ -118,10 +118,17 @@ void expect_pairs(hepQuantization_t quantize) {
   const Array<Scale> scales(scales_of_magnitudes(quantize));
   const std::vector<float> midpoints = device_test::midpoints(formats::kE4m3);
   const Array<float> table(midpoints);
-  const Array<uint8_t> rows(kWarps * hep::kVectorElements), row_scales(kWarps * kScaleStride);
+  const Array<uint8_t> rows(kWarps * hep::dispatch::kVectorElements),
+      row_scales(kWarps * kScaleStride);
   const Array<Wrong> wrong(1);
-  const hep::QuantizeArgs args{nullptr,      rows.data(), row_scales.data(),    kScaleStride,
-                               kScaleStride, kWarps,      hep::kVectorElements, quantize};
+  const hep::QuantizeArgs args{nullptr,
+                               rows.data(),
+                               row_scales.data(),
+                               kScaleStride,
+                               kScaleStride,
+                               kWarps,
+                               hep::dispatch::kVectorElements,
+                               quantize};
   quantize_pairs_kernel<<<kBlocks, kThreads>>>(
       {args, scales.data(), table.data(), static_cast<uint32_t>(midpoints.size()), wrong.data()});
   device_test::expect_none(wrong);
@@ -136,7 +143,7 @@ TEST(Quantize, EveryNumberBesideEveryLargestOneWithUe8m0Scales) { expect_pairs(h
 // ------------------------------------------------------------------------------------- whole rows
 
 __global__ void quantize_rows_kernel(hep::QuantizeArgs args) {
-  hep::quantize_rows(
+  hep::dispatch::quantize_rows(
       args,
       hep::part_of_tokens(args.num_tokens, blockIdx.x, hep::ceil_div(args.num_tokens, gridDim.x)),
       hep::all_threads());
@@ -202,8 +209,8 @@ void expect_rows(hepQuantization_t quantize, int hidden) {
 // Rows of less than a block, of blocks that are not whole, of a unit and one more block.
 TEST(Quantize, RowsOfAnyLengthWithZerosInfinitiesAndNotANumberAreTheOracles) {
   for (const hepQuantization_t quantize : {hepQuantizeFloat32, hepQuantizeUe8m0}) {
-    for (const int hidden :
-         {16, 128, 144, 1008, hep::kUnitElements, hep::kUnitElements + 16, 2192}) {
+    for (const int hidden : {16, 128, 144, 1008, hep::dispatch::kUnitElements,
+                             hep::dispatch::kUnitElements + 16, 2192}) {
       SCOPED_TRACE("quantize " + std::to_string(quantize) + ", hidden " + std::to_string(hidden));
       expect_rows(quantize, hidden);
     }

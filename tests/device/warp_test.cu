@@ -143,10 +143,11 @@ __global__ void entry_items_kernel(const Entries* all, LaneItem* items) {
   for (int first = 0, last; first < own.num_lanes; first = last, batch += kWarpSize) {
     last = entries.end_of_batch(first, own.group, own.num_lanes);
     const EntryItems::Batch found = entries.batch(first, last);
-    const hep::Row row = hep::row_of_lane(record, found.entry);
+    const hep::Row row = hep::combine::row_of_lane(record, found.entry);
     const char* address = (own.kept >> lane_index() & 1) != 0 ? "kept" : nullptr;
-    batch[lane_index()] = {first,       last,           found.entry,
-                           found.index, found.siblings, hep::contributing_lanes(found, address),
+    batch[lane_index()] = {first,          last,
+                           found.entry,    found.index,
+                           found.siblings, hep::combine::contributing_lanes(found, address),
                            row.token};
   }
 }
@@ -243,7 +244,7 @@ TEST(EntryItems, HandRoundEveryItemOfEveryEntryOnce) {
 __global__ void row_of_lane_kernel(const uint4* records, hep::Row* rows) {
   const uint4 own = records[lane_index()];
   for (int lane = 0; lane < kWarpSize; ++lane)
-    rows[lane * kWarpSize + lane_index()] = hep::row_of_lane(own, lane);
+    rows[lane * kWarpSize + lane_index()] = hep::combine::row_of_lane(own, lane);
 }
 
 TEST(RowOfLane, GivesEveryLaneTheRecordOfAnother) {

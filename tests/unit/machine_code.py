@@ -143,7 +143,7 @@ def read_report(path):
 def readable(lines):
     """The same lines with names as in the source."""
     text = subprocess.run(["c++filt"], input="\n".join(lines), stdout=subprocess.PIPE, text=True, check=True)
-    clutter = r"^void |hep::(_GLOBAL__N_\w+::|\(anonymous namespace\)::)?|\(hep::\w+Args\)"
+    clutter = r"^void |hep::(\w+::)?(_GLOBAL__N_\w+::|\(anonymous namespace\)::)?|\(hep::\w+Args\)"
     return [re.sub(clutter, "", line)
             for line in text.stdout.splitlines()]
 

@@ -66,13 +66,13 @@ Status CudaBackend::start() {
   HEP_TRY(guard.status());
   HEP_TRY(DeviceContext::open(device_, &context_));
   for (const auto& lane : lanes_) HEP_TRY(check_plan(*lane, device_));
-  HEP_CUDA_TRY(prepare_map_kernels());
-  HEP_CUDA_TRY(prepare_route_kernels());
-  HEP_CUDA_TRY(prepare_quantize_kernels());
-  HEP_CUDA_TRY(prepare_dispatch_kernels());
-  HEP_CUDA_TRY(prepare_low_latency_kernels());
-  HEP_CUDA_TRY(prepare_gradient_kernels());
-  HEP_CUDA_TRY(prepare_combine_kernels());
+  HEP_CUDA_TRY(route::prepare_map_kernels());
+  HEP_CUDA_TRY(route::prepare_route_kernels());
+  HEP_CUDA_TRY(dispatch::prepare_quantize_kernels());
+  HEP_CUDA_TRY(dispatch::prepare_dispatch_kernels());
+  HEP_CUDA_TRY(fused::prepare_update_and_dispatch_kernels());
+  HEP_CUDA_TRY(combine::prepare_gradient_kernels());
+  HEP_CUDA_TRY(combine::prepare_combine_kernels());
 
   for (const auto& lane : lanes_) HEP_TRY(lane->work.start(context_));
   HEP_TRY(allocate());

@@ -9,28 +9,38 @@
 
 namespace hep {
 
-// Loads every kernel on the current device and grants its shared memory: a kernel that was loaded
+// prepare_*() loads kernels on the current device and grants their shared memory: a kernel that was loaded
 // only when first launched could wait for one that waits for a peer.
+namespace route {
 cudaError_t prepare_map_kernels();
 cudaError_t prepare_route_kernels();
-cudaError_t prepare_quantize_kernels();
-cudaError_t prepare_dispatch_kernels();
-cudaError_t prepare_low_latency_kernels();
-cudaError_t prepare_gradient_kernels();
-cudaError_t prepare_combine_kernels();
-
 // Before the routing update that takes the indices.
 cudaError_t launch_map(const MapArgs& args, const Plan& plan, cudaStream_t stream);
 cudaError_t launch_route(const RouteArgs& args, bool index64, const Plan& plan,
                          cudaStream_t stream);
+}  // namespace route
+
+namespace dispatch {
+cudaError_t prepare_quantize_kernels();
+cudaError_t prepare_dispatch_kernels();
 // Before the dispatch of what it leaves in the window.
 cudaError_t launch_quantize(const QuantizeArgs& args, const Plan& plan, cudaStream_t stream);
 cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream);
+}  // namespace dispatch
+
+namespace fused {
+cudaError_t prepare_update_and_dispatch_kernels();
 // The update of the routing and its dispatch at once, where can_place() says that there is room for it.
 cudaError_t launch_update_and_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream);
+}  // namespace fused
+
+namespace combine {
+cudaError_t prepare_gradient_kernels();
+cudaError_t prepare_combine_kernels();
 // Before the combine of the same arguments.
 cudaError_t launch_send_gradients(const CombineArgs& args, const Plan& plan, cudaStream_t stream);
 cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stream);
+}  // namespace combine
 
 // Shared memory that a block may use: all that compute capabilities 9.0 and 10.0 offer. A device that offers
 // less is refused.

@@ -62,7 +62,8 @@ Status CudaRouting::run_update(TopK choice, Half half, hepStream_t stream) {
                        choice.batch.top_k,
                        alignment_,
                        half};
-  HEP_CUDA_TRY(launch_route(args, choice.index_type == hepIndexInt64, lane_.context.plan, stream));
+  HEP_CUDA_TRY(
+      route::launch_route(args, choice.index_type == hepIndexInt64, lane_.context.plan, stream));
   return Status();
 }
 
@@ -80,7 +81,7 @@ Status CudaRouting::list_map(Half half, hepStream_t stream, TopK* choice) {
                      choice->batch.num_tokens,
                      context.shape.num_experts,
                      choice->batch.top_k};
-  HEP_CUDA_TRY(launch_map(args, context.plan, stream));
+  HEP_CUDA_TRY(route::launch_map(args, context.plan, stream));
   choice->indices = listed;
   return Status();
 }
@@ -142,7 +143,7 @@ Status CudaRouting::publish_rows(const DispatchArgs& args, hepStream_t stream) {
                               args.num_tokens,
                               context.shape.hidden,
                               call.quantize};
-  HEP_CUDA_TRY(launch_quantize(quantize, context.plan, stream));
+  HEP_CUDA_TRY(dispatch::launch_quantize(quantize, context.plan, stream));
   return Status();
 }
 
@@ -209,7 +210,7 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, const Batch& batch, 
   args.row_bytes = lane_.context.shape.hidden * element_bytes(call.type);
   args.half = half;
   if (half != Half::kReceive) HEP_TRY(publish_rows(args, stream));
-  const auto launch = in_one_launch ? launch_update_and_dispatch : launch_dispatch;
+  const auto launch = in_one_launch ? fused::launch_update_and_dispatch : dispatch::launch_dispatch;
   HEP_CUDA_TRY(launch(args, lane_.context.plan, stream));
   return Status();
 }
@@ -238,8 +239,8 @@ Status CudaRouting::combine(const hepCombineArgs_t& call, const Batch& batch, Ha
   args.half = half;
   const NotedWork noted(lane_.work, stream);
   if (call.row_gradients != nullptr && half != Half::kReceive)
-    HEP_CUDA_TRY(launch_send_gradients(args, lane_.context.plan, stream));
-  HEP_CUDA_TRY(launch_combine(args, lane_.context.plan, stream));
+    HEP_CUDA_TRY(combine::launch_send_gradients(args, lane_.context.plan, stream));
+  HEP_CUDA_TRY(combine::launch_combine(args, lane_.context.plan, stream));
   return Status();
 }
 

@@ -20,7 +20,7 @@
 #include "protocol/at.h"
 #include "protocol/shape.h"
 
-namespace hep {
+namespace hep::combine {
 namespace {
 
 // Gradients of the weights that a thread has on their way at once.
@@ -213,4 +213,4 @@ cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stre
   return launch(find_kernel(args.call), blocks, kThreads, shared_bytes(), stream, args);
 }
 
-}  // namespace hep
+}  // namespace hep::combine

@@ -8,7 +8,7 @@
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "protocol/shape.h"
 
-namespace hep {
+namespace hep::combine {
 
 constexpr int kPipelines = 2;
 constexpr int kReducerWarps = 7;
@@ -136,4 +136,4 @@ __device__ void load_sums(ContributionLoader& loader, int row_bytes,
                  static_cast<uint16_t>(min(row_bytes - offset, kSegmentBytes)), lanes.flags});
 }
 
-}  // namespace hep
+}  // namespace hep::combine

@@ -5,7 +5,7 @@
 
 #include "backend/cuda/kernels/combine/contribution.cuh"
 
-namespace hep {
+namespace hep::combine {
 
 // Most rows that a forwarder has in flight before it hands the oldest one's stage back.
 constexpr int kMaxStoreStages = 4;
@@ -69,4 +69,4 @@ __device__ inline void forward(const Ring<Contribution>& ring, int store_stages,
   }
 }
 
-}  // namespace hep
+}  // namespace hep::combine

@@ -9,7 +9,7 @@
 #include "protocol/output_layout.h"
 #include "protocol/records.h"
 
-namespace hep {
+namespace hep::combine {
 namespace {
 
 constexpr int kThreads = 512;
@@ -78,4 +78,4 @@ cudaError_t launch_send_gradients(const CombineArgs& args, const Plan& plan, cud
   return launch(send_gradients_kernel, plan.combine_blocks, kThreads, 0, stream, args);
 }
 
-}  // namespace hep
+}  // namespace hep::combine

@@ -12,7 +12,7 @@
 #include "protocol/routing_layout.h"
 #include "protocol/signals.h"
 
-namespace hep {
+namespace hep::combine {
 
 // This rank's outputs for the tokens of another.
 struct OutputRange {
@@ -112,4 +112,4 @@ __device__ inline bool find_all_outputs(const CombineArgs& args, uint64_t epoch,
   return true;
 }
 
-}  // namespace hep
+}  // namespace hep::combine

@@ -9,7 +9,7 @@
 #include "protocol/routing_layout.h"
 #include "protocol/shape.h"
 
-namespace hep {
+namespace hep::combine {
 
 // So few tokens are not worth dealing out: all pipelines begin together.
 constexpr int kFewTokens = 512;
@@ -203,4 +203,4 @@ __device__ void load_parts(const CombineArgs& args, uint64_t epoch, int pipeline
   }
 }
 
-}  // namespace hep
+}  // namespace hep::combine

@@ -9,7 +9,7 @@
 #include "backend/cuda/kernels/combine/contribution.cuh"
 #include "backend/cuda/kernels/common/numbers.cuh"
 
-namespace hep {
+namespace hep::combine {
 
 // A reducer warp's place in the ring.
 struct Incoming {
@@ -179,4 +179,4 @@ __device__ void reduce(const PipelineMemory& memory, Workers reducers, uint64_t 
   }
 }
 
-}  // namespace hep
+}  // namespace hep::combine

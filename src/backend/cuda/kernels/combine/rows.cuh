@@ -12,7 +12,7 @@
 #include "protocol/records.h"
 #include "protocol/routing_layout.h"
 
-namespace hep {
+namespace hep::combine {
 
 constexpr int kAnyLayout = -1;
 
@@ -98,4 +98,4 @@ __device__ inline uint32_t contributing_lanes(const EntryItems::Batch& items, co
   return __ballot_sync(kFullWarp, items.siblings != 0 && (row != nullptr || stands_in));
 }
 
-}  // namespace hep
+}  // namespace hep::combine

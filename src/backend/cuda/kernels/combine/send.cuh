@@ -9,7 +9,7 @@
 #include "protocol/records.h"
 #include "protocol/shape.h"
 
-namespace hep {
+namespace hep::combine {
 
 // Waits until no source reads the partials of the last combine any more, unless combines take turns with two
 // sets of slots: a peer that has told of the combine before this one has done with the one before that.
@@ -90,4 +90,4 @@ __device__ void load_contributions(const CombineArgs& args, uint64_t epoch, int 
   }
 }
 
-}  // namespace hep
+}  // namespace hep::combine

@@ -8,7 +8,7 @@
 #include "protocol/at.h"
 #include "protocol/routing_layout.h"
 
-namespace hep {
+namespace hep::dispatch {
 
 // The capacity that takes all rows. By one warp.
 template <int kLayout>
@@ -54,4 +54,4 @@ __device__ void write_counts(const DispatchArgs& args, const ExpertBlocks& exper
     report_overflow(args, epoch, needed);
 }
 
-}  // namespace hep
+}  // namespace hep::dispatch

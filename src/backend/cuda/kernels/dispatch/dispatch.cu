@@ -13,7 +13,7 @@
 #include "protocol/routing_layout.h"
 #include "protocol/shape.h"
 
-namespace hep {
+namespace hep::dispatch {
 namespace {
 
 constexpr int kFirstStorerWarp = kPipelines;
@@ -178,4 +178,4 @@ cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t st
                 args);
 }
 
-}  // namespace hep
+}  // namespace hep::dispatch

@@ -9,7 +9,7 @@
 #include "protocol/output_layout.h"
 #include "protocol/records.h"
 
-namespace hep {
+namespace hep::dispatch {
 
 // Where the experts' rows lie in the expert layouts, in the routing or in shared memory.
 struct ExpertBlocks {
@@ -126,4 +126,4 @@ __device__ void write_padding_extras(const DispatchArgs& args, const ExpertBlock
   });
 }
 
-}  // namespace hep
+}  // namespace hep::dispatch

@@ -11,7 +11,7 @@
 #include "protocol/records.h"
 #include "protocol/signals.h"
 
-namespace hep {
+namespace hep::dispatch {
 
 __device__ inline uint64_t call_summary(const DispatchArgs& args) {
   return summary_of(args.call, args.num_tokens, executed_update(args).update);
@@ -139,4 +139,4 @@ struct PublishedExtras {
   }
 };
 
-}  // namespace hep
+}  // namespace hep::dispatch

@@ -10,7 +10,7 @@
 #include "protocol/at.h"
 #include "protocol/window_layout.h"
 
-namespace hep {
+namespace hep::dispatch {
 
 // Where this rank's rows lie once they are published.
 __device__ inline uint64_t rows_place(const DispatchArgs& args, uint64_t epoch) {
@@ -58,4 +58,4 @@ __device__ inline void publish_rows(const DispatchArgs& args, uint64_t epoch, To
       [&](uint32_t i, const uint4& vector) { reinterpret_cast<uint4*>(rows)[i] = vector; });
 }
 
-}  // namespace hep
+}  // namespace hep::dispatch

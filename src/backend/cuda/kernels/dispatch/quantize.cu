@@ -5,7 +5,7 @@
 #include "backend/cuda/launch.h"
 #include "protocol/shape.h"
 
-namespace hep {
+namespace hep::dispatch {
 namespace {
 
 constexpr int kThreads = 1024;
@@ -25,4 +25,4 @@ cudaError_t launch_quantize(const QuantizeArgs& args, const Plan& plan, cudaStre
   return launch(quantize_kernel, plan.dispatch_blocks, kThreads, 0, stream, args);
 }
 
-}  // namespace hep
+}  // namespace hep::dispatch

@@ -11,7 +11,7 @@
 #include "protocol/quantization.h"
 #include "protocol/shape.h"
 
-namespace hep {
+namespace hep::dispatch {
 
 // Elements of a lane, which share a scale with those of the lanes of its group.
 constexpr int kElements = sizeof(uint4) / sizeof(__nv_bfloat16);
@@ -109,4 +109,4 @@ __device__ inline void quantize_rows(const QuantizeArgs& args, TokenRange tokens
   }
 }
 
-}  // namespace hep
+}  // namespace hep::dispatch

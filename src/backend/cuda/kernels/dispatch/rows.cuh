@@ -13,7 +13,7 @@
 #include "protocol/records.h"
 #include "protocol/shape.h"
 
-namespace hep {
+namespace hep::dispatch {
 
 // Rows that a loader takes at a time, consecutive rows of one source: as many as whole stages hold, but
 // at least so many.
@@ -287,4 +287,4 @@ __device__ inline void zero_padding(const DispatchArgs& args, const ExpertBlocks
   ptx::bulk_wait<0>();
 }
 
-}  // namespace hep
+}  // namespace hep::dispatch

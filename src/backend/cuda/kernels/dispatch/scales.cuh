@@ -9,7 +9,7 @@
 #include "protocol/output_layout.h"
 #include "protocol/shape.h"
 
-namespace hep {
+namespace hep::dispatch {
 
 // Pieces of scales that a lane has on their way at once.
 constexpr int kPiecesAtOnce = 4;
@@ -138,4 +138,4 @@ __device__ inline void zero_scales(const DispatchArgs& args, int64_t place) {
   });
 }
 
-}  // namespace hep
+}  // namespace hep::dispatch

@@ -12,7 +12,9 @@
 #include "protocol/routing_layout.h"
 #include "protocol/shape.h"
 
-namespace hep {
+namespace hep::fused {
+
+using dispatch::ExpertBlocks;
 
 // The warps that place: the first of a block.
 constexpr int kPlacingThreads = kPlacingWarps * kWarpSize;
@@ -319,4 +321,4 @@ __device__ inline void place_choices(const DispatchArgs& args, const PlaceMemory
   ptx::barrier_sync(kPlacingBarrier, kPlacingThreads);
 }
 
-}  // namespace hep
+}  // namespace hep::fused

@@ -14,15 +14,15 @@
 
 #include "backend/cuda/kernels/common/published.cuh"
 #include "backend/cuda/kernels/common/signal.cuh"
+#include "backend/cuda/kernels/common/token_group.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/kernels/dispatch/publish.cuh"
-#include "backend/cuda/kernels/route/send.cuh"
 #include "protocol/at.h"
 #include "protocol/call_summary.h"
 #include "protocol/choices.h"
 #include "protocol/shape.h"
 
-namespace hep {
+namespace hep::fused {
 
 // What the ranks have told, in shared memory.
 struct Sources {
@@ -85,7 +85,7 @@ __device__ inline uint32_t flags_of(const DispatchArgs& args) {
 }
 
 __device__ inline uint32_t header_word(const DispatchArgs& args, uint64_t epoch, int word) {
-  const uint64_t place = rows_place(args, epoch);
+  const uint64_t place = dispatch::rows_place(args, epoch);
   switch (word) {
     case 0: return (flags_of(args) << kTopKBits | args.top_k) << kTokenBits | args.num_tokens;
     case 1: return static_cast<uint32_t>(summary_of(args.call, args.num_tokens, 0));
@@ -298,4 +298,4 @@ __device__ inline bool any_in_place(const Sources& sources, int ranks) {
   return any;
 }
 
-}  // namespace hep
+}  // namespace hep::fused

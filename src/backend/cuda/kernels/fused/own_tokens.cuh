@@ -9,7 +9,7 @@
 #include "protocol/routing_layout.h"
 #include "protocol/shape.h"
 
-namespace hep {
+namespace hep::fused {
 
 // The ranks that a token selects.
 struct RankSet {
@@ -43,7 +43,7 @@ __device__ inline void place_own_tokens(const DispatchArgs& args, const PlaceMem
   const Shape& shape = args.context.shape();
   const RoutingLayout& layout = args.context.routing_layout;
   const uint16_t* experts = memory.experts + args.context.rank * shape.choice_tokens * args.top_k;
-  const TokenRange tokens = tokens_to_publish(args);
+  const TokenRange tokens = dispatch::tokens_to_publish(args);
   for (int first_rank = 0; first_rank < shape.num_ranks; first_rank += kWarpSize) {
     const int rank = first_rank + lane_index();
     uint32_t count = 0;
@@ -75,4 +75,4 @@ __device__ inline void place_own_tokens(const DispatchArgs& args, const PlaceMem
   }
 }
 
-}  // namespace hep
+}  // namespace hep::fused

@@ -19,7 +19,11 @@
 #include "protocol/records.h"
 #include "protocol/shape.h"
 
-namespace hep {
+namespace hep::fused {
+
+using dispatch::FlatExtra;
+using dispatch::RowItem;
+
 namespace {
 
 constexpr int kLoaderWarp = kPlacingWarps;
@@ -62,7 +66,8 @@ __device__ void load_rows(const DispatchArgs& args, const PlaceMemory& memory,
         selected |= experts[k] - local_base < static_cast<uint32_t>(shape.num_local_experts());
       if (selected) ready = wait_for_token(args, sources, source, token, epoch, update);
       row = sources.rows[source] + static_cast<uint64_t>(token) * args.row_bytes;
-      if (args.stage_scale_bytes > 0) scales = published_scales(context, source, epoch, token);
+      if (args.stage_scale_bytes > 0)
+        scales = dispatch::published_scales(context, source, epoch, token);
     }
     // The copy engine reads what the source wrote by other means.
     ptx::fence_proxy_async();
@@ -74,7 +79,7 @@ __device__ void load_rows(const DispatchArgs& args, const PlaceMemory& memory,
                       ptx::bulk_load(stage + args.row_bytes, scales, args.stage_scale_bytes, full);
                   });
   }
-  producer.load(1, {kEnd, 0, 0, 0}, nullptr, 0);
+  producer.load(1, {dispatch::kEnd, 0, 0, 0}, nullptr, 0);
 }
 
 // Rows of the block whose records the storer holds, one a lane.
@@ -111,15 +116,15 @@ __device__ void store_rows(const DispatchArgs& args, const ExpertBlocks& experts
   uint32_t row = rows.begin;
   for (Cursor cursor;; cursor.advance(ring.depth), ++row) {
     wait_phase(&ring.full[cursor.stage], cursor.parity);
-    if (ring.items[cursor.stage].row == kEnd) break;
+    if (ring.items[cursor.stage].row == dispatch::kEnd) break;
     if (kLayout != hepLayoutFlat && row == records.first + kWarpSize)
       records = HeldRecords(args, row, rows.end);
     const RowSelections selections(args, records, kLayout == hepLayoutFlat ? rows.begin : row);
     const char* stage = ring.stage(cursor.stage);
     const int64_t place =
-        place_of_copy<kLayout>(args, experts, row, selections.list, selections.count);
+        dispatch::place_of_copy<kLayout>(args, experts, row, selections.list, selections.count);
     if (place != kDropped) {
-      ptx::bulk_store(row_at(args, place), stage, args.row_bytes);
+      ptx::bulk_store(dispatch::row_at(args, place), stage, args.row_bytes);
       if (args.stage_scale_bytes > 0)
         ptx::bulk_store(static_cast<char*>(args.call.row_scales) + place * args.stage_scale_bytes,
                         stage + args.row_bytes, args.stage_scale_bytes);
@@ -134,11 +139,11 @@ __device__ void store_rows(const DispatchArgs& args, const ExpertBlocks& experts
 template <int kLayout>
 __device__ void store_rows(const DispatchArgs& args, const ExpertBlocks& experts,
                            const BlockRows& rows, const Ring<RowItem>& ring) {
-  if (ring.depth > 2 * kStoresInFlight)
-    store_rows<kLayout, kStoresInFlight>(args, experts, rows, ring);
+  if (ring.depth > 2 * dispatch::kStoresInFlight)
+    store_rows<kLayout, dispatch::kStoresInFlight>(args, experts, rows, ring);
   else
     store_rows<kLayout, 1>(args, experts, rows, ring);
-  if (kLayout == hepLayoutExpertMajor) zero_padding(args, experts, {0, 1}, ring);
+  if (kLayout == hepLayoutExpertMajor) dispatch::zero_padding(args, experts, {0, 1}, ring);
 }
 
 // What the sources have sent beside their rows, or published.
@@ -167,7 +172,7 @@ struct SentExtras {
   // Waits for them; they are of no use after a failure.
   __device__ const char* scales(const Row& row) const {
     wait_for_token(args, sources, row.source, row.token, epoch, update);
-    return published_scales(args.context, row.source, epoch, row.token);
+    return dispatch::published_scales(args.context, row.source, epoch, row.token);
   }
 };
 
@@ -189,10 +194,10 @@ __device__ void place_tokens(const DispatchArgs& args, const PlaceMemory& memory
   const ExpertBlocks experts = memory.expert_blocks();
   const SentExtras sent{args, sources, epoch, update};
   for (uint32_t row = first_row; row < end_row; row += lanes.groups)
-    write_row_extras<kLayout>(args, sent, experts, lanes, row, end_row,
-                              entries + warp_index() * kWarpSize);
-  write_padding_extras<kLayout>(args, experts, warp_index() * gridDim.x + blockIdx.x,
-                                gridDim.x * kPlacingWarps);
+    dispatch::write_row_extras<kLayout>(args, sent, experts, lanes, row, end_row,
+                                        entries + warp_index() * kWarpSize);
+  dispatch::write_padding_extras<kLayout>(args, experts, warp_index() * gridDim.x + blockIdx.x,
+                                          gridDim.x * kPlacingWarps);
 }
 
 // By one warp of one block.
@@ -203,7 +208,7 @@ __device__ void write_totals(const DispatchArgs& args, const PlaceMemory& memory
   uint32_t num_rows = 0;
   for (int source = 0; source < context.num_ranks(); ++source)
     num_rows += memory.source_rows[source];
-  write_counts<kLayout>(args, memory.expert_blocks(), num_rows, epoch);
+  dispatch::write_counts<kLayout>(args, memory.expert_blocks(), num_rows, epoch);
   if (lane_index() == 0) note_update(args, update);
 }
 
@@ -245,9 +250,10 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   if (args.half != Half::kReceive) {
     send_choices(args, first_pair, epoch, update);
-    const TokenRange tokens = tokens_to_publish(args);
-    if (args.call.scales != nullptr) publish_scales(args, epoch, tokens, all_threads());
-    if (args.publishing != Publishing::kDone) publish_rows(args, epoch, tokens, all_threads());
+    const TokenRange tokens = dispatch::tokens_to_publish(args);
+    if (args.call.scales != nullptr) dispatch::publish_scales(args, epoch, tokens, all_threads());
+    if (args.publishing != Publishing::kDone)
+      dispatch::publish_rows(args, epoch, tokens, all_threads());
     __syncthreads();
     if (warp_index() == kStorerWarp) signal_tokens(args, update, tokens);
   }
@@ -311,7 +317,7 @@ int choose_stage_scale_bytes(const DispatchArgs& args) {
 
 }  // namespace
 
-cudaError_t prepare_low_latency_kernels() {
+cudaError_t prepare_update_and_dispatch_kernels() {
   for (const auto& kernels : kKernels)
     for (const bool index64 : {false, true})
       if (const cudaError_t result = prepare(kernels[index64], kMostDynamicBytes);
@@ -333,4 +339,4 @@ cudaError_t launch_update_and_dispatch(DispatchArgs args, const Plan& plan, cuda
                 shared_bytes(), stream, args);
 }
 
-}  // namespace hep
+}  // namespace hep::fused

@@ -5,7 +5,7 @@
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/launch.h"
 
-namespace hep {
+namespace hep::route {
 namespace {
 
 constexpr int kThreads = 512;
@@ -54,4 +54,4 @@ cudaError_t launch_map(const MapArgs& args, const Plan& plan, cudaStream_t strea
   return launch(map_kernel, plan.routing_blocks, kThreads, 0, stream, args);
 }
 
-}  // namespace hep
+}  // namespace hep::route

@@ -9,7 +9,7 @@
 #include "protocol/routing_layout.h"
 #include "protocol/shape.h"
 
-namespace hep {
+namespace hep::route {
 
 // Shared memory while receiving.
 struct ReceiveMemory {
@@ -214,4 +214,4 @@ __device__ inline void receive_records(const RouteArgs& args, const ReceiveMemor
   }
 }
 
-}  // namespace hep
+}  // namespace hep::route

@@ -14,7 +14,7 @@
 #include "backend/cuda/launch.h"
 #include "protocol/shape.h"
 
-namespace hep {
+namespace hep::route {
 namespace {
 
 constexpr int kMaxThreads = 1024;
@@ -87,4 +87,4 @@ cudaError_t launch_route(const RouteArgs& args, bool index64, const Plan& plan,
                 warps * kWarpSize, shared_bytes(args.context.shape(), warps), stream, args);
 }
 
-}  // namespace hep
+}  // namespace hep::route

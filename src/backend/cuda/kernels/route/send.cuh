@@ -4,12 +4,13 @@
 #pragma once
 
 #include "backend/cuda/kernels/common/signal.cuh"
+#include "backend/cuda/kernels/common/token_group.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "protocol/at.h"
 #include "protocol/records.h"
 #include "protocol/shape.h"
 
-namespace hep {
+namespace hep::route {
 
 // What is counted, and what then tells the next index to give out: selections by expert, rows by rank,
 // selections by rank.
@@ -49,8 +50,6 @@ __device__ inline TokenRange tokens_of_warp(const RouteArgs& args) {
   return part_of_tokens(args.num_tokens, warp, ceil_div(args.num_tokens, warps));
 }
 
-constexpr int kNone = -1;
-
 // The expert of a selection.
 template <typename Index>
 __device__ int expert_at(const RouteArgs& args, int64_t selection) {
@@ -65,11 +64,6 @@ __device__ void report_bad_index(const RouteArgs& args, int64_t selection) {
   record_bad_index(args.context.firsts, args.context.host, selection / args.top_k,
                    selection % args.top_k, id);
 }
-
-// Which rank hosts an expert.
-struct RankOfExpert : Divisor {
-  __device__ explicit RankOfExpert(const Shape& shape) : Divisor(shape.num_local_experts()) {}
-};
 
 // The expert that the lane's selection has chosen, of the tokens from `first` on.
 template <typename Index>
@@ -179,25 +173,6 @@ __device__ inline void send_headers(const RouteArgs& args, const SendMemory& mem
   }
 }
 
-// Sorts each token's selections, one a lane, by (expert, k); those without an expert come last. `place` goes
-// along. By all lanes; returns the lane's after sorting.
-__device__ inline Selection sort_by_expert(const SelectionLanes& lanes, int top_k, int expert,
-                                           uint32_t place, Selection* sorted) {
-  const uint32_t key = static_cast<uint32_t>(expert) * kMaxTopK + lanes.index;  // kNone comes last
-  static_assert(kMaxExperts < 0xffffffffu / kMaxTopK);
-  int smaller = 0;
-#pragma unroll 8
-  for (int k = 0; k < top_k; ++k)
-    smaller += __shfl_sync(kFullWarp, key, lanes.group * top_k + k) < key;
-  if (lanes.group < lanes.groups)
-    sorted[lanes.group * top_k + smaller] = {place, static_cast<uint16_t>(expert),
-                                             static_cast<uint16_t>(lanes.index)};
-  __syncwarp();
-  const Selection mine = sorted[lane_index()];
-  __syncwarp();
-  return mine;
-}
-
 // Gives a selection its index among those of its expert, in (token, k) order, then sorts.
 __device__ inline Selection sort_selections(const SelectionLanes& lanes, int top_k, int expert,
                                             const Counters& next, Selection* sorted) {
@@ -209,9 +184,6 @@ __device__ inline Selection sort_selections(const SelectionLanes& lanes, int top
 
   return sort_by_expert(lanes, top_k, expert, index, sorted);
 }
-
-constexpr uint16_t kNoExpert = static_cast<uint16_t>(kNone);
-static_assert(kMaxExperts <= kNoExpert);
 
 // Writes the records of sorted tokens, from `first` on, into the windows of their destinations. Lanes
 // with the same destination write neighbouring records.
@@ -288,4 +260,4 @@ __device__ inline void signal_records(const RouteArgs& args, uint64_t epoch) {
     ptx::st_release_sys(at<uint64_t>(context.windows[rank], offset), epoch);
 }
 
-}  // namespace hep
+}  // namespace hep::route
