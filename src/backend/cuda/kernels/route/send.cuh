@@ -185,68 +185,75 @@ __device__ inline Selection sort_selections(const SelectionLanes& lanes, int top
   return sort_by_expert(lanes, top_k, expert, index, sorted);
 }
 
-// Writes the records of sorted tokens, from `first` on, into the windows of their destinations. Lanes
-// with the same destination write neighbouring records.
-__device__ inline void send_tokens(const RouteArgs& args, const SelectionLanes& lanes, int first,
-                                   int end, Selection selection, RankOfExpert rank_of,
-                                   uint64_t epoch, const Counters& next) {
-  const KernelContext& context = args.context;
-  const bool valid = lanes.group < lanes.groups && selection.expert != kNoExpert;
-  const int rank = valid ? rank_of(selection.expert) : kNone;
-  const uint32_t same_rank = __match_any_sync(kFullWarp, rank);
-  const uint32_t rows =
-      __ballot_sync(kFullWarp, valid && (same_rank & lanes.of_group & lanes_below()) == 0);
-  const int token = first + lanes.group;
+// Sends a warp's records.
+struct RecordSender {
+  const RouteArgs& args;
+  SelectionLanes lanes;
+  RankOfExpert rank_of;
+  Counters next;  // what to give out
+  uint64_t epoch;
 
-  if (valid) {
-    void* window = context.windows[rank];
-    const uint32_t index = next.selections[rank] + __popc(same_rank & lanes_below());
-    selection.expert -= rank * context.shape().num_local_experts();
-    Selection* selections =
-        at<Selection>(window, context.window_layout.selections_at(epoch, context.rank));
-    reinterpret_cast<uint2*>(selections)[index] = reinterpret_cast<const uint2&>(selection);
-    if (rows >> lane_index() & 1) {
-      const uint32_t row_index = next.rows[rank] + __popc(same_rank & rows & lanes_below());
-      const uint32_t ordinal = __popc(rows & lanes.of_group & lanes_below());
-      const Row row{static_cast<uint32_t>(token),
-                    index,
-                    static_cast<uint16_t>(__popc(same_rank & lanes.of_group)),
-                    static_cast<uint16_t>(ordinal),
-                    static_cast<uint16_t>(context.rank),
-                    0};
-      Row* records = at<Row>(window, context.window_layout.rows_at(epoch, context.rank));
-      reinterpret_cast<uint4*>(records)[row_index] = reinterpret_cast<const uint4&>(row);
-      at<SentRow>(
-          args.routing,
-          context.routing_layout.sent_rows)[token * context.shape().max_partials() + ordinal] = {
-          static_cast<uint16_t>(rank), static_cast<uint16_t>(row_index)};
+  // Writes the records of sorted tokens, from `first` on, into the windows of their destinations. Lanes with
+  // the same destination write neighbouring records.
+  __device__ void send(int first, int end, Selection selection) const {
+    const KernelContext& context = args.context;
+    const bool valid = lanes.group < lanes.groups && selection.expert != kNoExpert;
+    const int rank = valid ? rank_of(selection.expert) : kNone;
+    const uint32_t same_rank = __match_any_sync(kFullWarp, rank);
+    const uint32_t rows =
+        __ballot_sync(kFullWarp, valid && (same_rank & lanes.of_group & lanes_below()) == 0);
+    const int token = first + lanes.group;
+
+    if (valid) {
+      void* window = context.windows[rank];
+      const uint32_t index = next.selections[rank] + __popc(same_rank & lanes_below());
+      selection.expert -= rank * context.shape().num_local_experts();
+      Selection* selections =
+          at<Selection>(window, context.window_layout.selections_at(epoch, context.rank));
+      reinterpret_cast<uint2*>(selections)[index] = reinterpret_cast<const uint2&>(selection);
+      if (rows >> lane_index() & 1) {
+        const uint32_t row_index = next.rows[rank] + __popc(same_rank & rows & lanes_below());
+        const uint32_t ordinal = __popc(rows & lanes.of_group & lanes_below());
+        const Row row{static_cast<uint32_t>(token),
+                      index,
+                      static_cast<uint16_t>(__popc(same_rank & lanes.of_group)),
+                      static_cast<uint16_t>(ordinal),
+                      static_cast<uint16_t>(context.rank),
+                      0};
+        Row* records = at<Row>(window, context.window_layout.rows_at(epoch, context.rank));
+        reinterpret_cast<uint4*>(records)[row_index] = reinterpret_cast<const uint4&>(row);
+        at<SentRow>(
+            args.routing,
+            context.routing_layout.sent_rows)[token * context.shape().max_partials() + ordinal] = {
+            static_cast<uint16_t>(rank), static_cast<uint16_t>(row_index)};
+      }
     }
+    __syncwarp();
+    if (valid && (same_rank & lanes_below()) == 0) {
+      next.rows[rank] += __popc(same_rank & rows);
+      next.selections[rank] += __popc(same_rank);
+    }
+    if (lanes.group < lanes.groups && lanes.index == 0 && token < end)
+      at<uint8_t>(args.routing, context.routing_layout.partial_counts)[token] =
+          __popc(rows & lanes.of_group);
+    __syncwarp();
   }
-  __syncwarp();
-  if (valid && (same_rank & lanes_below()) == 0) {
-    next.rows[rank] += __popc(same_rank & rows);
-    next.selections[rank] += __popc(same_rank);
-  }
-  if (lanes.group < lanes.groups && lanes.index == 0 && token < end)
-    at<uint8_t>(args.routing, context.routing_layout.partial_counts)[token] =
-        __popc(rows & lanes.of_group);
-  __syncwarp();
-}
+};
 
 template <typename Index>
 __device__ void send_records(const RouteArgs& args, TokenRange range, int first_expert,
                              const SendMemory& memory, uint64_t epoch) {
-  const SelectionLanes lanes(args.top_k);
-  const RankOfExpert rank_of(args.context.shape());
-  const Counters next(memory.counters + warp_index() * num_counters(args.context.shape()),
-                      args.context.shape());
+  const Shape& shape = args.context.shape();
+  const RecordSender sender{args, SelectionLanes(args.top_k), RankOfExpert(shape),
+                            Counters(memory.counters + warp_index() * num_counters(shape), shape),
+                            epoch};
+  const SelectionLanes& lanes = sender.lanes;
   Selection* sorted = memory.sorted + warp_index() * kWarpSize;
   int next_expert = first_expert;
   for (int first = range.begin; first < range.end; first += lanes.groups) {
     const int expert = next_expert;
     next_expert = expert_of_lane<Index>(args, lanes, first + lanes.groups, range.end);
-    const Selection mine = sort_selections(lanes, args.top_k, expert, next, sorted);
-    send_tokens(args, lanes, first, range.end, mine, rank_of, epoch, next);
+    sender.send(first, range.end, sort_selections(lanes, args.top_k, expert, sender.next, sorted));
   }
 }
 
