@@ -32,7 +32,9 @@ HEP_HOST_DEVICE constexpr Given given(bool has_entries, bool is_given) {
 //   32-63    the update of the routing
 constexpr int kFirstGivenBit = 28, kSecondGivenBit = 30;
 
-HEP_HOST_DEVICE constexpr uint64_t summary_of(const hepDispatchArgs_t& call, int num_tokens,
+// `call`: of a dispatch, as the caller gave it or as kernels take it.
+template <typename DispatchCall>
+HEP_HOST_DEVICE constexpr uint64_t summary_of(const DispatchCall& call, int num_tokens,
                                               uint64_t update) {
   return update << 32 |
          static_cast<uint64_t>(given(num_tokens > 0, call.scales != nullptr)) << kSecondGivenBit |
@@ -41,8 +43,9 @@ HEP_HOST_DEVICE constexpr uint64_t summary_of(const hepDispatchArgs_t& call, int
          static_cast<uint64_t>(call.layout);
 }
 
-// `num_rows`: flat rows that this rank has received.
-HEP_HOST_DEVICE constexpr uint64_t summary_of(const hepCombineArgs_t& call, int num_tokens,
+// The same of a combine. `num_rows`: flat rows that this rank has received.
+template <typename CombineCall>
+HEP_HOST_DEVICE constexpr uint64_t summary_of(const CombineCall& call, int num_tokens,
                                               int64_t num_rows, uint64_t update) {
   const bool has_rows = num_rows > 0 && call.capacity > 0;
   const bool gives = num_tokens > 0 ? call.gradients != nullptr : call.row_gradients != nullptr;

@@ -115,6 +115,28 @@ struct QuantizeArgs {
   int32_t quantize;  // hepQuantization_t
 };
 
+// The caller's arguments of a dispatch, as far as kernels use them: see hepDispatchArgs_t.
+struct DispatchCall {
+  int32_t layout, overflow, type, quantize;
+  const void* x;
+  const float* weights;
+
+  void* rows;
+  int64_t capacity;
+  float* row_weights;
+  int32_t* row_experts;
+  int32_t* row_sources;
+  int32_t* row_tokens;
+  int32_t* gather;
+  int64_t gather_capacity;
+  int32_t* expert_rows;
+
+  const void* scales;
+  void* row_scales;
+  int64_t row_scales_stride;
+  int32_t scale_element_bytes;
+};
+
 // Who brings this rank's tokens to where the peers read them.
 enum class Publishing : int32_t {
   kDone,      // they lie there: in the heap, or in the window since the kernel or copy before
@@ -122,52 +144,92 @@ enum class Publishing : int32_t {
   kQuantizes  // or quantises them into it
 };
 
+// The rows that a rank dispatches.
+struct DispatchedRows {
+  uint64_t location;  // of this rank's; of no meaning if the kernel publishes them
+  Publishing publishing;
+  int32_t row_bytes;
+};
+
+// What every kernel that dispatches takes.
 struct DispatchArgs {
   KernelContext context;
   void* routing;
-  uint64_t rows_place;  // where this rank's rows lie; of no meaning if the kernel publishes them
-  Publishing publishing;
   int32_t num_tokens;
   int32_t top_k;
-  int32_t row_bytes;
-  int32_t stage_scale_bytes;  // beside the row in a stage of fused/update_and_dispatch.cu
-  int32_t pipelines;          // of a block of dispatch.cu
-  int32_t stages;             // of each; of a block of fused/update_and_dispatch.cu
-  int32_t rows_per_stage;     // in flat; otherwise 1
   Half half;
+  DispatchedRows rows;
+  DispatchCall call;
+};
 
-  // If the routing is updated in the same launch.
+// How a block of dispatch.cu divides its shared memory.
+struct PipelinePlan {
+  int32_t pipelines;
+  int32_t stages;          // of each
+  int32_t rows_per_stage;  // in flat; otherwise 1
+};
+
+struct PipelineArgs : DispatchArgs {
+  PipelinePlan plan;
+};
+
+// The same of fused/update_and_dispatch.cu.
+struct UpdatePlan {
+  int32_t stages;
+  int32_t stage_scale_bytes;  // beside the row in a stage
+};
+
+// The routing is updated in the same launch.
+struct UpdateArgs : DispatchArgs {
   const void* indices;  // [num_tokens][top_k]
-  bool index64;
   int32_t alignment;
+  UpdatePlan plan;
+};
 
-  hepDispatchArgs_t call;
+// The caller's arguments of a combine, as far as kernels use them: see hepCombineArgs_t.
+struct CombineCall {
+  int32_t layout, weight_mode, type, partial_type;
+  const void* y;
+  int64_t capacity;
+  const float* row_weights;
+  void* out;
+  const float* row_gradients;
+  float* gradients;
 };
 
 // Whether each contribution is a partial sum by itself, and arrives as it is. All ranks decide alike.
-HEP_HOST_DEVICE inline bool sends_rows_as_they_are(const hepCombineArgs_t& call) {
+HEP_HOST_DEVICE inline bool sends_rows_as_they_are(const CombineCall& call) {
   return call.layout == hepLayoutFlat && call.weight_mode == hepWeightsNone &&
          call.type == call.partial_type;
 }
+
+// Where the peers may read this rank's expert outputs.
+struct ReadableOutputs {
+  uint64_t location;       // of y; or kNotInWindow
+  int64_t most_sent_rows;  // so many rows of y are sent all the same
+};
+
+struct CombinePlan {
+  int32_t first_half_blocks;  // the first ones of the grid; all do the second half
+  int32_t task_shift;         // 2^task_shift tokens are added up at a time
+  int32_t load_stages, store_stages;
+};
 
 struct CombineArgs {
   KernelContext context;
   void* routing;
   int32_t num_tokens;
   int32_t top_k;
-  int32_t row_bytes, partial_row_bytes;
-  int32_t first_half_blocks;  // the first ones of the grid; all do the second half
-  int32_t task_shift;         // 2^task_shift tokens are added up at a time
-  uint64_t outputs_place;     // the place of y, for peers to read; or kNotInWindow
-  int64_t most_sent_rows;     // so many rows of y are sent all the same
-  int32_t load_stages, store_stages;
   Half half;
-  hepCombineArgs_t call;
+  int32_t row_bytes, partial_row_bytes;
+  ReadableOutputs outputs;
+  CombineCall call;
+  CombinePlan plan;
 };
 
 // Whether this rank's outputs are read where they lie, however few they are: then there are no blocks to send any.
 HEP_HOST_DEVICE inline bool never_sends_outputs(const CombineArgs& args) {
-  return args.outputs_place != kNotInWindow && args.most_sent_rows == 0;
+  return args.outputs.location != kNotInWindow && args.outputs.most_sent_rows == 0;
 }
 
 }  // namespace hep

@@ -25,13 +25,14 @@ cudaError_t prepare_quantize_kernels();
 cudaError_t prepare_dispatch_kernels();
 // Before the dispatch of what it leaves in the window.
 cudaError_t launch_quantize(const QuantizeArgs& args, const Plan& plan, cudaStream_t stream);
-cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream);
+cudaError_t launch_dispatch(const DispatchArgs& args, const Plan& plan, cudaStream_t stream);
 }  // namespace dispatch
 
 namespace fused {
 cudaError_t prepare_update_and_dispatch_kernels();
 // The update of the routing and its dispatch at once, where can_place() says that there is room for it.
-cudaError_t launch_update_and_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream);
+cudaError_t launch_update_and_dispatch(UpdateArgs args, bool index64, const Plan& plan,
+                                       cudaStream_t stream);
 }  // namespace fused
 
 namespace combine {

@@ -2,6 +2,7 @@
 #include "backend/cuda/routing.h"
 
 #include <algorithm>
+#include <initializer_list>
 #include <vector>
 
 #include "backend/cuda/launch.h"
@@ -35,6 +36,56 @@ Status check_device_pointer(const void* pointer, const char* name, int device) {
   return Status();
 }
 
+struct NamedPointer {
+  const void* pointer;
+  const char* name;
+};
+
+Status check_device_pointers(std::initializer_list<NamedPointer> pointers, int device) {
+  for (const NamedPointer& entry : pointers)
+    HEP_TRY(check_device_pointer(entry.pointer, entry.name, device));
+  return Status();
+}
+
+DispatchCall call_of(const hepDispatchArgs_t& given) {
+  DispatchCall call{};
+  call.layout = given.layout;
+  call.overflow = given.overflow;
+  call.type = given.type;
+  call.quantize = given.quantize;
+  call.x = given.x;
+  call.weights = given.weights;
+  call.rows = given.rows;
+  call.capacity = given.capacity;
+  call.row_weights = given.row_weights;
+  call.row_experts = given.row_experts;
+  call.row_sources = given.row_sources;
+  call.row_tokens = given.row_tokens;
+  call.gather = given.gather;
+  call.gather_capacity = given.gather_capacity;
+  call.expert_rows = given.expert_rows;
+  call.scales = given.scales;
+  call.row_scales = given.row_scales;
+  call.row_scales_stride = given.row_scales_stride;
+  call.scale_element_bytes = given.scale_element_bytes;
+  return call;
+}
+
+CombineCall call_of(const hepCombineArgs_t& given) {
+  CombineCall call{};
+  call.layout = given.layout;
+  call.weight_mode = given.weight_mode;
+  call.type = given.type;
+  call.partial_type = given.partial_type;
+  call.y = given.y;
+  call.capacity = given.capacity;
+  call.row_weights = given.row_weights;
+  call.out = given.out;
+  call.row_gradients = given.row_gradients;
+  call.gradients = given.gradients;
+  return call;
+}
+
 }  // namespace
 
 CudaRouting::~CudaRouting() {
@@ -55,13 +106,14 @@ Status CudaRouting::update(const void* indices, const Batch& batch, hepIndexType
 
 Status CudaRouting::run_update(TopK choice, Half half, hepStream_t stream) {
   HEP_TRY(list_map(half, stream, &choice));
-  const RouteArgs args{lane_.kernel,
-                       memory_->get(),
-                       choice.indices,
-                       choice.batch.num_tokens,
-                       choice.batch.top_k,
-                       alignment_,
-                       half};
+  RouteArgs args{};
+  args.context = lane_.kernel;
+  args.routing = memory_->get();
+  args.indices = choice.indices;
+  args.num_tokens = choice.batch.num_tokens;
+  args.top_k = choice.batch.top_k;
+  args.alignment = alignment_;
+  args.half = half;
   HEP_CUDA_TRY(
       route::launch_route(args, choice.index_type == hepIndexInt64, lane_.context.plan, stream));
   return Status();
@@ -74,13 +126,14 @@ Status CudaRouting::list_map(Half half, hepStream_t stream, TopK* choice) {
     return Status();
   const LaneContext& context = lane_.context;
   int32_t* listed = at<int32_t>(memory_->get(), context.routing_layout.weights);
-  const MapArgs args{lane_.kernel.firsts,
-                     lane_.kernel.host,
-                     static_cast<const uint8_t*>(choice->indices),
-                     listed,
-                     choice->batch.num_tokens,
-                     context.shape.num_experts,
-                     choice->batch.top_k};
+  MapArgs args{};
+  args.firsts = lane_.kernel.firsts;
+  args.host = lane_.kernel.host;
+  args.map = static_cast<const uint8_t*>(choice->indices);
+  args.indices = listed;
+  args.num_tokens = choice->batch.num_tokens;
+  args.num_experts = context.shape.num_experts;
+  args.top_k = choice->batch.top_k;
   HEP_CUDA_TRY(route::launch_map(args, context.plan, stream));
   choice->indices = listed;
   return Status();
@@ -94,29 +147,30 @@ constexpr int64_t kCopiedBytesOfBlock = 64 * 1024;
 // quantised into it: by the dispatch itself where latency counts. In halves it copies all, so that the
 // second half waits for nobody to read.
 Status CudaRouting::find_rows(const hepDispatchArgs_t& call, const Batch& batch, Half half,
-                              DispatchArgs* args) {
+                              DispatchedRows* rows) {
   const LaneContext& context = lane_.context;
   const bool low_latency = context.mode == hepModeLowLatency;
   const uint64_t window_rows = context.window_layout.published;
-  args->rows_place = window_rows;
-  args->publishing = Publishing::kDone;
+  rows->row_bytes = context.shape.hidden * element_bytes(call.type);
+  rows->location = window_rows;
+  rows->publishing = Publishing::kDone;
   if (call.quantize != hepQuantizeNone) {
-    if (low_latency) args->publishing = Publishing::kQuantizes;
+    if (low_latency) rows->publishing = Publishing::kQuantizes;
     return Status();
   }
   const int64_t num_rows = batch.num_tokens;
-  const int64_t row_bytes = context.shape.hidden * element_bytes(call.type);
+  const int64_t row_bytes = rows->row_bytes;
   bool in_heap;
   HEP_TRY(find_rows_in_heap(context, "x", call.x, num_rows, row_bytes, &in_heap));
   const bool copies =
       half != Half::kBoth ||
       (low_latency && num_rows * row_bytes <= context.plan.dispatch_blocks * kCopiedBytesOfBlock);
   if (!copies && in_heap)
-    args->rows_place =
+    rows->location =
         static_cast<const char*>(call.x) - static_cast<const char*>(context.windows[context.rank]);
   else if (!copies && num_rows > 0)
-    backend_.registrations().find_place(call.x, num_rows * row_bytes, &args->rows_place);
-  if (low_latency && args->rows_place == window_rows) args->publishing = Publishing::kCopies;
+    backend_.registrations().find_place(call.x, num_rows * row_bytes, &rows->location);
+  if (low_latency && rows->location == window_rows) rows->publishing = Publishing::kCopies;
   return Status();
 }
 
@@ -124,25 +178,26 @@ Status CudaRouting::find_rows(const hepDispatchArgs_t& call, const Batch& batch,
 Status CudaRouting::publish_rows(const DispatchArgs& args, hepStream_t stream) {
   const LaneContext& context = lane_.context;
   const WindowLayout& layout = context.window_layout;
-  const hepDispatchArgs_t& call = args.call;
-  if (args.num_tokens == 0 || args.publishing != Publishing::kDone ||
-      args.rows_place != layout.published)
+  const DispatchCall& call = args.call;
+  if (args.num_tokens == 0 || args.rows.publishing != Publishing::kDone ||
+      args.rows.location != layout.published)
     return Status();
   char* window = static_cast<char*>(context.windows[context.rank]);
   if (call.quantize == hepQuantizeNone) {
-    const size_t bytes = int64_t{args.num_tokens} * args.row_bytes;
+    const size_t bytes = int64_t{args.num_tokens} * args.rows.row_bytes;
     HEP_CUDA_TRY(cudaMemcpyAsync(window + layout.published, call.x, bytes, cudaMemcpyDeviceToDevice,
                                  stream));
     return Status();
   }
-  const QuantizeArgs quantize{call.x,
-                              window + layout.published,
-                              window + layout.scales_at(0, 0),
-                              context.shape.scale_stride(),
-                              context.shape.scale_bytes,
-                              args.num_tokens,
-                              context.shape.hidden,
-                              call.quantize};
+  QuantizeArgs quantize{};
+  quantize.x = call.x;
+  quantize.rows = window + layout.published;
+  quantize.scales = window + layout.scales_at(0, 0);
+  quantize.scale_stride = context.shape.scale_stride();
+  quantize.scale_bytes = context.shape.scale_bytes;
+  quantize.num_tokens = args.num_tokens;
+  quantize.hidden = context.shape.hidden;
+  quantize.quantize = call.quantize;
   HEP_CUDA_TRY(dispatch::launch_quantize(quantize, context.plan, stream));
   return Status();
 }
@@ -153,20 +208,21 @@ constexpr int64_t kSentBytesOfBlock = 64 * 1024;
 
 // Outputs in the heap or in registered memory need not be sent if nothing is to be done to them first:
 // the peers read them. In halves they are, so that the second half waits for nobody to read.
-Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Half half, CombineArgs* args) {
+Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Half half,
+                                 ReadableOutputs* outputs) {
   const LaneContext& context = lane_.context;
   bool in_heap;
   HEP_TRY(find_outputs_in_heap(context, call, &in_heap));
-  args->outputs_place = kNotInWindow;
-  if (!sends_rows_as_they_are(call) || half != Half::kBoth) return Status();
+  outputs->location = kNotInWindow;
+  if (!sends_rows_as_they_are(call_of(call)) || half != Half::kBoth) return Status();
   const int64_t row_bytes = int64_t{context.shape.hidden} * element_bytes(call.type);
   if (context.mode == hepModeLowLatency)
-    args->most_sent_rows = context.plan.combine_in_place.blocks * kSentBytesOfBlock / row_bytes;
+    outputs->most_sent_rows = context.plan.combine_in_place.blocks * kSentBytesOfBlock / row_bytes;
   if (in_heap)
-    args->outputs_place =
+    outputs->location =
         static_cast<const char*>(call.y) - static_cast<const char*>(context.windows[context.rank]);
   else if (call.capacity > 0 && call.capacity <= INT64_MAX / row_bytes)
-    backend_.registrations().find_place(call.y, call.capacity * row_bytes, &args->outputs_place);
+    backend_.registrations().find_place(call.y, call.capacity * row_bytes, &outputs->location);
   return Status();
 }
 
@@ -175,43 +231,45 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, const Batch& batch, 
   const int device = backend_.device();
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
-  HEP_TRY(check_device_pointer(call.x, "x", device));
-  HEP_TRY(check_device_pointer(call.weights, "weights", device));
-  HEP_TRY(check_device_pointer(call.rows, "rows", device));
-  HEP_TRY(check_device_pointer(call.row_weights, "row_weights", device));
-  HEP_TRY(check_device_pointer(call.row_experts, "row_experts", device));
-  HEP_TRY(check_device_pointer(call.row_sources, "row_sources", device));
-  HEP_TRY(check_device_pointer(call.row_tokens, "row_tokens", device));
-  HEP_TRY(check_device_pointer(call.gather, "gather", device));
-  HEP_TRY(check_device_pointer(call.scales, "scales", device));
-  HEP_TRY(check_device_pointer(call.row_scales, "row_scales", device));
-  HEP_TRY(check_device_pointer(call.expert_rows, "expert_rows", device));
-  HEP_TRY(check_device_pointer(call.indices, "indices", device));
+  HEP_TRY(check_device_pointers({{call.x, "x"},
+                                 {call.weights, "weights"},
+                                 {call.rows, "rows"},
+                                 {call.row_weights, "row_weights"},
+                                 {call.row_experts, "row_experts"},
+                                 {call.row_sources, "row_sources"},
+                                 {call.row_tokens, "row_tokens"},
+                                 {call.gather, "gather"},
+                                 {call.scales, "scales"},
+                                 {call.row_scales, "row_scales"},
+                                 {call.expert_rows, "expert_rows"},
+                                 {call.indices, "indices"}},
+                                device));
 
-  DispatchArgs args{};
-  HEP_TRY(find_rows(call, batch, half, &args));
+  UpdateArgs args{};
+  HEP_TRY(find_rows(call, batch, half, &args.rows));
   const NotedWork noted(lane_.work, stream);
-  args.alignment = alignment_;
   const bool in_one_launch = call.update != 0 && lane_.context.shape.choice_tokens > 0;
-  if (call.update != 0) {
-    TopK choice{call.indices, batch, call.index_type};
-    if (in_one_launch)
-      HEP_TRY(list_map(half, stream, &choice));
-    else
-      HEP_TRY(run_update(choice, half, stream));
-    args.indices = choice.indices;
-    args.index64 = choice.index_type == hepIndexInt64;
-  }
+  TopK choice{call.indices, batch, call.index_type};
+  if (in_one_launch)
+    HEP_TRY(list_map(half, stream, &choice));
+  else if (call.update != 0)
+    HEP_TRY(run_update(choice, half, stream));
   args.context = lane_.kernel;
   args.routing = memory_->get();
   args.num_tokens = batch.num_tokens;
   args.top_k = batch.top_k;
-  args.call = call;
-  args.row_bytes = lane_.context.shape.hidden * element_bytes(call.type);
   args.half = half;
+  args.call = call_of(call);
   if (half != Half::kReceive) HEP_TRY(publish_rows(args, stream));
-  const auto launch = in_one_launch ? fused::launch_update_and_dispatch : dispatch::launch_dispatch;
-  HEP_CUDA_TRY(launch(args, lane_.context.plan, stream));
+  const Plan& plan = lane_.context.plan;
+  if (!in_one_launch) {
+    HEP_CUDA_TRY(dispatch::launch_dispatch(args, plan, stream));
+    return Status();
+  }
+  args.indices = choice.indices;
+  args.alignment = alignment_;
+  HEP_CUDA_TRY(
+      fused::launch_update_and_dispatch(args, choice.index_type == hepIndexInt64, plan, stream));
   return Status();
 }
 
@@ -220,23 +278,24 @@ Status CudaRouting::combine(const hepCombineArgs_t& call, const Batch& batch, Ha
   const int device = backend_.device();
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
-  HEP_TRY(check_device_pointer(call.y, "y", device));
-  HEP_TRY(check_device_pointer(call.row_weights, "row_weights", device));
-  HEP_TRY(check_device_pointer(call.out, "out", device));
-  HEP_TRY(check_device_pointer(call.row_gradients, "row_gradients", device));
-  HEP_TRY(check_device_pointer(call.gradients, "gradients", device));
+  HEP_TRY(check_device_pointers({{call.y, "y"},
+                                 {call.row_weights, "row_weights"},
+                                 {call.out, "out"},
+                                 {call.row_gradients, "row_gradients"},
+                                 {call.gradients, "gradients"}},
+                                device));
 
   CombineArgs args{};
   args.context = lane_.kernel;
   args.routing = memory_->get();
   args.num_tokens = batch.num_tokens;
   args.top_k = batch.top_k;
-  args.call = call;
+  args.half = half;
+  args.call = call_of(call);
   const int hidden = lane_.context.shape.hidden;
   args.row_bytes = hidden * element_bytes(call.type);
   args.partial_row_bytes = hidden * element_bytes(call.partial_type);
-  HEP_TRY(find_outputs(call, half, &args));
-  args.half = half;
+  HEP_TRY(find_outputs(call, half, &args.outputs));
   const NotedWork noted(lane_.work, stream);
   if (call.row_gradients != nullptr && half != Half::kReceive)
     HEP_CUDA_TRY(combine::launch_send_gradients(args, lane_.context.plan, stream));

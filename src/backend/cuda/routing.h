@@ -36,9 +36,9 @@ class CudaRouting : public BackendRouting {
   Status run_update(TopK choice, Half half, hepStream_t stream);
   Status list_map(Half half, hepStream_t stream, TopK* choice);
   Status find_rows(const hepDispatchArgs_t& call, const Batch& batch, Half half,
-                   DispatchArgs* args);
+                   DispatchedRows* rows);
   Status publish_rows(const DispatchArgs& args, hepStream_t stream);
-  Status find_outputs(const hepCombineArgs_t& call, Half half, CombineArgs* args);
+  Status find_outputs(const hepCombineArgs_t& call, Half half, ReadableOutputs* outputs);
 
   CudaBackend& backend_;
   CudaLane& lane_;

@@ -87,8 +87,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int role = warp_index() % kWarpsPerPipeline;
   const int longest_row_bytes = max(args.row_bytes, args.partial_row_bytes);
   const int bytes = stage_bytes(longest_row_bytes);
-  const PipelineMemory memory(shared + pipeline * PipelineMemory::bytes(args.load_stages, bytes),
-                              args.load_stages, bytes);
+  const PipelineMemory memory(
+      shared + pipeline * PipelineMemory::bytes(args.plan.load_stages, bytes),
+      args.plan.load_stages, bytes);
   // A NaN that arrives as it is becomes canonical when it is added up.
   const bool as_they_are = V::as_they_are(args);
   const int reducers = num_reducers(longest_row_bytes);
@@ -101,14 +102,14 @@ __global__ void __launch_bounds__(kThreads, 1)
     context.state->combine.epoch = epoch;
   __syncthreads();
 
-  const bool in_first_half = sends && !in_place && blockIdx.x < args.first_half_blocks;
+  const bool in_first_half = sends && !in_place && blockIdx.x < args.plan.first_half_blocks;
   if (in_first_half && as_they_are) {
     if (role == 0) {
       ContributionLoader loader{{memory.forwarding, {}}};
       load_contributions<V>(args, epoch, pipeline, loader);
       loader.end();
     } else if (role == 1) {
-      forward(memory.forwarding, args.store_stages, epoch);
+      forward(memory.forwarding, args.plan.store_stages, epoch);
     }
     ptx::barrier_sync(1 + pipeline, kPipelineThreads);
   }
@@ -180,7 +181,7 @@ constexpr Instance kInstances[] = {
 };
 
 // NULL if there is none.
-auto find_kernel(const hepCombineArgs_t& call) -> decltype(Instance::kernel) {
+auto find_kernel(const CombineCall& call) -> decltype(Instance::kernel) {
   for (const Instance& instance : kInstances)
     if (instance.type == call.type && instance.partial_type == call.partial_type &&
         (instance.layout == call.layout || instance.layout == kAnyLayout))
@@ -198,18 +199,18 @@ cudaError_t prepare_combine_kernels() {
 
 cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stream) {
   const int bytes = stage_bytes(std::max(args.row_bytes, args.partial_row_bytes));
-  args.load_stages = plan.combine_load_stages > 0 ? plan.combine_load_stages : kMaxLoadStages;
+  args.plan.load_stages = plan.combine_load_stages > 0 ? plan.combine_load_stages : kMaxLoadStages;
   const CombineGrid grid = choose_grid(args, plan);
-  args.first_half_blocks = grid.first_half;
+  args.plan.first_half_blocks = grid.first_half;
   const auto shared_bytes = [&] {
-    return kPipelines * PipelineMemory::bytes(args.load_stages, bytes);
+    return kPipelines * PipelineMemory::bytes(args.plan.load_stages, bytes);
   };
-  while (shared_bytes() > kMaxDynamicSharedBytes) --args.load_stages;
-  args.store_stages =
+  while (shared_bytes() > kMaxDynamicSharedBytes) --args.plan.load_stages;
+  args.plan.store_stages =
       std::min(plan.combine_store_stages > 0 ? plan.combine_store_stages : kDefaultStoreStages,
-               args.load_stages - 1);
+               args.plan.load_stages - 1);
   const int blocks = args.half == Half::kSend ? std::max(grid.first_half, 1) : grid.blocks;
-  args.task_shift = choose_task_shift(args, blocks);
+  args.plan.task_shift = choose_task_shift(args, blocks);
   return launch(find_kernel(args.call), blocks, kThreads, shared_bytes(), stream, args);
 }
 

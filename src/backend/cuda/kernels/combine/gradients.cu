@@ -29,7 +29,7 @@ __device__ bool wait_for_takers(const CombineArgs& args, uint64_t epoch) {
 __device__ void send_gradient(const CombineArgs& args, uint64_t epoch, uint32_t index,
                               const Row& row, const Selection& selection) {
   const KernelContext& context = args.context;
-  const hepCombineArgs_t& call = args.call;
+  const CombineCall& call = args.call;
   int64_t entry;
   if (call.layout == hepLayoutFlat) {
     if (index >= call.capacity) return;

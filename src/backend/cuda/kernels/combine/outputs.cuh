@@ -27,11 +27,11 @@ __device__ inline OutputRange outputs_for(const CombineArgs& args, int rank) {
 
 // Whether the peers read this rank's outputs where they lie.
 __device__ inline bool outputs_in_place(const CombineArgs& args) {
-  if (args.outputs_place == kNotInWindow) return false;
+  if (args.outputs.location == kNotInWindow) return false;
   if (never_sends_outputs(args)) return true;
   const KernelContext& context = args.context;
   return at<uint32_t>(args.routing, context.routing_layout.source_rows)[context.num_ranks()] >
-         args.most_sent_rows;
+         args.outputs.most_sent_rows;
 }
 
 __device__ inline uint64_t call_summary(const CombineArgs& args) {
@@ -48,7 +48,7 @@ __device__ inline void publish_outputs(const CombineArgs& args, bool in_place, u
     if (rank == context.rank) continue;
     const OutputRange range = outputs_for(args, rank);
     const uint64_t place =
-        in_place ? args.outputs_place + range.first * args.row_bytes : kNotInWindow;
+        in_place ? args.outputs.location + range.first * args.row_bytes : kNotInWindow;
     OutputsSignal& signal = context.signals_to(rank)->outputs_of(epoch);
     ptx::st_relaxed_sys(&signal.call, call);
     ptx::st_relaxed_sys(&signal.place, place);

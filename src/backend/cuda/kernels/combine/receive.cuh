@@ -37,10 +37,10 @@ struct TokenTasks {
   // By all lanes.
   __device__ TokenTask next() {
     const uint64_t mine = __shfl_sync(kFullWarp, task, 0);
-    if (mine << args.task_shift >= args.num_tokens) return {0, 0};
+    if (mine << args.plan.task_shift >= args.num_tokens) return {0, 0};
     draw();
-    const int first = static_cast<int>(mine) << args.task_shift;
-    return {first, min(first + (1 << args.task_shift), args.num_tokens)};
+    const int first = static_cast<int>(mine) << args.plan.task_shift;
+    return {first, min(first + (1 << args.plan.task_shift), args.num_tokens)};
   }
 
  private:

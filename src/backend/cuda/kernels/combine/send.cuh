@@ -80,8 +80,8 @@ __device__ void load_contributions(const CombineArgs& args, uint64_t epoch, int 
   }
   const int num_tasks = most_chunks * sources;
   const Divisor chunk_of(sources);
-  for (int task = pipeline * args.first_half_blocks + blockIdx.x; task < num_tasks;
-       task += kPipelines * args.first_half_blocks) {
+  for (int task = pipeline * args.plan.first_half_blocks + blockIdx.x; task < num_tasks;
+       task += kPipelines * args.plan.first_half_blocks) {
     const int chunk = chunk_of(task);
     const int next = context.rank + 1 + task - chunk * sources;
     const int source = next < ranks ? next : next - ranks;

@@ -39,10 +39,11 @@ __device__ void write_extras(const DispatchArgs& args, const PublishedExtras& pu
   const int warp = warp_index() - kFirstExtrasWarp;
   const uint32_t num_rows =
       at<uint32_t>(args.routing, args.context.routing_layout.source_rows)[args.context.num_ranks()];
+  const RowExtras<kLayout, PublishedExtras> extras{args, published, experts, lanes,
+                                                   entries + warp * kWarpSize};
   for (uint32_t first = (blockIdx.x * kExtrasWarps + warp) * lanes.groups; first < num_rows;
        first += gridDim.x * kExtrasWarps * lanes.groups)
-    write_row_extras<kLayout>(args, published, experts, lanes, first, num_rows,
-                              entries + warp * kWarpSize);
+    extras.write(first, num_rows);
   write_padding_extras<kLayout>(args, experts, warp * gridDim.x + blockIdx.x,
                                 gridDim.x * kExtrasWarps);
 }
@@ -54,7 +55,7 @@ __device__ void finish(const DispatchArgs& args, uint64_t epoch) {
   const KernelContext& context = args.context;
   for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x) {
     ptx::st_release_sys(&context.signals_to(rank)->rows_read, epoch);
-    if (args.publishing == Publishing::kDone)
+    if (args.rows.publishing == Publishing::kDone)
       wait_for(context, {hepOperationDispatch, hepPhaseReaders, rank, epoch},
                &context.signals_from(rank)->rows_read, epoch);
   }
@@ -74,15 +75,15 @@ __device__ void store_rows(const DispatchArgs& args, const ExpertBlocks& experts
 }
 
 template <int kLayout>
-__device__ Ring<RowItem> ring_of_pipeline(const DispatchArgs& args, char* shared, int index) {
-  const int bytes = stage_bytes(kLayout, args.rows_per_stage, args.row_bytes, args.top_k);
-  char* stages = shared + index * pipeline_bytes(args.stages, bytes);
-  return {stages, stages + args.stages * bytes, args.stages, bytes};
+__device__ Ring<RowItem> ring_of_pipeline(const PipelineArgs& args, char* shared, int index) {
+  const int bytes = stage_bytes(kLayout, args.plan.rows_per_stage, args.rows.row_bytes, args.top_k);
+  char* stages = shared + index * pipeline_bytes(args.plan.stages, bytes);
+  return {stages, stages + args.plan.stages * bytes, args.plan.stages, bytes};
 }
 
 template <int kLayout>
 __global__ void __launch_bounds__(kThreads, 1)
-    dispatch_kernel(const __grid_constant__ DispatchArgs args) {
+    dispatch_kernel(const __grid_constant__ PipelineArgs args) {
   extern __shared__ __align__(kStageAlignment) char shared[];
   __shared__ uint8_t gave_weights[kMaxRanks];
   __shared__ uint32_t source_rows[kMaxRanks + 1];
@@ -94,15 +95,15 @@ __global__ void __launch_bounds__(kThreads, 1)
   const uint64_t call = call_summary(args);
   if (!may_begin(args, hepOperationDispatch, epoch)) return;
   const bool publishes = args.half != Half::kReceive;
-  if (publishes && args.publishing == Publishing::kDone && blockIdx.x == gridDim.x - 1)
+  if (publishes && args.rows.publishing == Publishing::kDone && blockIdx.x == gridDim.x - 1)
     signal_rows(args, epoch, call, all_threads());
   if (args.half == Half::kSend)
     return publish(args, epoch, call, all_threads(), [] { __syncthreads(); });
 
   for (int i = threadIdx.x; i <= context.num_ranks(); i += blockDim.x)
     source_rows[i] = at<uint32_t>(args.routing, context.routing_layout.source_rows)[i];
-  const Pipeline pipeline{warp_index() % kPipelines, args.pipelines};
-  for (int i = 0; i < args.pipelines; ++i)
+  const Pipeline pipeline{warp_index() % kPipelines, args.plan.pipelines};
+  for (int i = 0; i < args.plan.pipelines; ++i)
     ring_of_pipeline<kLayout>(args, shared, i)
         .initialize(kArrivingLanes, {warp_index(), kThreads / kWarpSize});
   const Ring<RowItem> ring = ring_of_pipeline<kLayout>(args, shared, pipeline.index);
@@ -131,25 +132,25 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 // By layout.
-constexpr void (*kKernels[])(DispatchArgs) = {dispatch_kernel<hepLayoutFlat>,
+constexpr void (*kKernels[])(PipelineArgs) = {dispatch_kernel<hepLayoutFlat>,
                                               dispatch_kernel<hepLayoutExpertMajor>,
                                               dispatch_kernel<hepLayoutExpertPadded>};
 
-int shared_bytes_of(const DispatchArgs& args) {
-  return args.pipelines *
-         pipeline_bytes(args.stages, stage_bytes(args.call.layout, args.rows_per_stage,
-                                                 args.row_bytes, args.top_k));
+int shared_bytes_of(const PipelineArgs& args) {
+  return args.plan.pipelines *
+         pipeline_bytes(args.plan.stages, stage_bytes(args.call.layout, args.plan.rows_per_stage,
+                                                      args.rows.row_bytes, args.top_k));
 }
 
 // The stages of each pipeline, and how many rows one holds. Returns the shared memory that all take.
-int cut_stages(int rows_in_flight, DispatchArgs* args) {
-  const int rows = rows_in_flight / args->pipelines;
-  args->rows_per_stage =
+int cut_stages(int rows_in_flight, PipelineArgs* args) {
+  const int rows = rows_in_flight / args->plan.pipelines;
+  args->plan.rows_per_stage =
       args->call.layout != hepLayoutFlat
           ? 1
-          : std::clamp(std::min(kStageTargetBytes / args->row_bytes, rows / kFewStages), 1,
+          : std::clamp(std::min(kStageTargetBytes / args->rows.row_bytes, rows / kFewStages), 1,
                        kMaxRowsPerStage);
-  args->stages = rows / args->rows_per_stage;
+  args->plan.stages = rows / args->plan.rows_per_stage;
   return shared_bytes_of(*args);
 }
 
@@ -162,16 +163,17 @@ cudaError_t prepare_dispatch_kernels() {
   return cudaSuccess;
 }
 
-cudaError_t launch_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream) {
-  const int rows_in_flight = dispatch_stages(plan, args.row_bytes, args.call.layout);
-  args.pipelines = std::clamp(rows_in_flight / kFewRowsOfPipeline, 1, kPipelines);
+cudaError_t launch_dispatch(const DispatchArgs& dispatch, const Plan& plan, cudaStream_t stream) {
+  PipelineArgs args{dispatch, {}};
+  const int rows_in_flight = dispatch_stages(plan, args.rows.row_bytes, args.call.layout);
+  args.plan.pipelines = std::clamp(rows_in_flight / kFewRowsOfPipeline, 1, kPipelines);
   int shared_bytes = cut_stages(rows_in_flight, &args);
-  while (shared_bytes > kMostDynamicBytes && args.pipelines > 1) {
-    --args.pipelines;
+  while (shared_bytes > kMostDynamicBytes && args.plan.pipelines > 1) {
+    --args.plan.pipelines;
     shared_bytes = cut_stages(rows_in_flight, &args);
   }
   while (shared_bytes > kMostDynamicBytes) {
-    --args.stages;
+    --args.plan.stages;
     shared_bytes = shared_bytes_of(args);
   }
   return launch(kKernels[args.call.layout], plan.dispatch_blocks, kThreads, shared_bytes, stream,

@@ -28,8 +28,7 @@ __device__ void for_each_padding(const DispatchArgs& args, const ExpertBlocks& e
       body(place);
 }
 
-__device__ inline void write_row_origin(const hepDispatchArgs_t& call, int64_t place,
-                                        const Row& row) {
+__device__ inline void write_row_origin(const DispatchCall& call, int64_t place, const Row& row) {
   if (call.row_sources != nullptr) call.row_sources[place] = row.source;
   if (call.row_tokens != nullptr) call.row_tokens[place] = row.token;
 }
@@ -53,66 +52,73 @@ __device__ int64_t place_of_lane(const DispatchArgs& args, const ExpertBlocks& e
                           experts.offsets, selection);
 }
 
-// What belongs to the rows from `first` on, a few at a time: a lane for each selection, and in flat
-// for each of the K entries of a row, which neighbouring lanes write to neighbouring places (a lane for
-// each row, writing its entries one after the other, took bandwidth from the rows). `published` knows
-// where the sources' weights and scales are, and whether these are to be forwarded here; weights are kept for
-// combine.
+// Writes what belongs to rows, a few at a time: a lane for each selection, and in flat for each of the K
+// entries of a row, which neighbouring lanes write to neighbouring places (a lane for each row, writing its
+// entries one after the other, took bandwidth from the rows). `published` knows where the sources' weights and
+// scales are, and whether these are to be forwarded here; weights are kept for combine.
 template <int kLayout, typename Published>
-__device__ void write_row_extras(const DispatchArgs& args, const Published& published,
-                                 const ExpertBlocks& experts, const SelectionLanes& lanes,
-                                 uint32_t first, uint32_t end, FlatExtra* entries) {
-  const hepDispatchArgs_t& call = args.call;
-  const uint32_t index = first + lanes.group;
-  const bool in_range = lanes.group < lanes.groups && index < end;
-  uint4 raw = make_uint4(0, 0, 0, 0);
-  if (in_range) raw = at<uint4>(args.routing, args.context.routing_layout.rows)[index];
-  const Row& row = reinterpret_cast<const Row&>(raw);
-  const bool selected = in_range && lanes.index < row.count;
+struct RowExtras {
+  const DispatchArgs& args;
+  const Published& published;
+  const ExpertBlocks& experts;
+  const SelectionLanes& lanes;
+  FlatExtra* entries;  // [kWarpSize] of the warp, in shared memory
 
-  Selection selection{0, 0, 0};
-  float weight = 0.0f;
-  if (selected) {
-    selection = at<Selection>(args.routing,
-                              args.context.routing_layout.selections)[row.first + lanes.index];
-    weight = published.weight(row, selection.k);
+  // Of the rows from `first` on. By all lanes.
+  __device__ void write(uint32_t first, uint32_t end) const {
+    const DispatchCall& call = args.call;
+    const uint32_t index = first + lanes.group;
+    const bool in_range = lanes.group < lanes.groups && index < end;
+    uint4 raw = make_uint4(0, 0, 0, 0);
+    if (in_range) raw = at<uint4>(args.routing, args.context.routing_layout.rows)[index];
+    const Row& row = reinterpret_cast<const Row&>(raw);
+    const bool selected = in_range && lanes.index < row.count;
+
+    Selection selection{0, 0, 0};
+    float weight = 0.0f;
+    if (selected) {
+      selection = at<Selection>(args.routing,
+                                args.context.routing_layout.selections)[row.first + lanes.index];
+      weight = published.weight(row, selection.k);
+    }
+    const int64_t place =
+        place_of_lane<kLayout>(args, experts, lanes, index, in_range, selected, selection);
+    if (call.row_scales != nullptr && published.forwards_scales()) {
+      const char* scales = in_range ? published.scales(row) : nullptr;
+      __syncwarp();  // other lanes read them than waited for them, and a shuffle does not order memory
+      forward_scales(args, lanes, scales, place, kLayout == hepLayoutFlat ? 1 : args.top_k);
+    }
+    // Not before the scales, which would then wait until the weights are here: a dispatch of 4096 FP8 tokens with
+    // scales on 2 H200s, 16 blocks, took 127 us instead of 110.
+    if (selected && published.has_weights(row.source))
+      at<float>(args.routing, args.context.routing_layout.weights)[row.first + lanes.index] =
+          weight;
+    if (place != kDropped) write_row_origin(call, place, row);
+    if (kLayout != hepLayoutFlat) {
+      if (place != kDropped && call.row_weights != nullptr) call.row_weights[place] = weight;
+      return;
+    }
+    const bool kept = index < call.capacity;
+    if (selected && selection.place < call.gather_capacity)
+      call.gather[selection.place] = kept ? static_cast<int32_t>(index) : -1;
+    if (call.row_experts == nullptr && call.row_weights == nullptr) return;
+    entries[lane_index()] = {-1, 0.0f};
+    __syncwarp();
+    if (selected) entries[lanes.group * args.top_k + selection.k] = {selection.expert, weight};
+    __syncwarp();
+    const FlatExtra entry = entries[lane_index()];
+    __syncwarp();
+    if (!in_range || !kept) return;
+    const int64_t number = static_cast<int64_t>(first) * args.top_k + lane_index();
+    if (call.row_experts != nullptr) call.row_experts[number] = entry.expert;
+    if (call.row_weights != nullptr) call.row_weights[number] = entry.weight;
   }
-  const int64_t place =
-      place_of_lane<kLayout>(args, experts, lanes, index, in_range, selected, selection);
-  if (call.row_scales != nullptr && published.forwards_scales()) {
-    const char* scales = in_range ? published.scales(row) : nullptr;
-    __syncwarp();  // other lanes read them than waited for them, and a shuffle does not order memory
-    forward_scales(args, lanes, scales, place, kLayout == hepLayoutFlat ? 1 : args.top_k);
-  }
-  // Not before the scales, which would then wait until the weights are here: a dispatch of 4096 FP8 tokens with
-  // scales on 2 H200s, 16 blocks, took 127 us instead of 110.
-  if (selected && published.has_weights(row.source))
-    at<float>(args.routing, args.context.routing_layout.weights)[row.first + lanes.index] = weight;
-  if (place != kDropped) write_row_origin(call, place, row);
-  if (kLayout != hepLayoutFlat) {
-    if (place != kDropped && call.row_weights != nullptr) call.row_weights[place] = weight;
-    return;
-  }
-  const bool kept = index < call.capacity;
-  if (selected && selection.place < call.gather_capacity)
-    call.gather[selection.place] = kept ? static_cast<int32_t>(index) : -1;
-  if (call.row_experts == nullptr && call.row_weights == nullptr) return;
-  entries[lane_index()] = {-1, 0.0f};
-  __syncwarp();
-  if (selected) entries[lanes.group * args.top_k + selection.k] = {selection.expert, weight};
-  __syncwarp();
-  const FlatExtra entry = entries[lane_index()];
-  __syncwarp();
-  if (!in_range || !kept) return;
-  const int64_t number = static_cast<int64_t>(first) * args.top_k + lane_index();
-  if (call.row_experts != nullptr) call.row_experts[number] = entry.expert;
-  if (call.row_weights != nullptr) call.row_weights[number] = entry.weight;
-}
+};
 
 template <int kLayout>
 __device__ void write_padding_extras(const DispatchArgs& args, const ExpertBlocks& experts,
                                      int worker, int workers) {
-  const hepDispatchArgs_t& call = args.call;
+  const DispatchCall& call = args.call;
   if (kLayout == hepLayoutExpertPadded) return;
   for_each_padding(args, experts, worker, workers, [&](int place) {
     if (kLayout == hepLayoutFlat) {

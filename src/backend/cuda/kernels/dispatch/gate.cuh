@@ -54,7 +54,7 @@ template <typename Sync>
 __device__ void publish(const DispatchArgs& args, uint64_t epoch, uint64_t call, Workers threads,
                         Sync sync) {
   const KernelContext& context = args.context;
-  const bool has_rows = args.publishing != Publishing::kDone;
+  const bool has_rows = args.rows.publishing != Publishing::kDone;
   const bool has_extras = args.call.weights != nullptr || args.call.scales != nullptr;
   if (!has_rows && !has_extras) return;
   const TokenRange tokens = tokens_to_publish(args);

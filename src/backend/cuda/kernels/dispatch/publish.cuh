@@ -14,8 +14,8 @@ namespace hep::dispatch {
 
 // Where this rank's rows lie once they are published.
 __device__ inline uint64_t rows_place(const DispatchArgs& args, uint64_t epoch) {
-  return args.publishing == Publishing::kDone ? args.rows_place
-                                              : args.context.window_layout.published_by(epoch);
+  return args.rows.publishing == Publishing::kDone ? args.rows.location
+                                                   : args.context.window_layout.published_by(epoch);
 }
 
 // The block's part of this rank's tokens. The last blocks begin: the first have the first of the rows to
@@ -43,15 +43,21 @@ __device__ inline void publish_rows(const DispatchArgs& args, uint64_t epoch, To
   const KernelContext& context = args.context;
   const WindowLayout& layout = context.window_layout;
   char* rows = at<char>(context.own_window(), layout.published_by(epoch));
-  if (args.publishing == Publishing::kQuantizes) {
-    quantize_rows({args.call.x, rows, at<char>(context.own_window(), layout.scales_at(epoch, 0)),
-                   context.shape().scale_stride(), context.shape().scale_bytes, args.num_tokens,
-                   context.shape().hidden, args.call.quantize},
-                  tokens, threads);
+  if (args.rows.publishing == Publishing::kQuantizes) {
+    QuantizeArgs quantize{};
+    quantize.x = args.call.x;
+    quantize.rows = rows;
+    quantize.scales = at<char>(context.own_window(), layout.scales_at(epoch, 0));
+    quantize.scale_stride = context.shape().scale_stride();
+    quantize.scale_bytes = context.shape().scale_bytes;
+    quantize.num_tokens = args.num_tokens;
+    quantize.hidden = context.shape().hidden;
+    quantize.quantize = args.call.quantize;
+    quantize_rows(quantize, tokens, threads);
     return;
   }
   const uint4* x = static_cast<const uint4*>(args.call.x);
-  const uint32_t vectors = args.row_bytes / sizeof(uint4);
+  const uint32_t vectors = args.rows.row_bytes / sizeof(uint4);
   for_each_loaded<kVectorsAtOnce>(
       tokens.begin * vectors + threads.index, threads.count, tokens.end * vectors,
       [&](uint32_t i) { return __ldcs(x + i); },

@@ -65,10 +65,11 @@ struct Pipeline {
 };
 
 // One by one if there would be too few groups for all pipelines.
-__device__ inline int rows_per_group(const DispatchArgs& args, uint32_t num_rows,
+__device__ inline int rows_per_group(const PipelineArgs& args, uint32_t num_rows,
                                      Pipeline pipeline) {
-  if (num_rows < 2 * kFewRowsPerGroup * pipeline.num_groups_at_once()) return args.rows_per_stage;
-  return args.rows_per_stage * ceil_div(kFewRowsPerGroup, args.rows_per_stage);
+  if (num_rows < 2 * kFewRowsPerGroup * pipeline.num_groups_at_once())
+    return args.plan.rows_per_stage;
+  return args.plan.rows_per_stage * ceil_div(kFewRowsPerGroup, args.plan.rows_per_stage);
 }
 
 // Groups of rows in the order in which they are visited: the rows in a block's ring come from all
@@ -97,7 +98,7 @@ struct GroupOrder {
 // By one lane.
 __device__ inline void load_expert_row(const DispatchArgs& args, const Row& row, uint32_t index,
                                        const char* source_rows, Producer<RowItem>& producer) {
-  const int row_bytes = args.row_bytes;
+  const int row_bytes = args.rows.row_bytes;
   // 16-byte copies of 8-byte selections: from the even one at or before the first.
   const uint32_t first_even = row.first & ~1u;
   const uint32_t list_bytes =
@@ -145,7 +146,7 @@ __device__ inline RowGroup find_group(const DispatchArgs& args, const GroupOrder
 // By one lane.
 __device__ inline void load_flat_row(const DispatchArgs& args, uint32_t token, uint32_t index,
                                      const char* source_rows, Producer<RowItem>& producer) {
-  const int row_bytes = args.row_bytes;
+  const int row_bytes = args.rows.row_bytes;
   producer.acquire({index, 1, 0, 0}, row_bytes);
   producer.load(0, source_rows + static_cast<uint64_t>(token) * row_bytes, row_bytes);
 }
@@ -155,7 +156,7 @@ __device__ inline void load_flat_row(const DispatchArgs& args, uint32_t token, u
 __device__ inline void load_flat_rows(const DispatchArgs& args, const RowGroup& group,
                                       uint32_t begin, uint32_t count, const char* source_rows,
                                       Producer<RowItem>& producer) {
-  const int row_bytes = args.row_bytes;
+  const int row_bytes = args.rows.row_bytes;
   const uint32_t lane = lane_index();
   const uint32_t token = group.token(begin + lane);
   const uint32_t token_before = __shfl_up_sync(kFullWarp, token, 1);
@@ -174,7 +175,7 @@ __device__ inline void load_flat_rows(const DispatchArgs& args, const RowGroup& 
 
 // Rows that are dropped need no load; in the expert layouts any of a row's places may be in range.
 template <int kLayout>
-__device__ void load_group(const DispatchArgs& args, const RowGroup& group, const char* source_rows,
+__device__ void load_group(const PipelineArgs& args, const RowGroup& group, const char* source_rows,
                            Producer<RowItem>& producer) {
   if (kLayout != hepLayoutFlat) {
     for (uint32_t index = group.begin; index < group.end; ++index) {
@@ -185,7 +186,7 @@ __device__ void load_group(const DispatchArgs& args, const RowGroup& group, cons
     return;
   }
   const int64_t end = min(int64_t{group.end}, args.call.capacity);
-  if (args.rows_per_stage == 1) {
+  if (args.plan.rows_per_stage == 1) {
     for (int64_t index = group.begin; index < end; ++index) {
       const uint32_t token = group.token(index);
       if (lane_index() == 0) load_flat_row(args, token, index, source_rows, producer);
@@ -193,14 +194,14 @@ __device__ void load_group(const DispatchArgs& args, const RowGroup& group, cons
     }
     return;
   }
-  for (int64_t index = group.begin; index < end; index += args.rows_per_stage)
-    load_flat_rows(args, group, index, min(int64_t{args.rows_per_stage}, end - index), source_rows,
-                   producer);
+  for (int64_t index = group.begin; index < end; index += args.plan.rows_per_stage)
+    load_flat_rows(args, group, index, min(int64_t{args.plan.rows_per_stage}, end - index),
+                   source_rows, producer);
 }
 
 // The records of the next group are read while the rows of this one are loaded.
 template <int kLayout>
-__device__ void load_rows(const DispatchArgs& args, const SourceGate& gate,
+__device__ void load_rows(const PipelineArgs& args, const SourceGate& gate,
                           const uint32_t* source_rows, Pipeline pipeline,
                           const Ring<RowItem>& ring) {
   const KernelContext& context = args.context;
@@ -242,7 +243,7 @@ __device__ int64_t place_of_copy(const DispatchArgs& args, const ExpertBlocks& e
 }
 
 __device__ inline char* row_at(const DispatchArgs& args, int64_t place) {
-  return static_cast<char*>(args.call.rows) + place * args.row_bytes;
+  return static_cast<char*>(args.call.rows) + place * args.rows.row_bytes;
 }
 
 // One lane stores to each place.
@@ -256,10 +257,10 @@ __device__ void store_rows(const DispatchArgs& args, const ExpertBlocks& experts
     if (item.row == kEnd) break;
     const char* stage = ring.stage(cursor.stage);
     const auto* selections =
-        reinterpret_cast<const Selection*>(stage + args.row_bytes) + (item.first & 1);
+        reinterpret_cast<const Selection*>(stage + args.rows.row_bytes) + (item.first & 1);
     const int64_t place = place_of_copy<kLayout>(args, experts, item.row, selections, item.count);
     if (place != kDropped)
-      ptx::bulk_store(row_at(args, place), stage, item.num_rows * args.row_bytes);
+      ptx::bulk_store(row_at(args, place), stage, item.num_rows * args.rows.row_bytes);
     ptx::bulk_commit();
     release.stored(ring);
   }
@@ -270,7 +271,7 @@ __device__ void store_rows(const DispatchArgs& args, const ExpertBlocks& experts
 // The storer zeroes the padding rows from a stage that is no longer used.
 __device__ inline void zero_padding(const DispatchArgs& args, const ExpertBlocks& experts,
                                     Pipeline pipeline, const Ring<RowItem>& ring) {
-  const int row_bytes = args.row_bytes;
+  const int row_bytes = args.rows.row_bytes;
   uint4* zeros = reinterpret_cast<uint4*>(ring.stage(0));
   for (int i = lane_index(); i < row_bytes / static_cast<int>(sizeof(uint4)); i += kWarpSize)
     zeros[i] = make_uint4(0, 0, 0, 0);

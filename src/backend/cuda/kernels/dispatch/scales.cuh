@@ -61,7 +61,7 @@ struct ScalePieces {
   int64_t step;  // from one of a row's to the next, in pieces
 
   __device__ explicit ScalePieces(const DispatchArgs& args) {
-    const hepDispatchArgs_t& call = args.call;
+    const DispatchCall& call = args.call;
     const int row_bytes = args.context.shape().scale_bytes;
     const bool row_major = call.row_scales_stride == 0;
     bytes = row_major ? widest_piece(call.row_scales, row_bytes) : call.scale_element_bytes;
@@ -70,7 +70,7 @@ struct ScalePieces {
   }
 
   // The first of the row at a place.
-  __device__ int64_t first(const hepDispatchArgs_t& call, int64_t place) const {
+  __device__ int64_t first(const DispatchCall& call, int64_t place) const {
     if (call.row_scales_stride == 0) return place * count;
     return scale_element(call.layout, call.capacity, count, call.row_scales_stride, place, 0);
   }

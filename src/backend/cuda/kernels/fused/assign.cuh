@@ -90,9 +90,22 @@ struct BlockRows {
   uint32_t begin, end;
 };
 
+// An update as a block sees it once the choices of all ranks are here.
+struct BlockUpdate {
+  const UpdateArgs& args;
+  const PlaceMemory& memory;
+  const Sources& sources;
+  const TokenShare& share;
+  const SelectionLanes& lanes;
+  RankOfExpert rank_of;
+  uint64_t epoch, update;  // of dispatch and of routing updates
+};
+
 // Counts all tokens, one a thread. By all placing threads.
-__device__ inline void count_choices(const DispatchArgs& args, const PlaceMemory& memory,
-                                     const Sources& sources, const TokenShare& share) {
+__device__ inline void count_choices(const BlockUpdate& block) {
+  const UpdateArgs& args = block.args;
+  const PlaceMemory& memory = block.memory;
+  const Sources& sources = block.sources;
   const KernelContext& context = args.context;
   const Shape& shape = context.shape();
   const int local_base = context.rank * shape.num_local_experts();
@@ -102,7 +115,7 @@ __device__ inline void count_choices(const DispatchArgs& args, const PlaceMemory
     const uint32_t token = base + lane_index();
     const bool valid = token < num_tokens;
     const int source = valid ? source_of(sources, ranks, token) : 0;
-    const int number = share.class_of(token);
+    const int number = block.share.class_of(token);
     const PlaceCounters count = memory.of_class(number, shape);
     const uint16_t* experts = memory.experts + (source * shape.choice_tokens +
                                                 (valid ? token - sources.first_token[source] : 0)) *
@@ -148,7 +161,7 @@ struct ClassCounts {
 };
 
 // By one warp: where the rows of the local experts begin, and those of each class among them.
-__device__ inline void place_experts(const DispatchArgs& args, const PlaceMemory& memory) {
+__device__ inline void place_experts(const UpdateArgs& args, const PlaceMemory& memory) {
   const RoutingLayout& layout = args.context.routing_layout;
   const Shape& shape = args.context.shape();
   const int local_experts = shape.num_local_experts();
@@ -179,7 +192,7 @@ __device__ inline void place_experts(const DispatchArgs& args, const PlaceMemory
 }
 
 // By one warp: where the rows and selections of each class begin.
-__device__ inline void place_rows(const DispatchArgs& args, const PlaceMemory& memory,
+__device__ inline void place_rows(const UpdateArgs& args, const PlaceMemory& memory,
                                   BlockRows* rows) {
   const Shape& shape = args.context.shape();
   const int stride = place_counters(shape);
@@ -195,7 +208,7 @@ __device__ inline void place_rows(const DispatchArgs& args, const PlaceMemory& m
 }
 
 // By one warp of one block: where the rows of each source begin.
-__device__ inline void place_sources(const DispatchArgs& args, const PlaceMemory& memory,
+__device__ inline void place_sources(const UpdateArgs& args, const PlaceMemory& memory,
                                      const Sources& sources) {
   const RoutingLayout& layout = args.context.routing_layout;
   const int ranks = args.context.num_ranks();
@@ -226,31 +239,32 @@ struct LaneChoice {
   int expert;      // kNone: none
   int rank;        // that hosts it; kNone
 
-  __device__ LaneChoice(const DispatchArgs& args, const PlaceMemory& memory, const Sources& sources,
-                        const SelectionLanes& lanes, RankOfExpert rank_of, int first, int end)
+  __device__ LaneChoice(const BlockUpdate& block, int first, int end)
       : token(0), source(kNone), expert(kNone), rank(kNone) {
+    const UpdateArgs& args = block.args;
+    const SelectionLanes& lanes = block.lanes;
     const int number = first + lanes.group;
     if (lanes.group >= lanes.groups || number >= end) return;
-    source = source_of(sources, args.context.num_ranks(), number);
-    token = number - sources.first_token[source];
+    source = source_of(block.sources, args.context.num_ranks(), number);
+    token = number - block.sources.first_token[source];
     const uint16_t chosen =
-        memory.experts[(source * args.context.shape().choice_tokens + token) * args.top_k +
-                       lanes.index];
+        block.memory.experts[(source * args.context.shape().choice_tokens + token) * args.top_k +
+                             lanes.index];
     if (chosen == kNoExpert) return;
     expert = chosen;
-    rank = rank_of(chosen);
+    rank = block.rank_of(chosen);
   }
 };
 
 // Makes the records of the tokens from `first` on. `next` tells what to give out.
-__device__ inline void make_records(const DispatchArgs& args, const PlaceMemory& memory,
-                                    const Sources& sources, const SelectionLanes& lanes,
-                                    RankOfExpert rank_of, int first, int end,
+__device__ inline void make_records(const BlockUpdate& block, int first, int end,
                                     const PlaceCounters& next) {
+  const UpdateArgs& args = block.args;
+  const SelectionLanes& lanes = block.lanes;
   const KernelContext& context = args.context;
   const RoutingLayout& layout = context.routing_layout;
   const int local_base = context.rank * context.shape().num_local_experts();
-  const LaneChoice choice(args, memory, sources, lanes, rank_of, first, end);
+  const LaneChoice choice(block, first, end);
 
   // Local selections get their places, in (token, k) order.
   const bool chose_local = choice.rank == context.rank;
@@ -261,11 +275,11 @@ __device__ inline void make_records(const DispatchArgs& args, const PlaceMemory&
   __syncwarp();
   if (chose_local && before == 0) next.by_expert[expert] += __popc(same_expert);
   Selection selection = sort_by_expert(lanes, args.top_k, choice.expert, place,
-                                       memory.sorted + warp_index() * kWarpSize);
+                                       block.memory.sorted + warp_index() * kWarpSize);
 
   // Now in ascending (expert, k) order of each token.
   const bool valid = lanes.group < lanes.groups && selection.expert != kNoExpert;
-  const int rank = valid ? rank_of(selection.expert) : kNone;
+  const int rank = valid ? block.rank_of(selection.expert) : kNone;
   const uint32_t same_rank = __match_any_sync(kFullWarp, rank);
   const bool leads = valid && (same_rank & lanes.of_group & lanes_below()) == 0;
   const uint32_t leaders = __ballot_sync(kFullWarp, leads);
@@ -291,7 +305,7 @@ __device__ inline void make_records(const DispatchArgs& args, const PlaceMemory&
   }
 
   if (choice.source != kNone && lanes.index == 0) {
-    const int shift = chunk_shift(sources.num_tokens[choice.source]);
+    const int shift = chunk_shift(block.sources.num_tokens[choice.source]);
     if ((choice.token & ((1u << shift) - 1)) == 0)
       at<uint32_t>(args.routing,
                    layout.chunk_rows)[choice.source * (context.shape().max_chunks() + 1) +
@@ -306,16 +320,14 @@ __device__ inline void make_records(const DispatchArgs& args, const PlaceMemory&
 }
 
 // From choices to counters that tell what to give out. By all placing threads of a block.
-__device__ inline void place_choices(const DispatchArgs& args, const PlaceMemory& memory,
-                                     const Sources& sources, const TokenShare& share,
-                                     BlockRows* rows) {
-  count_choices(args, memory, sources, share);
+__device__ inline void place_choices(const BlockUpdate& block, BlockRows* rows) {
+  count_choices(block);
   ptx::barrier_sync(kPlacingBarrier, kPlacingThreads);
   switch (warp_index()) {
-    case 0: place_experts(args, memory); break;
-    case 1: place_rows(args, memory, rows); break;
+    case 0: place_experts(block.args, block.memory); break;
+    case 1: place_rows(block.args, block.memory, rows); break;
     case 2:
-      if (blockIdx.x == 0) place_sources(args, memory, sources);
+      if (blockIdx.x == 0) place_sources(block.args, block.memory, block.sources);
       break;
   }
   ptx::barrier_sync(kPlacingBarrier, kPlacingThreads);

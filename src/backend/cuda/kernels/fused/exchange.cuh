@@ -75,8 +75,8 @@ struct ChoiceWords {
 
 // ------------------------------------------------------------------------------------------ sending
 
-__device__ inline uint32_t flags_of(const DispatchArgs& args) {
-  const bool in_place = args.publishing == Publishing::kDone && args.num_tokens > 0;
+__device__ inline uint32_t flags_of(const UpdateArgs& args) {
+  const bool in_place = args.rows.publishing == Publishing::kDone && args.num_tokens > 0;
   uint32_t flags = 0;
   if (args.call.weights != nullptr) flags |= kGivesWeights;
   if (in_place) flags |= kInPlace;
@@ -84,7 +84,7 @@ __device__ inline uint32_t flags_of(const DispatchArgs& args) {
   return flags;
 }
 
-__device__ inline uint32_t header_word(const DispatchArgs& args, uint64_t epoch, int word) {
+__device__ inline uint32_t header_word(const UpdateArgs& args, uint64_t epoch, int word) {
   const uint64_t place = dispatch::rows_place(args, epoch);
   switch (word) {
     case 0: return (flags_of(args) << kTopKBits | args.top_k) << kTokenBits | args.num_tokens;
@@ -99,7 +99,7 @@ template <typename Index>
 struct SelectionPair {
   Index first, second;
 
-  __device__ SelectionPair(const DispatchArgs& args, uint32_t pair) : first(-1), second(-1) {
+  __device__ SelectionPair(const UpdateArgs& args, uint32_t pair) : first(-1), second(-1) {
     const Index* ids = static_cast<const Index*>(args.indices);
     // A second half sends nothing, and is given what it need not be able to read.
     const uint32_t count = args.half == Half::kReceive ? 0 : args.num_tokens * args.top_k;
@@ -110,7 +110,7 @@ struct SelectionPair {
 
 // The expert of a selection, for the peers.
 template <typename Index>
-__device__ uint32_t choice_of(const DispatchArgs& args, uint32_t selection, Index id) {
+__device__ uint32_t choice_of(const UpdateArgs& args, uint32_t selection, Index id) {
   if (id >= 0 && id < args.context.shape().num_experts) return static_cast<uint32_t>(id);
   if (id != -1)
     record_bad_index(args.context.firsts, args.context.host, selection / args.top_k,
@@ -120,7 +120,7 @@ __device__ uint32_t choice_of(const DispatchArgs& args, uint32_t selection, Inde
 
 // By all threads of all blocks; each kind of word begins with another block.
 template <typename Index>
-__device__ void send_choices(const DispatchArgs& args, SelectionPair<Index> pair, uint64_t epoch,
+__device__ void send_choices(const UpdateArgs& args, SelectionPair<Index> pair, uint64_t epoch,
                              uint64_t update) {
   const KernelContext& context = args.context;
   const Shape& shape = context.shape();
@@ -157,7 +157,7 @@ __device__ void send_choices(const DispatchArgs& args, SelectionPair<Index> pair
 }
 
 // By one warp, after the block has published its part of the tokens.
-__device__ inline void signal_tokens(const DispatchArgs& args, uint64_t update, TokenRange tokens) {
+__device__ inline void signal_tokens(const UpdateArgs& args, uint64_t update, TokenRange tokens) {
   const KernelContext& context = args.context;
   if (flags_of(args) & kTogether) tokens = {0, blockIdx.x == gridDim.x - 1 ? 1 : 0};
   if (tokens.begin >= tokens.end) return;
@@ -187,7 +187,7 @@ __device__ inline bool take_word(const KernelContext& context, const WaitPoint& 
 // The header of a source, a word a lane; what differs from this rank's call fails. By all lanes; all return
 // the number of tokens, or one that is too large after a failure.
 constexpr uint32_t kNoHeader = 0xffffffffu;
-__device__ inline uint32_t take_header(const DispatchArgs& args, int source, uint64_t epoch,
+__device__ inline uint32_t take_header(const UpdateArgs& args, int source, uint64_t epoch,
                                        uint64_t update, Sources& sources) {
   const KernelContext& context = args.context;
   const ChoiceWords words(context, context.rank, source, update);
@@ -227,7 +227,7 @@ constexpr int kWordsAtOnce = 4;
 // Brings the choices of all ranks, [R][choice_tokens][K], kNoExpert for none, to shared memory. Warps share
 // the sources among them, several one source where there are enough. By the first kPlacingWarps warps of a
 // block; false after a failure.
-__device__ inline bool take_choices(const DispatchArgs& args, uint64_t epoch, uint64_t update,
+__device__ inline bool take_choices(const UpdateArgs& args, uint64_t epoch, uint64_t update,
                                     Sources& sources, uint16_t* experts) {
   const KernelContext& context = args.context;
   const Shape& shape = context.shape();
@@ -283,7 +283,7 @@ __device__ inline int source_of(const Sources& sources, int ranks, uint32_t toke
 }
 
 // Waits until a token's row and scales are published. False as wait_for().
-__device__ inline bool wait_for_token(const DispatchArgs& args, const Sources& sources, int source,
+__device__ inline bool wait_for_token(const UpdateArgs& args, const Sources& sources, int source,
                                       uint32_t token, uint64_t epoch, uint64_t update) {
   const KernelContext& context = args.context;
   const uint64_t* ready = ChoiceWords(context, context.rank, source, update).ready();

@@ -38,7 +38,7 @@ struct RankSet {
 
 // By one warp: those of the tokens that the block publishes. The row of a token on a rank has as its index
 // how many tokens before it have selected that rank: a lane counts for one rank, 32 tokens at a time.
-__device__ inline void place_own_tokens(const DispatchArgs& args, const PlaceMemory& memory,
+__device__ inline void place_own_tokens(const UpdateArgs& args, const PlaceMemory& memory,
                                         RankOfExpert rank_of) {
   const Shape& shape = args.context.shape();
   const RoutingLayout& layout = args.context.routing_layout;

@@ -32,8 +32,8 @@ constexpr int kOwnTokensWarp = kPlacingWarps + 2;
 constexpr int kOtherWarps = 3;
 constexpr int kThreads = (kPlacingWarps + kOtherWarps) * kWarpSize;
 
-__host__ __device__ inline int stage_bytes(const DispatchArgs& args) {
-  return align_up(args.row_bytes + args.stage_scale_bytes, kStageAlignment);
+__host__ __device__ inline int stage_bytes(const UpdateArgs& args) {
+  return align_up(args.rows.row_bytes + args.plan.stage_scale_bytes, kStageAlignment);
 }
 
 // The storer waits here until the records are made.
@@ -45,39 +45,40 @@ constexpr int kMostDynamicBytes = kMaxSharedBytes - kStaticBytes;
 static_assert(kMaxPlaceBytes < kMostDynamicBytes);
 
 // The rows of the block's tokens, in order: where each goes is not known yet.
-__device__ void load_rows(const DispatchArgs& args, const PlaceMemory& memory,
-                          const Sources& sources, const TokenShare& share, uint64_t epoch,
-                          uint64_t update, const Ring<RowItem>& ring) {
+__device__ void load_rows(const BlockUpdate& block, const Ring<RowItem>& ring) {
+  const UpdateArgs& args = block.args;
+  const Sources& sources = block.sources;
   const KernelContext& context = args.context;
   const Shape& shape = context.shape();
   const uint32_t local_base = context.rank * shape.num_local_experts();
   WarpProducer<RowItem> producer{ring, {}};
-  for (uint32_t first = share.begin; first < share.end; first += kWarpSize) {
+  for (uint32_t first = block.share.begin; first < block.share.end; first += kWarpSize) {
     const uint32_t number = first + lane_index();
     bool selected = false, ready = true;
     const char *row = nullptr, *scales = nullptr;
-    if (number < share.end) {
+    if (number < block.share.end) {
       const int source = source_of(sources, shape.num_ranks, number);
       const uint32_t token = number - sources.first_token[source];
       const uint16_t* experts =
-          memory.experts + (source * shape.choice_tokens + token) * args.top_k;
+          block.memory.experts + (source * shape.choice_tokens + token) * args.top_k;
 #pragma unroll 4
       for (int k = 0; k < args.top_k; ++k)
         selected |= experts[k] - local_base < static_cast<uint32_t>(shape.num_local_experts());
-      if (selected) ready = wait_for_token(args, sources, source, token, epoch, update);
-      row = sources.rows[source] + static_cast<uint64_t>(token) * args.row_bytes;
-      if (args.stage_scale_bytes > 0)
-        scales = dispatch::published_scales(context, source, epoch, token);
+      if (selected) ready = wait_for_token(args, sources, source, token, block.epoch, block.update);
+      row = sources.rows[source] + static_cast<uint64_t>(token) * args.rows.row_bytes;
+      if (args.plan.stage_scale_bytes > 0)
+        scales = dispatch::published_scales(context, source, block.epoch, token);
     }
     // The copy engine reads what the source wrote by other means.
     ptx::fence_proxy_async();
     if (!__all_sync(kFullWarp, ready)) break;
-    producer.load(__ballot_sync(kFullWarp, selected), {}, args.row_bytes + args.stage_scale_bytes,
-                  [&](char* stage, uint64_t* full) {
-                    ptx::bulk_load(stage, row, args.row_bytes, full);
-                    if (args.stage_scale_bytes > 0)
-                      ptx::bulk_load(stage + args.row_bytes, scales, args.stage_scale_bytes, full);
-                  });
+    producer.load(
+        __ballot_sync(kFullWarp, selected), {}, args.rows.row_bytes + args.plan.stage_scale_bytes,
+        [&](char* stage, uint64_t* full) {
+          ptx::bulk_load(stage, row, args.rows.row_bytes, full);
+          if (args.plan.stage_scale_bytes > 0)
+            ptx::bulk_load(stage + args.rows.row_bytes, scales, args.plan.stage_scale_bytes, full);
+        });
   }
   producer.load(1, {dispatch::kEnd, 0, 0, 0}, nullptr, 0);
 }
@@ -87,7 +88,7 @@ struct HeldRecords {
   uint32_t first, end;  // end: of the block's rows
   uint4 record;
 
-  __device__ HeldRecords(const DispatchArgs& args, uint32_t first_row, uint32_t end_row)
+  __device__ HeldRecords(const UpdateArgs& args, uint32_t first_row, uint32_t end_row)
       : first(first_row), end(end_row), record(make_uint4(0, 0, 0, 0)) {
     if (first + lane_index() < end)
       record = at<uint4>(args.routing, args.context.routing_layout.rows)[first + lane_index()];
@@ -99,7 +100,7 @@ struct RowSelections {
   const Selection* list;
   uint32_t count;
 
-  __device__ RowSelections(const DispatchArgs& args, const HeldRecords& records, uint32_t row) {
+  __device__ RowSelections(const UpdateArgs& args, const HeldRecords& records, uint32_t row) {
     const int lane = row - records.first;
     list = at<Selection>(args.routing, args.context.routing_layout.selections) +
            __shfl_sync(kFullWarp, records.record.y, lane);
@@ -109,7 +110,7 @@ struct RowSelections {
 
 // One lane stores to each place.
 template <int kLayout, int kInFlight>
-__device__ void store_rows(const DispatchArgs& args, const ExpertBlocks& experts,
+__device__ void store_rows(const UpdateArgs& args, const ExpertBlocks& experts,
                            const BlockRows& rows, const Ring<RowItem>& ring) {
   DelayedRelease<kInFlight> release;
   HeldRecords records(args, rows.begin, kLayout == hepLayoutFlat ? rows.begin : rows.end);
@@ -124,10 +125,11 @@ __device__ void store_rows(const DispatchArgs& args, const ExpertBlocks& experts
     const int64_t place =
         dispatch::place_of_copy<kLayout>(args, experts, row, selections.list, selections.count);
     if (place != kDropped) {
-      ptx::bulk_store(dispatch::row_at(args, place), stage, args.row_bytes);
-      if (args.stage_scale_bytes > 0)
-        ptx::bulk_store(static_cast<char*>(args.call.row_scales) + place * args.stage_scale_bytes,
-                        stage + args.row_bytes, args.stage_scale_bytes);
+      ptx::bulk_store(dispatch::row_at(args, place), stage, args.rows.row_bytes);
+      if (args.plan.stage_scale_bytes > 0)
+        ptx::bulk_store(
+            static_cast<char*>(args.call.row_scales) + place * args.plan.stage_scale_bytes,
+            stage + args.rows.row_bytes, args.plan.stage_scale_bytes);
     }
     ptx::bulk_commit();
     release.stored(ring);
@@ -137,7 +139,7 @@ __device__ void store_rows(const DispatchArgs& args, const ExpertBlocks& experts
 }
 
 template <int kLayout>
-__device__ void store_rows(const DispatchArgs& args, const ExpertBlocks& experts,
+__device__ void store_rows(const UpdateArgs& args, const ExpertBlocks& experts,
                            const BlockRows& rows, const Ring<RowItem>& ring) {
   if (ring.depth > 2 * dispatch::kStoresInFlight)
     store_rows<kLayout, dispatch::kStoresInFlight>(args, experts, rows, ring);
@@ -148,7 +150,7 @@ __device__ void store_rows(const DispatchArgs& args, const ExpertBlocks& experts
 
 // What the sources have sent beside their rows, or published.
 struct SentExtras {
-  const DispatchArgs& args;
+  const UpdateArgs& args;
   const Sources& sources;
   uint64_t epoch, update;
 
@@ -167,7 +169,7 @@ struct SentExtras {
     return __uint_as_float(weight);
   }
 
-  __device__ bool forwards_scales() const { return args.stage_scale_bytes == 0; }
+  __device__ bool forwards_scales() const { return args.plan.stage_scale_bytes == 0; }
 
   // Waits for them; they are of no use after a failure.
   __device__ const char* scales(const Row& row) const {
@@ -178,42 +180,40 @@ struct SentExtras {
 
 // A placing warp's tokens: records, then what goes with their rows.
 template <int kLayout>
-__device__ void place_tokens(const DispatchArgs& args, const PlaceMemory& memory,
-                             const Sources& sources, const SelectionLanes& lanes,
-                             RankOfExpert rank_of, const TokenShare& share, uint64_t epoch,
-                             uint64_t update, FlatExtra* entries) {
-  const TokenRange tokens = share.of_warp(warp_index());
-  const PlaceCounters next = memory.of_class(1 + warp_index(), args.context.shape());
+__device__ void place_tokens(const BlockUpdate& block, FlatExtra* entries) {
+  const UpdateArgs& args = block.args;
+  const SelectionLanes& lanes = block.lanes;
+  const TokenRange tokens = block.share.of_warp(warp_index());
+  const PlaceCounters next = block.memory.of_class(1 + warp_index(), args.context.shape());
   const uint32_t first_row = *next.rows;
   __syncwarp();
   for (int first = tokens.begin; first < tokens.end; first += lanes.groups)
-    make_records(args, memory, sources, lanes, rank_of, first, tokens.end, next);
+    make_records(block, first, tokens.end, next);
   ptx::barrier_arrive(kRecordsBarrier, kRecordsThreads);
 
   const uint32_t end_row = *next.rows;
-  const ExpertBlocks experts = memory.expert_blocks();
-  const SentExtras sent{args, sources, epoch, update};
-  for (uint32_t row = first_row; row < end_row; row += lanes.groups)
-    dispatch::write_row_extras<kLayout>(args, sent, experts, lanes, row, end_row,
-                                        entries + warp_index() * kWarpSize);
+  const ExpertBlocks experts = block.memory.expert_blocks();
+  const SentExtras sent{args, block.sources, block.epoch, block.update};
+  const dispatch::RowExtras<kLayout, SentExtras> extras{args, sent, experts, lanes,
+                                                        entries + warp_index() * kWarpSize};
+  for (uint32_t row = first_row; row < end_row; row += lanes.groups) extras.write(row, end_row);
   dispatch::write_padding_extras<kLayout>(args, experts, warp_index() * gridDim.x + blockIdx.x,
                                           gridDim.x * kPlacingWarps);
 }
 
 // By one warp of one block.
 template <int kLayout>
-__device__ void write_totals(const DispatchArgs& args, const PlaceMemory& memory, uint64_t epoch,
-                             uint64_t update) {
-  const KernelContext& context = args.context;
+__device__ void write_totals(const BlockUpdate& block) {
+  const KernelContext& context = block.args.context;
   uint32_t num_rows = 0;
   for (int source = 0; source < context.num_ranks(); ++source)
-    num_rows += memory.source_rows[source];
-  dispatch::write_counts<kLayout>(args, memory.expert_blocks(), num_rows, epoch);
-  if (lane_index() == 0) note_update(args, update);
+    num_rows += block.memory.source_rows[source];
+  dispatch::write_counts<kLayout>(block.args, block.memory.expert_blocks(), num_rows, block.epoch);
+  if (lane_index() == 0) note_update(block.args, block.update);
 }
 
 // By one thread of each block, when all of the block have read the epochs.
-__device__ void advance_epochs(const DispatchArgs& args, uint64_t epoch, uint64_t update) {
+__device__ void advance_epochs(const UpdateArgs& args, uint64_t epoch, uint64_t update) {
   DeviceState* state = args.context.state;
   if (!begins_last(&state->dispatch.begun)) return;
   state->dispatch.epoch = epoch;
@@ -222,7 +222,7 @@ __device__ void advance_epochs(const DispatchArgs& args, uint64_t epoch, uint64_
 
 // Where rows are read in place, their owners wait until all have read them. By all threads of all blocks,
 // which agree on whether there are any.
-__device__ void let_owners_go(const DispatchArgs& args, const Sources& sources, uint64_t epoch) {
+__device__ void let_owners_go(const UpdateArgs& args, const Sources& sources, uint64_t epoch) {
   const KernelContext& context = args.context;
   if (!any_in_place(sources, context.num_ranks())) return;
   if (!arrive_is_last(&context.state->dispatch.arrivals) || has_failed(context)) return;
@@ -236,7 +236,7 @@ __device__ void let_owners_go(const DispatchArgs& args, const Sources& sources, 
 
 template <int kLayout, typename Index>
 __global__ void __launch_bounds__(kThreads, 1)
-    update_and_dispatch_kernel(const __grid_constant__ DispatchArgs args) {
+    update_and_dispatch_kernel(const __grid_constant__ UpdateArgs args) {
   extern __shared__ __align__(kStageAlignment) char shared[];
   __shared__ Sources sources;
   __shared__ BlockRows rows;
@@ -252,7 +252,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     send_choices(args, first_pair, epoch, update);
     const TokenRange tokens = dispatch::tokens_to_publish(args);
     if (args.call.scales != nullptr) dispatch::publish_scales(args, epoch, tokens, all_threads());
-    if (args.publishing != Publishing::kDone)
+    if (args.rows.publishing != Publishing::kDone)
       dispatch::publish_rows(args, epoch, tokens, all_threads());
     __syncthreads();
     if (warp_index() == kStorerWarp) signal_tokens(args, update, tokens);
@@ -266,7 +266,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   memory.clear_counters(shape);
   const int bytes = stage_bytes(args);
   char* stages = shared + place_bytes(shape);
-  const Ring<RowItem> ring(stages, stages + args.stages * bytes, args.stages, bytes);
+  const Ring<RowItem> ring(stages, stages + args.plan.stages * bytes, args.plan.stages, bytes);
   if (warp_index() >= kPlacingWarps)
     ring.initialize(kArrivingLanes, {warp_index() - kPlacingWarps, kOtherWarps});
   const SelectionLanes lanes(args.top_k);
@@ -278,26 +278,24 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
 
   const TokenShare share(sources.first_token[shape.num_ranks]);
-  const ExpertBlocks experts = memory.expert_blocks();
+  const BlockUpdate block{args, memory, sources, share, lanes, rank_of, epoch, update};
   switch (warp_index()) {
-    case kLoaderWarp: load_rows(args, memory, sources, share, epoch, update, ring); break;
+    case kLoaderWarp: load_rows(block, ring); break;
     case kStorerWarp:
       ptx::barrier_sync(kRecordsBarrier, kRecordsThreads);
-      store_rows<kLayout>(args, experts, rows, ring);
+      store_rows<kLayout>(args, memory.expert_blocks(), rows, ring);
       break;
     case kOwnTokensWarp: place_own_tokens(args, memory, rank_of); break;
     default:
-      place_choices(args, memory, sources, share, &rows);
-      place_tokens<kLayout>(args, memory, sources, lanes, rank_of, share, epoch, update,
-                            extra_entries);
-      if (blockIdx.x == gridDim.x - 1 && warp_index() == 0)
-        write_totals<kLayout>(args, memory, epoch, update);
+      place_choices(block, &rows);
+      place_tokens<kLayout>(block, extra_entries);
+      if (blockIdx.x == gridDim.x - 1 && warp_index() == 0) write_totals<kLayout>(block);
   }
   let_owners_go(args, sources, epoch);
 }
 
 // By layout and type of the indices.
-constexpr void (*kKernels[][2])(DispatchArgs) = {
+constexpr void (*kKernels[][2])(UpdateArgs) = {
     {update_and_dispatch_kernel<hepLayoutFlat, int32_t>,
      update_and_dispatch_kernel<hepLayoutFlat, int64_t>},
     {update_and_dispatch_kernel<hepLayoutExpertMajor, int32_t>,
@@ -307,10 +305,10 @@ constexpr void (*kKernels[][2])(DispatchArgs) = {
 
 // Scales that the copy engine can bring to their places come with their rows: asked for when those are placed, they
 // come two microseconds later. With larger ones less than three stages might fit.
-int choose_stage_scale_bytes(const DispatchArgs& args) {
-  const hepDispatchArgs_t& call = args.call;
+int choose_stage_scale_bytes(const UpdateArgs& args) {
+  const DispatchCall& call = args.call;
   const int bytes = args.context.shape().scale_bytes;
-  const bool fits = bytes % kRowGranularity == 0 && bytes <= args.row_bytes / 4 &&
+  const bool fits = bytes % kRowGranularity == 0 && bytes <= args.rows.row_bytes / 4 &&
                     reinterpret_cast<uintptr_t>(call.row_scales) % kRowGranularity == 0;
   return call.row_scales != nullptr && call.row_scales_stride == 0 && fits ? bytes : 0;
 }
@@ -326,17 +324,18 @@ cudaError_t prepare_update_and_dispatch_kernels() {
   return cudaSuccess;
 }
 
-cudaError_t launch_update_and_dispatch(DispatchArgs args, const Plan& plan, cudaStream_t stream) {
-  args.stage_scale_bytes = choose_stage_scale_bytes(args);
+cudaError_t launch_update_and_dispatch(UpdateArgs args, bool index64, const Plan& plan,
+                                       cudaStream_t stream) {
+  args.plan.stage_scale_bytes = choose_stage_scale_bytes(args);
   const int bytes = stage_bytes(args);
   const auto shared_bytes = [&] {
-    return static_cast<int>(place_bytes(args.context.shape())) + args.stages * bytes +
-           Ring<RowItem>::control_bytes(args.stages);
+    return static_cast<int>(place_bytes(args.context.shape())) + args.plan.stages * bytes +
+           Ring<RowItem>::control_bytes(args.plan.stages);
   };
-  args.stages = dispatch_stages(plan, args.row_bytes, args.call.layout);
-  while (shared_bytes() > kMostDynamicBytes) --args.stages;
-  return launch(kKernels[args.call.layout][args.index64], plan.dispatch_blocks, kThreads,
-                shared_bytes(), stream, args);
+  args.plan.stages = dispatch_stages(plan, args.rows.row_bytes, args.call.layout);
+  while (shared_bytes() > kMostDynamicBytes) --args.plan.stages;
+  return launch(kKernels[args.call.layout][index64], plan.dispatch_blocks, kThreads, shared_bytes(),
+                stream, args);
 }
 
 }  // namespace hep::fused
