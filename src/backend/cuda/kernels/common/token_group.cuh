@@ -4,7 +4,8 @@
 #pragma once
 
 #include "backend/cuda/kernels/common/warp.cuh"
-#include "protocol/layout.h"
+#include "protocol/records.h"
+#include "protocol/shape.h"
 
 namespace hep {
 
