@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/handles.h"
 
-#include <mutex>
 #include <set>
 #include <utility>
+
+#include "base/thread_annotations.h"
 
 namespace hep {
 namespace {
@@ -15,27 +16,27 @@ struct Handles {
     return *handles;
   }
 
-  std::mutex mutex;
-  std::set<std::pair<HandleKind, const void*>> live;
+  Mutex mutex;
+  std::set<std::pair<HandleKind, const void*>> live HEP_GUARDED_BY(mutex);
 };
 
 }  // namespace
 
 LiveHandle::LiveHandle(HandleKind kind, const void* address) : kind_(kind), address_(address) {
   Handles& handles = Handles::instance();
-  const std::lock_guard<std::mutex> lock(handles.mutex);
+  const Lock lock(handles.mutex);
   handles.live.emplace(kind, address);
 }
 
 LiveHandle::~LiveHandle() {
   Handles& handles = Handles::instance();
-  const std::lock_guard<std::mutex> lock(handles.mutex);
+  const Lock lock(handles.mutex);
   handles.live.erase({kind_, address_});
 }
 
 bool is_live_handle(HandleKind kind, const void* address) {
   Handles& handles = Handles::instance();
-  const std::lock_guard<std::mutex> lock(handles.mutex);
+  const Lock lock(handles.mutex);
   return handles.live.count({kind, address}) != 0;
 }
 

@@ -7,8 +7,9 @@
 #include <cstdarg>
 #include <cstdio>
 #include <memory>
-#include <mutex>
 #include <vector>
+
+#include "base/thread_annotations.h"
 
 namespace hep {
 namespace {
@@ -28,9 +29,9 @@ struct Sinks {
     return *sinks;
   }
 
-  std::mutex mutex;
+  Mutex mutex;
   std::condition_variable delivered;
-  std::vector<SharedSink> entries;
+  std::vector<SharedSink> entries HEP_GUARDED_BY(mutex);
 };
 
 // A message on its way to a callback, which stays valid as long as this lives.
@@ -39,7 +40,7 @@ class Delivery {
   Delivery() : outer_(innermost_) {
     innermost_ = this;
     Sinks& sinks = Sinks::instance();
-    const std::lock_guard<std::mutex> lock(sinks.mutex);
+    const Lock lock(sinks.mutex);
     if (sinks.entries.empty()) return;
     sink_ = sinks.entries.back();
     ++sink_->deliveries;
@@ -50,7 +51,7 @@ class Delivery {
     innermost_ = outer_;
     if (sink_ == nullptr) return;
     Sinks& sinks = Sinks::instance();
-    const std::lock_guard<std::mutex> lock(sinks.mutex);
+    const Lock lock(sinks.mutex);
     --sink_->deliveries;
     sinks.delivered.notify_all();
   }
@@ -113,19 +114,19 @@ void log_message(hepLogLevel_t level, const char* format, ...) {
 void LogCallback::set(hepLogCallback_t callback, void* context) {
   if (callback == nullptr) return;
   Sinks& sinks = Sinks::instance();
-  const std::lock_guard<std::mutex> lock(sinks.mutex);
+  const Lock lock(sinks.mutex);
   sinks.entries.push_back(std::make_shared<Sink>(Sink{this, callback, context}));
 }
 
 LogCallback::~LogCallback() {
   Sinks& sinks = Sinks::instance();
-  std::unique_lock<std::mutex> lock(sinks.mutex);
+  Lock lock(sinks.mutex);
   const auto mine = std::find_if(sinks.entries.begin(), sinks.entries.end(),
                                  [this](const SharedSink& sink) { return sink->owner == this; });
   if (mine == sinks.entries.end()) return;
   const SharedSink sink = *mine;
   sinks.entries.erase(mine);
-  sinks.delivered.wait(lock, [&] { return sink->deliveries == Delivery::of_this_thread(*sink); });
+  while (sink->deliveries != Delivery::of_this_thread(*sink)) sinks.delivered.wait(lock.native());
 }
 
 }  // namespace hep

@@ -32,7 +32,7 @@ Status Health::check() {
   if (own.result == hepErrorTimeout) await_explanation(own.missing_rank);
   const hepFailure_t explained = failure();
   const Status status = sentence_of(explained);
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   const bool waited = explained.operation != hepOperationNone;
   const int accused = waited ? explained.missing_rank : told_rank_;
   if (accused < 0 || !peers_[accused].failed || peers_[accused].sentence == cause_) return status;
@@ -41,10 +41,12 @@ Status Health::check() {
 
 // The one who is missing may just be waiting for somebody else, and is about to tell. Once.
 void Health::await_explanation(int rank) {
-  std::unique_lock<std::mutex> lock(mutex_);
+  Lock lock(mutex_);
   if (awaited_explanation_ || rank < 0 || rank == rank_) return;
   awaited_explanation_ = true;
-  heard_.wait_for(lock, kExplanation, [&] { return peers_[rank].failed || peers_[rank].gone; });
+  const auto end = std::chrono::steady_clock::now() + kExplanation;
+  while (!peers_[rank].failed && !peers_[rank].gone)
+    if (heard_.wait_until(lock.native(), end) == std::cv_status::timeout) return;
 }
 
 bool Health::look_around(PeerFailure* own) {
@@ -58,7 +60,7 @@ bool Health::look_around(PeerFailure* own) {
 // taken for the one who is missing.
 PeerFailure Health::to_tell(const hepFailure_t& failure) const {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const Lock lock(mutex_);
     if (begun_.result != hepSuccess || failure.operation == hepOperationNone) return begun_;
   }
   const Status status = sentence_of(failure);
@@ -68,7 +70,7 @@ PeerFailure Health::to_tell(const hepFailure_t& failure) const {
 hepFailure_t Health::failure() const {
   hepFailure_t failure = backend_.failure();
   if (failure.result == hepSuccess) return failure;
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   failure.missing_rank = culprit(failure);
   return failure;
 }
@@ -105,7 +107,7 @@ int Health::end_of_chain(int rank) const {
 Status Health::sentence_of(const hepFailure_t& failure) const {
   std::string cause;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const Lock lock(mutex_);
     cause = cause_;
     const int missing = failure.missing_rank;
     if (cause.empty() && failure.result == hepErrorPeerLost && missing >= 0)
@@ -141,7 +143,7 @@ void Health::stop(hepResult_t result, int missing_rank, const std::string& cause
   std::string own_cause = cause;
   PeerFailure own_begun = begun;
   // In one step: of two stops at the same time, the one whose cause is told gives the result too.
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   if (cause_.empty() && backend_.failure().result == hepSuccess) {
     cause_ = std::move(own_cause);
     told_rank_ = missing_rank;
@@ -152,7 +154,7 @@ void Health::stop(hepResult_t result, int missing_rank, const std::string& cause
 
 void Health::peer_left(int rank) {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const Lock lock(mutex_);
     peers_[rank].gone = true;
     heard_.notify_all();
   }
@@ -161,7 +163,7 @@ void Health::peer_left(int rank) {
 
 void Health::peer_lost(int rank) {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const Lock lock(mutex_);
     peers_[rank].gone = true;
     heard_.notify_all();
   }
@@ -172,7 +174,7 @@ void Health::peer_lost(int rank) {
 
 void Health::peer_failed(const PeerFailure& failure) {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const Lock lock(mutex_);
     Peer& peer = peers_[failure.rank];
     peer.failed = true;
     peer.missing_rank = failure.missing_rank;

@@ -6,12 +6,12 @@
 #include <hybridep.h>
 
 #include <condition_variable>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "backend/backend.h"
 #include "base/status.h"
+#include "base/thread_annotations.h"
 #include "peers/member.h"
 
 namespace hep {
@@ -27,22 +27,22 @@ class Health final : public PeerListener {
 
   // The error of the first failed wait or of an abort, if any, in a sentence; the peers have then been
   // told.
-  Status check();
+  Status check() HEP_EXCLUDES(mutex_);
 
   // The same as a record, which names the rank that began it, not one that waited for it itself.
-  hepFailure_t failure() const;
+  hepFailure_t failure() const HEP_EXCLUDES(mutex_);
 
   // Ends every wait of this rank, and tells the peers.
-  void abort();
+  void abort() HEP_EXCLUDES(mutex_);
 
   // Ends every wait of this rank, and tells the peers, because something else than an operation has
   // failed. `missing_rank` is who is to blame, or -1.
-  void fail(hepResult_t result, int missing_rank, const std::string& cause);
+  void fail(hepResult_t result, int missing_rank, const std::string& cause) HEP_EXCLUDES(mutex_);
 
-  void peer_left(int rank) override;
-  void peer_lost(int rank) override;
-  void peer_failed(const PeerFailure& failure) override;
-  bool look_around(PeerFailure* own) override;
+  void peer_left(int rank) override HEP_EXCLUDES(mutex_);
+  void peer_lost(int rank) override HEP_EXCLUDES(mutex_);
+  void peer_failed(const PeerFailure& failure) override HEP_EXCLUDES(mutex_);
+  bool look_around(PeerFailure* own) override HEP_EXCLUDES(mutex_);
 
  private:
   // What is known of a peer.
@@ -52,30 +52,32 @@ class Health final : public PeerListener {
     std::string sentence;   // what it said then
   };
 
-  void look_at_device();
+  void look_at_device() HEP_EXCLUDES(mutex_);
   void stop(hepResult_t result, int missing_rank, const std::string& cause,
-            const PeerFailure& begun = {});
-  PeerFailure to_tell(const hepFailure_t& failure) const;
-  int culprit(const hepFailure_t& failure) const;
-  int end_of_chain(int rank) const;
-  Status sentence_of(const hepFailure_t& failure) const;
-  void await_explanation(int rank);
+            const PeerFailure& begun = {}) HEP_EXCLUDES(mutex_);
+  PeerFailure to_tell(const hepFailure_t& failure) const HEP_EXCLUDES(mutex_);
+  int culprit(const hepFailure_t& failure) const HEP_REQUIRES(mutex_);
+  int end_of_chain(int rank) const HEP_REQUIRES(mutex_);
+  Status sentence_of(const hepFailure_t& failure) const HEP_EXCLUDES(mutex_);
+  void await_explanation(int rank) HEP_EXCLUDES(mutex_);
 
   const int rank_;
   Backend& backend_;
   PeerMember& member_;
 
-  mutable std::mutex mutex_;  // guards what follows
+  // A thread that holds several mutexes takes them in this order: the table of groups, a group,
+  // this one, the backend's. So nothing here reports to the group under this mutex.
+  mutable Mutex mutex_;
   std::condition_variable heard_;
-  std::vector<Peer> peers_;
-  bool awaited_explanation_ = false;
+  std::vector<Peer> peers_ HEP_GUARDED_BY(mutex_);
+  bool awaited_explanation_ HEP_GUARDED_BY(mutex_) = false;
 
   // What ended this rank's waits from outside, if that came before any of them failed.
-  std::string cause_;
-  int told_rank_ = -1;
+  std::string cause_ HEP_GUARDED_BY(mutex_);
+  int told_rank_ HEP_GUARDED_BY(mutex_) = -1;
 
   // The same for the peers, where it began here and was not told by one; else with result hepSuccess.
-  PeerFailure begun_{};
+  PeerFailure begun_ HEP_GUARDED_BY(mutex_){};
 };
 
 }  // namespace hep

@@ -4,12 +4,11 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 
-#include <mutex>
 #include <new>
-#include <shared_mutex>
 #include <system_error>
 
 #include "base/blocked_signals.h"
+#include "base/thread_annotations.h"
 
 namespace hep {
 namespace {
@@ -26,8 +25,14 @@ class LooksUntilExit {
     return *looks;
   }
 
-  std::shared_mutex mutex;  // shared by those that look
-  bool ended = false;
+  void end() {
+    mutex.lock();
+    ended = true;
+    mutex.unlock();
+  }
+
+  SharedMutex mutex;  // shared by those that look
+  bool ended HEP_GUARDED_BY(mutex) = false;
 };
 
 struct EndAtExit {
@@ -35,8 +40,7 @@ struct EndAtExit {
 
   ~EndAtExit() {
     if (process != ::getpid()) return;  // a forked child has none of the threads
-    const std::unique_lock<std::shared_mutex> lock(LooksUntilExit::instance().mutex);
-    LooksUntilExit::instance().ended = true;
+    LooksUntilExit::instance().end();
   }
 };
 
@@ -81,12 +85,13 @@ Status ContextWatch::start_thread() {
 }
 
 void ContextWatch::run() {
+  LooksUntilExit& looks = LooksUntilExit::instance();
   while (!dead_.load(std::memory_order_relaxed)) {
     pollfd wake{wake_.get(), POLLIN, 0};
     ::poll(&wake, 1, kLookMs);
     if (wake.revents != 0) return;
-    const std::shared_lock<std::shared_mutex> lock(LooksUntilExit::instance().mutex);
-    if (LooksUntilExit::instance().ended) return;
+    const SharedLock lock(looks.mutex);
+    if (looks.ended) return;
     try {
       const Status found = look();
       if (found.ok()) continue;

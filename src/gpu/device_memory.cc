@@ -5,8 +5,9 @@
 #include <unistd.h>
 
 #include <cstring>
-#include <mutex>
 #include <vector>
+
+#include "base/thread_annotations.h"
 
 namespace hep {
 namespace {
@@ -55,7 +56,7 @@ class SpareMemory {
 
   // NULL if there is none; then there is room for the block that the caller will make.
   void* take(uint64_t context, size_t bytes) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const Lock lock(mutex_);
     for (auto block = blocks_.begin(); block != blocks_.end(); ++block) {
       if (block->context != context || block->bytes != bytes) continue;
       void* const address = block->address;
@@ -67,7 +68,7 @@ class SpareMemory {
   }
 
   void give(uint64_t context, size_t bytes, void* address) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const Lock lock(mutex_);
     blocks_.push_back({context, bytes, address});
   }
 
@@ -78,9 +79,9 @@ class SpareMemory {
     void* address;
   };
 
-  std::mutex mutex_;
-  std::vector<Block> blocks_;
-  size_t num_made_ = 0;  // spare or not
+  Mutex mutex_;
+  std::vector<Block> blocks_ HEP_GUARDED_BY(mutex_);
+  size_t num_made_ HEP_GUARDED_BY(mutex_) = 0;  // spare or not
 };
 
 }  // namespace

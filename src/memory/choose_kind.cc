@@ -2,12 +2,12 @@
 #include "memory/choose_kind.h"
 
 #include <algorithm>
-#include <mutex>
 #include <set>
 #include <string>
 #include <utility>
 
 #include "base/log.h"
+#include "base/thread_annotations.h"
 #include "config/settings.h"
 
 namespace hep {
@@ -39,18 +39,18 @@ class WorkingKinds {
   }
 
   bool contain(MemoryKind kind, int device) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const Lock lock(mutex_);
     return kinds_.count({kind, device}) != 0;
   }
 
   void add(MemoryKind kind, int device) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const Lock lock(mutex_);
     kinds_.insert({kind, device});
   }
 
  private:
-  std::mutex mutex_;
-  std::set<std::pair<MemoryKind, int>> kinds_;
+  Mutex mutex_;
+  std::set<std::pair<MemoryKind, int>> kinds_ HEP_GUARDED_BY(mutex_);
 };
 
 // What has worked is not tried again: CUDA may wait for the whole device as it frees memory of

@@ -11,7 +11,7 @@ Heap::Heap(uint64_t bytes) : bytes_(bytes / kAlignment * kAlignment) {
 }
 
 bool Heap::allocate(uint64_t bytes, uint64_t* offset) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   if (bytes > bytes_) return false;
   const uint64_t size = std::max((bytes + kAlignment - 1) / kAlignment, uint64_t{1}) * kAlignment;
   const auto block = std::find_if(free_.begin(), free_.end(),
@@ -27,7 +27,7 @@ bool Heap::allocate(uint64_t bytes, uint64_t* offset) {
 }
 
 bool Heap::free(uint64_t offset) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   const auto allocation = used_.find(offset);
   if (allocation == used_.end()) return false;
   uint64_t size = allocation->second;
@@ -50,7 +50,7 @@ bool Heap::free(uint64_t offset) {
 }
 
 uint64_t Heap::largest_free_block() const {
-  std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   uint64_t largest = 0;
   for (const auto& [offset, size] : free_) largest = std::max(largest, size);
   return largest;

@@ -4,7 +4,8 @@
 
 #include <cstdint>
 #include <map>
-#include <mutex>
+
+#include "base/thread_annotations.h"
 
 namespace hep {
 
@@ -25,9 +26,9 @@ class Heap {
 
  private:
   const uint64_t bytes_;
-  mutable std::mutex mutex_;
-  std::map<uint64_t, uint64_t> free_;  // offset to size, never adjacent
-  std::map<uint64_t, uint64_t> used_;
+  mutable Mutex mutex_;
+  std::map<uint64_t, uint64_t> free_ HEP_GUARDED_BY(mutex_);  // offset to size, never adjacent
+  std::map<uint64_t, uint64_t> used_ HEP_GUARDED_BY(mutex_);
 };
 
 }  // namespace hep

@@ -10,17 +10,17 @@ LocalAllocations& LocalAllocations::instance() {
 }
 
 void LocalAllocations::add(uint64_t id, const std::shared_ptr<Allocation>& allocation) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   allocations_[id] = allocation;
 }
 
 void LocalAllocations::remove(uint64_t id) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   allocations_.erase(id);
 }
 
 std::shared_ptr<Allocation> LocalAllocations::find(uint64_t id) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   const auto found = allocations_.find(id);
   return found == allocations_.end() ? nullptr : found->second.lock();
 }

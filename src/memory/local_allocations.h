@@ -4,9 +4,9 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <unordered_map>
 
+#include "base/thread_annotations.h"
 #include "memory/kind.h"
 
 namespace hep {
@@ -22,8 +22,8 @@ class LocalAllocations {
   std::shared_ptr<Allocation> find(uint64_t id);
 
  private:
-  std::mutex mutex_;
-  std::unordered_map<uint64_t, std::weak_ptr<Allocation>> allocations_;
+  Mutex mutex_;
+  std::unordered_map<uint64_t, std::weak_ptr<Allocation>> allocations_ HEP_GUARDED_BY(mutex_);
 };
 
 }  // namespace hep

@@ -10,7 +10,6 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
-#include <mutex>
 #include <new>
 #include <system_error>
 #include <thread>
@@ -67,7 +66,7 @@ PeerGroup::~PeerGroup() {
     return;
   }
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const Lock lock(mutex_);
     ending_ = true;
   }
   if (thread_.joinable()) {
@@ -99,7 +98,7 @@ Status PeerGroup::connect(const std::vector<LinkAddress>& addresses, Deadline de
 }
 
 Status PeerGroup::start_thread() {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   if (thread_.joinable()) return Status();
   wake_ = Descriptor(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_.valid()) return system_error("no eventfd for the thread that watches the peers");
@@ -130,12 +129,12 @@ void PeerGroup::run() {
 // no message is lost when memory runs out; only the listeners may allocate.
 bool PeerGroup::watch() {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const Lock lock(mutex_);
     if (ending_) return false;
     deliver();
   }
   const int ready = poll_links();
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   if (ready > 0 && polled_[0].revents != 0) {
     eventfd_t ignored;
     ::eventfd_read(wake_.get(), &ignored);
@@ -150,7 +149,7 @@ bool PeerGroup::watch() {
 int PeerGroup::poll_links() {
   bool looks_around = false;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const Lock lock(mutex_);
     polled_[0] = {wake_.get(), POLLIN, 0};
     // poll passes over negative descriptors.
     std::transform(links_.sockets().begin(), links_.sockets().end(), polled_.begin() + 1,
@@ -219,7 +218,7 @@ void PeerGroup::lose(int process) {
 
 void PeerGroup::report(const PeerFailure& failure) {
   if (process_ != ::getpid()) return;
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   announce(make_message(failure));
   try {
     deliver();
@@ -231,7 +230,7 @@ void PeerGroup::report(const PeerFailure& failure) {
 
 void PeerGroup::leave(int rank) noexcept {
   if (process_ != ::getpid()) return;
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   announce(make_message(PeerEvent::kLeft, rank));
   try {
     deliver();
@@ -295,7 +294,7 @@ void PeerGroup::tell(PeerListener& listener, int rank, const Peer& peer, Told& t
 }
 
 void PeerGroup::subscribe(int rank, PeerListener& listener, bool looks_around) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   Peer& self = peers_[rank];
   self.told.assign(peers_.size(), {});
   self.started = true;
@@ -306,7 +305,7 @@ void PeerGroup::subscribe(int rank, PeerListener& listener, bool looks_around) {
 }
 
 void PeerGroup::unsubscribe(int rank) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   peers_[rank].listener = nullptr;
   peers_[rank].looks_around = false;
 }
@@ -322,7 +321,7 @@ Status PeerGroup::all_gather(int rank, const void* send, void* receive, size_t b
   message.length = static_cast<uint32_t>(bytes);
   std::memcpy(message.content, send, bytes);
 
-  std::unique_lock<std::mutex> lock(mutex_);
+  Lock lock(mutex_);
   message.round = gather_.begin(rank);
   contribute(message);
   this->send(message);
@@ -330,7 +329,7 @@ Status PeerGroup::all_gather(int rank, const void* send, void* receive, size_t b
     HEP_TRY(reason_to_give_up(message.round, bytes, missing));
     if (deadline.expired())
       return error(hepErrorTimeout, "timed out waiting for rank %d", *missing);
-    changed_.wait_for(lock, std::chrono::milliseconds(deadline.remaining_ms()));
+    changed_.wait_for(lock.native(), std::chrono::milliseconds(deadline.remaining_ms()));
   }
   return Status();
 }
@@ -364,8 +363,9 @@ void PeerGroup::forget_in_child() {
 }
 
 void PeerGroup::leave_at_exit() {
-  for (size_t rank = 0; rank < peers_.size(); ++rank) leave(static_cast<int>(rank));
-  for (size_t rank = 0; rank < peers_.size(); ++rank) unsubscribe(static_cast<int>(rank));
+  const int num_ranks = static_cast<int>(process_of_.size());
+  for (int rank = 0; rank < num_ranks; ++rank) leave(rank);
+  for (int rank = 0; rank < num_ranks; ++rank) unsubscribe(rank);
 }
 
 }  // namespace hep

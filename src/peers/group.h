@@ -12,7 +12,6 @@
 
 #include <condition_variable>
 #include <cstdint>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -20,6 +19,7 @@
 #include "base/deadline.h"
 #include "base/descriptor.h"
 #include "base/status.h"
+#include "base/thread_annotations.h"
 #include "peers/gather.h"
 #include "peers/links.h"
 #include "peers/message.h"
@@ -35,7 +35,7 @@ struct PeerFailure {
 };
 
 // Hears for one rank what happens to its peers. The group calls it from any thread, one call at a
-// time. It must not call the group. A call in which memory runs out is made again.
+// time. It must not call the group. A call that throws because memory has run out is made again.
 class PeerListener {
  public:
   virtual ~PeerListener() = default;
@@ -56,40 +56,43 @@ class PeerGroup {
   PeerGroup(const std::vector<uint64_t>& processes, int rank);
   ~PeerGroup();
 
-  Status open();
-  const LinkAddress& address() const { return links_.address(); }
-  Status connect(const std::vector<LinkAddress>& addresses, Deadline deadline);
+  // These three run before any rank takes part. They take no lock, so that a fork need not wait
+  // for them.
+  Status open() HEP_NO_THREAD_SAFETY_ANALYSIS;
+  const LinkAddress& address() const HEP_NO_THREAD_SAFETY_ANALYSIS { return links_.address(); }
+  Status connect(const std::vector<LinkAddress>& addresses,
+                 Deadline deadline) HEP_NO_THREAD_SAFETY_ANALYSIS;
 
   bool is_lowest(int rank) const { return first_ranks_[own_process_] == rank; }
   bool is_alone() const { return first_ranks_.size() == 1; }
 
-  Status start_thread();
+  Status start_thread() HEP_EXCLUDES(mutex_);
 
   // From now on the rank takes part, and its listener hears what happens. It hears at once what has
   // happened already.
-  void subscribe(int rank, PeerListener& listener, bool looks_around);
-  void unsubscribe(int rank);
+  void subscribe(int rank, PeerListener& listener, bool looks_around) HEP_EXCLUDES(mutex_);
+  void unsubscribe(int rank) HEP_EXCLUDES(mutex_);
 
   // Tell all that a rank of this process has failed, or leaves. The first failure counts.
-  void report(const PeerFailure& failure);
-  void leave(int rank) noexcept;
+  void report(const PeerFailure& failure) HEP_EXCLUDES(mutex_);
+  void leave(int rank) noexcept HEP_EXCLUDES(mutex_);
 
   // Copies the `bytes` bytes at `send` of every rank to `receive` [R][bytes] of every rank. Each
   // rank calls it from a thread of its own, as often as the others. Ends early when a rank fails,
   // or leaves without having contributed; *missing is then that rank, or the first that did not
   // come in time.
   Status all_gather(int rank, const void* send, void* receive, size_t bytes, Deadline deadline,
-                    int* missing);
+                    int* missing) HEP_EXCLUDES(mutex_);
   static constexpr size_t kMaxGatherBytes = PeerMessage::kMaxBytes;
 
   // The ranks of this process leave, and no listener is called any more. The thread runs on while
   // memory that listeners read, such as that of CUDA, goes away.
-  void leave_at_exit();
+  void leave_at_exit() HEP_EXCLUDES(mutex_);
 
   // A fork holds the mutex, so that nothing changes meanwhile. The child closes the connections,
   // because one that it held open would hide the end of its parent.
-  std::mutex& mutex() { return mutex_; }
-  void forget_in_child();
+  Mutex& mutex() HEP_RETURN_CAPABILITY(mutex_) { return mutex_; }
+  void forget_in_child() HEP_REQUIRES(mutex_);
 
  private:
   // Says what a listener has been told of a rank.
@@ -115,37 +118,37 @@ class PeerGroup {
     size_t bytes = 0;
   };
 
-  void run();
-  bool watch();
-  int poll_links();
-  void look_around();
-  void read(int process);
-  bool is_sound(int process, const PeerMessage& message) const;
-  void take(int process, const PeerMessage& message);
-  void lose(int process);
-  void announce(const PeerMessage& message);
-  void record(const PeerMessage& message);
-  void send(const PeerMessage& message);
-  void deliver();
+  void run() HEP_EXCLUDES(mutex_);
+  bool watch() HEP_EXCLUDES(mutex_);
+  int poll_links() HEP_EXCLUDES(mutex_);
+  void look_around() HEP_REQUIRES(mutex_);
+  void read(int process) HEP_REQUIRES(mutex_);
+  bool is_sound(int process, const PeerMessage& message) const HEP_REQUIRES(mutex_);
+  void take(int process, const PeerMessage& message) HEP_REQUIRES(mutex_);
+  void lose(int process) HEP_REQUIRES(mutex_);
+  void announce(const PeerMessage& message) HEP_REQUIRES(mutex_);
+  void record(const PeerMessage& message) HEP_REQUIRES(mutex_);
+  void send(const PeerMessage& message) HEP_REQUIRES(mutex_);
+  void deliver() HEP_REQUIRES(mutex_);
   static void tell(PeerListener& listener, int rank, const Peer& peer, Told& told);
-  void contribute(const PeerMessage& message);
-  Status reason_to_give_up(uint64_t round, size_t bytes, int* missing) const;
+  void contribute(const PeerMessage& message) HEP_REQUIRES(mutex_);
+  Status reason_to_give_up(uint64_t round, size_t bytes, int* missing) const HEP_REQUIRES(mutex_);
 
   const pid_t process_ = ::getpid();
   std::vector<int> first_ranks_;  // by process
   std::vector<int> process_of_;   // by rank
   int own_process_;
 
-  std::mutex mutex_;  // guards what follows
-  std::vector<Peer> peers_;
-  Gather gather_;
+  Mutex mutex_;
+  std::vector<Peer> peers_ HEP_GUARDED_BY(mutex_);
+  Gather gather_ HEP_GUARDED_BY(mutex_);
   std::condition_variable changed_;  // a peer, or a round of gather_ is complete
-  Links links_;
-  std::vector<Inbox> inboxes_;  // by process
-  bool ending_ = false;
+  Links links_ HEP_GUARDED_BY(mutex_);
+  std::vector<Inbox> inboxes_ HEP_GUARDED_BY(mutex_);  // by process
+  bool ending_ HEP_GUARDED_BY(mutex_) = false;
 
-  Descriptor wake_;
-  std::thread thread_;
+  Descriptor wake_ HEP_GUARDED_BY(mutex_);
+  std::thread thread_ HEP_GUARDED_BY(mutex_);
   std::vector<pollfd> polled_;  // of the thread: wake_, then the links
 };
 

@@ -4,9 +4,11 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <map>
-#include <mutex>
 #include <new>
+
+#include "base/thread_annotations.h"
 
 namespace hep {
 namespace {
@@ -22,7 +24,7 @@ class Groups {
 
   std::shared_ptr<PeerGroup> join(uint64_t communicator, const std::vector<uint64_t>& processes,
                                   int rank) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const Lock lock(mutex_);
     for (auto entry = entries_.begin(); entry != entries_.end();)
       entry = entry->second.expired() ? entries_.erase(entry) : std::next(entry);
     std::weak_ptr<PeerGroup>& entry = entries_[communicator];
@@ -39,13 +41,14 @@ class Groups {
     if (process_ != ::getpid()) return;  // a forked child does not speak for its parent
     std::vector<std::shared_ptr<PeerGroup>> alive;
     {
-      const std::lock_guard<std::mutex> lock(mutex_);
+      const Lock lock(mutex_);
       alive = all();
     }
     for (const auto& group : alive) group->leave_at_exit();
   }
 
-  void before_fork() noexcept {
+  // Clang cannot follow the locks of a number of groups, from one call to the next.
+  void before_fork() noexcept HEP_NO_THREAD_SAFETY_ANALYSIS {
     mutex_.lock();
     try {
       in_fork_ = all();
@@ -55,7 +58,7 @@ class Groups {
     for (const auto& group : in_fork_) group->mutex().lock();
   }
 
-  void after_fork(bool in_child) noexcept {
+  void after_fork(bool in_child) noexcept HEP_NO_THREAD_SAFETY_ANALYSIS {
     for (const auto& group : in_fork_) {
       if (in_child) group->forget_in_child();
       group->mutex().unlock();
@@ -72,17 +75,17 @@ class Groups {
                      [] { instance().after_fork(true); });
   }
 
-  std::vector<std::shared_ptr<PeerGroup>> all() const {
+  std::vector<std::shared_ptr<PeerGroup>> all() const HEP_REQUIRES(mutex_) {
     std::vector<std::shared_ptr<PeerGroup>> groups;
     for (const auto& entry : entries_)
       if (auto group = entry.second.lock()) groups.push_back(std::move(group));
     return groups;
   }
 
-  std::mutex mutex_;
-  std::map<uint64_t, std::weak_ptr<PeerGroup>> entries_;
-  std::vector<std::shared_ptr<PeerGroup>> in_fork_;
-  pid_t process_ = 0;  // the latest in which a group was made
+  Mutex mutex_;
+  std::map<uint64_t, std::weak_ptr<PeerGroup>> entries_ HEP_GUARDED_BY(mutex_);
+  std::vector<std::shared_ptr<PeerGroup>> in_fork_ HEP_GUARDED_BY(mutex_);
+  std::atomic<pid_t> process_{0};  // the latest in which a group was made
 };
 
 struct LeaveAtExit {

@@ -103,7 +103,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   fuzz::require(!gathered.ok() || all[0] == mine, "a rank gathers what is its own");
   fuzz::require(!deadline.expired(), "nobody waits for a peer that is gone");
   const auto peers_ended = [&] {
-    const std::lock_guard<std::mutex> lock(group.mutex());
+    const Lock lock(group.mutex());
     return ear.ended[1] && ear.ended[2];
   };
   while (!peers_ended() && !deadline.expired()) ::poll(nullptr, 0, 1);

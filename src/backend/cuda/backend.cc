@@ -143,7 +143,7 @@ Status CudaBackend::set_registered(const std::vector<RegisteredAddress>& address
 }
 
 void CudaBackend::stop(hepResult_t result) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   if (stop_result_ != hepSuccess) return;
   stop_result_ = result;
   HostState& host = *host_state();
@@ -173,7 +173,7 @@ hepFailure_t CudaBackend::failure() const {
     failure.lane = record.lane;
     return failure;
   }
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   failure.rank = rank_;
   failure.result = stop_result_;
   failure.missing_rank = -1;
@@ -199,7 +199,7 @@ Backend::Overflow CudaBackend::overflow() const {
 
 Status CudaBackend::take_routing_memory(CudaLane& lane, std::unique_ptr<DeviceMemory>* memory) {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const Lock lock(lane.mutex);
     if (!lane.spare_routing_memory.empty()) {
       *memory = std::move(lane.spare_routing_memory.back());
       lane.spare_routing_memory.pop_back();
@@ -212,14 +212,14 @@ Status CudaBackend::take_routing_memory(CudaLane& lane, std::unique_ptr<DeviceMe
   const OutsideOfCaptures outside(context_->driver());
   auto created = std::make_unique<DeviceMemory>();
   HEP_TRY(created->allocate(device_, lane.context.routing_layout.total));
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(lane.mutex);
   lane.spare_routing_memory.reserve(++lane.num_routing_memories);  // returning it must not fail
   *memory = std::move(created);
   return Status();
 }
 
 void CudaBackend::return_routing_memory(CudaLane& lane, std::unique_ptr<DeviceMemory> memory) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(lane.mutex);
   lane.spare_routing_memory.push_back(std::move(memory));
 }
 

@@ -3,11 +3,11 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "backend/backend.h"
 #include "backend/cuda/kernel_args.h"
+#include "base/thread_annotations.h"
 #include "gpu/context_watch.h"
 #include "gpu/device_memory.h"
 #include "gpu/enqueued_work.h"
@@ -22,9 +22,9 @@ struct CudaLane {
   KernelContext kernel{};
   EnqueuedWork work;
 
-  // Guarded by the backend.
-  std::vector<std::unique_ptr<DeviceMemory>> spare_routing_memory;
-  size_t num_routing_memories = 0;  // spare or not
+  Mutex mutex;
+  std::vector<std::unique_ptr<DeviceMemory>> spare_routing_memory HEP_GUARDED_BY(mutex);
+  size_t num_routing_memories HEP_GUARDED_BY(mutex) = 0;  // spare or not
 };
 
 class CudaBackend : public Backend {
@@ -70,8 +70,8 @@ class CudaBackend : public Backend {
   std::vector<std::unique_ptr<CudaLane>> lanes_;
   ContextWatch watch_;
 
-  mutable std::mutex mutex_;
-  hepResult_t stop_result_ = hepSuccess;  // what host_state_ says; guarded by mutex_
+  mutable Mutex mutex_;
+  hepResult_t stop_result_ HEP_GUARDED_BY(mutex_) = hepSuccess;  // what host_state_ says
 };
 
 }  // namespace hep

@@ -29,12 +29,12 @@ Status HostBackend::create_routing(int lane, int alignment,
 }
 
 Backend::BadIndex HostBackend::bad_index() const {
-  std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   return bad_index_;
 }
 
 Backend::Overflow HostBackend::overflow() const {
-  std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   return overflow_;
 }
 
@@ -52,12 +52,12 @@ Operation HostBackend::start(HostLane& lane, hepOperation_t kind, Half half) {
 }
 
 void HostBackend::note_bad_index(int64_t token, int64_t k, int64_t value) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   if (!bad_index_.found) bad_index_ = {true, token, k, value};
 }
 
 void HostBackend::note_overflow(const Overflow& overflow) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   if (!overflow_.found) overflow_ = overflow;
 }
 

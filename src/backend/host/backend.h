@@ -7,13 +7,13 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "backend/backend.h"
 #include "backend/host/operation.h"
 #include "backend/host/wait.h"
 #include "base/status.h"
+#include "base/thread_annotations.h"
 
 namespace hep {
 
@@ -54,9 +54,9 @@ class HostBackend final : public Backend {
   const int rank_;
   Waiter waiter_;
   std::vector<HostLane> lanes_;
-  mutable std::mutex mutex_;
-  BadIndex bad_index_{};  // guarded by mutex_
-  Overflow overflow_{};   // guarded by mutex_
+  mutable Mutex mutex_;
+  BadIndex bad_index_ HEP_GUARDED_BY(mutex_){};
+  Overflow overflow_ HEP_GUARDED_BY(mutex_){};
 };
 
 }  // namespace hep

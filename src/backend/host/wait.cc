@@ -69,33 +69,33 @@ Status Waiter::wait(const uint64_t* signal, uint64_t expected, const Awaited& aw
 }
 
 void Waiter::stop(hepResult_t result) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   if (stop_result_ != hepSuccess) return;
   stop_result_ = result;
   news_.store(true);
 }
 
 void Waiter::peer_left(int peer) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   left_[peer] = true;
   news_.store(true);
 }
 
 hepResult_t Waiter::reason_to_end(int peer) const {
-  std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   if (stop_result_ != hepSuccess) return stop_result_;
   return left_[peer] ? hepErrorPeerLost : hepSuccess;
 }
 
 hepFailure_t Waiter::failure() const {
-  std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   hepFailure_t failure = failure_;
   if (failure.result == hepSuccess) failure.result = stop_result_;
   return failure;
 }
 
 Status Waiter::fail(hepResult_t result, const Awaited& awaited, uint64_t expected, uint64_t seen) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   if (failure_.result == hepSuccess) {
     failure_.result = result;
     failure_.operation = awaited.operation;

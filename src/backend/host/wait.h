@@ -7,9 +7,9 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
-#include <mutex>
 
 #include "base/status.h"
+#include "base/thread_annotations.h"
 #include "protocol/shape.h"
 
 namespace hep {
@@ -49,10 +49,10 @@ class Waiter {
 
   const int timeout_ms_;
   std::atomic<bool> news_{false};  // whether waits have to look at what follows
-  mutable std::mutex mutex_;       // guards what follows
-  std::array<bool, kMaxRanks> left_{};
-  hepResult_t stop_result_ = hepSuccess;
-  hepFailure_t failure_;  // result is hepSuccess until a wait fails
+  mutable Mutex mutex_;
+  std::array<bool, kMaxRanks> left_ HEP_GUARDED_BY(mutex_){};
+  hepResult_t stop_result_ HEP_GUARDED_BY(mutex_) = hepSuccess;
+  hepFailure_t failure_ HEP_GUARDED_BY(mutex_);  // result is hepSuccess until a wait fails
 };
 
 }  // namespace hep
