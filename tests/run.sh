@@ -32,7 +32,7 @@ run_sanitized_tests() {  # FOLDER SANITIZERS OPTIMIZATION
   run_tests "$1"
 }
 
-tools/build.sh
+tools/build.sh clang  # which checks the locks
 run_tests build
 folders=(build build-asan)
 run_sanitized_tests build-asan address,undefined 0

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Builds everything in build/, after installing what Debian or Ubuntu lacks for that. CUDA is used
 # if it is there; it is not installed.
+# usage: tools/build.sh [PACKAGE...]   (to be installed, too)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,7 +18,7 @@ is_there() {  # PACKAGE
 
 missing=()
 for package in meson ninja-build g++ pkg-config ccache libgtest-dev openmpi-bin libopenmpi-dev \
-  libcli11-dev nlohmann-json3-dev; do
+  libcli11-dev nlohmann-json3-dev "$@"; do
   if [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" != installed ] &&
     ! is_there "$package"; then
     missing+=("$package")
