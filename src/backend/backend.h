@@ -86,13 +86,13 @@ class Backend {
 
   // Makes every wait of this rank, running or to come, end with `result`, unless what it waits for is
   // already there. The first call counts. From any thread.
-  virtual void stop(hepResult_t result) = 0;
+  virtual void stop(hepResult_t result) noexcept = 0;
 
   // Makes waits for this peer end with hepErrorPeerLost, unless what they wait for is already there:
   // the peer will signal nothing more. From any thread.
-  virtual void peer_left(int peer) = 0;
+  virtual void peer_left(int peer) noexcept = 0;
 
-  void abort() { stop(hepErrorAborted); }
+  void abort() noexcept { stop(hepErrorAborted); }
 
   // The first wait that failed; after a stop that ended none, a record without a wait; otherwise with
   // result hepSuccess. From any thread.

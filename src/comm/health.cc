@@ -152,7 +152,7 @@ void Health::stop(hepResult_t result, int missing_rank, const std::string& cause
   backend_.stop(result);
 }
 
-void Health::peer_left(int rank) {
+void Health::peer_left(int rank) noexcept {
   {
     const Lock lock(mutex_);
     peers_[rank].gone = true;

@@ -39,7 +39,7 @@ class Health final : public PeerListener {
   // failed. `missing_rank` is who is to blame, or -1.
   void fail(hepResult_t result, int missing_rank, const std::string& cause) HEP_EXCLUDES(mutex_);
 
-  void peer_left(int rank) override HEP_EXCLUDES(mutex_);
+  void peer_left(int rank) noexcept override HEP_EXCLUDES(mutex_);
   void peer_lost(int rank) override HEP_EXCLUDES(mutex_);
   void peer_failed(const PeerFailure& failure) override HEP_EXCLUDES(mutex_);
   bool look_around(PeerFailure* own) override HEP_EXCLUDES(mutex_);

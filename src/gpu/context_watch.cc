@@ -84,7 +84,7 @@ Status ContextWatch::start_thread() {
   return Status();
 }
 
-void ContextWatch::run() {
+void ContextWatch::run() noexcept {
   LooksUntilExit& looks = LooksUntilExit::instance();
   while (!dead_.load(std::memory_order_relaxed)) {
     pollfd wake{wake_.get(), POLLIN, 0};

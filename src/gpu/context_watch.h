@@ -32,7 +32,7 @@ class ContextWatch {
 
  private:
   Status start_thread();
-  void run();
+  void run() noexcept;
   Status look();
 
   const pid_t process_ = ::getpid();

@@ -115,7 +115,7 @@ Status PeerGroup::start_thread() {
 
 // ------------------------------------------------------------------------------------- the thread
 
-void PeerGroup::run() {
+void PeerGroup::run() noexcept {
   for (bool goes_on = true; goes_on;) {
     try {
       goes_on = watch();
@@ -304,7 +304,7 @@ void PeerGroup::subscribe(int rank, PeerListener& listener, bool looks_around) {
   if (looks_around && wake_.valid()) ::eventfd_write(wake_.get(), 1);
 }
 
-void PeerGroup::unsubscribe(int rank) {
+void PeerGroup::unsubscribe(int rank) noexcept {
   const Lock lock(mutex_);
   peers_[rank].listener = nullptr;
   peers_[rank].looks_around = false;
@@ -362,7 +362,7 @@ void PeerGroup::forget_in_child() {
   for (Descriptor& link : links_.sockets()) link.reset();
 }
 
-void PeerGroup::leave_at_exit() {
+void PeerGroup::leave_at_exit() noexcept {
   const int num_ranks = static_cast<int>(process_of_.size());
   for (int rank = 0; rank < num_ranks; ++rank) leave(rank);
   for (int rank = 0; rank < num_ranks; ++rank) unsubscribe(rank);

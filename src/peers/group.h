@@ -39,8 +39,8 @@ struct PeerFailure {
 class PeerListener {
  public:
   virtual ~PeerListener() = default;
-  virtual void peer_left(int rank) = 0;  // it signals nothing more, and nothing is wrong
-  virtual void peer_lost(int rank) = 0;  // its process is gone without a word
+  virtual void peer_left(int rank) noexcept = 0;  // it signals nothing more, and nothing is wrong
+  virtual void peer_lost(int rank) = 0;           // its process is gone without a word
   virtual void peer_failed(const PeerFailure& failure) = 0;
 
   // The group calls it from time to time where it was asked to. Returns true and the failure if
@@ -71,7 +71,7 @@ class PeerGroup {
   // From now on the rank takes part, and its listener hears what happens. It hears at once what has
   // happened already.
   void subscribe(int rank, PeerListener& listener, bool looks_around) HEP_EXCLUDES(mutex_);
-  void unsubscribe(int rank) HEP_EXCLUDES(mutex_);
+  void unsubscribe(int rank) noexcept HEP_EXCLUDES(mutex_);
 
   // Tell all that a rank of this process has failed, or leaves. The first failure counts.
   void report(const PeerFailure& failure) HEP_EXCLUDES(mutex_);
@@ -87,7 +87,7 @@ class PeerGroup {
 
   // The ranks of this process leave, and no listener is called any more. The thread runs on while
   // memory that listeners read, such as that of CUDA, goes away.
-  void leave_at_exit() HEP_EXCLUDES(mutex_);
+  void leave_at_exit() noexcept HEP_EXCLUDES(mutex_);
 
   // A fork holds the mutex, so that nothing changes meanwhile. The child closes the connections,
   // because one that it held open would hide the end of its parent.
@@ -118,7 +118,7 @@ class PeerGroup {
     size_t bytes = 0;
   };
 
-  void run() HEP_EXCLUDES(mutex_);
+  void run() noexcept HEP_EXCLUDES(mutex_);
   bool watch() HEP_EXCLUDES(mutex_);
   int poll_links() HEP_EXCLUDES(mutex_);
   void look_around() HEP_REQUIRES(mutex_);

@@ -35,7 +35,7 @@ Status PeerMember::start(PeerListener* listener, bool looks_around) {
   return Status();
 }
 
-void PeerMember::stop() { group_->unsubscribe(rank_); }
+void PeerMember::stop() noexcept { group_->unsubscribe(rank_); }
 
 Status PeerMember::all_gather(const void* send, void* receive, size_t bytes, Deadline deadline,
                               int* missing) {

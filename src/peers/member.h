@@ -33,7 +33,7 @@ class PeerMember {
   Status start(PeerListener* listener, bool looks_around);
 
   // After this the listener is not called any more.
-  void stop();
+  void stop() noexcept;
 
   // Does what PeerGroup::all_gather does.
   Status all_gather(const void* send, void* receive, size_t bytes, Deadline deadline, int* missing);

@@ -25,7 +25,7 @@ Deadline patience() { return Deadline::after_ms(kPatienceMs); }
 
 // Rank 0's.
 struct Ear final : PeerListener {
-  void peer_left(int rank) override { end(rank); }
+  void peer_left(int rank) noexcept override { end(rank); }
   void peer_lost(int rank) override { end(rank); }
   void peer_failed(const PeerFailure& failure) override {
     fuzz::require(is_peer(failure.rank) && failure.missing_rank >= -1 &&

@@ -142,7 +142,7 @@ Status CudaBackend::set_registered(const std::vector<RegisteredAddress>& address
   return Status();
 }
 
-void CudaBackend::stop(hepResult_t result) {
+void CudaBackend::stop(hepResult_t result) noexcept {
   const Lock lock(mutex_);
   if (stop_result_ != hepSuccess) return;
   stop_result_ = result;
@@ -151,7 +151,7 @@ void CudaBackend::stop(hepResult_t result) {
   __atomic_store_n(&host.news, uint64_t{1}, __ATOMIC_RELEASE);
 }
 
-void CudaBackend::peer_left(int peer) {
+void CudaBackend::peer_left(int peer) noexcept {
   HostState& host = *host_state();
   __atomic_store_n(&host.peer_left[peer], 1u, __ATOMIC_RELEASE);
   __atomic_store_n(&host.news, uint64_t{1}, __ATOMIC_RELEASE);

@@ -38,8 +38,8 @@ class CudaBackend : public Backend {
 
   Status create_routing(int lane, int alignment, std::unique_ptr<BackendRouting>* routing) override;
   Status set_registered(const std::vector<RegisteredAddress>& addresses) override;
-  void stop(hepResult_t result) override;
-  void peer_left(int peer) override;
+  void stop(hepResult_t result) noexcept override;
+  void peer_left(int peer) noexcept override;
   hepFailure_t failure() const override;
   Status check_device() const override { return watch_.status(); }
   BadIndex bad_index() const override;

@@ -30,8 +30,8 @@ class HostBackend final : public Backend {
   Status create_routing(int lane, int alignment, std::unique_ptr<BackendRouting>* routing) override;
   // Peers cannot map memory that was not made for it: tokens there are copied.
   Status set_registered(const std::vector<RegisteredAddress>&) override { return {}; }
-  void stop(hepResult_t result) override { waiter_.stop(result); }
-  void peer_left(int peer) override { waiter_.peer_left(peer); }
+  void stop(hepResult_t result) noexcept override { waiter_.stop(result); }
+  void peer_left(int peer) noexcept override { waiter_.peer_left(peer); }
   hepFailure_t failure() const override { return waiter_.failure(); }
   BadIndex bad_index() const override;
   Overflow overflow() const override;

@@ -68,14 +68,14 @@ Status Waiter::wait(const uint64_t* signal, uint64_t expected, const Awaited& aw
   }
 }
 
-void Waiter::stop(hepResult_t result) {
+void Waiter::stop(hepResult_t result) noexcept {
   const Lock lock(mutex_);
   if (stop_result_ != hepSuccess) return;
   stop_result_ = result;
   news_.store(true);
 }
 
-void Waiter::peer_left(int peer) {
+void Waiter::peer_left(int peer) noexcept {
   const Lock lock(mutex_);
   left_[peer] = true;
   news_.store(true);

@@ -40,8 +40,8 @@ class Waiter {
   Status fail(hepResult_t result, const Awaited& awaited, uint64_t expected, uint64_t seen);
 
   // As those of Backend.
-  void stop(hepResult_t result);
-  void peer_left(int peer);
+  void stop(hepResult_t result) noexcept;
+  void peer_left(int peer) noexcept;
   hepFailure_t failure() const;
 
  private:

@@ -26,7 +26,7 @@ class StoppedBackend final : public Backend {
  public:
   std::function<void()> before_stop, after_stop;
 
-  void stop(hepResult_t result) override {
+  void stop(hepResult_t result) noexcept override {
     if (before_stop) std::exchange(before_stop, nullptr)();
     {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -55,7 +55,7 @@ class StoppedBackend final : public Backend {
 
   Status create_routing(int, int, std::unique_ptr<BackendRouting>*) override { return Status(); }
   Status set_registered(const std::vector<RegisteredAddress>&) override { return Status(); }
-  void peer_left(int) override {}
+  void peer_left(int) noexcept override {}
   BadIndex bad_index() const override { return {}; }
   Overflow overflow() const override { return {}; }
 
@@ -68,7 +68,7 @@ class StoppedBackend final : public Backend {
 
 // Keeps what a peer is told.
 struct Ear final : PeerListener {
-  void peer_left(int rank) override { left.push_back(rank); }
+  void peer_left(int rank) noexcept override { left.push_back(rank); }
   void peer_lost(int) override {}
   void peer_failed(const PeerFailure& failure) override { failures.push_back(failure); }
   bool look_around(PeerFailure*) override { return false; }

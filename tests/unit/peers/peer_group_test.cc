@@ -48,7 +48,7 @@ bool comes_true(Condition condition) {
 }
 
 struct Counter final : PeerListener {
-  void peer_left(int) override { ++left; }
+  void peer_left(int) noexcept override { ++left; }
   void peer_lost(int) override { ++lost; }
   void peer_failed(const PeerFailure&) override { ++failed; }
   bool look_around(PeerFailure*) override {
@@ -123,7 +123,7 @@ TEST(PeerGroup, TakesAFailureWithoutAResultForTheEndOfAPeerThatCannotBeTrusted) 
 
 // Whose first call finds no memory.
 struct Forgetful final : PeerListener {
-  void peer_left(int) override { ++left; }
+  void peer_left(int) noexcept override { ++left; }
   void peer_lost(int) override {}
   void peer_failed(const PeerFailure& failure) override {
     if (++calls == 1) throw std::bad_alloc();
