@@ -2,6 +2,8 @@
 #include "comm/comm.h"
 
 #include <cinttypes>
+#include <utility>
+#include <vector>
 
 #include "protocol/at.h"
 #include "protocol/failure.h"
@@ -18,9 +20,9 @@ Status check_comm(hepComm_t comm) {
 }
 
 Status destroy_comm(hepComm_t comm) {
-  if (comm->live_routings > 0)
+  if (comm->num_routings() > 0)
     return error(hepErrorInvalidUsage, "%d routings of this communicator are alive",
-                 comm->live_routings.load());
+                 comm->num_routings());
   delete comm;
   return Status();
 }
@@ -104,4 +106,14 @@ hepComm::~hepComm() {
 void* hepComm::heap_address() const {
   const hep::Lane& lane = lanes.front();
   return hep::at<char>(window->address(rank), lane.offset + lane.window_layout.heap);
+}
+
+void hepComm::set_lanes(std::vector<hep::Lane> made) {
+  lanes = std::move(made);
+  split_.resize(lanes.size());
+}
+
+void hepComm::remove_routing(int lane, const hepRouting* routing) {
+  if (split_[lane] == routing) end_split(lane);
+  --num_routings_;
 }

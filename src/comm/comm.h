@@ -39,17 +39,30 @@ struct hepComm {
   std::unique_ptr<hep::Backend> backend;
   std::unique_ptr<hep::Health> health;
 
-  std::atomic<int> live_routings{0};
-
-  // By lane: the routing of which an operation is between its halves; NULL: none.
-  std::vector<struct hepRouting*> split;
-
   const hep::LiveHandle handle{hep::HandleKind::kComm, this};
 
   void* heap_address() const;
 
   // The error of the first failed wait or of an abort, if any: operations return it at once.
   hep::Status check() const { return health->check(); }
+
+  // Before there are routings.
+  void set_lanes(std::vector<hep::Lane> made);
+
+  // Every routing says when it comes and goes.
+  void add_routing() { ++num_routings_; }
+  void remove_routing(int lane, const hepRouting* routing);
+  int num_routings() const { return num_routings_; }
+
+  // The routing of which an operation is between its halves on a lane; NULL: none. One thread at a
+  // time uses a lane.
+  const hepRouting* split_routing(int lane) const { return split_[lane]; }
+  void begin_split(int lane, const hepRouting* routing) { split_[lane] = routing; }
+  void end_split(int lane) { split_[lane] = nullptr; }
+
+ private:
+  std::atomic<int> num_routings_{0};
+  std::vector<const hepRouting*> split_;  // by lane
 };
 
 namespace hep {

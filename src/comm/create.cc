@@ -90,8 +90,7 @@ Status prepare(const hepConfig_t* config, hepComm& comm, Hello* hello) {
   HEP_TRY(resolve_config(config, comm.num_ranks, &comm.config));
   comm.log.set(comm.config.log, comm.config.log_context);
   HEP_TRY(choose_backend(comm));
-  comm.lanes = make_lanes(comm.config, comm.num_ranks);
-  comm.split.resize(comm.lanes.size());
+  comm.set_lanes(make_lanes(comm.config, comm.num_ranks));
 
   hello->version = HEP_VERSION;
   hello->config = comm.config;

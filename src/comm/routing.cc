@@ -18,7 +18,7 @@ const char* receive_name(hepOperation_t operation) {
 
 // Another operation may not come between the halves of one.
 Status check_not_split(const hepRouting& routing, const char* call) {
-  const hepRouting* open = routing.comm->split[routing.lane_index];
+  const hepRouting* open = routing.comm->split_routing(routing.lane_index);
   if (open == nullptr) return Status();
   const Lane& lane = routing.lane();
   return error(hepErrorInvalidUsage, "%s between the halves of a %s of %s on %s; %s comes first",
@@ -46,12 +46,12 @@ Status check_ready(const hepRouting& routing, const char* call, Half half) {
 
 void begin_split(hepRouting& routing, hepOperation_t operation) {
   routing.split = operation;
-  routing.comm->split[routing.lane_index] = &routing;
+  routing.comm->begin_split(routing.lane_index, &routing);
 }
 
 void end_split(hepRouting& routing) {
   routing.split = hepOperationNone;
-  routing.comm->split[routing.lane_index] = nullptr;
+  routing.comm->end_split(routing.lane_index);
 }
 
 void note_update(hepRouting& routing, const Batch& batch) {
@@ -223,10 +223,7 @@ Status view_routing(hepRouting_t routing, hepRoutingView_t* theirs) {
 }  // namespace hep
 
 hepRouting::hepRouting(hepComm* owner, int index) : comm(owner), lane_index(index) {
-  ++comm->live_routings;
+  comm->add_routing();
 }
 
-hepRouting::~hepRouting() {
-  if (comm->split[lane_index] == this) comm->split[lane_index] = nullptr;
-  --comm->live_routings;
-}
+hepRouting::~hepRouting() { comm->remove_routing(lane_index, this); }
