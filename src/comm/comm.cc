@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "backend/cuda/plan.h"
+#include "gpu/device.h"
 #include "protocol/at.h"
 #include "protocol/failure.h"
 #include "protocol/shape.h"
@@ -39,15 +41,17 @@ hepLimits_t limits_of(const hepComm& comm) {
   limits.row_bytes = shape.row_bytes;
   limits.max_flat_rows = static_cast<int64_t>(shape.num_ranks) * shape.max_tokens;
   limits.max_expert_rows = limits.max_flat_rows * shape.max_top_k;
-  limits.routing_blocks = cuda ? lane.plan.routing_blocks : 0;
-  limits.dispatch_blocks = cuda ? lane.plan.dispatch_blocks : 0;
-  limits.combine_blocks = cuda ? lane.plan.combine_blocks : 0;
+  const Profile& profile = profile_of(cuda ? capability_major(comm.device) : 0);
+  const Plan plan = cuda ? make_plan(lane, profile) : Plan{};
+  limits.routing_blocks = plan.routing_blocks;
+  limits.dispatch_blocks = plan.dispatch_blocks;
+  limits.combine_blocks = plan.combine_blocks;
   limits.timeout_ms = comm.config.timeout_ms;
   limits.lanes = num_lanes(comm.config, hepModeThroughput);
   limits.low_latency_lanes = num_lanes(comm.config, hepModeLowLatency);
   if (limits.low_latency_lanes == 0) return limits;
   limits.low_latency_tokens = comm.config.low_latency_tokens;
-  limits.low_latency_blocks = cuda ? most_blocks(comm.lanes.back()) : 0;
+  limits.low_latency_blocks = cuda ? most_blocks(make_plan(comm.lanes.back(), profile)) : 0;
   return limits;
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/cuda/plan.h"
 #include "base/fault_point.h"
 #include "base/identity.h"
 #include "base/log.h"
@@ -116,10 +117,9 @@ void log_shared_device(const std::vector<Hello>& hellos, const hepComm& comm) {
 // Operations that wait for each other, and do not find room together, may wait until the timeout.
 void warn_of_lanes_without_room(const hepComm& comm) {
   int num_sms = 0;
-  const int blocks = blocks_of_all(comm.lanes);
-  if (comm.config.backend != hepBackendCuda || !count_sms(comm.device, &num_sms).ok() ||
-      blocks <= num_sms)
-    return;
+  if (comm.config.backend != hepBackendCuda || !count_sms(comm.device, &num_sms).ok()) return;
+  const int blocks = blocks_of_all(comm.lanes, profile_of(capability_major(comm.device)));
+  if (blocks <= num_sms) return;
   log_message(
       hepLogWarning,
       "rank %d: the operations of its %zu lanes take %d SMs if they run at the same time, but "

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cinttypes>
-#include <cmath>
 
 #include "config/abi.h"
 #include "config/fields.h"
@@ -18,11 +17,6 @@ namespace {
 constexpr int kWarpThreads = 32;
 constexpr int kDefaultLowLatencyBlocks = 32;
 
-// Shared memory of a block that rows in flight may take; the rest is for barriers and records.
-constexpr int64_t kStageBytes = 220 * 1024;
-constexpr int kMinDispatchStages = 2;
-constexpr int kFewDispatchStages = 4;  // chosen at least, if they fit
-constexpr int kMaxDispatchStages = 64;
 constexpr int kDefaultRoutingThreads = 1024;
 constexpr int kMaxDefaultRoutingBlocks = 16;
 
@@ -107,76 +101,6 @@ void set_defaults(hepConfig_t* config, int num_ranks) {
 
 int32_t or_default(int32_t value, int32_t chosen) { return value != 0 ? value : chosen; }
 
-// GB/s, measured on H200s: what a block forwards, what it reads where it reduces, what NVLink takes.
-constexpr double kForwardRate = 41, kReduceRate = 63, kLinkRate = 344;
-
-// The blocks of the first half go evenly to all destinations, if there are enough: see combine/send.cuh.
-int32_t spread(double wanted, int32_t blocks, int32_t destinations) {
-  const auto count = static_cast<int32_t>(std::lround(std::min<double>(blocks, wanted)));
-  if (count < destinations || destinations == 0) return std::min(count, destinations);
-  const int32_t fewer = count - count % destinations, more = fewer + destinations;
-  return more <= blocks && more - count < count - fewer ? more : fewer;
-}
-
-// As many blocks for each half of combine as fill NVLink, within the budget. More would not be faster,
-// and blocks that wait for partial sums slow the others down: on 4 H200s, 9 blocks that forward and 23
-// that only add took six times as long as 9 and 7.
-struct CombinePlanner {
-  int32_t budget;  // of blocks
-  bool fixed;      // all of them are to be used,
-  bool all_first;  // and in the first half, too: with few tokens the halves follow one another
-  int num_ranks;
-  double partials;  // of a token, with uniform routing: R * (1 - (1 - 1/R)^K)
-
-  CombinePlanner(const hepConfig_t& config, int ranks, hepMode_t mode)
-      : budget(or_default(config.combine_blocks, config.sm_budget)),
-        fixed(config.combine_blocks != 0 || mode == hepModeLowLatency),
-        all_first(mode == hepModeLowLatency),
-        num_ranks(ranks),
-        partials(ranks * (1 - std::pow(1 - 1.0 / ranks, config.max_top_k))) {}
-
-  CombineGrid in_place() const { return {limited(2 * reducers(partials)), 0}; }
-  CombineGrid forward() const {
-    return grid(first_half(kLinkRate / kForwardRate, num_ranks - 1), partials / num_ranks);
-  }
-  CombineGrid reduce(double rows_of_token) const {
-    const double own = rows_of_token / num_ranks;
-    return grid(first_half(reducers(rows_of_token - own), std::max(num_ranks - 1, 1)), own);
-  }
-
- private:
-  int32_t first_half(double wanted, int32_t destinations) const {
-    if (all_first) return destinations == 0 ? 0 : budget;
-    return spread(wanted, budget, destinations);
-  }
-
-  // The second half reads what the peers sent, and this rank's own rows.
-  CombineGrid grid(int32_t first_half, double own_rows) const {
-    return {limited(first_half + reducers(partials - partials / num_ranks + own_rows)), first_half};
-  }
-
-  // Blocks that read so many rows of each token while NVLink carries its partial sums.
-  double reducers(double rows_of_token) const {
-    if (num_ranks == 1) return budget;
-    const double sent = partials * (num_ranks - 1) / num_ranks;
-    return kLinkRate / kReduceRate * rows_of_token / sent;
-  }
-
-  int32_t limited(double wanted) const {
-    return fixed ? budget : static_cast<int32_t>(std::lround(std::min<double>(budget, wanted)));
-  }
-};
-
-// More bytes on their way to a GPU than NVLink needs slow it down: on H200s, with 24 blocks of 15 rows
-// of 14 KiB 409 GB/s arrive, with 24 of 6 423. In expert-major a stage is held longer, for each of its
-// places.
-int32_t default_dispatch_stages(int64_t row_bytes, int32_t blocks, int layout) {
-  const int64_t in_flight = (layout == hepLayoutFlat ? 2240 : 3360) * int64_t{1024};
-  const int64_t wanted = std::max<int64_t>(in_flight / (blocks * row_bytes), kFewDispatchStages);
-  return static_cast<int32_t>(std::clamp<int64_t>(
-      wanted, kMinDispatchStages, std::min<int64_t>(kStageBytes / row_bytes, kMaxDispatchStages)));
-}
-
 }  // namespace
 
 Status resolve_config(const hepConfig_t* theirs, int num_ranks, hepConfig_t* resolved) {
@@ -216,34 +140,22 @@ Shape make_shape(const hepConfig_t& config, int num_ranks) {
   return shape;
 }
 
-Plan make_plan(const hepConfig_t& given, int num_ranks, hepMode_t mode) {
-  hepConfig_t config = given;
-  if (mode == hepModeLowLatency) {
-    config.sm_budget = given.low_latency_blocks;
-    config.routing_blocks = config.dispatch_blocks = config.combine_blocks = 0;
-  }
-  Plan plan{};
-  plan.routing_threads = or_default(config.routing_threads, kDefaultRoutingThreads);
-  plan.routing_blocks =
-      or_default(config.routing_blocks, std::min(config.sm_budget, kMaxDefaultRoutingBlocks));
-  plan.dispatch_blocks = or_default(config.dispatch_blocks, config.sm_budget);
-  plan.dispatch_stages = config.dispatch_stages;
-  const CombinePlanner combine(config, num_ranks, mode);
-  plan.combine_in_place = combine.in_place();
-  plan.combine_forward = combine.forward();
-  plan.combine_reduce[hepLayoutFlat] = combine.reduce(combine.partials);
-  plan.combine_reduce[hepLayoutExpertMajor] = combine.reduce(config.max_top_k);
-  plan.combine_blocks = std::max({plan.combine_in_place.blocks, plan.combine_forward.blocks,
-                                  plan.combine_reduce[hepLayoutFlat].blocks,
-                                  plan.combine_reduce[hepLayoutExpertMajor].blocks});
-  plan.combine_load_stages = config.combine_load_stages;
-  plan.combine_store_stages = config.combine_store_stages;
-  return plan;
-}
-
-int32_t dispatch_stages(const Plan& plan, int64_t row_bytes, int layout) {
-  return or_default(plan.dispatch_stages,
-                    default_dispatch_stages(row_bytes, plan.dispatch_blocks, layout));
+Budget make_budget(const hepConfig_t& config, hepMode_t mode) {
+  const bool low_latency = mode == hepModeLowLatency;
+  const int32_t sms = low_latency ? config.low_latency_blocks : config.sm_budget;
+  const auto blocks = [&](int32_t wanted) { return low_latency || wanted == 0 ? sms : wanted; };
+  Budget budget{};
+  budget.routing_threads = or_default(config.routing_threads, kDefaultRoutingThreads);
+  budget.routing_blocks = low_latency || config.routing_blocks == 0
+                              ? std::min(sms, kMaxDefaultRoutingBlocks)
+                              : config.routing_blocks;
+  budget.dispatch_blocks = blocks(config.dispatch_blocks);
+  budget.combine_blocks = blocks(config.combine_blocks);
+  budget.takes_all_combine_blocks = low_latency || config.combine_blocks != 0;
+  budget.dispatch_stages = config.dispatch_stages;
+  budget.combine_load_stages = config.combine_load_stages;
+  budget.combine_store_stages = config.combine_store_stages;
+  return budget;
 }
 
 std::string config_difference(const hepConfig_t& a, const hepConfig_t& b) {

@@ -5,25 +5,22 @@
 #include <hybridep.h>
 
 #include "base/status.h"
+#include "protocol/choices.h"
 #include "protocol/shape.h"
 
 namespace hep {
 
-// A launch of combine: its blocks, and how many of them begin with the first half.
-struct CombineGrid {
-  int32_t blocks, first_half;
-};
+// Shared memory of a block that rows in flight may take; the rest is for barriers and records.
+constexpr int64_t kStageBytes = kMaxPlaceBytes;
 
-// How the kernels of a communicator are launched.
-struct Plan {
+// What the operations of a lane may take of a GPU, as the config says.
+struct Budget {
   int32_t routing_threads, routing_blocks;
   int32_t dispatch_blocks;
-  int32_t dispatch_stages;        // rows in flight in a block; 0: by the size of the rows
-  int32_t combine_blocks;         // the most of the following
-  CombineGrid combine_in_place;   // where the peers read the rows
-  CombineGrid combine_forward;    // where rows are sent as they are
-  CombineGrid combine_reduce[2];  // where rows are reduced, in flat or in the expert layouts
-  int32_t combine_load_stages, combine_store_stages;
+  int32_t combine_blocks;         // at most
+  bool takes_all_combine_blocks;  // and no fewer
+  // 0: chosen by the sizes of a call.
+  int32_t dispatch_stages, combine_load_stages, combine_store_stages;
 };
 
 // Reads and checks a config, and replaces zeros by the defaults and by what the environment says.
@@ -36,9 +33,7 @@ int32_t wanted_init_timeout_ms(const hepConfig_t* theirs);
 
 // The following take a resolved config.
 Shape make_shape(const hepConfig_t& config, int num_ranks);
-Plan make_plan(const hepConfig_t& config, int num_ranks, hepMode_t mode = hepModeThroughput);
-// Rows in flight in a block of a dispatch of rows of this size.
-int32_t dispatch_stages(const Plan& plan, int64_t row_bytes, int layout);
+Budget make_budget(const hepConfig_t& config, hepMode_t mode);
 
 // Says in which field two resolved configs differ, for example "hidden (7168 and 4096)"; empty if
 // they agree.

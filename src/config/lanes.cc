@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "config/lanes.h"
 
-#include <algorithm>
-
 #include "protocol/choices.h"
 #include "protocol/location.h"
 #include "protocol/routing_layout.h"
@@ -26,14 +24,14 @@ Lane make_lane(const hepConfig_t& config, int num_ranks, hepMode_t mode, int32_t
   }
   lane.window_layout = WindowLayout::make(lane.shape);
   lane.routing_layout = RoutingLayout::make(lane.shape);
-  lane.plan = make_plan(config, num_ranks, mode);
+  lane.budget = make_budget(config, mode);
   return lane;
 }
 
 uint64_t scratch_bytes(const Lane& lane) {
   const uint64_t counters =
       static_cast<uint64_t>(lane.shape.num_experts) + 2 * lane.shape.num_ranks;
-  return kScratchBytes + lane.plan.routing_blocks * counters * sizeof(uint32_t);
+  return kScratchBytes + lane.budget.routing_blocks * counters * sizeof(uint32_t);
 }
 
 }  // namespace
@@ -56,17 +54,6 @@ std::vector<Lane> make_lanes(const hepConfig_t& config, int num_ranks) {
   }
   for (Lane& lane : lanes) lane.window_layout.move_heap(end - lane.offset);
   return lanes;
-}
-
-int32_t most_blocks(const Lane& lane) {
-  const Plan& plan = lane.plan;
-  return std::max({plan.routing_blocks, plan.dispatch_blocks, plan.combine_blocks});
-}
-
-int32_t blocks_of_all(const std::vector<Lane>& lanes) {
-  int32_t blocks = 0;
-  for (const Lane& lane : lanes) blocks += most_blocks(lane);
-  return blocks;
 }
 
 uint64_t window_bytes(const std::vector<Lane>& lanes) { return lanes.front().window_layout.total; }

@@ -22,7 +22,7 @@ struct Lane {
   Shape shape;                 // max_tokens is that of its mode
   WindowLayout window_layout;  // from its part on; the heap, which lies behind all lanes, included
   RoutingLayout routing_layout;
-  Plan plan;
+  Budget budget;
 };
 
 // All lanes of a resolved config: those of throughput, then those of low latency. A window is
@@ -32,12 +32,6 @@ std::vector<Lane> make_lanes(const hepConfig_t& config, int num_ranks);
 
 // The bytes of a window with these lanes, its heap included.
 uint64_t window_bytes(const std::vector<Lane>& lanes);
-
-// Blocks of the largest operation of a lane. A block may occupy an SM.
-int32_t most_blocks(const Lane& lane);
-
-// Blocks that operations of all lanes have when they run at the same time: one of each lane, the largest.
-int32_t blocks_of_all(const std::vector<Lane>& lanes);
 
 hepWorkspace_t make_workspace(const hepConfig_t& config, int num_ranks);
 

@@ -35,6 +35,13 @@ Status count_sms(int device, int* num_sms) {
   return Status();
 }
 
+int capability_major(int device) {
+  int major = 0;
+  return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess
+             ? major
+             : 0;
+}
+
 Status device_uuid(int device, DeviceUuid* out) {
   const DriverTable* table = nullptr;
   HEP_TRY(driver(&table));

@@ -20,6 +20,9 @@ Status check_not_capturing(int device);
 // The SMs of a device; hepErrorUnsupported where there is no CUDA.
 Status count_sms(int device, int* num_sms);
 
+// The major number of a device's compute capability; 0 where there is no such device.
+int capability_major(int device);
+
 // A device under the name that it has in every process, whatever ordinals the process gives out.
 using DeviceUuid = std::array<unsigned char, 16>;
 

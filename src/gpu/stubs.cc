@@ -10,6 +10,8 @@ Status count_sms(int, int*) {
   return error(hepErrorUnsupported, "this library was built without CUDA");
 }
 
+int capability_major(int) { return 0; }
+
 Status device_uuid(int, DeviceUuid*) {
   return error(hepErrorUnsupported, "this library was built without CUDA");
 }

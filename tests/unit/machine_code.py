@@ -6,8 +6,8 @@
 - Nothing is spilled, and there is no stack.
 - A block of the most threads that __launch_bounds__ admits finds its registers.
 - Static shared memory stays within what is left beside the dynamic shared memory that launches ask for.
-Prints one sentence a finding.
-usage: machine_code.py ARCHITECTURE[,...] LAUNCH_H (CU PTX PTXAS_REPORT)..."""
+Prints one sentence a finding. BLOCKS is the folder of headers that state the budgets, one an operation.
+usage: machine_code.py ARCHITECTURE[,...] BLOCKS (CU PTX PTXAS_REPORT)..."""
 
 import math
 import os
@@ -25,12 +25,13 @@ REGISTER_UNIT = 8
 WARP_SIZE = 32
 
 
-def main(architectures, launch_header, *files):
+def main(architectures, blocks, *files):
     targets = ["sm_" + architecture for architecture in architectures.split(",")]
-    (default_budget,) = static_budgets(launch_header)
+    (default_budget,) = static_budgets(os.path.join(blocks, "common.h"))
     findings = []
     for source, ptx, report in zip(files[::3], files[1::3], files[2::3]):
-        (budget,) = static_budgets(source) or [default_budget]
+        operation = os.path.basename(os.path.dirname(source))
+        (budget,) = static_budgets(os.path.join(blocks, operation + ".h")) or [default_budget]
         findings += check(os.path.basename(source), Ptx(ptx), read_report(report), targets, budget)
     for finding in readable(findings):
         print(finding)
@@ -50,9 +51,9 @@ def check(source, ptx, functions, targets, budget):
             yield f"{name} for {target}: {finding}"
 
 
-def static_budgets(source):
-    """The budgets for static shared memory that a source file states."""
-    with open(source) as text:
+def static_budgets(header):
+    """The budgets for static shared memory that a header states."""
+    with open(header) as text:
         return [int(n) for n in re.findall(r"constexpr int k\w*StaticBytes = (\d+);", text.read())]
 
 

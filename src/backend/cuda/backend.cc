@@ -19,7 +19,7 @@ constexpr int kMinCapabilityMajor = 9;
 Status check_plan(const CudaLane& lane, int device) {
   int num_sms = 0;
   HEP_TRY(count_sms(device, &num_sms));
-  const int blocks = most_blocks(lane.context);
+  const int blocks = most_blocks(lane.plan);
   if (blocks > num_sms)
     return error(hepErrorInvalidArgument,
                  "%s and the block counts ask for %d SMs, but device %d has %d",
@@ -31,7 +31,7 @@ Status check_plan(const CudaLane& lane, int device) {
 constexpr uint64_t kPartAlignment = 256;  // of parts of the scratch
 
 uint64_t block_count_bytes(const LaneContext& lane) {
-  return sizeof(uint32_t) * lane.plan.routing_blocks *
+  return sizeof(uint32_t) * lane.budget.routing_blocks *
          (lane.shape.num_experts + 2 * lane.shape.num_ranks);
 }
 
@@ -42,7 +42,9 @@ CudaBackend::CudaBackend(const BackendContext& context)
       device_(context.device),
       timeout_ms_(context.timeout_ms),
       registrations_(*context.registrations) {
-  for (const LaneContext& lane : context.lanes) lanes_.push_back(std::make_unique<CudaLane>(lane));
+  const Profile& profile = profile_of(capability_major(context.device));
+  for (const LaneContext& lane : context.lanes)
+    lanes_.push_back(std::make_unique<CudaLane>(lane, profile));
 }
 
 CudaBackend::~CudaBackend() {
@@ -66,13 +68,7 @@ Status CudaBackend::start() {
   HEP_TRY(guard.status());
   HEP_TRY(DeviceContext::open(device_, &context_));
   for (const auto& lane : lanes_) HEP_TRY(check_plan(*lane, device_));
-  HEP_CUDA_TRY(route::prepare_map_kernels());
-  HEP_CUDA_TRY(route::prepare_route_kernels());
-  HEP_CUDA_TRY(dispatch::prepare_quantize_kernels());
-  HEP_CUDA_TRY(dispatch::prepare_dispatch_kernels());
-  HEP_CUDA_TRY(fused::prepare_update_and_dispatch_kernels());
-  HEP_CUDA_TRY(combine::prepare_gradient_kernels());
-  HEP_CUDA_TRY(combine::prepare_combine_kernels());
+  HEP_CUDA_TRY(prepare_kernels());
 
   for (const auto& lane : lanes_) HEP_TRY(lane->work.start(context_));
   HEP_TRY(allocate());

@@ -7,6 +7,7 @@
 
 #include "backend/backend.h"
 #include "backend/cuda/kernel_args.h"
+#include "backend/cuda/plan.h"
 #include "base/thread_annotations.h"
 #include "gpu/context_watch.h"
 #include "gpu/device_memory.h"
@@ -16,9 +17,11 @@ namespace hep {
 
 // A lane, what it has enqueued, and its device memory.
 struct CudaLane {
-  explicit CudaLane(const LaneContext& lane) : context(lane) {}
+  CudaLane(const LaneContext& lane, const Profile& profile)
+      : context(lane), plan(make_plan(lane, profile)) {}
 
   const LaneContext context;
+  const Plan plan;
   KernelContext kernel{};
   EnqueuedWork work;
 

@@ -114,16 +114,16 @@ Status CudaRouting::run_update(TopK choice, Half half, hepStream_t stream) {
   args.top_k = choice.batch.top_k;
   args.alignment = alignment_;
   args.half = half;
-  HEP_CUDA_TRY(
-      route::launch_route(args, choice.index_type == hepIndexInt64, lane_.context.plan, stream));
+  HEP_CUDA_TRY(route::launch_route(args, choice.index_type, lane_.plan, stream));
   return Status();
 }
 
 // Turns a map, if that is what it is, into indices. They lie where the weights of a dispatch will: those that
 // are there have no more use once the routing is updated.
 Status CudaRouting::list_map(Half half, hepStream_t stream, TopK* choice) {
-  if (choice->index_type != hepIndexMap || choice->batch.num_tokens == 0 || half == Half::kReceive)
-    return Status();
+  if (choice->index_type != hepIndexMap) return Status();
+  choice->index_type = hepIndexInt32;
+  if (choice->batch.num_tokens == 0 || half == Half::kReceive) return Status();
   const LaneContext& context = lane_.context;
   int32_t* listed = at<int32_t>(memory_->get(), context.routing_layout.weights);
   MapArgs args{};
@@ -134,14 +134,10 @@ Status CudaRouting::list_map(Half half, hepStream_t stream, TopK* choice) {
   args.num_tokens = choice->batch.num_tokens;
   args.num_experts = context.shape.num_experts;
   args.top_k = choice->batch.top_k;
-  HEP_CUDA_TRY(route::launch_map(args, context.plan, stream));
+  HEP_CUDA_TRY(route::launch_map(args, lane_.plan, stream));
   choice->indices = listed;
   return Status();
 }
-
-// Copies of so few bytes spare the wait for the readers, two microseconds and more. (On 2 H200s, those of 230
-// KB a block took 4 us longer than it.)
-constexpr int64_t kCopiedBytesOfBlock = 64 * 1024;
 
 // Rows in the heap or in registered memory are read where they are; others are copied to the window, or
 // quantised into it: by the dispatch itself where latency counts. In halves it copies all, so that the
@@ -163,8 +159,7 @@ Status CudaRouting::find_rows(const hepDispatchArgs_t& call, const Batch& batch,
   bool in_heap;
   HEP_TRY(find_rows_in_heap(context, "x", call.x, num_rows, row_bytes, &in_heap));
   const bool copies =
-      half != Half::kBoth ||
-      (low_latency && num_rows * row_bytes <= context.plan.dispatch_blocks * kCopiedBytesOfBlock);
+      half != Half::kBoth || (low_latency && num_rows * row_bytes <= most_copied_bytes(lane_.plan));
   if (!copies && in_heap)
     rows->location =
         static_cast<const char*>(call.x) - static_cast<const char*>(context.windows[context.rank]);
@@ -198,13 +193,9 @@ Status CudaRouting::publish_rows(const DispatchArgs& args, hepStream_t stream) {
   quantize.num_tokens = args.num_tokens;
   quantize.hidden = context.shape.hidden;
   quantize.quantize = call.quantize;
-  HEP_CUDA_TRY(dispatch::launch_quantize(quantize, context.plan, stream));
+  HEP_CUDA_TRY(dispatch::launch_quantize(quantize, lane_.plan, stream));
   return Status();
 }
-
-// So few bytes of outputs are sent sooner than others can know that they may read them. (On 2 H200s, 64 rows of
-// 14 KiB took 15.4 us instead of 17.0, with 28 KiB a block; 256 of them 23 instead of 21.)
-constexpr int64_t kSentBytesOfBlock = 64 * 1024;
 
 // Outputs in the heap or in registered memory need not be sent if nothing is to be done to them first:
 // the peers read them. In halves they are, so that the second half waits for nobody to read.
@@ -217,7 +208,7 @@ Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Half half,
   if (!sends_rows_as_they_are(call_of(call)) || half != Half::kBoth) return Status();
   const int64_t row_bytes = int64_t{context.shape.hidden} * element_bytes(call.type);
   if (context.mode == hepModeLowLatency)
-    outputs->most_sent_rows = context.plan.combine_in_place.blocks * kSentBytesOfBlock / row_bytes;
+    outputs->most_sent_rows = hep::most_sent_rows(lane_.plan, row_bytes);
   if (in_heap)
     outputs->location =
         static_cast<const char*>(call.y) - static_cast<const char*>(context.windows[context.rank]);
@@ -261,15 +252,14 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, const Batch& batch, 
   args.half = half;
   args.call = call_of(call);
   if (half != Half::kReceive) HEP_TRY(publish_rows(args, stream));
-  const Plan& plan = lane_.context.plan;
+  const Plan& plan = lane_.plan;
   if (!in_one_launch) {
     HEP_CUDA_TRY(dispatch::launch_dispatch(args, plan, stream));
     return Status();
   }
   args.indices = choice.indices;
   args.alignment = alignment_;
-  HEP_CUDA_TRY(
-      fused::launch_update_and_dispatch(args, choice.index_type == hepIndexInt64, plan, stream));
+  HEP_CUDA_TRY(fused::launch_update_and_dispatch(args, choice.index_type, plan, stream));
   return Status();
 }
 
@@ -298,8 +288,8 @@ Status CudaRouting::combine(const hepCombineArgs_t& call, const Batch& batch, Ha
   HEP_TRY(find_outputs(call, half, &args.outputs));
   const NotedWork noted(lane_.work, stream);
   if (call.row_gradients != nullptr && half != Half::kReceive)
-    HEP_CUDA_TRY(combine::launch_send_gradients(args, lane_.context.plan, stream));
-  HEP_CUDA_TRY(combine::launch_combine(args, lane_.context.plan, stream));
+    HEP_CUDA_TRY(combine::launch_send_gradients(args, lane_.plan, stream));
+  HEP_CUDA_TRY(combine::launch_combine(args, lane_.plan, stream));
   return Status();
 }
 

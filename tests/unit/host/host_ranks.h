@@ -84,7 +84,7 @@ class Ranks {
     }
     for (int r = 0; r < options.num_ranks; ++r) {
       LaneContext lane{
-          {hepModeThroughput, 0, 0, shape, layout_, RoutingLayout::make(shape), Plan{}}, r, {}};
+          {hepModeThroughput, 0, 0, shape, layout_, RoutingLayout::make(shape), Budget{}}, r, {}};
       for (const auto& window : windows_) lane.windows.push_back(window.get());
       const BackendContext context{r, -1, options.timeout_ms, {lane}};
       backends_.emplace_back();

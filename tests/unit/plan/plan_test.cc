@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // From a resolved config to launches and sizes.
+#include "backend/cuda/plan.h"
+#include "backend/cuda/blocks/combine.h"
+#include "backend/cuda/blocks/dispatch.h"
+#include "backend/cuda/blocks/fused.h"
 #include "config/lanes.h"
 #include "protocol/data_type.h"
 #include "protocol/location.h"
@@ -15,19 +19,28 @@ using ConfigWorkspace = Config;
 
 // -------------------------------------------------------------------------------------- plan
 
+// Of a lane, without its window.
+Plan plan_of(const hepConfig_t& config, int num_ranks, hepMode_t mode = hepModeThroughput,
+             const Profile& profile = kH200) {
+  Lane lane{};
+  lane.mode = mode;
+  lane.shape = make_shape(config, num_ranks);
+  lane.budget = make_budget(config, mode);
+  return make_plan(lane, profile);
+}
+
 TEST_F(ConfigPlan, StaysWithinTheBudget) {
   for (int budget = 2; budget <= 256; ++budget) {
     hepConfig_t config = valid_config();
     config.sm_budget = budget;
-    const Plan plan = make_plan(resolved_config(config), kRanks);
+    const Plan plan = plan_of(resolved_config(config), kRanks);
     EXPECT_GE(plan.routing_blocks, 1);
     EXPECT_LE(plan.routing_blocks, budget);
     EXPECT_GE(plan.dispatch_blocks, 1);
     EXPECT_LE(plan.dispatch_blocks, budget);
     EXPECT_LE(plan.combine_blocks, budget);
-    for (const CombineGrid& grid :
-         {plan.combine_forward, plan.combine_reduce[hepLayoutFlat],
-          plan.combine_reduce[hepLayoutExpertMajor], plan.combine_in_place}) {
+    for (const CombineGrid& grid : {plan.combine_forward, plan.combine_reduce_flat,
+                                    plan.combine_reduce_experts, plan.combine_in_place}) {
       EXPECT_GE(grid.blocks, 2);
       EXPECT_LE(grid.blocks, plan.combine_blocks);
       EXPECT_LE(grid.first_half, grid.blocks);
@@ -42,15 +55,15 @@ TEST_F(ConfigPlan, GivesEveryDestinationOfCombineEquallyManyBlocks) {
       hepConfig_t config = valid_config();
       config.num_experts = 24;
       config.sm_budget = budget;
-      const Plan plan = make_plan(resolved_config(config, ranks), ranks);
+      const Plan plan = plan_of(resolved_config(config, ranks), ranks);
       const auto expect_equal = [&](int blocks, int destinations) {
         if (blocks > destinations) {
           EXPECT_EQ(blocks % destinations, 0) << budget << " SMs, " << ranks << " ranks";
         }
       };
       expect_equal(plan.combine_forward.first_half, ranks - 1);  // a rank's own rows stay in place
-      expect_equal(plan.combine_reduce[hepLayoutFlat].first_half, ranks - 1);
-      expect_equal(plan.combine_reduce[hepLayoutExpertMajor].first_half, ranks - 1);
+      expect_equal(plan.combine_reduce_flat.first_half, ranks - 1);
+      expect_equal(plan.combine_reduce_experts.first_half, ranks - 1);
     }
   }
 }
@@ -58,12 +71,12 @@ TEST_F(ConfigPlan, GivesEveryDestinationOfCombineEquallyManyBlocks) {
 TEST_F(ConfigPlan, CombineLeavesBlocksThatItHasNoUseFor) {
   hepConfig_t config = valid_config();
   config.sm_budget = 128;
-  EXPECT_LE(make_plan(resolved_config(config), kRanks).combine_blocks, 32);
+  EXPECT_LE(plan_of(resolved_config(config), kRanks).combine_blocks, 32);
 }
 
 TEST_F(ConfigPlan, OneRankSendsNothing) {
   const hepConfig_t config = resolved_config(valid_config(), 1);
-  EXPECT_EQ(make_plan(config, 1).combine_forward.first_half, 0);
+  EXPECT_EQ(plan_of(config, 1).combine_forward.first_half, 0);
 }
 
 TEST_F(ConfigPlan, FollowsTheTuningFields) {
@@ -75,15 +88,15 @@ TEST_F(ConfigPlan, FollowsTheTuningFields) {
   config.combine_blocks = 9;
   config.combine_load_stages = 11;
   config.combine_store_stages = 3;
-  const Plan plan = make_plan(resolved_config(config), kRanks);
+  const Plan plan = plan_of(resolved_config(config), kRanks);
   EXPECT_EQ(plan.routing_threads, 128);
   EXPECT_EQ(plan.routing_blocks, 3);
   EXPECT_EQ(plan.dispatch_blocks, 5);
   for (const int layout : {hepLayoutFlat, hepLayoutExpertMajor})
     EXPECT_EQ(dispatch_stages(plan, 16, layout), 7);
   EXPECT_EQ(plan.combine_blocks, 9);
-  for (const CombineGrid& grid : {plan.combine_forward, plan.combine_reduce[hepLayoutFlat],
-                                  plan.combine_reduce[hepLayoutExpertMajor], plan.combine_in_place})
+  for (const CombineGrid& grid : {plan.combine_forward, plan.combine_reduce_flat,
+                                  plan.combine_reduce_experts, plan.combine_in_place})
     EXPECT_EQ(grid.blocks, 9);
   EXPECT_EQ(plan.combine_load_stages, 11);
   EXPECT_EQ(plan.combine_store_stages, 3);
@@ -91,7 +104,7 @@ TEST_F(ConfigPlan, FollowsTheTuningFields) {
 
 TEST_F(ConfigPlan, DispatchStagesFitInSharedMemory) {
   constexpr int64_t kSharedBytes = 227 * 1024;  // of a block, on compute capability 9.0
-  const Plan plan = make_plan(resolved_config(valid_config()), kRanks);
+  const Plan plan = plan_of(resolved_config(valid_config()), kRanks);
   for (const int64_t row_bytes : {16, 4096, 8192, 14336, 16384, 32768, 65536}) {
     for (const int layout : {hepLayoutFlat, hepLayoutExpertMajor, hepLayoutExpertPadded}) {
       const int32_t stages = dispatch_stages(plan, row_bytes, layout);
@@ -108,8 +121,8 @@ TEST_F(ConfigPlan, LowLatencyOperationsHaveBlocksOfTheirOwn) {
   config.routing_blocks = 2;
   config.low_latency_blocks = 40;
   const hepConfig_t resolved = resolved_config(config);
-  EXPECT_EQ(make_plan(resolved, kRanks).dispatch_blocks, 3);
-  const Plan plan = make_plan(resolved, kRanks, hepModeLowLatency);
+  EXPECT_EQ(plan_of(resolved, kRanks).dispatch_blocks, 3);
+  const Plan plan = plan_of(resolved, kRanks, hepModeLowLatency);
   EXPECT_EQ(plan.dispatch_blocks, 40);
   EXPECT_GT(plan.routing_blocks, 2);
   EXPECT_LE(plan.routing_blocks, 40);
@@ -123,9 +136,9 @@ TEST_F(ConfigPlan, AllBlocksOfALowLatencyCombineSendBeforeTheyAdd) {
     config.num_experts = 24;
     for (int blocks = 2; blocks <= 64; ++blocks) {
       config.low_latency_blocks = blocks;
-      const Plan plan = make_plan(resolved_config(config, ranks), ranks, hepModeLowLatency);
-      for (const CombineGrid& grid : {plan.combine_forward, plan.combine_reduce[hepLayoutFlat],
-                                      plan.combine_reduce[hepLayoutExpertMajor]}) {
+      const Plan plan = plan_of(resolved_config(config, ranks), ranks, hepModeLowLatency);
+      for (const CombineGrid& grid :
+           {plan.combine_forward, plan.combine_reduce_flat, plan.combine_reduce_experts}) {
         EXPECT_EQ(grid.blocks, blocks) << ranks << " ranks";
         EXPECT_EQ(grid.first_half, blocks) << ranks << " ranks";
       }
@@ -137,14 +150,160 @@ TEST_F(ConfigPlan, OperationsOfAllLanesTakeTheSumOfTheirLargestGrids) {
   hepConfig_t config = valid_config();
   config.sm_budget = 16;
   config.lanes = 2;
-  EXPECT_EQ(blocks_of_all(make_lanes(resolved_config(config), kRanks)), 2 * 16);
+  EXPECT_EQ(blocks_of_all(make_lanes(resolved_config(config), kRanks), kH200), 2 * 16);
   config.low_latency_tokens = 64;
   config.low_latency_blocks = 32;
-  EXPECT_EQ(blocks_of_all(make_lanes(resolved_config(config), kRanks)), 2 * 16 + 4 * 32);
+  EXPECT_EQ(blocks_of_all(make_lanes(resolved_config(config), kRanks), kH200), 2 * 16 + 4 * 32);
   config.routing_blocks = 12;
   config.dispatch_blocks = 3;
   config.combine_blocks = 4;
-  EXPECT_EQ(blocks_of_all(make_lanes(resolved_config(config), kRanks)), 2 * 12 + 4 * 32);
+  EXPECT_EQ(blocks_of_all(make_lanes(resolved_config(config), kRanks), kH200), 2 * 12 + 4 * 32);
+}
+
+// Arguments of a call on a communicator of 4 ranks with top-8 and the default rows.
+template <typename Args>
+Args args_of(const hepConfig_t& config, int layout, int row_bytes) {
+  Args args{};
+  args.context.window_layout.shape = make_shape(resolved_config(config), kRanks);
+  args.num_tokens = 128;
+  args.top_k = 8;
+  args.call.layout = layout;
+  args.rows.row_bytes = row_bytes;
+  return args;
+}
+
+constexpr int kLayouts[] = {hepLayoutFlat, hepLayoutExpertMajor, hepLayoutExpertPadded};
+
+TEST_F(ConfigPlan, EveryDispatchFitsInSharedMemory) {
+  hepConfig_t config = valid_config();
+  for (const int stages : {0, 2, 7, 15}) {
+    config.dispatch_stages = stages;
+    const Plan plan = plan_of(resolved_config(config), kRanks);
+    for (const int layout : kLayouts) {
+      for (int row_bytes = 16; row_bytes <= 14336; row_bytes += 112) {
+        PipelineArgs args = args_of<PipelineArgs>(config, layout, row_bytes);
+        const Grid grid = plan_dispatch(plan, &args);
+        EXPECT_LE(grid.shared_bytes, dispatch::kMaxDynamicBytes) << row_bytes;
+        EXPECT_GE(args.plan.pipelines, 1);
+        EXPECT_LE(args.plan.pipelines, dispatch::kPipelines);
+        EXPECT_GE(args.plan.stages, 2) << row_bytes;
+        EXPECT_GE(args.plan.rows_per_stage, 1);
+        EXPECT_LE(args.plan.rows_per_stage,
+                  layout == hepLayoutFlat ? dispatch::kMaxRowsPerStage : 1);
+      }
+    }
+  }
+}
+
+TEST_F(ConfigPlan, SmallFlatRowsShareAStage) {
+  const Plan plan = plan_of(resolved_config(valid_config()), kRanks);
+  PipelineArgs args = args_of<PipelineArgs>(valid_config(), hepLayoutFlat, 1024);
+  plan_dispatch(plan, &args);
+  EXPECT_GT(args.plan.rows_per_stage, 1);
+  EXPECT_GE(args.plan.stages, dispatch::kFewStages);
+}
+
+TEST_F(ConfigPlan, AnUpdateInTheSameLaunchLeavesRoomForChoices) {
+  hepConfig_t config = valid_config();
+  config.low_latency_tokens = 128;
+  const Lane lane = make_lanes(resolved_config(config), kRanks).back();
+  ASSERT_GT(lane.shape.choice_tokens, 0);
+  for (const int layout : kLayouts) {
+    UpdateArgs args = args_of<UpdateArgs>(config, layout, 14336);
+    args.context.window_layout = lane.window_layout;
+    const Grid grid = plan_update_and_dispatch(make_plan(lane, kH200), &args);
+    EXPECT_LE(grid.shared_bytes, fused::kMaxDynamicBytes);
+    EXPECT_GE(grid.shared_bytes, static_cast<int>(place_bytes(lane.shape)));
+    EXPECT_GE(args.plan.stages, kFewestStages);
+  }
+}
+
+TEST_F(ConfigPlan, ScalesComeWithTheirRowsWhereTheCopyEngineCanBringThem) {
+  hepConfig_t config = valid_config();
+  config.low_latency_tokens = 128;
+  config.scale_bytes = 224;
+  const Lane lane = make_lanes(resolved_config(config), kRanks).back();
+  const auto stage_scale_bytes = [&](uintptr_t row_scales, int64_t stride) {
+    UpdateArgs args = args_of<UpdateArgs>(config, hepLayoutFlat, 7168);
+    args.context.window_layout = lane.window_layout;
+    args.call.row_scales = reinterpret_cast<void*>(row_scales);
+    args.call.row_scales_stride = stride;
+    plan_update_and_dispatch(make_plan(lane, kH200), &args);
+    return args.plan.stage_scale_bytes;
+  };
+  EXPECT_EQ(stage_scale_bytes(4096, 0), 224);
+  EXPECT_EQ(stage_scale_bytes(4096 + 4, 0), 0);
+  EXPECT_EQ(stage_scale_bytes(4096, 128), 0);
+  EXPECT_EQ(stage_scale_bytes(0, 0), 0);
+}
+
+TEST_F(ConfigPlan, EveryCombineFitsInSharedMemory) {
+  hepConfig_t config = valid_config();
+  const Plan plan = plan_of(resolved_config(config), kRanks);
+  for (int row_bytes = 16; row_bytes <= 65536; row_bytes += 336) {
+    CombineArgs args{};
+    args.context.window_layout.shape = make_shape(resolved_config(config), kRanks);
+    args.num_tokens = 4096;
+    args.row_bytes = args.partial_row_bytes = row_bytes;
+    const Grid grid = plan_combine(plan, &args);
+    EXPECT_LE(grid.shared_bytes, kMaxDynamicSharedBytes) << row_bytes;
+    EXPECT_GE(args.plan.load_stages, 2) << row_bytes;
+    EXPECT_LT(args.plan.store_stages, args.plan.load_stages) << row_bytes;
+    EXPECT_LE(args.plan.first_half_blocks, grid.blocks);
+  }
+}
+
+TEST_F(ConfigPlan, ATaskOfACombineStaysWithinAChunkAndAWarp) {
+  hepConfig_t config = valid_config();
+  const Plan plan = plan_of(resolved_config(config), kRanks);
+  for (const int layout : kLayouts) {
+    for (int tokens = 0; tokens <= 4096; tokens += 31) {
+      CombineArgs args{};
+      args.context.window_layout.shape = make_shape(resolved_config(config), kRanks);
+      args.num_tokens = tokens;
+      args.row_bytes = args.partial_row_bytes = 14336;
+      args.call.layout = layout;
+      plan_combine(plan, &args);
+      EXPECT_EQ(chunk_tokens(tokens) % (1 << args.plan.task_shift), 0) << tokens;
+      EXPECT_LE(args.context.shape().max_partials() << args.plan.task_shift, 32) << tokens;
+    }
+  }
+}
+
+TEST_F(ConfigPlan, ManyExpertsLeaveTheRoutingUpdateFewerWarps) {
+  hepConfig_t config = valid_config();
+  const Grid few = plan_route(plan_of(resolved_config(config), kRanks),
+                              make_shape(resolved_config(config), kRanks));
+  EXPECT_EQ(few.threads, 1024);
+  config.num_experts = 4096;
+  const Grid many = plan_route(plan_of(resolved_config(config), kRanks),
+                               make_shape(resolved_config(config), kRanks));
+  EXPECT_LT(many.threads, few.threads);
+  EXPECT_GE(many.threads, 2 * 32);
+  EXPECT_LE(many.shared_bytes, kMaxDynamicSharedBytes);
+}
+
+// ----------------------------------------------------------------------------------- profile
+
+TEST(Profile, IsThatOfTheDeviceFamily) {
+  EXPECT_EQ(&profile_of(9), &kH200);
+  EXPECT_EQ(&profile_of(10), &kBlackwell);
+  EXPECT_EQ(&profile_of(12), &kH200);  // whose code for 9.0 is compiled for it
+  EXPECT_TRUE(kH200.measured);
+  EXPECT_FALSE(kBlackwell.measured);
+}
+
+TEST_F(ConfigPlan, FollowsTheProfile) {
+  Profile fast_links = kH200;
+  fast_links.link_rate *= 2;
+  fast_links.flat_bytes_in_flight *= 2;
+  hepConfig_t config = valid_config();
+  config.sm_budget = 128;
+  const hepConfig_t resolved = resolved_config(config);
+  const Plan slow = plan_of(resolved, kRanks);
+  const Plan fast = plan_of(resolved, kRanks, hepModeThroughput, fast_links);
+  EXPECT_GT(fast.combine_forward.first_half, slow.combine_forward.first_half);
+  EXPECT_GT(dispatch_stages(fast, 1024, hepLayoutFlat), dispatch_stages(slow, 1024, hepLayoutFlat));
 }
 
 // --------------------------------------------------------------------------------- workspace

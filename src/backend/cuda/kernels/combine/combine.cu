@@ -9,9 +9,6 @@
 // Where no row is added to another, in flat without weights, the first half needs no reducers: a
 // forwarder sends the rows as they are. Those that the second half can read where they lie, because
 // they are this rank's own or in a window, are loaded from there, in place of partial sums.
-#include <algorithm>
-#include <climits>
-
 #include "backend/cuda/kernels/combine/forward.cuh"
 #include "backend/cuda/kernels/combine/receive.cuh"
 #include "backend/cuda/kernels/combine/reduce.cuh"
@@ -87,9 +84,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int role = warp_index() % kWarpsPerPipeline;
   const int longest_row_bytes = max(args.row_bytes, args.partial_row_bytes);
   const int bytes = stage_bytes(longest_row_bytes);
-  const PipelineMemory memory(
-      shared + pipeline * PipelineMemory::bytes(args.plan.load_stages, bytes),
-      args.plan.load_stages, bytes);
+  const PipelineMemory memory(shared + pipeline * pipeline_bytes(args.plan.load_stages, bytes),
+                              args.plan.load_stages, bytes);
   // A NaN that arrives as it is becomes canonical when it is added up.
   const bool as_they_are = V::as_they_are(args);
   const int reducers = num_reducers(longest_row_bytes);
@@ -126,92 +122,36 @@ __global__ void __launch_bounds__(kThreads, 1)
     finish(args, in_place, epoch);
 }
 
-CombineGrid choose_grid(const CombineArgs& args, const Plan& plan) {
-  if (never_sends_outputs(args)) return plan.combine_in_place;
-  if (sends_rows_as_they_are(args.call)) return plan.combine_forward;
-  return plan.combine_reduce[args.call.layout != hepLayoutFlat];
-}
-
-// Tokens are taken a few at a time: what they are made of is looked up together, which takes as long as adding up
-// one more. A lane looks up a part, and no task reaches over the end of a chunk.
-constexpr int kMaxTaskShift = 3;
-static_assert(chunk_tokens(kFewTokens + 1) % (1 << kMaxTaskShift) == 0);
-
-// Rows that are added up as they lie need little looking up: a pipeline has so many tasks at least. (2 H200s, flat,
-// 512 tokens: with 64 pipelines 37.2 us, 39.0 with half as many tasks; with 32 pipelines 39.2, and 46.4 token
-// by token.)
-constexpr int kFewestRowTasks = 4;
-
-// So that the pipeline that has most is done soonest. (2 H200s, expert-padded, 64 pipelines: 128 tokens take 23.5 us
-// one by one, 22.5 by twos; 512 tokens 66, and 54 by eights.)
-int choose_task_shift(const CombineArgs& args, int blocks) {
-  int most = kMaxTaskShift;
-  while (1 << most > kWarpSize / args.context.shape().max_partials()) --most;
-  if (args.num_tokens > kFewTokens) return most;
-  const int fewest_tasks = sends_rows_as_they_are(args.call) ? kFewestRowTasks : 1;
-  int best = 0, least = INT_MAX;
-  for (int shift = 0; shift <= most && 1 << shift <= chunk_tokens(args.num_tokens); ++shift) {
-    const int tasks = ceil_div(args.num_tokens, kPipelines * blocks << shift);
-    if (shift > 0 && tasks < fewest_tasks) break;
-    const int time = tasks * ((1 << shift) + 1);
-    if (time < least) best = shift;
-    least = std::min(time, least);
-  }
-  return best;
-}
-
-struct Instance {
-  int32_t type, partial_type, layout;
-  void (*kernel)(CombineArgs);
-};
-
 // BF16 has a kernel for each layout; the others ask at run time.
 using Bf16 = __nv_bfloat16;
 constexpr int32_t kBf16 = hepTypeBfloat16, kFp16 = hepTypeFloat16, kFp32 = hepTypeFloat32;
-constexpr Instance kInstances[] = {
-    {kBf16, kBf16, hepLayoutFlat, combine_kernel<Variant<Bf16, Bf16, hepLayoutFlat>>},
-    {kBf16, kBf16, hepLayoutExpertMajor, combine_kernel<Variant<Bf16, Bf16, hepLayoutExpertMajor>>},
-    {kBf16, kBf16, hepLayoutExpertPadded,
+constexpr KernelTable<CombineArgs, 8> kKernels{{
+    {{hepLayoutFlat, kAny, kBf16, kBf16}, combine_kernel<Variant<Bf16, Bf16, hepLayoutFlat>>},
+    {{hepLayoutExpertMajor, kAny, kBf16, kBf16},
+     combine_kernel<Variant<Bf16, Bf16, hepLayoutExpertMajor>>},
+    {{hepLayoutExpertPadded, kAny, kBf16, kBf16},
      combine_kernel<Variant<Bf16, Bf16, hepLayoutExpertPadded>>},
-    {kBf16, kFp32, kAnyLayout, combine_kernel<Variant<Bf16, float, kAnyLayout>>},
-    {kFp16, kBf16, kAnyLayout, combine_kernel<Variant<__half, Bf16, kAnyLayout>>},
-    {kFp16, kFp32, kAnyLayout, combine_kernel<Variant<__half, float, kAnyLayout>>},
-    {kFp32, kBf16, kAnyLayout, combine_kernel<Variant<float, Bf16, kAnyLayout>>},
-    {kFp32, kFp32, kAnyLayout, combine_kernel<Variant<float, float, kAnyLayout>>},
-};
-
-// NULL if there is none.
-auto find_kernel(const CombineCall& call) -> decltype(Instance::kernel) {
-  for (const Instance& instance : kInstances)
-    if (instance.type == call.type && instance.partial_type == call.partial_type &&
-        (instance.layout == call.layout || instance.layout == kAnyLayout))
-      return instance.kernel;
-  return nullptr;
-}
+    {{kAny, kAny, kBf16, kFp32}, combine_kernel<Variant<Bf16, float, kAnyLayout>>},
+    {{kAny, kAny, kFp16, kBf16}, combine_kernel<Variant<__half, Bf16, kAnyLayout>>},
+    {{kAny, kAny, kFp16, kFp32}, combine_kernel<Variant<__half, float, kAnyLayout>>},
+    {{kAny, kAny, kFp32, kBf16}, combine_kernel<Variant<float, Bf16, kAnyLayout>>},
+    {{kAny, kAny, kFp32, kFp32}, combine_kernel<Variant<float, float, kAnyLayout>>},
+}};
+static_assert(kKernels.serves_all_layouts({kAny, kAny, kBf16, kBf16}) &&
+              kKernels.serves_all_layouts({kAny, kAny, kBf16, kFp32}) &&
+              kKernels.serves_all_layouts({kAny, kAny, kFp16, kBf16}) &&
+              kKernels.serves_all_layouts({kAny, kAny, kFp16, kFp32}) &&
+              kKernels.serves_all_layouts({kAny, kAny, kFp32, kBf16}) &&
+              kKernels.serves_all_layouts({kAny, kAny, kFp32, kFp32}));
 
 }  // namespace
 
-cudaError_t prepare_combine_kernels() {
-  for (const Instance& instance : kInstances)
-    if (const cudaError_t result = prepare(instance.kernel); result != cudaSuccess) return result;
-  return cudaSuccess;
-}
+cudaError_t prepare_combine() { return kKernels.prepare(); }
 
 cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stream) {
-  const int bytes = stage_bytes(std::max(args.row_bytes, args.partial_row_bytes));
-  args.plan.load_stages = plan.combine_load_stages > 0 ? plan.combine_load_stages : kMaxLoadStages;
-  const CombineGrid grid = choose_grid(args, plan);
-  args.plan.first_half_blocks = grid.first_half;
-  const auto shared_bytes = [&] {
-    return kPipelines * PipelineMemory::bytes(args.plan.load_stages, bytes);
-  };
-  while (shared_bytes() > kMaxDynamicSharedBytes) --args.plan.load_stages;
-  args.plan.store_stages =
-      std::min(plan.combine_store_stages > 0 ? plan.combine_store_stages : kDefaultStoreStages,
-               args.plan.load_stages - 1);
-  const int blocks = args.half == Half::kSend ? std::max(grid.first_half, 1) : grid.blocks;
-  args.plan.task_shift = choose_task_shift(args, blocks);
-  return launch(find_kernel(args.call), blocks, kThreads, shared_bytes(), stream, args);
+  const Grid grid = plan_combine(plan, &args);
+  const CombineCall& call = args.call;
+  return kKernels.launch({call.layout, kAny, call.type, call.partial_type}, grid, stream, args);
 }
 
 }  // namespace hep::combine

@@ -3,6 +3,7 @@
 // warps add them up, or a forwarder passes them on as they are.
 #pragma once
 
+#include "backend/cuda/blocks/combine.h"
 #include "backend/cuda/kernels/common/numbers.cuh"
 #include "backend/cuda/kernels/common/ring.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
@@ -10,38 +11,12 @@
 
 namespace hep::combine {
 
-constexpr int kPipelines = 2;
-constexpr int kReducerWarps = 7;
-constexpr int kWarpsPerPipeline = 1 + kReducerWarps;  // a loader and reducers
-constexpr int kPipelineThreads = kWarpsPerPipeline * kWarpSize;
-constexpr int kThreads = kPipelines * kPipelineThreads;
-
-// A reducer warp's slice of a row: 4 registers of 16 bytes a lane. Rows longer than all slices go in
-// segments.
-constexpr int kVectorsPerLane = 4;
-constexpr int kSliceBytes = kVectorsPerLane * kWarpSize * sizeof(uint4);
-constexpr int kSegmentBytes = kReducerWarps * kSliceBytes;
-
-constexpr int kMaxLoadStages = 32;
-
-// For signals of a pipeline that some reducer warps have come to and others not: they are no further apart
-// than the ring is deep.
-constexpr int kSignalSlots = 2 * kMaxLoadStages;
-
 // Reducer warps that rows of so many bytes have slices for. The others stay away: to hand stages back they would
 // issue as many instructions as to add.
 __host__ __device__ constexpr int num_reducers(int row_bytes) {
   return row_bytes < kSegmentBytes ? ceil_div(row_bytes, kSliceBytes) : kReducerWarps;
 }
 
-// What is done with a stage.
-struct Contribution {
-  void* target;  // where the sum's segment goes, if this is its last row; of a signal: its address
-  float weight;
-  uint16_t bytes;  // of the segment
-  uint16_t flags;
-};
-static_assert(sizeof(Contribution) == 16 && kSegmentBytes <= UINT16_MAX);
 enum : uint16_t {
   kLast = 1,     // ends a sum
   kNothing = 2,  // the stage holds no row: +0 is added
@@ -53,18 +28,7 @@ enum : uint16_t {
   kEndsPartial = 64  // the last of them
 };
 
-// Where the expert outputs of a rank for this one lie.
-struct Outputs {
-  const char* rows;
-  uint32_t num_rows;
-  bool in_place;  // they are read there; otherwise the rank sends partial sums
-};
-
-__host__ __device__ constexpr int stage_bytes(int row_bytes) {
-  return align_up(row_bytes < kSegmentBytes ? row_bytes : kSegmentBytes, kStageAlignment);
-}
-
-// One pipeline's share of shared memory. Reducers and forwarder have the same stages, one after the
+// One pipeline's share of shared memory, pipeline_bytes() of it. Reducers and forwarder have the same stages, one after the
 // other.
 //
 //   stages           [load_stages][stage_bytes]
@@ -82,13 +46,6 @@ struct PipelineMemory {
         forwarding(memory, reducing.end(), load_stages, stage_bytes),
         signal_arrivals(reinterpret_cast<uint32_t*>(forwarding.end())),
         outputs(reinterpret_cast<Outputs*>(signal_arrivals + kSignalSlots)) {}
-
-  __host__ __device__ static constexpr int bytes(int load_stages, int stage_bytes) {
-    const int size = load_stages * stage_bytes +
-                     2 * Ring<Contribution>::control_bytes(load_stages) +
-                     kSignalSlots * sizeof(uint32_t) + kMaxRanks * sizeof(Outputs);
-    return align_up(size, kStageAlignment);
-  }
 
   // By the pipeline's warps, before a barrier of the block.
   __device__ void initialize(int warp, int reducers, bool forwards) const {

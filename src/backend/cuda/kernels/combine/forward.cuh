@@ -7,10 +7,6 @@
 
 namespace hep::combine {
 
-// Most rows that a forwarder has in flight before it hands the oldest one's stage back.
-constexpr int kMaxStoreStages = 4;
-constexpr int kDefaultStoreStages = 3;
-
 // A signal is given when this many later rows have been sent, or nothing more is to send.
 constexpr int kCopiesBeforeSignal = 2;
 

@@ -2,6 +2,7 @@
 // Gradients of the weights on their way back, in a kernel of its own before that of combine: each goes to
 // the window of its token's rank, which takes them when its combine ends. The signals of combine tell
 // that they are there.
+#include "backend/cuda/blocks/combine.h"
 #include "backend/cuda/kernels/common/executed_update.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/launch.h"
@@ -11,8 +12,6 @@
 
 namespace hep::combine {
 namespace {
-
-constexpr int kThreads = 512;
 
 // Waits until all ranks have taken the gradients of the last combine, unless combines take turns with two
 // sets. By all threads of a block.
@@ -46,7 +45,7 @@ __device__ void send_gradient(const CombineArgs& args, uint64_t epoch, uint32_t 
 }
 
 // A lane has a selection.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kGradientThreads)
     send_gradients_kernel(const __grid_constant__ CombineArgs args) {
   const KernelContext& context = args.context;
   const uint64_t epoch = context.state->combine.epoch + 1;
@@ -56,7 +55,7 @@ __global__ void __launch_bounds__(kThreads)
   const SelectionLanes lanes(args.top_k);
   const uint32_t num_rows =
       at<uint32_t>(args.routing, context.routing_layout.source_rows)[context.num_ranks()];
-  const uint32_t warps = gridDim.x * (kThreads / kWarpSize);
+  const uint32_t warps = gridDim.x * (kGradientThreads / kWarpSize);
   const uint32_t warp = warp_index() * gridDim.x + blockIdx.x;
   for (uint32_t first = warp * lanes.groups; first < num_rows; first += warps * lanes.groups) {
     const uint32_t index = first + lanes.group;
@@ -70,12 +69,14 @@ __global__ void __launch_bounds__(kThreads)
   ptx::fence_acq_rel_sys();
 }
 
+constexpr KernelTable<CombineArgs, 1> kKernels{{{{}, send_gradients_kernel}}};
+
 }  // namespace
 
-cudaError_t prepare_gradient_kernels() { return prepare(send_gradients_kernel); }
+cudaError_t prepare_gradients() { return kKernels.prepare(); }
 
 cudaError_t launch_send_gradients(const CombineArgs& args, const Plan& plan, cudaStream_t stream) {
-  return launch(send_gradients_kernel, plan.combine_blocks, kThreads, 0, stream, args);
+  return kKernels.launch({}, plan_gradients(plan), stream, args);
 }
 
 }  // namespace hep::combine

@@ -11,8 +11,7 @@
 
 namespace hep::combine {
 
-// So few tokens are not worth dealing out: all pipelines begin together.
-constexpr int kFewTokens = 512;
+constexpr int kFewTokens = kCompiledProfile.few_tokens;
 
 struct TokenTask {
   int first, end;  // tokens; none: first >= end

@@ -6,13 +6,11 @@
 
 #include <cstdio>
 
+#include "backend/cuda/blocks/common.h"
 #include "backend/cuda/kernels/common/ptx.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 
 namespace hep {
-
-// Bulk copies want 16 bytes; stages begin at whole cache lines.
-constexpr int kStageAlignment = 128;
 
 // Lanes of a warp that arrive when it hands a stage back. After a __syncwarp() one is enough; but the
 // racecheck tool does not follow that, and takes what the others have read for races. A build for it has
@@ -42,7 +40,7 @@ struct Ring {
 
   __host__ __device__ static constexpr int control_bytes(int depth) {
     static_assert(sizeof(Item) % 16 == 0);
-    return depth * (2 * sizeof(uint64_t) + sizeof(Item));
+    return ring_control_bytes(depth, sizeof(Item));
   }
   __device__ char* end() const { return reinterpret_cast<char*>(full) + control_bytes(depth); }
 

@@ -5,6 +5,7 @@
 
 #include "backend/cuda/kernel_args.h"
 #include "backend/cuda/kernels/common/ptx.cuh"
+#include "backend/cuda/profile.h"
 #include "protocol/call_summary.h"
 
 namespace hep {
@@ -17,13 +18,8 @@ struct WaitPoint {
   uint64_t number;  // of the operation
 };
 
-// Between two polls. Thousands of threads that poll without a pause, and then look around in host memory all at
-// once, make a wait that would have ended soon take some 400 us: in 23 of 85 cases of 1000 low-latency dispatches
-// on 2 H200s the slowest did, in 1 of 85 with this pause; medians stayed within 0.1 us. 32 ns left 3 of 85.
-constexpr unsigned kPollPauseNs = 200;
-
-// A look around goes over PCIe. (With 64 polls before it half of the dispatches came to it and took some 90 us.)
-constexpr int kPollsPerLookAround = 1024;
+constexpr unsigned kPollPauseNs = kCompiledProfile.poll_pause_ns;
+constexpr int kPollsPerLookAround = kCompiledProfile.polls_per_look;
 
 __device__ inline bool has_failed(const KernelContext& context) {
   return ptx::ld_relaxed_sys(&context.firsts->failed) != 0;

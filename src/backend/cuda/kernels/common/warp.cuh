@@ -4,9 +4,10 @@
 
 #include <cstdint>
 
+#include "backend/cuda/blocks/common.h"
+
 namespace hep {
 
-constexpr int kWarpSize = 32;
 constexpr uint32_t kFullWarp = 0xffffffffu;
 
 __device__ inline int lane_index() { return threadIdx.x % kWarpSize; }

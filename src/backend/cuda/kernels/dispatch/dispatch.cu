@@ -2,8 +2,6 @@
 // Dispatch on a routing that is there: receivers pull. Loader warps bring rows from the sources' windows into
 // rings of stages, storer warps write each to its place or places; meanwhile the other warps write what goes
 // with the rows. No staging on the receiver, no registration of outputs.
-#include <algorithm>
-
 #include "backend/cuda/kernels/dispatch/counts.cuh"
 #include "backend/cuda/kernels/dispatch/extras.cuh"
 #include "backend/cuda/kernels/dispatch/gate.cuh"
@@ -15,16 +13,6 @@
 
 namespace hep::dispatch {
 namespace {
-
-constexpr int kFirstStorerWarp = kPipelines;
-constexpr int kThreads = (kFirstExtrasWarp + kExtrasWarps) * kWarpSize;
-
-constexpr int kStaticBytes = 5376;
-constexpr int kMostDynamicBytes = kMaxSharedBytes - kStaticBytes;
-
-__host__ __device__ constexpr int pipeline_bytes(int stages, int stage_bytes) {
-  return align_up(stages * stage_bytes + Ring<RowItem>::control_bytes(stages), kStageAlignment);
-}
 
 __device__ ExpertBlocks expert_blocks(const DispatchArgs& args) {
   const RoutingLayout& layout = args.context.routing_layout;
@@ -131,53 +119,21 @@ __global__ void __launch_bounds__(kThreads, 1)
     finish<kLayout>(args, epoch);
 }
 
-// By layout.
-constexpr void (*kKernels[])(PipelineArgs) = {dispatch_kernel<hepLayoutFlat>,
-                                              dispatch_kernel<hepLayoutExpertMajor>,
-                                              dispatch_kernel<hepLayoutExpertPadded>};
-
-int shared_bytes_of(const PipelineArgs& args) {
-  return args.plan.pipelines *
-         pipeline_bytes(args.plan.stages, stage_bytes(args.call.layout, args.plan.rows_per_stage,
-                                                      args.rows.row_bytes, args.top_k));
-}
-
-// The stages of each pipeline, and how many rows one holds. Returns the shared memory that all take.
-int cut_stages(int rows_in_flight, PipelineArgs* args) {
-  const int rows = rows_in_flight / args->plan.pipelines;
-  args->plan.rows_per_stage =
-      args->call.layout != hepLayoutFlat
-          ? 1
-          : std::clamp(std::min(kStageTargetBytes / args->rows.row_bytes, rows / kFewStages), 1,
-                       kMaxRowsPerStage);
-  args->plan.stages = rows / args->plan.rows_per_stage;
-  return shared_bytes_of(*args);
-}
+constexpr KernelTable<PipelineArgs, 3> kKernels{
+    {{{hepLayoutFlat}, dispatch_kernel<hepLayoutFlat>},
+     {{hepLayoutExpertMajor}, dispatch_kernel<hepLayoutExpertMajor>},
+     {{hepLayoutExpertPadded}, dispatch_kernel<hepLayoutExpertPadded>}},
+    kMaxDynamicBytes};
+static_assert(kKernels.serves_all_layouts());
 
 }  // namespace
 
-cudaError_t prepare_dispatch_kernels() {
-  for (const auto kernel : kKernels)
-    if (const cudaError_t result = prepare(kernel, kMostDynamicBytes); result != cudaSuccess)
-      return result;
-  return cudaSuccess;
-}
+cudaError_t prepare_dispatch() { return kKernels.prepare(); }
 
 cudaError_t launch_dispatch(const DispatchArgs& dispatch, const Plan& plan, cudaStream_t stream) {
   PipelineArgs args{dispatch, {}};
-  const int rows_in_flight = dispatch_stages(plan, args.rows.row_bytes, args.call.layout);
-  args.plan.pipelines = std::clamp(rows_in_flight / kFewRowsOfPipeline, 1, kPipelines);
-  int shared_bytes = cut_stages(rows_in_flight, &args);
-  while (shared_bytes > kMostDynamicBytes && args.plan.pipelines > 1) {
-    --args.plan.pipelines;
-    shared_bytes = cut_stages(rows_in_flight, &args);
-  }
-  while (shared_bytes > kMostDynamicBytes) {
-    --args.plan.stages;
-    shared_bytes = shared_bytes_of(args);
-  }
-  return launch(kKernels[args.call.layout], plan.dispatch_blocks, kThreads, shared_bytes, stream,
-                args);
+  const Grid grid = plan_dispatch(plan, &args);
+  return kKernels.launch({args.call.layout}, grid, stream, args);
 }
 
 }  // namespace hep::dispatch

@@ -2,6 +2,7 @@
 // What goes with the rows of a dispatch: origins, experts, weights, scales.
 #pragma once
 
+#include "backend/cuda/blocks/dispatch.h"
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/kernels/dispatch/scales.cuh"
@@ -32,12 +33,6 @@ __device__ inline void write_row_origin(const DispatchCall& call, int64_t place,
   if (call.row_sources != nullptr) call.row_sources[place] = row.source;
   if (call.row_tokens != nullptr) call.row_tokens[place] = row.token;
 }
-
-// One entry of a flat row's [K] experts and weights.
-struct FlatExtra {
-  int32_t expert;
-  float weight;
-};
 
 // Where the row goes that the lane has to write; kDropped if there is none: in the expert layouts the
 // lane's selection has one, in flat the first lane of each row.

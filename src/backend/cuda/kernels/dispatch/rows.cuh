@@ -3,6 +3,7 @@
 // storer warp writes each to its place or places.
 #pragma once
 
+#include "backend/cuda/blocks/dispatch.h"
 #include "backend/cuda/kernel_args.h"
 #include "backend/cuda/kernels/common/ring.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
@@ -19,39 +20,10 @@ namespace hep::dispatch {
 // at least so many.
 constexpr int kFewRowsPerGroup = 4;
 
-// Flat rows of a source follow each other, and mostly come from tokens that follow each other: a stage
-// holds several, for fewer copies. (On an H200, 14 KiB rows in four copies instead of one took a third
-// longer.) So many stages are wanted: on 4 H200s with 16 blocks, 5 stages of 2 rows gave 410 GB/s, 10 of
-// 1 row 421.
-constexpr int kStageTargetBytes = 28 * 1024;
-constexpr int kMaxRowsPerStage = 16;
-constexpr int kFewStages = 6;
 static_assert(kMaxRowsPerStage + kFewRowsPerGroup <= kWarpSize);
-
-// Rows that a pipeline has in flight at least, where a block has several.
-constexpr int kFewRowsOfPipeline = 5;
 
 // Stores that a storer has in flight before it hands the oldest one's stage back.
 constexpr int kStoresInFlight = 4;
-
-struct RowItem {
-  uint32_t row;       // the first flat row, or kEnd
-  uint32_t num_rows;  // in the expert layouts 1
-  uint32_t first;     // of its selections
-  uint32_t count;
-};
-constexpr uint32_t kEnd = 0xffffffffu;
-
-// In the expert layouts a stage holds the row's selections, too, whose list the copy engine brings along;
-// it may begin 8 bytes off a 16-byte boundary.
-__device__ __host__ constexpr int selection_bytes(int layout, int top_k) {
-  return layout != hepLayoutFlat ? static_cast<int>(align_up((top_k + 1) * sizeof(Selection), 16))
-                                 : 0;
-}
-
-__device__ __host__ constexpr int stage_bytes(int layout, int rows, int row_bytes, int top_k) {
-  return align_up(rows * row_bytes + selection_bytes(layout, top_k), kStageAlignment);
-}
 
 // A loader and a storer with stages of their own. A row takes each of the two warps some 0.3 us, longer than
 // the copy engine takes for a small one: 8 blocks on 2 H200s moved rows of 2 KiB to their experts at 96 and 160

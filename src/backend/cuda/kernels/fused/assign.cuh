@@ -16,12 +16,7 @@ namespace hep::fused {
 
 using dispatch::ExpertBlocks;
 
-// The warps that place: the first of a block.
-constexpr int kPlacingThreads = kPlacingWarps * kWarpSize;
 constexpr int kPlacingBarrier = 1;
-
-// Classes of tokens: those before the block's share, those of each warp's part of it, and those after it.
-constexpr int kClasses = kPlacingWarps + 2;
 
 // Which tokens, counted over all ranks, a block and its warps make records of.
 struct TokenShare {
@@ -83,11 +78,6 @@ struct PlaceMemory {
     for (int i = threadIdx.x; i < kClasses * place_counters(shape); i += blockDim.x)
       counters[i] = 0;
   }
-};
-
-// The rows of the block, in canonical order.
-struct BlockRows {
-  uint32_t begin, end;
 };
 
 // An update as a block sees it once the choices of all ranks are here.

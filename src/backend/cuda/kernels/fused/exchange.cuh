@@ -12,6 +12,7 @@
 // The words of `header`, `experts` and `weights` carry a tag of the update above and the payload below.
 #pragma once
 
+#include "backend/cuda/blocks/fused.h"
 #include "backend/cuda/kernels/common/published.cuh"
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/token_group.cuh"
@@ -23,14 +24,6 @@
 #include "protocol/shape.h"
 
 namespace hep::fused {
-
-// What the ranks have told, in shared memory.
-struct Sources {
-  uint32_t num_tokens[kMaxRanks];
-  uint32_t first_token[kMaxRanks + 1];  // tokens of the ranks before, in canonical order
-  const char* rows[kMaxRanks];
-  uint8_t flags[kMaxRanks];
-};
 
 // Flags of a source.
 enum : uint32_t {

@@ -3,8 +3,6 @@
 // finds out by itself where its share of all tokens goes, and moves their rows. So no block waits for what
 // another has found out: on an H200 that takes two microseconds each time. A loader warp fetches the rows
 // while the placing warps still count.
-#include <algorithm>
-
 #include "backend/cuda/kernels/common/executed_update.cuh"
 #include "backend/cuda/kernels/dispatch/counts.cuh"
 #include "backend/cuda/kernels/dispatch/extras.cuh"
@@ -26,23 +24,9 @@ using dispatch::RowItem;
 
 namespace {
 
-constexpr int kLoaderWarp = kPlacingWarps;
-constexpr int kStorerWarp = kPlacingWarps + 1;
-constexpr int kOwnTokensWarp = kPlacingWarps + 2;
-constexpr int kOtherWarps = 3;
-constexpr int kThreads = (kPlacingWarps + kOtherWarps) * kWarpSize;
-
-__host__ __device__ inline int stage_bytes(const UpdateArgs& args) {
-  return align_up(args.rows.row_bytes + args.plan.stage_scale_bytes, kStageAlignment);
-}
-
 // The storer waits here until the records are made.
 constexpr int kRecordsBarrier = 2;
 constexpr int kRecordsThreads = kPlacingThreads + kWarpSize;
-
-constexpr int kStaticBytes = 6144;
-constexpr int kMostDynamicBytes = kMaxSharedBytes - kStaticBytes;
-static_assert(kMaxPlaceBytes < kMostDynamicBytes);
 
 // The rows of the block's tokens, in order: where each goes is not known yet.
 __device__ void load_rows(const BlockUpdate& block, const Ring<RowItem>& ring) {
@@ -264,7 +248,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   // choices asked for before their header is here: one token took 12.7 us on 2 H200s instead of 12.4.)
   const PlaceMemory memory(shared, shape);
   memory.clear_counters(shape);
-  const int bytes = stage_bytes(args);
+  const int bytes = stage_bytes(args.rows.row_bytes, args.plan.stage_scale_bytes);
   char* stages = shared + place_bytes(shape);
   const Ring<RowItem> ring(stages, stages + args.plan.stages * bytes, args.plan.stages, bytes);
   if (warp_index() >= kPlacingWarps)
@@ -294,48 +278,29 @@ __global__ void __launch_bounds__(kThreads, 1)
   let_owners_go(args, sources, epoch);
 }
 
-// By layout and type of the indices.
-constexpr void (*kKernels[][2])(UpdateArgs) = {
-    {update_and_dispatch_kernel<hepLayoutFlat, int32_t>,
-     update_and_dispatch_kernel<hepLayoutFlat, int64_t>},
-    {update_and_dispatch_kernel<hepLayoutExpertMajor, int32_t>,
-     update_and_dispatch_kernel<hepLayoutExpertMajor, int64_t>},
-    {update_and_dispatch_kernel<hepLayoutExpertPadded, int32_t>,
-     update_and_dispatch_kernel<hepLayoutExpertPadded, int64_t>}};
-
-// Scales that the copy engine can bring to their places come with their rows: asked for when those are placed, they
-// come two microseconds later. With larger ones less than three stages might fit.
-int choose_stage_scale_bytes(const UpdateArgs& args) {
-  const DispatchCall& call = args.call;
-  const int bytes = args.context.shape().scale_bytes;
-  const bool fits = bytes % kRowGranularity == 0 && bytes <= args.rows.row_bytes / 4 &&
-                    reinterpret_cast<uintptr_t>(call.row_scales) % kRowGranularity == 0;
-  return call.row_scales != nullptr && call.row_scales_stride == 0 && fits ? bytes : 0;
-}
+constexpr KernelTable<UpdateArgs, 6> kKernels{
+    {{{hepLayoutFlat, hepIndexInt32}, update_and_dispatch_kernel<hepLayoutFlat, int32_t>},
+     {{hepLayoutFlat, hepIndexInt64}, update_and_dispatch_kernel<hepLayoutFlat, int64_t>},
+     {{hepLayoutExpertMajor, hepIndexInt32},
+      update_and_dispatch_kernel<hepLayoutExpertMajor, int32_t>},
+     {{hepLayoutExpertMajor, hepIndexInt64},
+      update_and_dispatch_kernel<hepLayoutExpertMajor, int64_t>},
+     {{hepLayoutExpertPadded, hepIndexInt32},
+      update_and_dispatch_kernel<hepLayoutExpertPadded, int32_t>},
+     {{hepLayoutExpertPadded, hepIndexInt64},
+      update_and_dispatch_kernel<hepLayoutExpertPadded, int64_t>}},
+    kMaxDynamicBytes};
+static_assert(kKernels.serves_all_layouts({kAny, hepIndexInt32}) &&
+              kKernels.serves_all_layouts({kAny, hepIndexInt64}));
 
 }  // namespace
 
-cudaError_t prepare_update_and_dispatch_kernels() {
-  for (const auto& kernels : kKernels)
-    for (const bool index64 : {false, true})
-      if (const cudaError_t result = prepare(kernels[index64], kMostDynamicBytes);
-          result != cudaSuccess)
-        return result;
-  return cudaSuccess;
-}
+cudaError_t prepare_update_and_dispatch() { return kKernels.prepare(); }
 
-cudaError_t launch_update_and_dispatch(UpdateArgs args, bool index64, const Plan& plan,
+cudaError_t launch_update_and_dispatch(UpdateArgs args, int32_t index_type, const Plan& plan,
                                        cudaStream_t stream) {
-  args.plan.stage_scale_bytes = choose_stage_scale_bytes(args);
-  const int bytes = stage_bytes(args);
-  const auto shared_bytes = [&] {
-    return static_cast<int>(place_bytes(args.context.shape())) + args.plan.stages * bytes +
-           Ring<RowItem>::control_bytes(args.plan.stages);
-  };
-  args.plan.stages = dispatch_stages(plan, args.rows.row_bytes, args.call.layout);
-  while (shared_bytes() > kMostDynamicBytes) --args.plan.stages;
-  return launch(kKernels[args.call.layout][index64], plan.dispatch_blocks, kThreads, shared_bytes(),
-                stream, args);
+  const Grid grid = plan_update_and_dispatch(plan, &args);
+  return kKernels.launch({args.call.layout, index_type}, grid, stream, args);
 }
 
 }  // namespace hep::fused

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Routing maps become indices, for the routing kernel that follows: a warp lists the experts of a token,
 // ascending.
+#include "backend/cuda/blocks/route.h"
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/launch.h"
 
 namespace hep::route {
 namespace {
-
-constexpr int kThreads = 512;
 
 // Bytes of a map that a lane has on their way at once.
 constexpr int kBytesAtOnce = 8;
@@ -34,8 +33,8 @@ __device__ int list_experts(const MapArgs& args, const uint8_t* selected, int32_
   return count;
 }
 
-__global__ void __launch_bounds__(kThreads) map_kernel(const __grid_constant__ MapArgs args) {
-  const int warps = gridDim.x * (kThreads / kWarpSize);
+__global__ void __launch_bounds__(kMapThreads) map_kernel(const __grid_constant__ MapArgs args) {
+  const int warps = gridDim.x * (kMapThreads / kWarpSize);
   for (int token = warp_index() * gridDim.x + blockIdx.x; token < args.num_tokens; token += warps) {
     int32_t* indices = args.indices + static_cast<int64_t>(token) * args.top_k;
     const int count =
@@ -46,12 +45,14 @@ __global__ void __launch_bounds__(kThreads) map_kernel(const __grid_constant__ M
   }
 }
 
+constexpr KernelTable<MapArgs, 1> kKernels{{{{}, map_kernel}}};
+
 }  // namespace
 
-cudaError_t prepare_map_kernels() { return prepare(map_kernel); }
+cudaError_t prepare_map() { return kKernels.prepare(); }
 
 cudaError_t launch_map(const MapArgs& args, const Plan& plan, cudaStream_t stream) {
-  return launch(map_kernel, plan.routing_blocks, kThreads, 0, stream, args);
+  return kKernels.launch({}, plan_map(plan), stream, args);
 }
 
 }  // namespace hep::route

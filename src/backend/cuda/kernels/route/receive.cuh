@@ -11,7 +11,7 @@
 
 namespace hep::route {
 
-// Shared memory while receiving.
+// Shared memory while receiving, receive_bytes() of it.
 struct ReceiveMemory {
   uint32_t* place_base;      // [EL][R] place of the first selection of an expert from a source
   uint32_t* row_base;        // [R + 1]
@@ -23,10 +23,6 @@ struct ReceiveMemory {
         row_base(place_base + shape.num_experts),
         selection_base(row_base + shape.num_ranks + 1),
         source_tokens(selection_base + shape.num_ranks + 1) {}
-
-  static size_t bytes(const Shape& shape) {
-    return sizeof(uint32_t) * (shape.num_experts + 3 * (shape.num_ranks + 1));
-  }
 };
 
 // Waits for all blocks of all ranks, each of which has as many.

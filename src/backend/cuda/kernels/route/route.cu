@@ -6,8 +6,6 @@
 // it the index of its first row and selection in every destination and expert; it then writes its
 // records straight into the destinations' windows. What bounds an update is latency, not bytes: every
 // step loads what it needs at once, and a lane has one selection.
-#include <algorithm>
-
 #include "backend/cuda/kernels/common/executed_update.cuh"
 #include "backend/cuda/kernels/route/receive.cuh"
 #include "backend/cuda/kernels/route/send.cuh"
@@ -16,8 +14,6 @@
 
 namespace hep::route {
 namespace {
-
-constexpr int kMaxThreads = 1024;
 
 // The sending half, by all threads of all blocks. Returns the epoch; 0 after a failure.
 template <typename Index>
@@ -67,24 +63,20 @@ __global__ void __launch_bounds__(kMaxThreads)
   receive_records(args, receiving, epoch);
 }
 
-int shared_bytes(const Shape& shape, int warps) {
-  return std::max(SendMemory::bytes(shape, warps), ReceiveMemory::bytes(shape));
-}
+constexpr KernelTable<RouteArgs, 2> kKernels{{
+    {{kAny, hepIndexInt32}, route_kernel<int32_t>},
+    {{kAny, hepIndexInt64}, route_kernel<int64_t>},
+}};
+static_assert(kKernels.find({kAny, hepIndexInt32}) == 0 &&
+              kKernels.find({kAny, hepIndexInt64}) == 1);
 
 }  // namespace
 
-cudaError_t prepare_route_kernels() {
-  const cudaError_t result = prepare(route_kernel<int32_t>);
-  return result == cudaSuccess ? prepare(route_kernel<int64_t>) : result;
-}
+cudaError_t prepare_route() { return kKernels.prepare(); }
 
-cudaError_t launch_route(const RouteArgs& args, bool index64, const Plan& plan,
+cudaError_t launch_route(const RouteArgs& args, int32_t index_type, const Plan& plan,
                          cudaStream_t stream) {
-  // Many experts leave room for fewer warps; two are needed to receive.
-  int warps = std::min(plan.routing_threads, kMaxThreads) / kWarpSize;
-  while (warps > 2 && shared_bytes(args.context.shape(), warps) > kMaxDynamicSharedBytes) --warps;
-  return launch(index64 ? route_kernel<int64_t> : route_kernel<int32_t>, plan.routing_blocks,
-                warps * kWarpSize, shared_bytes(args.context.shape(), warps), stream, args);
+  return kKernels.launch({kAny, index_type}, plan_route(plan, args.context.shape()), stream, args);
 }
 
 }  // namespace hep::route

@@ -3,6 +3,7 @@
 // whose experts they select.
 #pragma once
 
+#include "backend/cuda/blocks/route.h"
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/token_group.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
@@ -23,11 +24,7 @@ struct Counters {
       : by_expert(memory), rows(memory + shape.num_experts), selections(rows + shape.num_ranks) {}
 };
 
-__host__ __device__ inline int num_counters(const Shape& shape) {
-  return shape.num_experts + 2 * shape.num_ranks;
-}
-
-// Shared memory while sending.
+// Shared memory while sending, send_bytes() of it.
 struct SendMemory {
   Selection* sorted;   // [warps][kWarpSize]
   uint32_t* totals;    // [counters] of this rank, over all blocks
@@ -37,11 +34,6 @@ struct SendMemory {
       : sorted(static_cast<Selection*>(shared)),
         totals(reinterpret_cast<uint32_t*>(sorted + warps * kWarpSize)),
         counters(totals + num_counters(shape)) {}
-
-  static size_t bytes(const Shape& shape, int warps) {
-    return warps * kWarpSize * sizeof(Selection) +
-           sizeof(uint32_t) * (warps + 1) * num_counters(shape);
-  }
 };
 
 __device__ inline TokenRange tokens_of_warp(const RouteArgs& args) {

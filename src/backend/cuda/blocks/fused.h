@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// A block of the update and dispatch in one launch, for host and device: its warps and stages.
+#pragma once
+
+#include "backend/cuda/blocks/dispatch.h"
+#include "protocol/choices.h"
+
+namespace hep::fused {
+
+// The warps that place: the first of a block.
+constexpr int kPlacingThreads = kPlacingWarps * kWarpSize;
+constexpr int kLoaderWarp = kPlacingWarps;
+constexpr int kStorerWarp = kPlacingWarps + 1;
+constexpr int kOwnTokensWarp = kPlacingWarps + 2;
+constexpr int kOtherWarps = 3;
+constexpr int kThreads = (kPlacingWarps + kOtherWarps) * kWarpSize;
+
+// What the ranks have told, in shared memory.
+struct Sources {
+  uint32_t num_tokens[kMaxRanks];
+  uint32_t first_token[kMaxRanks + 1];  // tokens of the ranks before, in canonical order
+  const char* rows[kMaxRanks];
+  uint8_t flags[kMaxRanks];
+};
+
+// The rows of the block, in canonical order.
+struct BlockRows {
+  uint32_t begin, end;
+};
+
+// Classes of tokens: those before the block's share, those of each warp's part of it, and those after it.
+constexpr int kClasses = kPlacingWarps + 2;
+
+// place_bytes() states what PlaceMemory takes without knowing of warps and stages.
+constexpr uint64_t place_memory_bytes(const Shape& shape) {
+  const uint64_t selections = uint64_t{1} * shape.num_ranks * shape.max_tokens * shape.max_top_k;
+  return align_up(sizeof(Selection) * kPlacingThreads + sizeof(uint32_t) * shape.num_ranks +
+                      sizeof(int32_t) * (2 * shape.num_local_experts() + 1) +
+                      sizeof(uint32_t) * kClasses * place_counters(shape) +
+                      sizeof(uint16_t) * selections,
+                  kStageAlignment);
+}
+constexpr Shape kSmallShape{1, 1, 1, 1, 8, 16, 16, 0, 0, 0};
+constexpr Shape kLargeShape{72, 4032, 512, 8, 7168, 14336, 14336, 0, 0, 0};
+static_assert(place_memory_bytes(kSmallShape) == place_bytes(kSmallShape));
+static_assert(place_memory_bytes(kLargeShape) == place_bytes(kLargeShape));
+
+HEP_HOST_DEVICE constexpr int stage_bytes(int row_bytes, int stage_scale_bytes) {
+  return align_up(row_bytes + stage_scale_bytes, kStageAlignment);
+}
+
+// Static shared memory: Sources, BlockRows, entries of flat rows, and flags.
+constexpr int kStaticBytes = 6144;
+constexpr int kMaxDynamicBytes = kMaxSharedBytes - kStaticBytes;
+static_assert(is_budget_of(kStaticBytes, sizeof(Sources) + sizeof(BlockRows) +
+                                             sizeof(dispatch::FlatExtra) * kPlacingThreads +
+                                             2 * sizeof(bool)));
+static_assert(kMaxPlaceBytes < kMaxDynamicBytes);
+
+}  // namespace hep::fused
