@@ -108,10 +108,11 @@ struct KernelTable {
   // Returns the launch's own result, not the last error of the thread, which may be older.
   cudaError_t launch(const InstanceKey& call, const Grid& grid, cudaStream_t stream,
                      const Args& args) const {
+    const int instance = find(call);
+    if (instance < 0) return cudaErrorInvalidDeviceFunction;
     void* arguments[] = {const_cast<Args*>(&args)};
-    return cudaLaunchKernel(reinterpret_cast<const void*>(rows[find(call)].kernel),
-                            dim3(grid.blocks), dim3(grid.threads), arguments, grid.shared_bytes,
-                            stream);
+    return cudaLaunchKernel(reinterpret_cast<const void*>(rows[instance].kernel), dim3(grid.blocks),
+                            dim3(grid.threads), arguments, grid.shared_bytes, stream);
   }
 };
 

@@ -208,7 +208,7 @@ Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Half half,
   if (!sends_rows_as_they_are(call_of(call)) || half != Half::kBoth) return Status();
   const int64_t row_bytes = int64_t{context.shape.hidden} * element_bytes(call.type);
   if (context.mode == hepModeLowLatency)
-    outputs->most_sent_rows = hep::most_sent_rows(lane_.plan, row_bytes);
+    outputs->most_sent_rows = most_sent_rows(lane_.plan, row_bytes);
   if (in_heap)
     outputs->location =
         static_cast<const char*>(call.y) - static_cast<const char*>(context.windows[context.rank]);
