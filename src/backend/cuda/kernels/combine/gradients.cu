@@ -4,6 +4,7 @@
 // that they are there.
 #include "backend/cuda/blocks/combine.h"
 #include "backend/cuda/kernels/common/executed_update.cuh"
+#include "backend/cuda/kernels/common/routing_view.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/launch.h"
 #include "protocol/at.h"
@@ -35,8 +36,7 @@ __device__ void send_gradient(const CombineArgs& args, uint64_t epoch, uint32_t 
     entry = static_cast<int64_t>(index) * args.top_k + selection.k;
   } else {
     entry = row_of_selection(call.layout, call.capacity, context.routing_layout.num_experts,
-                             at<int32_t>(args.routing, context.routing_layout.expert_offsets),
-                             selection);
+                             routing_of(args).expert_offsets(), selection);
     if (entry == kDropped) return;
   }
   at<float>(context.windows[row.source],
@@ -53,18 +53,15 @@ __global__ void __launch_bounds__(kGradientThreads)
   if (!wait_for_takers(args, epoch)) return;
 
   const SelectionLanes lanes(args.top_k);
-  const uint32_t num_rows =
-      at<uint32_t>(args.routing, context.routing_layout.source_rows)[context.num_ranks()];
+  const uint32_t num_rows = routing_of(args).source_rows()[context.num_ranks()];
   const uint32_t warps = gridDim.x * (kGradientThreads / kWarpSize);
   const uint32_t warp = warp_index() * gridDim.x + blockIdx.x;
   for (uint32_t first = warp * lanes.groups; first < num_rows; first += warps * lanes.groups) {
     const uint32_t index = first + lanes.group;
     if (lanes.group >= lanes.groups || index >= num_rows) continue;
-    const Row row = at<Row>(args.routing, context.routing_layout.rows)[index];
+    const Row row = routing_of(args).rows()[index];
     if (lanes.index >= row.count) continue;
-    send_gradient(
-        args, epoch, index, row,
-        at<Selection>(args.routing, context.routing_layout.selections)[row.first + lanes.index]);
+    send_gradient(args, epoch, index, row, routing_of(args).selections()[row.first + lanes.index]);
   }
   ptx::fence_acq_rel_sys();
 }

@@ -6,6 +6,7 @@
 #include "backend/cuda/kernels/combine/contribution.cuh"
 #include "backend/cuda/kernels/common/executed_update.cuh"
 #include "backend/cuda/kernels/common/published.cuh"
+#include "backend/cuda/kernels/common/routing_view.cuh"
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "protocol/at.h"
 #include "protocol/location.h"
@@ -20,7 +21,7 @@ struct OutputRange {
 };
 
 __device__ inline OutputRange outputs_for(const CombineArgs& args, int rank) {
-  const uint32_t* source_rows = at<uint32_t>(args.routing, args.context.routing_layout.source_rows);
+  const uint32_t* source_rows = routing_of(args).source_rows();
   const int64_t first = source_rows[rank], end = source_rows[rank + 1];
   return {first, max(min(end, args.call.capacity) - first, int64_t{0})};
 }
@@ -30,8 +31,7 @@ __device__ inline bool outputs_in_place(const CombineArgs& args) {
   if (args.outputs.location == kNotInWindow) return false;
   if (never_sends_outputs(args)) return true;
   const KernelContext& context = args.context;
-  return at<uint32_t>(args.routing, context.routing_layout.source_rows)[context.num_ranks()] >
-         args.outputs.most_sent_rows;
+  return routing_of(args).source_rows()[context.num_ranks()] > args.outputs.most_sent_rows;
 }
 
 __device__ inline uint64_t call_summary(const CombineArgs& args) {

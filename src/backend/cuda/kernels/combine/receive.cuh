@@ -4,6 +4,7 @@
 
 #include "backend/cuda/kernels/combine/outputs.cuh"
 #include "backend/cuda/kernels/combine/rows.cuh"
+#include "backend/cuda/kernels/common/routing_view.cuh"
 #include "protocol/at.h"
 #include "protocol/records.h"
 #include "protocol/routing_layout.h"
@@ -70,15 +71,14 @@ struct TokenParts {
   __device__ bool has_items() const { return is_part() || (token < task.end && slot == 0); }
 
   __device__ void look_up(const CombineArgs& args, TokenTasks& tasks) {
-    const RoutingLayout& layout = args.context.routing_layout;
     const int slots = args.context.shape().max_partials();
     task = tasks.next();
     slot = tasks.slot;
     token = lane_index() + slots <= kWarpSize + slot ? task.first + tasks.token : task.end;
     count = 0;
     if (token >= task.end) return;
-    count = at<uint8_t>(args.routing, layout.partial_counts)[token];
-    sent = at<SentRow>(args.routing, layout.sent_rows)[token * slots + slot];
+    count = routing_of(args).partial_counts()[token];
+    sent = routing_of(args).sent_rows()[token * slots + slot];
   }
 
   // `first_own`: this rank's first row for its own tokens.
@@ -86,7 +86,7 @@ struct TokenParts {
     own = V::kOwnInPlace && !V::as_they_are(args) && is_part() && sent.rank == args.context.rank;
     if (!own) return;
     own_index = first_own + sent.index;
-    own_record = at<uint4>(args.routing, args.context.routing_layout.rows)[own_index];
+    own_record = routing_of(args).row_words()[own_index];
   }
 };
 
@@ -172,8 +172,7 @@ __device__ void load_parts(const CombineArgs& args, uint64_t epoch, int pipeline
                            ContributionLoader& loader) {
   TokenTasks tasks(args, pipeline);
   TokenParts<V> next, second;
-  const uint32_t first_own =
-      at<uint32_t>(args.routing, args.context.routing_layout.source_rows)[args.context.rank];
+  const uint32_t first_own = routing_of(args).source_rows()[args.context.rank];
   next.look_up(args, tasks);
   second.look_up(args, tasks);
   next.find_own(args, first_own);

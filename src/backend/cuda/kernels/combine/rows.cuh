@@ -6,6 +6,7 @@
 
 #include "backend/cuda/kernel_args.h"
 #include "backend/cuda/kernels/combine/contribution.cuh"
+#include "backend/cuda/kernels/common/routing_view.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "protocol/at.h"
 #include "protocol/output_layout.h"
@@ -62,7 +63,7 @@ struct OutputRow {
 
 // A flat row's weight is the sum of its selections'.
 __device__ inline float dispatched_weight(const CombineArgs& args, const Row& row) {
-  const float* weights = at<float>(args.routing, args.context.routing_layout.weights) + row.first;
+  const float* weights = routing_of(args).weights() + row.first;
   float sum = weights[0];
   for (int i = 1; i < row.count; ++i) sum += weights[i];
   return sum;
@@ -75,16 +76,15 @@ __device__ OutputRow find_output(const CombineArgs& args, const Row& row, uint32
   const RoutingLayout& layout = args.context.routing_layout;
   const bool flat = V::layout(args) == hepLayoutFlat;
   Selection selection{};
-  if (!flat) selection = at<Selection>(args.routing, layout.selections)[row.first + number];
+  if (!flat) selection = routing_of(args).selections()[row.first + number];
   // Asked for before it is known whether the row was dropped, so that both are on their way at once.
   float weight = 1.0f;
   if (args.call.weight_mode == hepWeightsDispatched)
-    weight = flat ? dispatched_weight(args, row)
-                  : at<float>(args.routing, layout.weights)[row.first + number];
+    weight = flat ? dispatched_weight(args, row) : routing_of(args).weights()[row.first + number];
   int64_t place = index < args.call.capacity ? index : kDropped;
   if (!flat)
     place = row_of_selection(V::layout(args), args.call.capacity, layout.num_experts,
-                             at<int32_t>(args.routing, layout.expert_offsets), selection);
+                             routing_of(args).expert_offsets(), selection);
   if (place == kDropped) return {nullptr, 0.0f};
   if (args.call.weight_mode == hepWeightsRow) weight = args.call.row_weights[place];
   return {static_cast<const char*>(args.call.y) + place * args.row_bytes, weight};

@@ -4,6 +4,7 @@
 
 #include "backend/cuda/kernels/combine/contribution.cuh"
 #include "backend/cuda/kernels/combine/rows.cuh"
+#include "backend/cuda/kernels/common/routing_view.cuh"
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "protocol/at.h"
 #include "protocol/records.h"
@@ -31,7 +32,7 @@ template <typename V>
 __device__ void load_chunk(const CombineArgs& args, uint64_t epoch, int source, int chunk,
                            ContributionLoader& loader) {
   const KernelContext& context = args.context;
-  const uint32_t* chunk_rows = at<uint32_t>(args.routing, context.routing_layout.chunk_rows) +
+  const uint32_t* chunk_rows = routing_of(args).chunk_rows() +
                                static_cast<size_t>(source) * (context.shape().max_chunks() + 1) +
                                chunk;
   const uint32_t begin = chunk_rows[0];
@@ -40,8 +41,7 @@ __device__ void load_chunk(const CombineArgs& args, uint64_t epoch, int source, 
 
   static_assert(kMaxChunkTokens <= kWarpSize);
   uint4 record = make_uint4(0, 0, 0, 0);
-  if (lane_index() < num_rows)
-    record = at<uint4>(args.routing, context.routing_layout.rows)[begin + lane_index()];
+  if (lane_index() < num_rows) record = routing_of(args).row_words()[begin + lane_index()];
   const EntryItems outputs(
       lane_index() < num_rows ? rows_of<V>(args, reinterpret_cast<const Row&>(record)) : 0);
   for (int first = 0, last; first < num_rows; first = last) {
@@ -69,7 +69,7 @@ __device__ void load_contributions(const CombineArgs& args, uint64_t epoch, int 
   const KernelContext& context = args.context;
   const int ranks = context.num_ranks();
   const int sources = V::kOwnInPlace ? ranks - 1 : ranks;
-  const uint32_t* source_tokens = at<uint32_t>(args.routing, context.routing_layout.source_tokens);
+  const uint32_t* source_tokens = routing_of(args).source_tokens();
   if (sources == 0 || !wait_for_slots(args, epoch)) return;
 
   int most_chunks = 0;

@@ -2,6 +2,7 @@
 // The update of a routing that the device has executed, beside the one that a call was made for.
 #pragma once
 
+#include "backend/cuda/kernels/common/routing_view.cuh"
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "protocol/at.h"
 #include "protocol/call_summary.h"
@@ -11,13 +12,13 @@ namespace hep {
 
 template <typename Args>
 __device__ const RoutingTotals& executed_update(const Args& args) {
-  return *at<RoutingTotals>(args.routing, args.context.routing_layout.totals);
+  return *routing_of(args).totals();
 }
 
 // Makes `update` the one that was executed. By one thread.
 template <typename Args>
 __device__ void note_update(const Args& args, uint64_t update) {
-  RoutingTotals* totals = at<RoutingTotals>(args.routing, args.context.routing_layout.totals);
+  RoutingTotals* totals = routing_of(args).totals();
   totals->update = update;
   totals->num_tokens = args.num_tokens;
   totals->top_k = args.top_k;

@@ -2,6 +2,7 @@
 // The counters that a dispatch leaves for its caller.
 #pragma once
 
+#include "backend/cuda/kernels/common/routing_view.cuh"
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/kernels/dispatch/extras.cuh"
@@ -45,8 +46,7 @@ __device__ void write_counts(const DispatchArgs& args, const ExpertBlocks& exper
           static_cast<int32_t>(min(static_cast<int64_t>(experts.counts[e]), args.call.capacity));
   const int64_t needed = needed_rows<kLayout>(args, experts, num_flat_rows);
   if (lane_index() != 0) return;
-  hepRowCounters_t& counters =
-      at<RoutingTotals>(args.routing, args.context.routing_layout.totals)->row_counters;
+  hepRowCounters_t& counters = routing_of(args).totals()->row_counters;
   counters.needed = needed;
   counters.written = min(needed, args.call.capacity);
   counters.overflow = needed > args.call.capacity;

@@ -2,6 +2,7 @@
 // Dispatch on a routing that is there: receivers pull. Loader warps bring rows from the sources' windows into
 // rings of stages, storer warps write each to its place or places; meanwhile the other warps write what goes
 // with the rows. No staging on the receiver, no registration of outputs.
+#include "backend/cuda/kernels/common/routing_view.cuh"
 #include "backend/cuda/kernels/dispatch/counts.cuh"
 #include "backend/cuda/kernels/dispatch/extras.cuh"
 #include "backend/cuda/kernels/dispatch/gate.cuh"
@@ -15,9 +16,7 @@ namespace hep::dispatch {
 namespace {
 
 __device__ ExpertBlocks expert_blocks(const DispatchArgs& args) {
-  const RoutingLayout& layout = args.context.routing_layout;
-  return {at<int32_t>(args.routing, layout.tokens_per_expert),
-          at<int32_t>(args.routing, layout.expert_offsets)};
+  return {routing_of(args).tokens_per_expert(), routing_of(args).expert_offsets()};
 }
 
 template <int kLayout>
@@ -25,8 +24,7 @@ __device__ void write_extras(const DispatchArgs& args, const PublishedExtras& pu
                              const ExpertBlocks& experts, FlatExtra* entries) {
   const SelectionLanes lanes(args.top_k);
   const int warp = warp_index() - kFirstExtrasWarp;
-  const uint32_t num_rows =
-      at<uint32_t>(args.routing, args.context.routing_layout.source_rows)[args.context.num_ranks()];
+  const uint32_t num_rows = routing_of(args).source_rows()[args.context.num_ranks()];
   const RowExtras<kLayout, PublishedExtras> extras{args, published, experts, lanes,
                                                    entries + warp * kWarpSize};
   for (uint32_t first = (blockIdx.x * kExtrasWarps + warp) * lanes.groups; first < num_rows;
@@ -89,7 +87,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     return publish(args, epoch, call, all_threads(), [] { __syncthreads(); });
 
   for (int i = threadIdx.x; i <= context.num_ranks(); i += blockDim.x)
-    source_rows[i] = at<uint32_t>(args.routing, context.routing_layout.source_rows)[i];
+    source_rows[i] = routing_of(args).source_rows()[i];
   const Pipeline pipeline{warp_index() % kPipelines, args.plan.pipelines};
   for (int i = 0; i < args.plan.pipelines; ++i)
     ring_of_pipeline<kLayout>(args, shared, i)

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "backend/cuda/blocks/dispatch.h"
+#include "backend/cuda/kernels/common/routing_view.cuh"
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/kernels/dispatch/scales.cuh"
@@ -65,15 +66,14 @@ struct RowExtras {
     const uint32_t index = first + lanes.group;
     const bool in_range = lanes.group < lanes.groups && index < end;
     uint4 raw = make_uint4(0, 0, 0, 0);
-    if (in_range) raw = at<uint4>(args.routing, args.context.routing_layout.rows)[index];
+    if (in_range) raw = routing_of(args).row_words()[index];
     const Row& row = reinterpret_cast<const Row&>(raw);
     const bool selected = in_range && lanes.index < row.count;
 
     Selection selection{0, 0, 0};
     float weight = 0.0f;
     if (selected) {
-      selection = at<Selection>(args.routing,
-                                args.context.routing_layout.selections)[row.first + lanes.index];
+      selection = routing_of(args).selections()[row.first + lanes.index];
       weight = published.weight(row, selection.k);
     }
     const int64_t place =
@@ -86,8 +86,7 @@ struct RowExtras {
     // Not before the scales, which would then wait until the weights are here: a dispatch of 4096 FP8 tokens with
     // scales on 2 H200s, 16 blocks, took 127 us instead of 110.
     if (selected && published.has_weights(row.source))
-      at<float>(args.routing, args.context.routing_layout.weights)[row.first + lanes.index] =
-          weight;
+      routing_of(args).weights()[row.first + lanes.index] = weight;
     if (place != kDropped) write_row_origin(call, place, row);
     if (kLayout != hepLayoutFlat) {
       if (place != kDropped && call.row_weights != nullptr) call.row_weights[place] = weight;

@@ -6,6 +6,7 @@
 #include "backend/cuda/blocks/dispatch.h"
 #include "backend/cuda/kernel_args.h"
 #include "backend/cuda/kernels/common/ring.cuh"
+#include "backend/cuda/kernels/common/routing_view.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/kernels/dispatch/extras.cuh"
 #include "backend/cuda/kernels/dispatch/gate.cuh"
@@ -77,9 +78,7 @@ __device__ inline void load_expert_row(const DispatchArgs& args, const Row& row,
       align_up((row.first + row.count - first_even) * sizeof(Selection), 16);
   producer.acquire({index, 1, row.first, row.count}, row_bytes + list_bytes);
   producer.load(0, source_rows + static_cast<uint64_t>(row.token) * row_bytes, row_bytes);
-  producer.load(row_bytes,
-                at<Selection>(args.routing, args.context.routing_layout.selections) + first_even,
-                list_bytes);
+  producer.load(row_bytes, routing_of(args).selections() + first_even, list_bytes);
 }
 
 // Rows that are moved one after the other: one record a lane, handed round by shuffles.
@@ -110,8 +109,7 @@ __device__ inline RowGroup find_group(const DispatchArgs& args, const GroupOrder
                  make_uint4(0, 0, 0, 0)};
   found.end = min(found.begin + rows, found.end);
   if (found.begin + lane_index() < found.end)
-    found.record =
-        at<uint4>(args.routing, args.context.routing_layout.rows)[found.begin + lane_index()];
+    found.record = routing_of(args).row_words()[found.begin + lane_index()];
   return found;
 }
 

@@ -4,6 +4,7 @@
 // routing kernel leaves.
 #pragma once
 
+#include "backend/cuda/kernels/common/routing_view.cuh"
 #include "backend/cuda/kernels/dispatch/extras.cuh"
 #include "backend/cuda/kernels/fused/exchange.cuh"
 #include "protocol/at.h"
@@ -152,7 +153,6 @@ struct ClassCounts {
 
 // By one warp: where the rows of the local experts begin, and those of each class among them.
 __device__ inline void place_experts(const UpdateArgs& args, const PlaceMemory& memory) {
-  const RoutingLayout& layout = args.context.routing_layout;
   const Shape& shape = args.context.shape();
   const int local_experts = shape.num_local_experts();
   const int stride = place_counters(shape);
@@ -170,15 +170,15 @@ __device__ inline void place_experts(const UpdateArgs& args, const PlaceMemory& 
       memory.offsets[e] = begin;
       memory.counts[e] = count;
       if (blockIdx.x == 0) {
-        at<int32_t>(args.routing, layout.tokens_per_expert)[e] = count;
-        at<int32_t>(args.routing, layout.expert_offsets)[e] = begin;
+        routing_of(args).tokens_per_expert()[e] = count;
+        routing_of(args).expert_offsets()[e] = begin;
       }
     }
     end += __shfl_sync(kFullWarp, through, kWarpSize - 1);
   }
   if (lane_index() != 0) return;
   memory.offsets[local_experts] = end;
-  if (blockIdx.x == 0) at<int32_t>(args.routing, layout.expert_offsets)[local_experts] = end;
+  if (blockIdx.x == 0) routing_of(args).expert_offsets()[local_experts] = end;
 }
 
 // By one warp: where the rows and selections of each class begin.
@@ -193,18 +193,17 @@ __device__ inline void place_rows(const UpdateArgs& args, const PlaceMemory& mem
   if (lane_index() == 0)
     *rows = {memory.counters[stride + i], memory.counters[(kClasses - 1) * stride + i]};
   if (blockIdx.x != 0) return;
-  RoutingTotals* totals = at<RoutingTotals>(args.routing, args.context.routing_layout.totals);
+  RoutingTotals* totals = routing_of(args).totals();
   (lane_index() == 0 ? totals->num_flat_rows : totals->num_expert_rows) = classes.total();
 }
 
 // By one warp of one block: where the rows of each source begin.
 __device__ inline void place_sources(const UpdateArgs& args, const PlaceMemory& memory,
                                      const Sources& sources) {
-  const RoutingLayout& layout = args.context.routing_layout;
   const int ranks = args.context.num_ranks();
-  uint32_t* source_tokens = at<uint32_t>(args.routing, layout.source_tokens);
-  uint32_t* source_rows = at<uint32_t>(args.routing, layout.source_rows);
-  uint32_t* chunk_rows = at<uint32_t>(args.routing, layout.chunk_rows);
+  uint32_t* source_tokens = routing_of(args).source_tokens();
+  uint32_t* source_rows = routing_of(args).source_rows();
+  uint32_t* chunk_rows = routing_of(args).chunk_rows();
   const int chunk_stride = args.context.shape().max_chunks() + 1;
   uint32_t rows = 0;
   for (int base = 0; base < ranks; base += kWarpSize) {
@@ -252,7 +251,6 @@ __device__ inline void make_records(const BlockUpdate& block, int first, int end
   const UpdateArgs& args = block.args;
   const SelectionLanes& lanes = block.lanes;
   const KernelContext& context = args.context;
-  const RoutingLayout& layout = context.routing_layout;
   const int local_base = context.rank * context.shape().num_local_experts();
   const LaneChoice choice(block, first, end);
 
@@ -281,8 +279,7 @@ __device__ inline void make_records(const BlockUpdate& block, int first, int end
   const uint32_t number = *next.selections + __popc(local & lanes_below());
   if (rank == context.rank) {
     selection.expert -= local_base;
-    reinterpret_cast<uint2*>(at<Selection>(args.routing, layout.selections))[number] =
-        reinterpret_cast<const uint2&>(selection);
+    routing_of(args).selection_words()[number] = reinterpret_cast<const uint2&>(selection);
     if (leads) {
       const Row row{choice.token,
                     number,
@@ -290,16 +287,15 @@ __device__ inline void make_records(const BlockUpdate& block, int first, int end
                     static_cast<uint16_t>(ordinal),
                     static_cast<uint16_t>(choice.source),
                     0};
-      at<uint4>(args.routing, layout.rows)[row_index] = reinterpret_cast<const uint4&>(row);
+      routing_of(args).row_words()[row_index] = reinterpret_cast<const uint4&>(row);
     }
   }
 
   if (choice.source != kNone && lanes.index == 0) {
     const int shift = chunk_shift(block.sources.num_tokens[choice.source]);
     if ((choice.token & ((1u << shift) - 1)) == 0)
-      at<uint32_t>(args.routing,
-                   layout.chunk_rows)[choice.source * (context.shape().max_chunks() + 1) +
-                                      (choice.token >> shift)] = row_index;
+      routing_of(args).chunk_rows()[choice.source * (context.shape().max_chunks() + 1) +
+                                    (choice.token >> shift)] = row_index;
   }
   __syncwarp();
   if (lane_index() == 0) {

@@ -4,6 +4,7 @@
 // another has found out: on an H200 that takes two microseconds each time. A loader warp fetches the rows
 // while the placing warps still count.
 #include "backend/cuda/kernels/common/executed_update.cuh"
+#include "backend/cuda/kernels/common/routing_view.cuh"
 #include "backend/cuda/kernels/dispatch/counts.cuh"
 #include "backend/cuda/kernels/dispatch/extras.cuh"
 #include "backend/cuda/kernels/dispatch/rows.cuh"
@@ -74,8 +75,7 @@ struct HeldRecords {
 
   __device__ HeldRecords(const UpdateArgs& args, uint32_t first_row, uint32_t end_row)
       : first(first_row), end(end_row), record(make_uint4(0, 0, 0, 0)) {
-    if (first + lane_index() < end)
-      record = at<uint4>(args.routing, args.context.routing_layout.rows)[first + lane_index()];
+    if (first + lane_index() < end) record = routing_of(args).row_words()[first + lane_index()];
   }
 };
 
@@ -86,8 +86,7 @@ struct RowSelections {
 
   __device__ RowSelections(const UpdateArgs& args, const HeldRecords& records, uint32_t row) {
     const int lane = row - records.first;
-    list = at<Selection>(args.routing, args.context.routing_layout.selections) +
-           __shfl_sync(kFullWarp, records.record.y, lane);
+    list = routing_of(args).selections() + __shfl_sync(kFullWarp, records.record.y, lane);
     count = __shfl_sync(kFullWarp, records.record.z, lane) & 0xffff;
   }
 };

@@ -2,6 +2,7 @@
 // The receiving half of the routing update: the records of all sources become places.
 #pragma once
 
+#include "backend/cuda/kernels/common/routing_view.cuh"
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "protocol/at.h"
@@ -62,8 +63,8 @@ __device__ inline void place_experts(const RouteArgs& args, const ReceiveMemory&
   const KernelContext& context = args.context;
   const int ranks = context.num_ranks();
   const int local_experts = context.shape().num_local_experts();
-  int32_t* tokens_per_expert = at<int32_t>(args.routing, context.routing_layout.tokens_per_expert);
-  int32_t* expert_offsets = at<int32_t>(args.routing, context.routing_layout.expert_offsets);
+  int32_t* tokens_per_expert = routing_of(args).tokens_per_expert();
+  int32_t* expert_offsets = routing_of(args).expert_offsets();
   uint32_t end = 0;
   for (int base = 0; base < local_experts; base += kWarpSize) {
     const int e = base + lane_index();
@@ -108,8 +109,7 @@ __device__ inline void place_sources(const RouteArgs& args, const ReceiveMemory&
       memory.row_base[source] = rows + rows_through - num_rows;
       memory.selection_base[source] = selections + selections_through - num_selections;
       memory.source_tokens[source] = header.x;
-      if (blockIdx.x == 0)
-        at<uint32_t>(args.routing, context.routing_layout.source_tokens)[source] = header.x;
+      if (blockIdx.x == 0) routing_of(args).source_tokens()[source] = header.x;
     }
     rows += __shfl_sync(kFullWarp, rows_through, kWarpSize - 1);
     selections += __shfl_sync(kFullWarp, selections_through, kWarpSize - 1);
@@ -120,11 +120,11 @@ __device__ inline void place_sources(const RouteArgs& args, const ReceiveMemory&
   }
   __syncwarp();
   if (blockIdx.x != 0) return;
-  uint32_t* source_rows = at<uint32_t>(args.routing, context.routing_layout.source_rows);
+  uint32_t* source_rows = routing_of(args).source_rows();
   for (int i = lane_index(); i <= context.num_ranks(); i += kWarpSize)
     source_rows[i] = memory.row_base[i];
   if (lane_index() == 0) {
-    RoutingTotals* totals = at<RoutingTotals>(args.routing, context.routing_layout.totals);
+    RoutingTotals* totals = routing_of(args).totals();
     totals->num_flat_rows = rows;
     totals->num_expert_rows = selections;
   }
@@ -146,8 +146,8 @@ __device__ inline void receive_rows(const RouteArgs& args, const ReceiveMemory& 
   const uint32_t first = part * kWarpSize + lane_index();
   const uint4* incoming =
       at<uint4>(context.own_window(), context.window_layout.rows_at(epoch, source));
-  uint4* rows = at<uint4>(args.routing, context.routing_layout.rows) + row_base;
-  uint32_t* chunk_rows = at<uint32_t>(args.routing, context.routing_layout.chunk_rows) +
+  uint4* rows = routing_of(args).row_words() + row_base;
+  uint32_t* chunk_rows = routing_of(args).chunk_rows() +
                          static_cast<size_t>(source) * (context.shape().max_chunks() + 1);
 
   struct Loaded {
@@ -182,7 +182,7 @@ __device__ inline void receive_selections(const RouteArgs& args, const ReceiveMe
   const uint32_t count = memory.selection_base[source + 1] - base;
   const uint2* incoming =
       at<uint2>(context.own_window(), context.window_layout.selections_at(epoch, source));
-  uint2* selections = at<uint2>(args.routing, context.routing_layout.selections) + base;
+  uint2* selections = routing_of(args).selection_words() + base;
   for_each_loaded<kRecordsAtOnce>(
       part * kWarpSize + lane_index(), parts * kWarpSize, count,
       [&](uint32_t i) { return __ldcg(incoming + i); },

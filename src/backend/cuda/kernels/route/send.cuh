@@ -4,6 +4,7 @@
 #pragma once
 
 #include "backend/cuda/blocks/route.h"
+#include "backend/cuda/kernels/common/routing_view.cuh"
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/token_group.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
@@ -214,9 +215,7 @@ struct RecordSender {
                       0};
         Row* records = at<Row>(window, context.window_layout.rows_at(epoch, context.rank));
         reinterpret_cast<uint4*>(records)[row_index] = reinterpret_cast<const uint4&>(row);
-        at<SentRow>(
-            args.routing,
-            context.routing_layout.sent_rows)[token * context.shape().max_partials() + ordinal] = {
+        routing_of(args).sent_rows()[token * context.shape().max_partials() + ordinal] = {
             static_cast<uint16_t>(rank), static_cast<uint16_t>(row_index)};
       }
     }
@@ -226,8 +225,7 @@ struct RecordSender {
       next.selections[rank] += __popc(same_rank);
     }
     if (lanes.group < lanes.groups && lanes.index == 0 && token < end)
-      at<uint8_t>(args.routing, context.routing_layout.partial_counts)[token] =
-          __popc(rows & lanes.of_group);
+      routing_of(args).partial_counts()[token] = __popc(rows & lanes.of_group);
     __syncwarp();
   }
 };
