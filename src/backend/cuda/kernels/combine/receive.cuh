@@ -4,6 +4,7 @@
 
 #include "backend/cuda/kernels/combine/outputs.cuh"
 #include "backend/cuda/kernels/combine/rows.cuh"
+#include "backend/cuda/kernels/common/bit_cast.cuh"
 #include "backend/cuda/kernels/common/routing_view.cuh"
 #include "protocol/at.h"
 #include "protocol/records.h"
@@ -135,7 +136,7 @@ __device__ bool load_task(const CombineArgs& args, uint64_t epoch, const TokenPa
   const int slots = args.context.shape().max_partials();
   const auto part = reinterpret_cast<uint64_t>(part_at(args, epoch, parts, outputs));
   uint32_t num_items = parts.has_items();
-  if (parts.own) num_items = rows_of<V>(args, reinterpret_cast<const Row&>(parts.own_record));
+  if (parts.own) num_items = rows_of<V>(args, bit_cast<Row>(parts.own_record));
   const EntryItems entries(num_items);
   const int num_lanes = (parts.task.end - parts.task.first) * slots;
   for (int first = 0, last; first < num_lanes; first = last) {

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "backend/cuda/kernels/combine/contribution.cuh"
+#include "backend/cuda/kernels/common/bit_cast.cuh"
 #include "backend/cuda/kernels/common/numbers.cuh"
 
 namespace hep::combine {
@@ -19,7 +20,7 @@ struct Incoming {
   __device__ Contribution wait() const {
     wait_phase(&ring.full[cursor.stage], cursor.parity);
     const uint4 item = ptx::ld_shared(&ring.items[cursor.stage]);
-    return reinterpret_cast<const Contribution&>(item);
+    return bit_cast<Contribution>(item);
   }
 
   __device__ const char* row(uint32_t slice) const { return ring.stage(cursor.stage) + slice; }

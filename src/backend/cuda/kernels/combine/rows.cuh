@@ -6,6 +6,7 @@
 
 #include "backend/cuda/kernel_args.h"
 #include "backend/cuda/kernels/combine/contribution.cuh"
+#include "backend/cuda/kernels/common/bit_cast.cuh"
 #include "backend/cuda/kernels/common/routing_view.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "protocol/at.h"
@@ -46,7 +47,7 @@ __device__ inline Row row_of_lane(const uint4& record, int lane) {
   raw.y = __shfl_sync(kFullWarp, record.y, lane);
   raw.z = __shfl_sync(kFullWarp, record.z, lane);
   raw.w = 0;
-  return reinterpret_cast<const Row&>(raw);
+  return bit_cast<Row>(raw);
 }
 
 // How many rows of y a flat row has: in flat itself, in the expert layouts one for each selection.

@@ -4,6 +4,7 @@
 
 #include "backend/cuda/kernels/combine/contribution.cuh"
 #include "backend/cuda/kernels/combine/rows.cuh"
+#include "backend/cuda/kernels/common/bit_cast.cuh"
 #include "backend/cuda/kernels/common/routing_view.cuh"
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "protocol/at.h"
@@ -42,8 +43,7 @@ __device__ void load_chunk(const CombineArgs& args, uint64_t epoch, int source, 
   static_assert(kMaxChunkTokens <= kWarpSize);
   uint4 record = make_uint4(0, 0, 0, 0);
   if (lane_index() < num_rows) record = routing_of(args).row_words()[begin + lane_index()];
-  const EntryItems outputs(
-      lane_index() < num_rows ? rows_of<V>(args, reinterpret_cast<const Row&>(record)) : 0);
+  const EntryItems outputs(lane_index() < num_rows ? rows_of<V>(args, bit_cast<Row>(record)) : 0);
   for (int first = 0, last; first < num_rows; first = last) {
     last = args.row_bytes > kSegmentBytes ? first + 1 : outputs.end_of_batch(first, 1, num_rows);
     const EntryItems::Batch items = outputs.batch(first, last);

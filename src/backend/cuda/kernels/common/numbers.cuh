@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "backend/cuda/kernels/common/bit_cast.cuh"
+
 namespace hep {
 
 // How the numbers in a 32-bit word of a row become FP32, and FP32 becomes a word.
@@ -23,7 +25,7 @@ struct Word<__nv_bfloat16> {
   }
   static __device__ uint32_t pack(const float* values) {
     const __nv_bfloat162 pair = __floats2bfloat162_rn(values[0], values[1]);
-    return reinterpret_cast<const uint32_t&>(pair);
+    return bit_cast<uint32_t>(pair);
   }
 };
 
@@ -31,7 +33,7 @@ template <>
 struct Word<__half> {
   static constexpr int kValues = 2;
   static __device__ void unpack(uint32_t word, float* values) {
-    const float2 pair = __half22float2(reinterpret_cast<const __half2&>(word));
+    const float2 pair = __half22float2(bit_cast<__half2>(word));
     values[0] = pair.x;
     values[1] = pair.y;
   }

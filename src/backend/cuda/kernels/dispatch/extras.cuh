@@ -3,6 +3,7 @@
 #pragma once
 
 #include "backend/cuda/blocks/dispatch.h"
+#include "backend/cuda/kernels/common/bit_cast.cuh"
 #include "backend/cuda/kernels/common/routing_view.cuh"
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
@@ -67,7 +68,7 @@ struct RowExtras {
     const bool in_range = lanes.group < lanes.groups && index < end;
     uint4 raw = make_uint4(0, 0, 0, 0);
     if (in_range) raw = routing_of(args).row_words()[index];
-    const Row& row = reinterpret_cast<const Row&>(raw);
+    const Row row = bit_cast<Row>(raw);
     const bool selected = in_range && lanes.index < row.count;
 
     Selection selection{0, 0, 0};

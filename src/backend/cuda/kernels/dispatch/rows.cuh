@@ -5,6 +5,7 @@
 
 #include "backend/cuda/blocks/dispatch.h"
 #include "backend/cuda/kernel_args.h"
+#include "backend/cuda/kernels/common/bit_cast.cuh"
 #include "backend/cuda/kernels/common/ring.cuh"
 #include "backend/cuda/kernels/common/routing_view.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
@@ -96,7 +97,7 @@ struct RowGroup {
     raw.y = __shfl_sync(kFullWarp, record.y, index - begin);
     raw.z = __shfl_sync(kFullWarp, record.z, index - begin);
     raw.w = __shfl_sync(kFullWarp, record.w, index - begin);
-    return reinterpret_cast<const Row&>(raw);
+    return bit_cast<Row>(raw);
   }
 };
 

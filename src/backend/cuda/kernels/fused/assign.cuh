@@ -4,6 +4,7 @@
 // routing kernel leaves.
 #pragma once
 
+#include "backend/cuda/kernels/common/bit_cast.cuh"
 #include "backend/cuda/kernels/common/routing_view.cuh"
 #include "backend/cuda/kernels/dispatch/extras.cuh"
 #include "backend/cuda/kernels/fused/exchange.cuh"
@@ -279,7 +280,7 @@ __device__ inline void make_records(const BlockUpdate& block, int first, int end
   const uint32_t number = *next.selections + __popc(local & lanes_below());
   if (rank == context.rank) {
     selection.expert -= local_base;
-    routing_of(args).selection_words()[number] = reinterpret_cast<const uint2&>(selection);
+    routing_of(args).selection_words()[number] = bit_cast<uint2>(selection);
     if (leads) {
       const Row row{choice.token,
                     number,
@@ -287,7 +288,7 @@ __device__ inline void make_records(const BlockUpdate& block, int first, int end
                     static_cast<uint16_t>(ordinal),
                     static_cast<uint16_t>(choice.source),
                     0};
-      routing_of(args).row_words()[row_index] = reinterpret_cast<const uint4&>(row);
+      routing_of(args).row_words()[row_index] = bit_cast<uint4>(row);
     }
   }
 

@@ -2,6 +2,7 @@
 // The receiving half of the routing update: the records of all sources become places.
 #pragma once
 
+#include "backend/cuda/kernels/common/bit_cast.cuh"
 #include "backend/cuda/kernels/common/routing_view.cuh"
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
@@ -159,9 +160,9 @@ __device__ inline void receive_rows(const RouteArgs& args, const ReceiveMemory& 
   };
   for_each_loaded<kRecordsAtOnce>(first, parts * kWarpSize, num_rows, load,
                                   [&](uint32_t i, Loaded& loaded) {
-                                    Row& row = reinterpret_cast<Row&>(loaded.raw);
+                                    Row row = bit_cast<Row>(loaded.raw);
                                     row.first += memory.selection_base[source];
-                                    rows[i] = loaded.raw;
+                                    rows[i] = bit_cast<uint4>(row);
 
                                     // The first row of a chunk is where it begins, and where empty chunks before it begin, too.
                                     const int chunk = chunk_of(row.token);
@@ -187,9 +188,9 @@ __device__ inline void receive_selections(const RouteArgs& args, const ReceiveMe
       part * kWarpSize + lane_index(), parts * kWarpSize, count,
       [&](uint32_t i) { return __ldcg(incoming + i); },
       [&](uint32_t i, uint2& raw) {
-        Selection& selection = reinterpret_cast<Selection&>(raw);
+        Selection selection = bit_cast<Selection>(raw);
         selection.place += memory.place_base[selection.expert * context.num_ranks() + source];
-        selections[i] = raw;
+        selections[i] = bit_cast<uint2>(selection);
       });
 }
 

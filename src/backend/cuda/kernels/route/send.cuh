@@ -4,6 +4,7 @@
 #pragma once
 
 #include "backend/cuda/blocks/route.h"
+#include "backend/cuda/kernels/common/bit_cast.cuh"
 #include "backend/cuda/kernels/common/routing_view.cuh"
 #include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/token_group.cuh"
@@ -203,7 +204,7 @@ struct RecordSender {
       selection.expert -= rank * context.shape().num_local_experts();
       Selection* selections =
           at<Selection>(window, context.window_layout.selections_at(epoch, context.rank));
-      reinterpret_cast<uint2*>(selections)[index] = reinterpret_cast<const uint2&>(selection);
+      reinterpret_cast<uint2*>(selections)[index] = bit_cast<uint2>(selection);
       if (rows >> lane_index() & 1) {
         const uint32_t row_index = next.rows[rank] + __popc(same_rank & rows & lanes_below());
         const uint32_t ordinal = __popc(rows & lanes.of_group & lanes_below());
@@ -214,7 +215,7 @@ struct RecordSender {
                       static_cast<uint16_t>(context.rank),
                       0};
         Row* records = at<Row>(window, context.window_layout.rows_at(epoch, context.rank));
-        reinterpret_cast<uint4*>(records)[row_index] = reinterpret_cast<const uint4&>(row);
+        reinterpret_cast<uint4*>(records)[row_index] = bit_cast<uint4>(row);
         routing_of(args).sent_rows()[token * context.shape().max_partials() + ordinal] = {
             static_cast<uint16_t>(rank), static_cast<uint16_t>(row_index)};
       }
