@@ -5,6 +5,7 @@
 #include "backend/cuda/blocks/combine.h"
 #include "backend/cuda/kernels/common/executed_update.cuh"
 #include "backend/cuda/kernels/common/routing_view.cuh"
+#include "backend/cuda/kernels/common/wait.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/launch.h"
 #include "protocol/at.h"

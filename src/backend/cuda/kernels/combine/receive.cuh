@@ -6,6 +6,7 @@
 #include "backend/cuda/kernels/combine/rows.cuh"
 #include "backend/cuda/kernels/common/bit_cast.cuh"
 #include "backend/cuda/kernels/common/routing_view.cuh"
+#include "backend/cuda/kernels/common/wait.cuh"
 #include "protocol/at.h"
 #include "protocol/records.h"
 #include "protocol/routing_layout.h"

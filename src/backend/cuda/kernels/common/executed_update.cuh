@@ -2,8 +2,8 @@
 // The update of a routing that the device has executed, beside the one that a call was made for.
 #pragma once
 
+#include "backend/cuda/kernels/common/report.cuh"
 #include "backend/cuda/kernels/common/routing_view.cuh"
-#include "backend/cuda/kernels/common/signal.cuh"
 #include "protocol/at.h"
 #include "protocol/call_summary.h"
 #include "protocol/routing_layout.h"

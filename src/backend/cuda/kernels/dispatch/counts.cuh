@@ -2,8 +2,8 @@
 // The counters that a dispatch leaves for its caller.
 #pragma once
 
+#include "backend/cuda/kernels/common/ptx.cuh"
 #include "backend/cuda/kernels/common/routing_view.cuh"
-#include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/kernels/dispatch/extras.cuh"
 #include "protocol/at.h"

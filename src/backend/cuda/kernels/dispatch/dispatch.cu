@@ -2,7 +2,10 @@
 // Dispatch on a routing that is there: receivers pull. Loader warps bring rows from the sources' windows into
 // rings of stages, storer warps write each to its place or places; meanwhile the other warps write what goes
 // with the rows. No staging on the receiver, no registration of outputs.
+#include "backend/cuda/kernels/common/grid.cuh"
+#include "backend/cuda/kernels/common/report.cuh"
 #include "backend/cuda/kernels/common/routing_view.cuh"
+#include "backend/cuda/kernels/common/wait.cuh"
 #include "backend/cuda/kernels/dispatch/counts.cuh"
 #include "backend/cuda/kernels/dispatch/extras.cuh"
 #include "backend/cuda/kernels/dispatch/gate.cuh"

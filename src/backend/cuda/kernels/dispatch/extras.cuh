@@ -5,7 +5,6 @@
 #include "backend/cuda/blocks/dispatch.h"
 #include "backend/cuda/kernels/common/bit_cast.cuh"
 #include "backend/cuda/kernels/common/routing_view.cuh"
-#include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/kernels/dispatch/scales.cuh"
 #include "protocol/at.h"

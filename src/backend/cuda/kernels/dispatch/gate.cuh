@@ -5,8 +5,10 @@
 
 #include "backend/cuda/blocks/dispatch.h"
 #include "backend/cuda/kernels/common/executed_update.cuh"
+#include "backend/cuda/kernels/common/grid.cuh"
 #include "backend/cuda/kernels/common/published.cuh"
-#include "backend/cuda/kernels/common/signal.cuh"
+#include "backend/cuda/kernels/common/report.cuh"
+#include "backend/cuda/kernels/common/wait.cuh"
 #include "backend/cuda/kernels/dispatch/publish.cuh"
 #include "protocol/at.h"
 #include "protocol/records.h"

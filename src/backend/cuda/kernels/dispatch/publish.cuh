@@ -3,7 +3,6 @@
 // Each block brings what belongs to its part of the tokens.
 #pragma once
 
-#include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/kernels/dispatch/quantize.cuh"
 #include "backend/cuda/kernels/dispatch/scales.cuh"

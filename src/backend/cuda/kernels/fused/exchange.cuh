@@ -14,8 +14,9 @@
 
 #include "backend/cuda/blocks/fused.h"
 #include "backend/cuda/kernels/common/published.cuh"
-#include "backend/cuda/kernels/common/signal.cuh"
+#include "backend/cuda/kernels/common/report.cuh"
 #include "backend/cuda/kernels/common/token_group.cuh"
+#include "backend/cuda/kernels/common/wait.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/kernels/dispatch/publish.cuh"
 #include "protocol/at.h"

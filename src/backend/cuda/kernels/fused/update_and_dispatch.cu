@@ -4,7 +4,10 @@
 // another has found out: on an H200 that takes two microseconds each time. A loader warp fetches the rows
 // while the placing warps still count.
 #include "backend/cuda/kernels/common/executed_update.cuh"
+#include "backend/cuda/kernels/common/grid.cuh"
+#include "backend/cuda/kernels/common/report.cuh"
 #include "backend/cuda/kernels/common/routing_view.cuh"
+#include "backend/cuda/kernels/common/wait.cuh"
 #include "backend/cuda/kernels/dispatch/counts.cuh"
 #include "backend/cuda/kernels/dispatch/extras.cuh"
 #include "backend/cuda/kernels/dispatch/rows.cuh"

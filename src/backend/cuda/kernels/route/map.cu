@@ -2,7 +2,7 @@
 // Routing maps become indices, for the routing kernel that follows: a warp lists the experts of a token,
 // ascending.
 #include "backend/cuda/blocks/route.h"
-#include "backend/cuda/kernels/common/signal.cuh"
+#include "backend/cuda/kernels/common/report.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/launch.h"
 

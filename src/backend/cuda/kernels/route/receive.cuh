@@ -3,8 +3,9 @@
 #pragma once
 
 #include "backend/cuda/kernels/common/bit_cast.cuh"
+#include "backend/cuda/kernels/common/report.cuh"
 #include "backend/cuda/kernels/common/routing_view.cuh"
-#include "backend/cuda/kernels/common/signal.cuh"
+#include "backend/cuda/kernels/common/wait.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "protocol/at.h"
 #include "protocol/records.h"

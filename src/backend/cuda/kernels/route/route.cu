@@ -7,6 +7,8 @@
 // records straight into the destinations' windows. What bounds an update is latency, not bytes: every
 // step loads what it needs at once, and a lane has one selection.
 #include "backend/cuda/kernels/common/executed_update.cuh"
+#include "backend/cuda/kernels/common/grid.cuh"
+#include "backend/cuda/kernels/common/report.cuh"
 #include "backend/cuda/kernels/route/receive.cuh"
 #include "backend/cuda/kernels/route/send.cuh"
 #include "backend/cuda/launch.h"

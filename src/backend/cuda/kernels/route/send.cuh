@@ -5,8 +5,8 @@
 
 #include "backend/cuda/blocks/route.h"
 #include "backend/cuda/kernels/common/bit_cast.cuh"
+#include "backend/cuda/kernels/common/report.cuh"
 #include "backend/cuda/kernels/common/routing_view.cuh"
-#include "backend/cuda/kernels/common/signal.cuh"
 #include "backend/cuda/kernels/common/token_group.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "protocol/at.h"
