@@ -19,14 +19,15 @@ struct ExpertBlocks {
   const int32_t* offsets;  // [EL + 1] aligned
 };
 
-// Calls body(place) for the padding places between the experts' blocks, shared out among all
-// `workers` of the grid by expert; lanes take every 32nd place.
+// Calls body(place) for the padding places between the experts' blocks. All `workers` of the grid take turns
+// at the places of each expert, so that all share the work however few experts there are; a lane has an
+// expert.
 template <typename Body>
 __device__ void for_each_padding(const DispatchArgs& args, const ExpertBlocks& experts, int worker,
                                  int workers, Body body) {
-  for (int e = worker; e < args.context.shape().num_local_experts(); e += workers)
-    for (int place = experts.offsets[e] + experts.counts[e] + lane_index();
-         place < experts.offsets[e + 1]; place += kWarpSize)
+  for (int e = lane_index(); e < args.context.shape().num_local_experts(); e += kWarpSize)
+    for (int place = experts.offsets[e] + experts.counts[e] + worker;
+         place < experts.offsets[e + 1]; place += workers)
       body(place);
 }
 
