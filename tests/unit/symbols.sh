@@ -7,10 +7,16 @@ set -eu
 library=$1
 list=$2
 
-exported=$(nm -D --defined-only "$library" | awk '{ sub(/@.*/, "", $3); print $3 }' | LC_ALL=C sort)
+# Type A are the versions themselves.
+symbols=$(nm -D --defined-only "$library" | awk '$2 != "A" { print $3 }' | LC_ALL=C sort)
+exported=$(echo "$symbols" | sed 's/@.*//')
 if [ "$exported" != "$(cat "$list")" ]; then
   echo "exported symbols differ from $list (< list, > library):"
   printf '%s\n' "$exported" | diff "$list" - || true
+  exit 1
+fi
+if echo "$symbols" | grep -v '@@HEP_0\.1$'; then
+  echo "has another version than HEP_0.1, or none"
   exit 1
 fi
 
