@@ -14,7 +14,7 @@
  *   1. Describe the job in a `hepConfig_t` and create a communicator on every rank, with one of
  *      the four `hepCommInit...` functions.
  *   2. Create a routing (`hepRoutingCreate`), one for each batch that is in flight.
- *   3. For every batch: call `hepRoutingUpdate` with the router's top-k indices, then any number
+ *   3. For every batch: call `hepRoutingUpdate` with the router's choice, then any number
  *      of `hepDispatch` and `hepCombine` on that routing.
  *   4. Destroy the routings, then the communicators.
  *
@@ -783,28 +783,44 @@ typedef enum {
   hepIndexMap = 2
 } hepIndexType_t;
 
+#define HEP_UPDATE_MAGIC 0x48455055u
+
+/**
+ * The router's choice for the tokens of a rank. `indices` is device memory, read in stream order.
+ *
+ *   choice                                    counts as
+ *   -1                                        no selection
+ *   the same expert twice in a token          two expert rows and one flat row
+ *   an id outside [-1, E)                     -1; `hepCommGetAsyncError` reports it
+ *   a map that selects fewer than top_k       these selections
+ *   a map that selects more than top_k        the first top_k; reported likewise
+ */
+typedef struct {
+  size_t size;
+  uint32_t magic;
+  uint32_t version;
+  /** [num_tokens][top_k] expert ids, aligned to their size, or a byte map (hepIndexMap). NULL is
+      legal if num_tokens is 0. */
+  const void* indices;
+  /** T, 0 to max_tokens (of a low-latency routing: low_latency_tokens). Ranks may differ. Replays
+      of a captured graph have the T of its capture. A smaller batch gives -1 for all selections of
+      the tokens past its end; these tokens then have no rows. */
+  int64_t num_tokens;
+  /** K, 1 to max_top_k; the same on all ranks, or the communicator fails with hepErrorMismatch. */
+  int32_t top_k;
+  int32_t index_type; /**< hepIndexType_t; ranks may differ */
+} hepUpdate_t;
+
+#define HEP_UPDATE_INITIALIZER HEP_INITIALIZER(hepUpdate_t, HEP_UPDATE_MAGIC)
+
 /**
  * Digests the router's choice for a batch and exchanges it with all ranks. Collective. Until its
- * next update the routing serves any number of dispatches and combines, in any order.
- *
- * indices      [num_tokens][top_k] expert ids in device memory, aligned to their size; -1: no
- *              selection. The same expert twice in a token makes two expert rows and one flat row.
- *              An id outside [-1, E) counts as -1, and `hepCommGetAsyncError` reports it.
- *              Or a byte map (hepIndexMap): a token may select fewer than top_k experts. Those past
- *              the first top_k count as not selected and are reported likewise.
- *              Read in stream order. NULL is legal if num_tokens is 0.
- * num_tokens   T, 0 to max_tokens (of a low-latency routing: low_latency_tokens). Ranks may differ.
- *              Replays of a captured graph have the T of its capture. A smaller batch gives -1 for
- *              all selections of the tokens past its end; these tokens then have no rows
- * top_k        K, 1 to max_top_k; the same on all ranks, or the communicator fails with
- *              hepErrorMismatch
- * index_type   the type of the ids, or hepIndexMap; ranks may differ
- * stream       NULL on the host backend
- *
- * Returns hepErrorInvalidUsage between the halves of an operation of the lane.
+ * next update the routing serves any number of dispatches and combines, in any order. The struct is
+ * read during the call only. Returns hepErrorInvalidUsage between the halves of an operation of the
+ * lane.
  */
-HEP_API hepResult_t hepRoutingUpdate(hepRouting_t routing, const void* indices, int64_t num_tokens,
-                                     int top_k, hepIndexType_t index_type, hepStream_t stream);
+HEP_API hepResult_t hepRoutingUpdate(hepRouting_t routing, const hepUpdate_t* update,
+                                     hepStream_t stream);
 
 /** How many rows the latest dispatch of a routing had, on the device. */
 typedef struct {
@@ -933,6 +949,10 @@ typedef struct {
   /** [T][K], or NULL: every weight is 1. Either all ranks with tokens give them or none does;
       otherwise hepErrorMismatch. */
   const float* weights;
+  /** [T][scale_bytes], forwarded bit for bit, or NULL. Either all ranks with tokens give them or
+      none does; otherwise hepErrorMismatch. NULL if x is quantised: then they are computed,
+      followed by zeros to scale_bytes. */
+  const void* scales;
 
   /* Outputs. */
   void* rows; /**< [capacity][H] */
@@ -950,12 +970,11 @@ typedef struct {
       dropped rows. */
   int32_t* gather;
   int64_t gather_capacity; /**< entries that `gather` holds; those past it are not written */
+  /** Optional, expert-padded only: [EL] rows of each expert that were written:
+      min(tokens_per_expert, capacity). */
+  int32_t* expert_rows;
 
-  /* Scales, scale_bytes of the config for each row, forwarded bit for bit. */
-  /** [T][scale_bytes], or NULL. Either all ranks with tokens give them or none does; otherwise
-      hepErrorMismatch. NULL if x is quantised: then they are computed, followed by zeros to
-      scale_bytes. */
-  const void* scales;
+  /* Scales of the output rows. */
   /** Optional, if tokens have scales. Row-major: [capacity][scale_bytes]. Column-major: there are
       C = scale_bytes / scale_element_bytes columns, and element (row r, column c) is number
       c * row_scales_stride + r; expert-padded: [EL][C][row_scales_stride], by the rows of each
@@ -966,30 +985,20 @@ typedef struct {
   int64_t row_scales_stride;
   /** Of column-major scales: 1, 2 or 4, a divisor of scale_bytes, to which row_scales is aligned;
       otherwise 0. */
-  int32_t scale_element_bytes;
-  int32_t reserved; /**< zero */
+  int64_t scale_element_bytes;
 
-  /** Optional, expert-padded only: [EL] rows of each expert that were written:
-      min(tokens_per_expert, capacity). */
-  int32_t* expert_rows;
-
-  /** An update in the same call, on all ranks or on none. If `update` is not 0, the routing is
-      first updated as by hepRoutingUpdate(routing, indices, num_tokens, top_k, index_type, stream),
-      and T and K above are those of this update. The call is refused as a whole, or not at all. If
-      `update` is 0, the fields below are 0. If ranks differ in this, they wait for each other until
-      timeout_ms.
+  /* Update. */
+  /** NULL: none. Otherwise the routing is first updated as by `hepRoutingUpdate`, and T and K above
+      are those of this update. The call is refused as a whole, or not at all. The struct is read
+      before the call returns. Either all ranks give one or none does: ranks that differ wait for
+      each other until timeout_ms.
 
       On the cuda backend both are one launch if the routing is a low-latency routing and the
       choices of all ranks fit in the shared memory of a block: R * low_latency_tokens * max_top_k *
       2 bytes, counters, and four rows of `row_bytes` of hepLimits_t, in 220 KiB. (512 tokens, top-8
       and H = 7168 in BF16: 19 ranks at most.) Otherwise they are two launches. A map of experts
       takes one more in either case. */
-  int32_t update;
-  int32_t top_k;
-  int32_t index_type; /**< hepIndexType_t */
-  int32_t reserved2;  /**< zero */
-  const void* indices;
-  int64_t num_tokens;
+  const hepUpdate_t* update;
 } hepDispatchArgs_t;
 
 #define HEP_DISPATCH_ARGS_INITIALIZER HEP_INITIALIZER(hepDispatchArgs_t, HEP_DISPATCH_ARGS_MAGIC)
@@ -1059,6 +1068,7 @@ typedef struct {
       the communicator has it; 0: the communicator's. */
   int32_t partial_type;
 
+  /* Inputs. */
   /** [capacity][H] expert outputs, at the places that dispatch gave; expert-padded:
       [EL][capacity][H]. */
   const void* y;
@@ -1068,6 +1078,8 @@ typedef struct {
   /** For hepWeightsRow, one for each row in each layout: [capacity], expert-padded [EL][capacity].
       Otherwise NULL. */
   const float* row_weights;
+
+  /* Output. */
   void* out; /**< [T][H] in the tokens' order; NULL if T is 0 */
 
   /* Gradients of the weights, in a backward pass. Either every rank passes both pointers or none

@@ -278,11 +278,10 @@ hepResult_t hepRoutingDestroy(hepRouting_t routing) {
   });
 }
 
-hepResult_t hepRoutingUpdate(hepRouting_t routing, const void* indices, int64_t num_tokens,
-                             int top_k, hepIndexType_t index_type, hepStream_t stream) {
+hepResult_t hepRoutingUpdate(hepRouting_t routing, const hepUpdate_t* update, hepStream_t stream) {
   return call([&]() -> Status {
     HEP_TRY(check_routing(routing));
-    return update_routing(routing, indices, num_tokens, top_k, index_type, stream);
+    return update_routing(routing, update, stream);
   });
 }
 

@@ -6,6 +6,7 @@
 #include <hybridep.h>
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/status.h"
@@ -51,15 +52,28 @@ struct Batch {
   int num_tokens, top_k;
 };
 
+// The router's choice for the tokens of this rank: the values of a hepUpdate_t.
+struct TopK {
+  const void* indices;
+  Batch batch;
+  int32_t index_type;  // hepIndexType_t
+};
+
+// What a dispatch is asked to do. It is a copy: the caller's structs live no longer than the call of the
+// first half.
+struct DispatchRequest {
+  hepDispatchArgs_t args;      // whose `update` is NULL
+  std::optional<TopK> update;  // with which the dispatch begins
+};
+
 // The routing of one batch on one backend.
 class BackendRouting {
  public:
   virtual ~BackendRouting() = default;
 
-  virtual Status update(const void* indices, const Batch& batch, hepIndexType_t index_type,
-                        hepStream_t stream) = 0;
-  // With an update if the arguments say so. `batch` is of that update, or of the latest that was called.
-  virtual Status dispatch(const hepDispatchArgs_t& args, const Batch& batch, Half half,
+  virtual Status update(const TopK& choice, hepStream_t stream) = 0;
+  // `batch` is of the request's update, or of the latest that was called.
+  virtual Status dispatch(const DispatchRequest& request, const Batch& batch, Half half,
                           hepStream_t stream) = 0;
   virtual Status combine(const hepCombineArgs_t& args, const Batch& batch, Half half,
                          hepStream_t stream) = 0;

@@ -2,6 +2,8 @@
 #include "comm/routing.h"
 
 #include <cinttypes>
+#include <optional>
+#include <utility>
 
 #include "config/abi.h"
 #include "config/arguments.h"
@@ -62,6 +64,25 @@ void note_update(hepRouting& routing, const Batch& batch) {
 
 RoutingState state_of(const hepRouting& routing) {
   return {routing.comm->config, routing.lane(), routing.batch.num_tokens, routing.has_weights};
+}
+
+// Reads and checks a caller's update.
+Status read_update(const hepRouting& routing, const hepUpdate_t* theirs, TopK* choice) {
+  hepUpdate_t update = HEP_UPDATE_INITIALIZER;
+  HEP_TRY(read_struct(theirs, &update, HEP_UPDATE_MAGIC, "hepUpdate_t"));
+  HEP_TRY(check_update(state_of(routing), update));
+  *choice = {
+      update.indices, {static_cast<int>(update.num_tokens), update.top_k}, update.index_type};
+  return Status();
+}
+
+// Reads a caller's arguments, and reads and checks the update among them. The pointer to it goes.
+Status read_dispatch(const hepRouting& routing, const hepDispatchArgs_t* theirs,
+                     DispatchRequest* request) {
+  HEP_TRY(read_struct(theirs, &request->args, HEP_DISPATCH_ARGS_MAGIC, "hepDispatchArgs_t"));
+  const hepUpdate_t* update = std::exchange(request->args.update, nullptr);
+  if (update == nullptr) return Status();
+  return read_update(routing, update, &request->update.emplace());
 }
 
 Status check_routing_config(const hepComm& comm, hepRoutingConfig_t* config) {
@@ -128,13 +149,12 @@ Status destroy_routing(hepRouting_t routing) {
   return Status();
 }
 
-Status update_routing(hepRouting_t routing, const void* indices, int64_t num_tokens, int top_k,
-                      hepIndexType_t index_type, hepStream_t stream) {
+Status update_routing(hepRouting_t routing, const hepUpdate_t* theirs, hepStream_t stream) {
   HEP_TRY(check_ready(*routing, "hepRoutingUpdate", Half::kBoth));
-  HEP_TRY(check_update(state_of(*routing), indices, num_tokens, top_k, index_type));
-  const Batch batch{static_cast<int>(num_tokens), top_k};
-  HEP_TRY(outcome(*routing, routing->backend->update(indices, batch, index_type, stream)));
-  note_update(*routing, batch);
+  TopK choice;
+  HEP_TRY(read_update(*routing, theirs, &choice));
+  HEP_TRY(outcome(*routing, routing->backend->update(choice, stream)));
+  note_update(*routing, choice.batch);
   return Status();
 }
 
@@ -142,19 +162,18 @@ Status dispatch(hepRouting_t routing, const hepDispatchArgs_t* theirs, Half half
                 hepStream_t stream) {
   const char* call = half == Half::kSend ? "hepDispatchSend" : "hepDispatch";
   HEP_TRY(check_ready(*routing, call, half));
-  hepDispatchArgs_t args = HEP_DISPATCH_ARGS_INITIALIZER;
-  HEP_TRY(read_struct(theirs, &args, HEP_DISPATCH_ARGS_MAGIC, "hepDispatchArgs_t"));
-  if (args.update == 0) HEP_TRY(check_updated(*routing, call));
-  HEP_TRY(resolve_dispatch(state_of(*routing), &args));
-  const Batch batch =
-      args.update != 0 ? Batch{static_cast<int>(args.num_tokens), args.top_k} : routing->batch;
-  HEP_TRY(outcome(*routing, routing->backend->dispatch(args, batch, half, stream)));
+  DispatchRequest request{HEP_DISPATCH_ARGS_INITIALIZER, std::nullopt};
+  HEP_TRY(read_dispatch(*routing, theirs, &request));
+  if (!request.update) HEP_TRY(check_updated(*routing, call));
+  const Batch batch = request.update ? request.update->batch : routing->batch;
+  HEP_TRY(resolve_dispatch(state_of(*routing), batch.num_tokens, &request.args));
+  HEP_TRY(outcome(*routing, routing->backend->dispatch(request, batch, half, stream)));
 
-  if (args.update != 0) note_update(*routing, batch);
+  if (request.update) note_update(*routing, batch);
   // A rank without tokens has no weights to give, and needs none.
-  if (args.weights != nullptr || batch.num_tokens == 0) routing->has_weights = true;
+  if (request.args.weights != nullptr || batch.num_tokens == 0) routing->has_weights = true;
   if (half == Half::kBoth) return Status();
-  routing->dispatch_args = args;
+  routing->dispatch_request = request;
   begin_split(*routing, hepOperationDispatch);
   return Status();
 }
@@ -183,8 +202,8 @@ Status receive(hepRouting_t routing, hepOperation_t operation, hepStream_t strea
                  operation_name(operation));
   if (routing->split != operation) return check_not_split(*routing, call);
   HEP_TRY(outcome(*routing, operation == hepOperationDispatch
-                                ? routing->backend->dispatch(routing->dispatch_args, routing->batch,
-                                                             Half::kReceive, stream)
+                                ? routing->backend->dispatch(routing->dispatch_request,
+                                                             routing->batch, Half::kReceive, stream)
                                 : routing->backend->combine(routing->combine_args, routing->batch,
                                                             Half::kReceive, stream)));
   end_split(*routing);
@@ -194,7 +213,7 @@ Status receive(hepRouting_t routing, hepOperation_t operation, hepStream_t strea
 Status query_routing(hepRouting_t routing, hepRoutingCounts_t* theirs, hepStream_t stream) {
   HEP_TRY(routing->comm->check());
   HEP_TRY(check_updated(*routing, "hepRoutingQuery"));
-  if (routing->split == hepOperationDispatch && routing->dispatch_args.update != 0)
+  if (routing->split == hepOperationDispatch && routing->dispatch_request.update)
     HEP_TRY(check_not_split(*routing, "hepRoutingQuery"));
   hepRoutingCounts_t counts = HEP_ROUTING_COUNTS_INITIALIZER;
   HEP_TRY(read_struct(theirs, &counts, HEP_ROUTING_COUNTS_MAGIC, "hepRoutingCounts_t"));

@@ -29,7 +29,7 @@ struct hepRouting {
 
   // An operation whose first half was issued and whose second was not, and its resolved arguments.
   hepOperation_t split = hepOperationNone;
-  hepDispatchArgs_t dispatch_args{};
+  hep::DispatchRequest dispatch_request{};
   hepCombineArgs_t combine_args{};
 
   const hep::LiveHandle handle{hep::HandleKind::kRouting, this};
@@ -43,8 +43,7 @@ Status check_routing(hepRouting_t routing);
 Status create_routing(hepComm_t comm, const hepRoutingConfig_t* config,
                       std::unique_ptr<hepRouting>* out);
 Status destroy_routing(hepRouting_t routing);
-Status update_routing(hepRouting_t routing, const void* indices, int64_t num_tokens, int top_k,
-                      hepIndexType_t index_type, hepStream_t stream);
+Status update_routing(hepRouting_t routing, const hepUpdate_t* update, hepStream_t stream);
 
 // Both halves, or the first.
 Status dispatch(hepRouting_t routing, const hepDispatchArgs_t* args, Half half, hepStream_t stream);

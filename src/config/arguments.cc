@@ -87,25 +87,25 @@ Status check_quantization(const hepConfig_t& config, const hepDispatchArgs_t& ar
 }
 
 Status check_column_major(const hepConfig_t& config, const hepDispatchArgs_t& args) {
-  const int bytes = args.scale_element_bytes;
+  const int64_t bytes = args.scale_element_bytes;
   if (bytes != 1 && bytes != 2 && bytes != 4)
     return error(hepErrorInvalidArgument,
-                 "scale_element_bytes is %d, must be 1, 2 or 4 for column-major scales", bytes);
+                 "scale_element_bytes is %" PRId64 ", must be 1, 2 or 4 for column-major scales",
+                 bytes);
   if (config.scale_bytes % bytes != 0)
     return error(hepErrorInvalidArgument,
-                 "scale_element_bytes is %d, must divide the config's scale_bytes, %d", bytes,
-                 config.scale_bytes);
+                 "scale_element_bytes is %" PRId64 ", must divide the config's scale_bytes, %d",
+                 bytes, config.scale_bytes);
   if (args.row_scales_stride < args.capacity)
     return error(hepErrorInvalidArgument,
                  "row_scales_stride is %" PRId64 ", must be at least capacity, %" PRId64,
                  args.row_scales_stride, args.capacity);
   if (args.row_scales_stride % (kRowAlignment / bytes) != 0)
     return error(hepErrorInvalidArgument,
-                 "row_scales_stride is %" PRId64
-                 " elements of %d bytes, must be a multiple of %d "
-                 "bytes",
+                 "row_scales_stride is %" PRId64 " elements of %" PRId64
+                 " bytes, must be a multiple of %d bytes",
                  args.row_scales_stride, bytes, kRowAlignment);
-  return check_alignment(args.row_scales, bytes, "row_scales");
+  return check_alignment(args.row_scales, static_cast<int>(bytes), "row_scales");
 }
 
 Status check_scales(const RoutingState& routing, const hepDispatchArgs_t& args,
@@ -123,7 +123,8 @@ Status check_scales(const RoutingState& routing, const hepDispatchArgs_t& args,
   if (args.row_scales_stride != 0) return check_column_major(config, args);
   if (args.scale_element_bytes != 0)
     return error(hepErrorInvalidArgument,
-                 "scale_element_bytes is %d, but belongs to column-major scales only, and "
+                 "scale_element_bytes is %" PRId64
+                 ", but belongs to column-major scales only, and "
                  "row_scales_stride is 0",
                  args.scale_element_bytes);
   return Status();
@@ -138,26 +139,6 @@ Status check_gather(const hepDispatchArgs_t& args) {
     return error(hepErrorInvalidArgument,
                  "gather is %p and gather_capacity %" PRId64 ": give both or none",
                  static_cast<void*>(args.gather), args.gather_capacity);
-  return Status();
-}
-
-// The update that a dispatch begins with, if any.
-Status check_own_update(const RoutingState& routing, const hepDispatchArgs_t& args) {
-  if (args.reserved2 != 0)
-    return error(hepErrorUnsupported, "reserved2 is %d, must be 0", args.reserved2);
-  if (args.update != 0)
-    return check_update(routing, args.indices, args.num_tokens, args.top_k, args.index_type);
-  const struct {
-    const char* name;
-    bool given;
-  } fields[] = {{"indices", args.indices != nullptr},
-                {"num_tokens", args.num_tokens != 0},
-                {"top_k", args.top_k != 0},
-                {"index_type", args.index_type != 0}};
-  for (const auto& field : fields)
-    if (field.given)
-      return error(hepErrorInvalidArgument,
-                   "%s is given, but belongs to an update, and update is 0", field.name);
   return Status();
 }
 
@@ -204,42 +185,39 @@ Status check_gradients(const RoutingState& routing, const hepCombineArgs_t& args
 
 }  // namespace
 
-Status check_update(const RoutingState& routing, const void* indices, int64_t num_tokens, int top_k,
-                    int32_t index_type) {
+Status check_update(const RoutingState& routing, const hepUpdate_t& update) {
   const hepConfig_t& config = routing.config;
   const Lane& lane = routing.lane;
-  if (num_tokens < 0 || num_tokens > lane.shape.max_tokens)
+  if (update.num_tokens < 0 || update.num_tokens > lane.shape.max_tokens)
     return error(hepErrorInvalidArgument,
-                 "num_tokens is %" PRId64 ", must be 0 to the config's %s, %d", num_tokens,
+                 "num_tokens of hepUpdate_t is %" PRId64 ", must be 0 to the config's %s, %d",
+                 update.num_tokens,
                  lane.mode == hepModeLowLatency ? "low_latency_tokens" : "max_tokens",
                  lane.shape.max_tokens);
-  if (top_k < 1 || top_k > config.max_top_k)
-    return error(hepErrorInvalidArgument, "top_k is %d, must be 1 to the config's max_top_k, %d",
-                 top_k, config.max_top_k);
-  if (index_type != hepIndexInt32 && index_type != hepIndexInt64 && index_type != hepIndexMap)
-    return error(hepErrorInvalidArgument, "index_type is %d, must be a hepIndexType_t", index_type);
-  if (indices == nullptr && num_tokens > 0)
-    return error(hepErrorInvalidArgument, "indices is NULL, but num_tokens is %" PRId64,
-                 num_tokens);
-  return check_alignment(indices,
-                         index_type == hepIndexMap     ? 1
-                         : index_type == hepIndexInt64 ? 8
-                                                       : 4,
-                         "indices");
+  if (update.top_k < 1 || update.top_k > config.max_top_k)
+    return error(hepErrorInvalidArgument,
+                 "top_k of hepUpdate_t is %d, must be 1 to the config's max_top_k, %d",
+                 update.top_k, config.max_top_k);
+  if (update.index_type < hepIndexInt32 || update.index_type > hepIndexMap)
+    return error(hepErrorInvalidArgument,
+                 "index_type of hepUpdate_t is %d, must be a hepIndexType_t", update.index_type);
+  if (update.indices == nullptr && update.num_tokens > 0)
+    return error(hepErrorInvalidArgument,
+                 "indices of hepUpdate_t is NULL, but num_tokens is %" PRId64, update.num_tokens);
+  const int alignment = update.index_type == hepIndexMap     ? 1
+                        : update.index_type == hepIndexInt64 ? 8
+                                                             : 4;
+  return check_alignment(update.indices, alignment, "indices of hepUpdate_t");
 }
 
-Status resolve_dispatch(const RoutingState& routing, hepDispatchArgs_t* args) {
+Status resolve_dispatch(const RoutingState& routing, int64_t num_tokens, hepDispatchArgs_t* args) {
   const hepConfig_t& config = routing.config;
   if (args->type == hepTypeDefault) args->type = config.type;
   HEP_TRY(check_layout(args->layout));
-  HEP_TRY(check_own_update(routing, *args));
-  const int64_t num_tokens = args->update != 0 ? args->num_tokens : routing.num_tokens;
   HEP_TRY(check_dispatch_type(config, routing.lane.shape.row_bytes, args->type));
   if (args->overflow != hepOverflowDrop && args->overflow != hepOverflowError)
     return error(hepErrorInvalidArgument, "overflow is %d, must be a hepOverflow_t",
                  args->overflow);
-  if (args->reserved != 0)
-    return error(hepErrorUnsupported, "reserved is %d, must be 0", args->reserved);
 
   HEP_TRY(check_rows(args->x, num_tokens, "x", "num_tokens"));
   HEP_TRY(check_capacity(args->rows, args->capacity, "rows"));

@@ -17,11 +17,11 @@ struct RoutingState {
   bool has_weights;  // a dispatch with weights followed it
 };
 
-Status check_update(const RoutingState& routing, const void* indices, int64_t num_tokens, int top_k,
-                    int32_t index_type);
+Status check_update(const RoutingState& routing, const hepUpdate_t& update);
 
-// Check the arguments, and put the communicator's types in place of zeros.
-Status resolve_dispatch(const RoutingState& routing, hepDispatchArgs_t* args);
+// Check the arguments, and put the communicator's types in place of zeros. A dispatch is one of
+// num_tokens tokens.
+Status resolve_dispatch(const RoutingState& routing, int64_t num_tokens, hepDispatchArgs_t* args);
 Status resolve_combine(const RoutingState& routing, hepCombineArgs_t* args);
 
 }  // namespace hep

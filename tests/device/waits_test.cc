@@ -86,7 +86,7 @@ class CudaWaits : public testing::Test {
       write(layout().block_records_at(kPeer, block), uint64_t{1});
     const Array<int32_t> indices(experts);
     batch_ = {static_cast<int>(experts.size()) / kTopK, kTopK};
-    expect_ok(routing_->update(indices.data(), batch_, hepIndexInt32, nullptr));
+    expect_ok(routing_->update({indices.data(), batch_, hepIndexInt32}, nullptr));
     expect_done();
     EXPECT_EQ(backend_->failure().result, hepSuccess);
   }
@@ -140,7 +140,7 @@ class CudaWaits : public testing::Test {
 
 TEST_F(CudaWaits, DispatchNamesThePeerThatNeverPublishesRows) {
   update({0, 2});
-  expect_ok(routing_->dispatch(dispatch_, batch_, Half::kBoth, nullptr));
+  expect_ok(routing_->dispatch({dispatch_, {}}, batch_, Half::kBoth, nullptr));
   expect_failure(hepOperationDispatch, hepPhaseRows, 1, 1);
 }
 
@@ -148,14 +148,14 @@ TEST_F(CudaWaits, DispatchNamesThePeerThatNeverPublishesWeights) {
   update({0, 2});
   dispatch_.weights = numbers_.data();
   publish_rows(1);
-  expect_ok(routing_->dispatch(dispatch_, batch_, Half::kBoth, nullptr));
+  expect_ok(routing_->dispatch({dispatch_, {}}, batch_, Half::kBoth, nullptr));
   expect_failure(hepOperationDispatch, hepPhaseWeights, 1, 1);
 }
 
 TEST_F(CudaWaits, DispatchNamesThePeerThatNeverReads) {
   update({0, 2});
   publish_rows(0);
-  expect_ok(routing_->dispatch(dispatch_, batch_, Half::kBoth, nullptr));
+  expect_ok(routing_->dispatch({dispatch_, {}}, batch_, Half::kBoth, nullptr));
   expect_failure(hepOperationDispatch, hepPhaseReaders, 1, 1);
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "harness/device.h"
+#include "harness/update.h"
 #include "oracle/reference.h"
 
 namespace faults {
@@ -101,8 +102,8 @@ hepResult_t Work::end() {
 
 hepResult_t Work::issue(hepOperation_t operation) {
   if (operation == hepOperationRouting)
-    return hepRoutingUpdate(routing_, indices_.data(), kTokens, num_ranks_, hepIndexInt64,
-                            stream_.get());
+    return harness::update_routing(routing_, indices_.data(), kTokens, num_ranks_, hepIndexInt64,
+                                   stream_.get());
   if (operation == hepOperationDispatch) {
     hepDispatchArgs_t args = HEP_DISPATCH_ARGS_INITIALIZER;
     args.layout = hepLayoutExpertMajor;

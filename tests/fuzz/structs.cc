@@ -61,12 +61,14 @@ struct Job {
     config.low_latency_tokens = kMaxTokens;
     hepRoutingConfig_t place = HEP_ROUTING_CONFIG_INITIALIZER;
     place.mode = hepModeLowLatency;
+    hepUpdate_t nothing = HEP_UPDATE_INITIALIZER;
+    nothing.top_k = 1;
     require(hepGetUniqueId(&id) == hepSuccess &&
                 hepCommInitRank(&comm, 1, &id, 0, &config) == hepSuccess &&
                 hepRoutingCreate(&routing, comm, nullptr) == hepSuccess &&
-                hepRoutingUpdate(routing, nullptr, 0, 1, hepIndexInt32, nullptr) == hepSuccess &&
+                hepRoutingUpdate(routing, &nothing, nullptr) == hepSuccess &&
                 hepRoutingCreate(&low_latency, comm, &place) == hepSuccess &&
-                hepRoutingUpdate(low_latency, nullptr, 0, 1, hepIndexInt32, nullptr) == hepSuccess,
+                hepRoutingUpdate(low_latency, &nothing, nullptr) == hepSuccess,
             "a job of one rank starts");
   }
   ~Job() {
@@ -89,23 +91,32 @@ void check_config(fuzz::Input& input) {
   require(checked == hepSuccess || sized != hepSuccess, "an illegal config has no size");
 }
 
-// An update may not bring tokens, which would have to lie somewhere. The rows of each expert are counted
-// also where there are none.
-hepDispatchArgs_t* dispatch_args(Struct& args) {
+// An update may not bring tokens, which would have to lie somewhere.
+hepUpdate_t* update_args(Struct& args) {
+  auto* update = args.as<hepUpdate_t>();
+  if (args.num_bytes() >= offsetof(hepUpdate_t, num_tokens) + sizeof(int64_t) &&
+      update->num_tokens > 0 && update->num_tokens <= kMaxTokens)
+    update->num_tokens = 0;
+  return update;
+}
+
+// The rows of each expert are counted also where there are none.
+hepDispatchArgs_t* dispatch_args(Struct& args, Struct& update) {
   static int32_t expert_rows[kExperts];
   auto* dispatch = args.as<hepDispatchArgs_t>();
   if (args.num_bytes() >= offsetof(hepDispatchArgs_t, expert_rows) + sizeof(int32_t*) &&
       dispatch->expert_rows != nullptr)
     dispatch->expert_rows = expert_rows;
-  if (args.num_bytes() >= offsetof(hepDispatchArgs_t, num_tokens) + sizeof(int64_t) &&
-      dispatch->num_tokens > 0 && dispatch->num_tokens <= kMaxTokens)
-    dispatch->num_tokens = 0;
+  if (args.num_bytes() >= offsetof(hepDispatchArgs_t, update) + sizeof(hepUpdate_t*) &&
+      dispatch->update != nullptr)
+    dispatch->update = update_args(update);
   return dispatch;
 }
 
 void dispatch_in_halves(const Job& job, fuzz::Input& input) {
   Struct args(input, HEP_DISPATCH_ARGS_MAGIC);
-  if (hepDispatchSend(job.low_latency, dispatch_args(args), nullptr) == hepSuccess)
+  Struct update(input, HEP_UPDATE_MAGIC);
+  if (hepDispatchSend(job.low_latency, dispatch_args(args, update), nullptr) == hepSuccess)
     require(hepDispatchReceive(job.low_latency, nullptr) == hepSuccess,
             "a first half that was taken has a second");
 }
@@ -122,11 +133,12 @@ void create_routing(const Job& job, fuzz::Input& input) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const Job job;
   fuzz::Input input(data, size);
-  switch (input.byte() % 6) {
+  switch (input.byte() % 7) {
     case 0: check_config(input); break;
     case 1: {
       Struct args(input, HEP_DISPATCH_ARGS_MAGIC);
-      hepDispatch(job.routing, dispatch_args(args), nullptr);
+      Struct update(input, HEP_UPDATE_MAGIC);
+      hepDispatch(job.routing, dispatch_args(args, update), nullptr);
       break;
     }
     case 2: {
@@ -140,7 +152,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       hepRoutingGetView(job.routing, view.as<hepRoutingView_t>());
       break;
     }
-    default: dispatch_in_halves(job, input);
+    case 5: dispatch_in_halves(job, input); break;
+    default: {
+      Struct update(input, HEP_UPDATE_MAGIC);
+      hepRoutingUpdate(job.routing, update_args(update), nullptr);
+    }
   }
   hepDispatchArgs_t args = HEP_DISPATCH_ARGS_INITIALIZER;
   args.layout = hepLayoutFlat;

@@ -265,6 +265,7 @@ class JobRun {
   bool issue_update(const Update& update, UpdateRun* run);
   bool issue_dispatch(const Dispatch& dispatch, Half half, DispatchRun* run);
   bool issue_combine(const Combine& combine, Half half, CombineRun* run);
+  hepUpdate_t update_args(const Update& update, const UpdateRun& run) const;
   hepDispatchArgs_t dispatch_args(const Dispatch& dispatch, const DispatchRun& run) const;
   hepCombineArgs_t combine_args(const Combine& combine, const CombineRun& run) const;
   bool follow_update(const Update& update, UpdateRun* run);

@@ -269,10 +269,8 @@ void JobRun::launched() {
 bool JobRun::issue_update(const Update& update, UpdateRun* run) {
   harness::Stream& stream = rank_.stream;
   const hepRouting_t routing = this->routing(update.routing);
-  const hepResult_t result =
-      hepRoutingUpdate(routing, run->ids(), update.expected->batch(rank_.rank).num_tokens,
-                       update.expected->top_k(), update.index_types[rank_.rank], stream.get());
-  if (!succeeded(result, "hepRoutingUpdate")) return false;
+  const hepUpdate_t args = update_args(update, *run);
+  if (!succeeded(hepRoutingUpdate(routing, &args, stream.get()), "hepRoutingUpdate")) return false;
   launched();
   return follow_update(update, run);
 }
@@ -291,6 +289,11 @@ bool JobRun::follow_update(const Update& update, UpdateRun* run) {
   stream.copy(run->totals.as<int64_t>() + 1, view.num_expert_rows, sizeof(int64_t));
   if (update.query) expect_counts(update);
   return true;
+}
+
+hepUpdate_t JobRun::update_args(const Update& update, const UpdateRun& run) const {
+  return harness::make_update(run.ids(), update.expected->batch(rank_.rank).num_tokens,
+                              update.expected->top_k(), update.index_types[rank_.rank]);
 }
 
 hepDispatchArgs_t JobRun::dispatch_args(const Dispatch& dispatch, const DispatchRun& run) const {
@@ -316,14 +319,6 @@ hepDispatchArgs_t JobRun::dispatch_args(const Dispatch& dispatch, const Dispatch
   args.expert_rows = run.expert_rows.as<int32_t>();
   args.gather = run.gather.as<int32_t>();
   args.gather_capacity = dispatch.gather_capacity[rank_.rank];
-  if (dispatch.does_update) {
-    const Update& update = job_->updates[dispatch.update];
-    args.update = 1;
-    args.indices = updates_[dispatch.update].ids();
-    args.num_tokens = update.expected->batch(rank_.rank).num_tokens;
-    args.top_k = update.expected->top_k();
-    args.index_type = update.index_types[rank_.rank];
-  }
   return args;
 }
 
@@ -331,7 +326,9 @@ bool JobRun::issue_dispatch(const Dispatch& dispatch, Half half, DispatchRun* ru
   harness::Stream& stream = rank_.stream;
   const Update& update = job_->updates[dispatch.update];
   const hepRouting_t routing = this->routing(update.routing);
-  const hepDispatchArgs_t args = dispatch_args(dispatch, *run);
+  const hepUpdate_t choice = update_args(update, updates_[dispatch.update]);
+  hepDispatchArgs_t args = dispatch_args(dispatch, *run);
+  if (dispatch.does_update) args.update = &choice;
   const hepResult_t result = half == Half::kReceive ? hepDispatchReceive(routing, stream.get())
                              : half == Half::kSend  ? hepDispatchSend(routing, &args, stream.get())
                                                     : hepDispatch(routing, &args, stream.get());

@@ -29,23 +29,15 @@ struct Batch {
     dispatch.capacity = combine.capacity = kCapacity;
   }
 
-  hepResult_t update() {
-    return hepRoutingUpdate(routing.get(), indices.data(), kTokens, kTopK, hepIndexInt32,
-                            self.stream.get());
-  }
+  hepResult_t update() { return hepRoutingUpdate(routing.get(), &choice, self.stream.get()); }
 
-  void update_in_the_dispatch() {
-    dispatch.update = 1;
-    dispatch.indices = indices.data();
-    dispatch.num_tokens = kTokens;
-    dispatch.top_k = kTopK;
-    dispatch.index_type = hepIndexInt32;
-  }
+  void update_in_the_dispatch() { dispatch.update = &choice; }
 
   hepBackend_t backend = harness::world().backend();
   Rank& self;
   RoutingHandle routing;
   harness::Buffer indices, rows, x, numbers;
+  hepUpdate_t choice = harness::make_update(indices.data(), kTokens, kTopK, hepIndexInt32);
   hepDispatchArgs_t dispatch = HEP_DISPATCH_ARGS_INITIALIZER;
   hepCombineArgs_t combine = HEP_COMBINE_ARGS_INITIALIZER;
 };

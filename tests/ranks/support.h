@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "harness/memory.h"
+#include "harness/update.h"
 #include "harness/world.h"
 
 struct Options {

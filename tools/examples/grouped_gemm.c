@@ -235,7 +235,11 @@ static void moe_layer(struct rank* self) {
   routing_config.alignment = ALIGNMENT;
   hepRouting_t routing;
   CHECK(hepRoutingCreate(&routing, self->comm, &routing_config));
-  CHECK(hepRoutingUpdate(routing, batch->experts, TOKENS, TOP_K, hepIndexInt32, stream));
+  hepUpdate_t update = HEP_UPDATE_INITIALIZER;
+  update.indices = batch->experts;
+  update.num_tokens = TOKENS;
+  update.top_k = TOP_K;
+  CHECK(hepRoutingUpdate(routing, &update, stream));
   hepRoutingCounts_t counts = HEP_ROUTING_COUNTS_INITIALIZER;
   CHECK(hepRoutingQuery(routing, &counts, stream));
 

@@ -69,12 +69,12 @@ static void decode(hepComm_t comm, struct batch* batches) {
 
   /* Each step: update and dispatch in one call, in halves. The capacity takes whatever comes. */
   for (int b = 0; b < BATCHES; ++b) {
+    hepUpdate_t update = HEP_UPDATE_INITIALIZER;
+    update.indices = batches[b].experts;
+    update.num_tokens = TOKENS;
+    update.top_k = TOP_K;
     hepDispatchArgs_t dispatch = HEP_DISPATCH_ARGS_INITIALIZER;
-    dispatch.update = 1;
-    dispatch.indices = batches[b].experts;
-    dispatch.index_type = hepIndexInt32;
-    dispatch.num_tokens = TOKENS;
-    dispatch.top_k = TOP_K;
+    dispatch.update = &update;
     dispatch.layout = hepLayoutExpertPadded;
     dispatch.x = batches[b].x;
     dispatch.weights = batches[b].weights;

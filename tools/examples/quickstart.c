@@ -59,7 +59,11 @@ static void moe_layer(int rank, const hepUniqueId_t* id, const bf16* x, const in
   CHECK(hepRoutingCreate(&routing, comm, NULL));
 
   /* For each batch: tell the ranks which token goes to which expert. */
-  CHECK(hepRoutingUpdate(routing, experts, TOKENS, TOP_K, hepIndexInt32, stream));
+  hepUpdate_t update = HEP_UPDATE_INITIALIZER;
+  update.indices = experts;
+  update.num_tokens = TOKENS;
+  update.top_k = TOP_K;
+  CHECK(hepRoutingUpdate(routing, &update, stream));
   hepRoutingCounts_t counts = HEP_ROUTING_COUNTS_INITIALIZER;
   CHECK(hepRoutingQuery(routing, &counts, stream));
   const int64_t capacity = counts.num_padded_rows;

@@ -49,7 +49,11 @@ void moe_layer(int rank, int num_ranks, const hepUniqueId_t& id, const __nv_bflo
   CUDA_CHECK(cudaStreamCreate(&stream));
 
   // For each batch: calls that only enqueue. A CUDA graph can capture them.
-  CHECK(hepRoutingUpdate(routing, experts, kTokens, kTopK, hepIndexInt32, stream));
+  hepUpdate_t update = HEP_UPDATE_INITIALIZER;
+  update.indices = experts;
+  update.num_tokens = kTokens;
+  update.top_k = kTopK;
+  CHECK(hepRoutingUpdate(routing, &update, stream));
   hepDispatchArgs_t dispatch = HEP_DISPATCH_ARGS_INITIALIZER;
   dispatch.layout = hepLayoutExpertMajor;
   dispatch.x = x;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "latency_lane.h"
 
+#include "harness/update.h"
+
 namespace bench {
 namespace {
 
@@ -26,7 +28,9 @@ LatencyLane::LatencyLane(const Job& job, hepComm_t comm, int lane, hepLayout_t l
       rows_(poisoned(job.backend, num_rows_ * job.row_bytes())),
       out_(poisoned(job.backend, job.tokens(rank) * job.row_bytes())),
       indices_{uploaded(job.backend, job.workload.indices(0, rank)),
-               uploaded(job.backend, job.workload.indices(1, rank))} {
+               uploaded(job.backend, job.workload.indices(1, rank))},
+      update_(harness::make_update(indices_[0].data(), job.tokens(rank), job.shape.top_k,
+                                   hepIndexInt32)) {
   const Format& format = job.format();
   const int hidden = job.shape.hidden;
   session.rows(format.x_type())
@@ -40,10 +44,7 @@ LatencyLane::LatencyLane(const Job& job, hepComm_t comm, int lane, hepLayout_t l
   dispatch_.quantize = format.quantize;
   dispatch_.rows = rows_.data();
   weights_.fill(&dispatch_);
-  dispatch_.update = 1;
-  dispatch_.num_tokens = job.tokens(rank);
-  dispatch_.top_k = job.shape.top_k;
-  dispatch_.index_type = hepIndexInt32;
+  dispatch_.update = &update_;
   combine_.weight_mode = job.weight_mode(layout);
   combine_.out = out_.data();
 
@@ -57,7 +58,7 @@ LatencyLane::LatencyLane(const Job& job, hepComm_t comm, int lane, hepLayout_t l
 void LatencyLane::select(int batch) {
   const int64_t first_token = int64_t{batch} * job_.tokens(rank_);
   dispatch_.x = offset(x_.data(), first_token * job_.x_bytes());
-  dispatch_.indices = indices_[batch].data();
+  update_.indices = indices_[batch].data();
   scales_.fill(first_token, 0, &dispatch_);
   combine_.y = offset(y_.data(), batch * num_rows_ * job_.row_bytes());
 }

@@ -43,6 +43,7 @@ class LatencyLane {
   const Scaling scales_;
   const harness::Buffer rows_, out_;
   const harness::Buffer indices_[2];
+  hepUpdate_t update_;
   hepDispatchArgs_t dispatch_ = HEP_DISPATCH_ARGS_INITIALIZER;
   hepCombineArgs_t combine_ = HEP_COMBINE_ARGS_INITIALIZER;
 };

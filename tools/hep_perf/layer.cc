@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "harness/update.h"
 #include "operation_bench.h"
 #include "slots.h"
 
@@ -59,8 +60,8 @@ void OperationBench::enqueue(Layer& layer, int batch) {
   const auto keep_step = [&] {
     if (world_.shares_devices()) meet();
   };
-  require(hepRoutingUpdate(layer.handles.routing, layer.indices[batch].data(), job_.shape.tokens,
-                           job_.shape.top_k, hepIndexInt32, stream),
+  require(harness::update_routing(layer.handles.routing, layer.indices[batch].data(),
+                                  job_.shape.tokens, job_.shape.top_k, hepIndexInt32, stream),
           "hepRoutingUpdate");
   keep_step();
   layer.dispatch.x = layer.x.data() + layer.first_token(batch) * job_.x_bytes();

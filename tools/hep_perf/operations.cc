@@ -2,6 +2,7 @@
 // Routing update, dispatch and combine, each alone.
 #include <vector>
 
+#include "harness/update.h"
 #include "operation_bench.h"
 #include "slots.h"
 
@@ -13,10 +14,10 @@ void OperationBench::run_routing(const Handles& handles) {
                                      uploaded(job_.backend, job_.workload.indices(1, rank_))};
   // The sets alternate so that every update has something to do; the last one is set 0.
   const auto call = [&](int index) {
-    require(
-        hepRoutingUpdate(handles.routing, indices[(last_call() - index) % 2].data(),
-                         job_.shape.tokens, job_.shape.top_k, hepIndexInt32, session_.stream.get()),
-        "hepRoutingUpdate");
+    require(harness::update_routing(handles.routing, indices[(last_call() - index) % 2].data(),
+                                    job_.shape.tokens, job_.shape.top_k, hepIndexInt32,
+                                    session_.stream.get()),
+            "hepRoutingUpdate");
   };
   if (options_.measures(Operation::kRouting) && job_.shape.is_first_format) {
     Case description = describe(handles, Operation::kRouting, handles.limits.routing_blocks);

@@ -67,7 +67,7 @@ DispatchCall call_of(const hepDispatchArgs_t& given) {
   call.scales = given.scales;
   call.row_scales = given.row_scales;
   call.row_scales_stride = given.row_scales_stride;
-  call.scale_element_bytes = given.scale_element_bytes;
+  call.scale_element_bytes = static_cast<int32_t>(given.scale_element_bytes);
   return call;
 }
 
@@ -94,14 +94,13 @@ CudaRouting::~CudaRouting() {
 
 Status CudaRouting::start() { return backend_.take_routing_memory(lane_, &memory_); }
 
-Status CudaRouting::update(const void* indices, const Batch& batch, hepIndexType_t index_type,
-                           hepStream_t stream) {
+Status CudaRouting::update(const TopK& choice, hepStream_t stream) {
   const int device = backend_.device();
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
-  HEP_TRY(check_device_pointer(indices, "indices", device));
+  HEP_TRY(check_device_pointer(choice.indices, "indices of hepUpdate_t", device));
   const NotedWork noted(lane_.work, stream);
-  return run_update({indices, batch, index_type}, Half::kBoth, stream);
+  return run_update(choice, Half::kBoth, stream);
 }
 
 Status CudaRouting::run_update(TopK choice, Half half, hepStream_t stream) {
@@ -217,8 +216,10 @@ Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Half half,
   return Status();
 }
 
-Status CudaRouting::dispatch(const hepDispatchArgs_t& call, const Batch& batch, Half half,
+Status CudaRouting::dispatch(const DispatchRequest& request, const Batch& batch, Half half,
                              hepStream_t stream) {
+  const hepDispatchArgs_t& call = request.args;
+  TopK choice = request.update.value_or(TopK{});
   const int device = backend_.device();
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
@@ -233,17 +234,16 @@ Status CudaRouting::dispatch(const hepDispatchArgs_t& call, const Batch& batch, 
                                  {call.scales, "scales"},
                                  {call.row_scales, "row_scales"},
                                  {call.expert_rows, "expert_rows"},
-                                 {call.indices, "indices"}},
+                                 {choice.indices, "indices of hepUpdate_t"}},
                                 device));
 
   UpdateArgs args{};
   HEP_TRY(find_rows(call, batch, half, &args.rows));
   const NotedWork noted(lane_.work, stream);
-  const bool in_one_launch = call.update != 0 && lane_.context.shape.choice_tokens > 0;
-  TopK choice{call.indices, batch, call.index_type};
+  const bool in_one_launch = request.update && lane_.context.shape.choice_tokens > 0;
   if (in_one_launch)
     HEP_TRY(list_map(half, stream, &choice));
-  else if (call.update != 0)
+  else if (request.update)
     HEP_TRY(run_update(choice, half, stream));
   args.context = lane_.kernel;
   args.routing = memory_->get();

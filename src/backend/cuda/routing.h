@@ -17,9 +17,8 @@ class CudaRouting : public BackendRouting {
 
   Status start();
 
-  Status update(const void* indices, const Batch& batch, hepIndexType_t index_type,
-                hepStream_t stream) override;
-  Status dispatch(const hepDispatchArgs_t& args, const Batch& batch, Half half,
+  Status update(const TopK& choice, hepStream_t stream) override;
+  Status dispatch(const DispatchRequest& request, const Batch& batch, Half half,
                   hepStream_t stream) override;
   Status combine(const hepCombineArgs_t& args, const Batch& batch, Half half,
                  hepStream_t stream) override;
@@ -27,12 +26,6 @@ class CudaRouting : public BackendRouting {
   const void* memory() const override { return memory_->get(); }
 
  private:
-  struct TopK {
-    const void* indices;
-    Batch batch;
-    int32_t index_type;
-  };
-
   Status run_update(TopK choice, Half half, hepStream_t stream);
   Status list_map(Half half, hepStream_t stream, TopK* choice);
   Status find_rows(const hepDispatchArgs_t& call, const Batch& batch, Half half,

@@ -53,7 +53,7 @@ class Outputs {
  private:
   void write_scales(int64_t place, const char* scales) {
     const bool row_major = args_.row_scales_stride == 0;
-    const int bytes = row_major ? scale_bytes_ : args_.scale_element_bytes;
+    const int bytes = row_major ? scale_bytes_ : static_cast<int>(args_.scale_element_bytes);
     const int columns = scale_bytes_ / bytes;
     for (int column = 0; column < columns; ++column) {
       const int64_t element = row_major ? place

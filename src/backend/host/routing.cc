@@ -37,26 +37,24 @@ Status HostRouting::run_update(const TopK& choice, Half half) {
   return half != Half::kSend ? receive_update(operation, state_) : Status();
 }
 
-Status HostRouting::update(const void* indices, const Batch& batch, hepIndexType_t index_type,
-                           hepStream_t stream) {
+Status HostRouting::update(const TopK& choice, hepStream_t stream) {
   HEP_TRY(backend_.check_stream(stream));
   HEP_TRY(backend_.check_alive());
-  return run_update({indices, index_type, batch.num_tokens, batch.top_k}, Half::kBoth);
+  return run_update(choice, Half::kBoth);
 }
 
 // What the caller's batch is stands in the routing, too: its update was executed when it was called.
-Status HostRouting::dispatch(const hepDispatchArgs_t& args, const Batch& batch, Half half,
+Status HostRouting::dispatch(const DispatchRequest& request, const Batch& batch, Half half,
                              hepStream_t stream) {
   HEP_TRY(backend_.check_stream(stream));
-  const TopK choice{args.indices, static_cast<hepIndexType_t>(args.index_type), batch.num_tokens,
-                    batch.top_k};
+  const hepDispatchArgs_t& args = request.args;
   bool in_heap = false;
   if (args.quantize == hepQuantizeNone)
     HEP_TRY(find_rows_in_heap(lane_.context, "x", args.x, batch.num_tokens,
                               lane_.context.shape.hidden * element_bytes(args.type), &in_heap));
   HEP_TRY(backend_.check_alive());
 
-  if (args.update != 0) HEP_TRY(run_update(choice, half));
+  if (request.update) HEP_TRY(run_update(*request.update, half));
   const Operation operation = backend_.start(lane_, hepOperationDispatch, half);
   // A second half waits for the peers' first halves alone, so that one thread can be several ranks: x,
   // which is the caller's again then, is not read in place.

@@ -39,14 +39,6 @@ struct RoutingState {
   float* weights;
 };
 
-// The router's choice for the tokens of this rank.
-struct TopK {
-  const void* indices;
-  hepIndexType_t type;
-  int num_tokens;
-  int top_k;
-};
-
 // The halves of the operations. The first ones wait for nothing but peers that are not done with the
 // operation of this kind before.
 void send_update(const Operation& operation, const TopK& choice, HostBackend& backend,
@@ -75,9 +67,8 @@ class HostRouting final : public BackendRouting {
 
   HostRouting(HostBackend& backend, HostLane& lane, Memory memory, int alignment);
 
-  Status update(const void* indices, const Batch& batch, hepIndexType_t index_type,
-                hepStream_t stream) override;
-  Status dispatch(const hepDispatchArgs_t& args, const Batch& batch, Half half,
+  Status update(const TopK& choice, hepStream_t stream) override;
+  Status dispatch(const DispatchRequest& request, const Batch& batch, Half half,
                   hepStream_t stream) override;
   Status combine(const hepCombineArgs_t& args, const Batch& batch, Half half,
                  hepStream_t stream) override;

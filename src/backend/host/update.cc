@@ -37,8 +37,8 @@ class RecordWriter {
     counts_ = at<uint32_t>(window, layout.counts_at(epoch, source_));
     rows_ = at<Row>(window, layout.rows_at(epoch, source_));
     selections_ = at<Selection>(window, layout.selections_at(epoch, source_));
-    *header_ = {static_cast<uint32_t>(choice.num_tokens), 0, 0,
-                static_cast<uint32_t>(choice.top_k)};
+    *header_ = {static_cast<uint32_t>(choice.batch.num_tokens), 0, 0,
+                static_cast<uint32_t>(choice.batch.top_k)};
     std::fill_n(counts_, num_experts, 0);
   }
 
@@ -64,15 +64,15 @@ class RecordWriter {
 };
 
 int64_t read_index(const TopK& choice, int token, int k) {
-  const int64_t index = static_cast<int64_t>(token) * choice.top_k + k;
-  return choice.type == hepIndexInt64 ? static_cast<const int64_t*>(choice.indices)[index]
-                                      : static_cast<const int32_t*>(choice.indices)[index];
+  const int64_t index = static_cast<int64_t>(token) * choice.batch.top_k + k;
+  return choice.index_type == hepIndexInt64 ? static_cast<const int64_t*>(choice.indices)[index]
+                                            : static_cast<const int32_t*>(choice.indices)[index];
 }
 
 int read_ids(const TopK& choice, int token, int num_experts, HostBackend& backend,
              TokenChoices* choices) {
   int count = 0;
-  for (int k = 0; k < choice.top_k; ++k) {
+  for (int k = 0; k < choice.batch.top_k; ++k) {
     const int64_t expert = read_index(choice, token, k);
     if (expert < -1 || expert >= num_experts) backend.note_bad_index(token, k, expert);
     if (expert < 0 || expert >= num_experts) continue;
@@ -91,19 +91,19 @@ int read_map(const TopK& choice, int token, int num_experts, HostBackend& backen
   int count = 0;
   for (int expert = 0; expert < num_experts; ++expert) {
     if (selected[expert] == 0) continue;
-    if (count < choice.top_k) (*choices)[count] = {expert, count};
+    if (count < choice.batch.top_k) (*choices)[count] = {expert, count};
     ++count;
   }
-  if (count > choice.top_k) backend.note_bad_index(token, -1, count);
-  return std::min(count, choice.top_k);
+  if (count > choice.batch.top_k) backend.note_bad_index(token, -1, count);
+  return std::min(count, choice.batch.top_k);
 }
 
 // Reads one token's choices, in ascending (expert, k) order, which is also by rank; returns how
 // many there are.
 int read_choices(const TopK& choice, int token, int num_experts, HostBackend& backend,
                  TokenChoices* choices) {
-  return choice.type == hepIndexMap ? read_map(choice, token, num_experts, backend, choices)
-                                    : read_ids(choice, token, num_experts, backend, choices);
+  return choice.index_type == hepIndexMap ? read_map(choice, token, num_experts, backend, choices)
+                                          : read_ids(choice, token, num_experts, backend, choices);
 }
 
 // What the layouts of a batch depend on must be the same on all ranks.
@@ -186,15 +186,15 @@ void take_records(const Operation& operation, RoutingState& state) {
 // those of the last one since.
 void send_update(const Operation& operation, const TopK& choice, HostBackend& backend,
                  RoutingState& state) {
-  state.totals->num_tokens = choice.num_tokens;
-  state.totals->top_k = choice.top_k;
+  state.totals->num_tokens = choice.batch.num_tokens;
+  state.totals->top_k = choice.batch.top_k;
   state.totals->update = operation.epoch();
   const Shape& shape = operation.shape();
   std::array<RecordWriter, kMaxRanks> writers;
   for (int d = 0; d < shape.num_ranks; ++d) writers[d] = RecordWriter(operation, d, choice);
 
   TokenChoices choices;
-  for (int token = 0; token < choice.num_tokens; ++token) {
+  for (int token = 0; token < choice.batch.num_tokens; ++token) {
     const int count = read_choices(choice, token, shape.num_experts, backend, &choices);
     int ordinal = 0;
     for (int begin = 0, end; begin < count; begin = end, ++ordinal) {

@@ -227,7 +227,8 @@ TEST(Outputs, MayFillTheHeap) {
   run_ranks(config, [&](Rank& self) {
     RoutingHandle routing;
     ASSERT_HEP(hepRoutingCreate(routing.out(), self.comm, nullptr));
-    ASSERT_HEP(hepRoutingUpdate(routing.get(), nullptr, 0, 1, hepIndexInt32, self.stream.get()));
+    ASSERT_HEP(
+        harness::update_routing(routing.get(), nullptr, 0, 1, hepIndexInt32, self.stream.get()));
     hepCombineArgs_t args = HEP_COMBINE_ARGS_INITIALIZER;
     args.partial_type = hepTypeFloat32;
     args.capacity = kRows;

@@ -181,7 +181,8 @@ TEST_F(Graph, RoutingsAreCreatedDuringCaptureAndBelongToNoGraph) {
     RoutingHandle routing;
     graph.begin(self.stream);
     EXPECT_HEP(hepRoutingCreate(routing.out(), self.comm, nullptr));
-    EXPECT_HEP(hepRoutingUpdate(routing.get(), nullptr, 0, 1, hepIndexInt32, self.stream.get()));
+    EXPECT_HEP(
+        harness::update_routing(routing.get(), nullptr, 0, 1, hepIndexInt32, self.stream.get()));
     graph.end(self.stream);
     EXPECT_EQ(graph.num_nodes(), 1u);  // the update
     self.barrier();
@@ -235,7 +236,8 @@ TEST_F(Graph, QueriesAreRefusedDuringCapture) {
     RoutingHandle routing;
     ASSERT_HEP(hepRoutingCreate(routing.out(), self.comm, nullptr));
     self.barrier();
-    ASSERT_HEP(hepRoutingUpdate(routing.get(), nullptr, 0, 1, hepIndexInt32, self.stream.get()));
+    ASSERT_HEP(
+        harness::update_routing(routing.get(), nullptr, 0, 1, hepIndexInt32, self.stream.get()));
     self.stream.synchronize();
     harness::Graph graph;
     hepRoutingCounts_t counts = HEP_ROUTING_COUNTS_INITIALIZER;

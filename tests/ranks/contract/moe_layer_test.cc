@@ -180,8 +180,8 @@ class Layer {
   void update() {
     const harness::Buffer ids =
         on_device(tokens_.experts.data(), tokens_.experts.size() * sizeof(int32_t));
-    EXPECT_HEP(hepRoutingUpdate(routing_.get(), ids.data(), tokens_.count(), kTopK, hepIndexInt32,
-                                self_.stream.get()));
+    EXPECT_HEP(harness::update_routing(routing_.get(), ids.data(), tokens_.count(), kTopK,
+                                       hepIndexInt32, self_.stream.get()));
     hepRoutingCounts_t counts = HEP_ROUTING_COUNTS_INITIALIZER;
     counts.tokens_per_expert = expert_rows_;
     EXPECT_HEP(hepRoutingQuery(routing_.get(), &counts, self_.stream.get()));

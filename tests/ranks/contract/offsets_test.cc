@@ -75,8 +75,8 @@ class PaddedBlocks {
   void update() {
     const std::vector<int64_t>& ids = routing().batch(self_.rank).indices;
     const harness::Buffer indices = upload(self_, {ids.begin(), ids.end()});
-    EXPECT_HEP(hepRoutingUpdate(routing_.get(), indices.data(), kTokens, kTopK, hepIndexInt32,
-                                self_.stream.get()));
+    EXPECT_HEP(harness::update_routing(routing_.get(), indices.data(), kTokens, kTopK,
+                                       hepIndexInt32, self_.stream.get()));
     self_.stream.synchronize();
     self_.barrier();
   }
@@ -252,8 +252,8 @@ TEST(Offsets, ExpertMajorRowsMayReachPast4GiB) {
     RoutingHandle routing;
     ASSERT_HEP(hepRoutingCreate(routing.out(), self.comm, nullptr));
     self.barrier();
-    ASSERT_HEP(hepRoutingUpdate(routing.get(), ids.data(), tokens, kTopK, hepIndexInt32,
-                                self.stream.get()));
+    ASSERT_HEP(harness::update_routing(routing.get(), ids.data(), tokens, kTopK, hepIndexInt32,
+                                       self.stream.get()));
     hepDispatchArgs_t dispatch = HEP_DISPATCH_ARGS_INITIALIZER;
     dispatch.layout = hepLayoutExpertMajor;
     dispatch.x = x.data();
@@ -335,8 +335,8 @@ TEST(Offsets, TheLargestShapeWorksAndIsWhatTheLimitsReport) {
     RoutingHandle routing;
     ASSERT_HEP(hepRoutingCreate(routing.out(), self.comm, nullptr));
     self.barrier();
-    ASSERT_HEP(hepRoutingUpdate(routing.get(), indices.data(), tokens, kTopK, hepIndexInt32,
-                                self.stream.get()));
+    ASSERT_HEP(harness::update_routing(routing.get(), indices.data(), tokens, kTopK, hepIndexInt32,
+                                       self.stream.get()));
     self.stream.synchronize();
     self.barrier();
     hepDispatchArgs_t dispatch = HEP_DISPATCH_ARGS_INITIALIZER;

@@ -47,13 +47,6 @@ void with_low_latency_batch(const std::function<void(Batch&)>& body) {
   });
 }
 
-void add_update(Batch& batch) {
-  batch.dispatch.update = 1;
-  batch.dispatch.indices = batch.indices.data();
-  batch.dispatch.num_tokens = Batch::kTokens;
-  batch.dispatch.top_k = Batch::kTopK;
-}
-
 TEST(BadHalves, SecondHalvesWantTheirFirst) {
   with_low_latency_batch([](Batch& batch) {
     const hepRouting_t routing = batch.routing.get();
@@ -88,7 +81,7 @@ TEST(BadHalves, NothingOfTheirLaneComesBetween) {
     Batch throughput(batch.self, config);
     hepRoutingCounts_t counts = HEP_ROUTING_COUNTS_INITIALIZER;
 
-    add_update(batch);
+    batch.update_in_the_dispatch();
     ASSERT_HEP(hepDispatchSend(routing, &batch.dispatch, stream));
     const Mentions open = {"dispatch of this routing", "low-latency lane 1", "hepDispatchReceive"};
     expect_refused("a first half", hepDispatchSend(routing, &batch.dispatch, stream), kUsage, open);
@@ -109,9 +102,7 @@ TEST(BadHalves, NothingOfTheirLaneComesBetween) {
     EXPECT_HEP(neighbour.update());
     batch.self.stream.synchronize();
     batch.self.barrier();
-    batch.dispatch.update = batch.dispatch.top_k = 0;
-    batch.dispatch.num_tokens = 0;
-    batch.dispatch.indices = nullptr;
+    batch.dispatch.update = nullptr;
   });
 }
 
@@ -156,14 +147,11 @@ TEST(BadHalves, BatchesKeepToTheTokensOfLowLatency) {
     const hepRouting_t routing = batch.routing.get();
     const hepStream_t stream = batch.self.stream.get();
     const Mentions mentions = {"num_tokens", "17", "low_latency_tokens", "16"};
-    expect_refused("update",
-                   hepRoutingUpdate(routing, batch.indices.data(), 17, 2, hepIndexInt32, stream),
-                   kInvalid, mentions);
+    hepUpdate_t update = batch.choice;
+    update.num_tokens = 17;
+    expect_refused("update", hepRoutingUpdate(routing, &update, stream), kInvalid, mentions);
     hepDispatchArgs_t dispatch = batch.dispatch;
-    dispatch.update = 1;
-    dispatch.indices = batch.indices.data();
-    dispatch.top_k = 2;
-    dispatch.num_tokens = 17;
+    dispatch.update = &update;
     expect_refused("dispatch", hepDispatch(routing, &dispatch, stream), kInvalid, mentions);
     expect_refused("half", hepDispatchSend(routing, &dispatch, stream), kInvalid, mentions);
   });
@@ -172,61 +160,32 @@ TEST(BadHalves, BatchesKeepToTheTokensOfLowLatency) {
 TEST(BadHalves, UpdatesInADispatchAreChecked) {
   const struct {
     const char* what;
-    void (*spoil)(hepDispatchArgs_t* args);
-    hepResult_t expected;
+    void (*spoil)(hepDispatchArgs_t* args, hepUpdate_t* update);
     Mentions mentions;
   } table[] = {
-      {"negative T", [](hepDispatchArgs_t* a) { a->num_tokens = -1; }, kInvalid, {"num_tokens"}},
-      {"no K", [](hepDispatchArgs_t* a) { a->top_k = 0; }, kInvalid, {"top_k", "0"}},
-      {"K past max_top_k", [](hepDispatchArgs_t* a) { a->top_k = 5; }, kInvalid, {"top_k", "5"}},
-      {"index type",
-       [](hepDispatchArgs_t* a) { a->index_type = 3; },
-       kInvalid,
-       {"index_type", "3"}},
-      {"no indices", [](hepDispatchArgs_t* a) { a->indices = nullptr; }, kInvalid, {"indices"}},
-      {"reserved",
-       [](hepDispatchArgs_t* a) { a->reserved2 = 1; },
-       hepErrorUnsupported,
-       {"reserved2"}},
-      {"no x", [](hepDispatchArgs_t* a) { a->x = nullptr; }, kInvalid, {"x", "num_tokens"}},
-      {"no update", [](hepDispatchArgs_t* a) { a->update = 0; }, kInvalid, {"indices", "update"}},
-      {"K without update",
-       [](hepDispatchArgs_t* a) {
-         a->update = 0;
-         a->indices = nullptr;
-         a->num_tokens = 0;
-       },
-       kInvalid,
-       {"top_k", "update"}},
-      {"T without update",
-       [](hepDispatchArgs_t* a) {
-         a->update = a->top_k = 0;
-         a->indices = nullptr;
-       },
-       kInvalid,
-       {"num_tokens", "update"}},
-      {"index type without update",
-       [](hepDispatchArgs_t* a) {
-         a->update = a->top_k = 0;
-         a->num_tokens = 0;
-         a->indices = nullptr;
-         a->index_type = hepIndexInt64;
-       },
-       kInvalid,
-       {"index_type", "update"}},
+      {"negative T", [](auto*, auto* u) { u->num_tokens = -1; }, {"num_tokens of hepUpdate_t"}},
+      {"no K", [](auto*, auto* u) { u->top_k = 0; }, {"top_k of hepUpdate_t", "0"}},
+      {"K past max_top_k", [](auto*, auto* u) { u->top_k = 5; }, {"top_k of hepUpdate_t", "5"}},
+      {"index type", [](auto*, auto* u) { u->index_type = 3; }, {"index_type of hepUpdate_t", "3"}},
+      {"no indices", [](auto*, auto* u) { u->indices = nullptr; }, {"indices of hepUpdate_t"}},
+      {"magic", [](auto*, auto* u) { u->magic ^= 1; }, {"hepUpdate_t", "magic"}},
+      {"size", [](auto*, auto* u) { u->size = 15; }, {"hepUpdate_t", "size"}},
+      {"no x", [](auto* a, auto*) { a->x = nullptr; }, {"x", "num_tokens"}},
   };
   const auto check = [&](Batch& batch) {
     Batch fresh(batch.self, low_latency_config());  // never updated, and not by what is refused
-    add_update(fresh);
     for (const auto& entry : table) {
       hepDispatchArgs_t args = fresh.dispatch;
-      entry.spoil(&args);
+      hepUpdate_t update = fresh.choice;
+      args.update = &update;
+      entry.spoil(&args, &update);
       for (Batch* on : {&batch, &fresh})
-        expect_refused(
-            entry.what, hepDispatch(on->routing.get(), &args, batch.self.stream.get()),
-            args.update == 0 && on == &fresh ? kUsage : entry.expected,
-            args.update == 0 && on == &fresh ? Mentions{"hepRoutingUpdate"} : entry.mentions);
+        expect_refused(entry.what, hepDispatch(on->routing.get(), &args, batch.self.stream.get()),
+                       kInvalid, entry.mentions);
     }
+    expect_refused("no update",
+                   hepDispatch(fresh.routing.get(), &fresh.dispatch, batch.self.stream.get()),
+                   kUsage, {"hepRoutingUpdate"});
     expect_refused("combine",
                    hepCombine(fresh.routing.get(), &fresh.combine, batch.self.stream.get()), kUsage,
                    {"hepRoutingUpdate"});

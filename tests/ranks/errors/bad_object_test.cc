@@ -43,7 +43,7 @@ void expect_routing_refused(hepRouting_t routing, const std::string& what) {
   hepCombineArgs_t combine = HEP_COMBINE_ARGS_INITIALIZER;
   constexpr hepResult_t kInvalid = hepErrorInvalidArgument;
   expect_refused(what + ": update",
-                 hepRoutingUpdate(routing, nullptr, 0, 1, hepIndexInt32, nullptr), kInvalid,
+                 harness::update_routing(routing, nullptr, 0, 1, hepIndexInt32, nullptr), kInvalid,
                  {"routing"});
   expect_refused(what + ": view", hepRoutingGetView(routing, &view), kInvalid, {"routing"});
   expect_refused(what + ": query", hepRoutingQuery(routing, &counts, nullptr), kInvalid,
@@ -150,7 +150,7 @@ TEST(BadObject, StructsMustSayWhatTheyAre) {
     self.barrier();
     const hepRouting_t routing = handle.get();
     const hepStream_t stream = self.stream.get();
-    ASSERT_HEP(hepRoutingUpdate(routing, nullptr, 0, 1, hepIndexInt32, stream));
+    ASSERT_HEP(harness::update_routing(routing, nullptr, 0, 1, hepIndexInt32, stream));
     hepRouting_t unused = nullptr;
 
     expect_header_checked<hepConfig_t>(
@@ -169,6 +169,9 @@ TEST(BadObject, StructsMustSayWhatTheyAre) {
     expect_header_checked<hepRoutingCounts_t>(
         "hepRoutingCounts_t", HEP_ROUTING_COUNTS_INITIALIZER,
         [&](hepRoutingCounts_t* c) { return hepRoutingQuery(routing, c, stream); });
+    expect_header_checked<hepUpdate_t>("hepUpdate_t", HEP_UPDATE_INITIALIZER, [&](hepUpdate_t* u) {
+      return hepRoutingUpdate(routing, u, stream);
+    });
     expect_header_checked<hepDispatchArgs_t>(
         "hepDispatchArgs_t", HEP_DISPATCH_ARGS_INITIALIZER,
         [&](hepDispatchArgs_t* a) { return hepDispatch(routing, a, stream); });
@@ -207,10 +210,13 @@ TEST(BadObject, FieldsOfNewerHeadersMustBeZero) {
     self.barrier();
     const hepRouting_t routing = handle.get();
     const hepStream_t stream = self.stream.get();
-    ASSERT_HEP(hepRoutingUpdate(routing, nullptr, 0, 1, hepIndexInt32, stream));
+    ASSERT_HEP(harness::update_routing(routing, nullptr, 0, 1, hepIndexInt32, stream));
     expect_tail_checked<hepConfig_t>(
         "hepConfig_t", good, [](hepConfig_t* c) { return hepConfigCheck(c, world().num_ranks()); },
         hepSuccess);
+    expect_tail_checked<hepUpdate_t>(
+        "hepUpdate_t", harness::make_update(nullptr, 0, 1, hepIndexInt32),
+        [&](hepUpdate_t* u) { return hepRoutingUpdate(routing, u, stream); }, hepSuccess);
     expect_tail_checked<hepDispatchArgs_t>(
         "hepDispatchArgs_t", HEP_DISPATCH_ARGS_INITIALIZER,
         [&](hepDispatchArgs_t* a) { return hepDispatch(routing, a, stream); }, hepSuccess);

@@ -59,12 +59,9 @@ std::vector<DispatchPointer> dispatch_pointers() {
          args.scale_element_bytes = 4;
        }},
       {"indices", 4,
-       [](Batch&, Args& args, void* memory) {
-         args.update = 1;
-         args.indices = memory;
-         args.num_tokens = Batch::kTokens;
-         args.top_k = Batch::kTopK;
-         args.index_type = hepIndexInt32;
+       [](Batch& batch, Args& args, void* memory) {
+         batch.choice.indices = memory;
+         args.update = &batch.choice;
        }},
   };
 }

@@ -66,8 +66,8 @@ TEST(BadRouting, UpdateRefusesBadShapesAndPointers) {
     };
     for (const auto& entry : table) {
       expect_refused(entry.what,
-                     hepRoutingUpdate(batch.routing.get(), entry.indices, entry.num_tokens,
-                                      entry.top_k, entry.type, batch.self.stream.get()),
+                     harness::update_routing(batch.routing.get(), entry.indices, entry.num_tokens,
+                                             entry.top_k, entry.type, batch.self.stream.get()),
                      kInvalid, entry.mentions);
     }
   });
@@ -108,9 +108,10 @@ TEST(BadRouting, StreamsAreRefusedOnTheHostBackend) {
     const auto stream = batch.numbers.as<CUstream_st>();
     const hepRouting_t routing = batch.routing.get();
     hepRoutingCounts_t counts = HEP_ROUTING_COUNTS_INITIALIZER;
-    expect_refused("update",
-                   hepRoutingUpdate(routing, batch.indices.data(), 8, 2, hepIndexInt32, stream),
-                   kInvalid, {"stream"});
+    expect_refused(
+        "update",
+        harness::update_routing(routing, batch.indices.data(), 8, 2, hepIndexInt32, stream),
+        kInvalid, {"stream"});
     expect_refused("dispatch", hepDispatch(routing, &batch.dispatch, stream), kInvalid, {"stream"});
     expect_refused("combine", hepCombine(routing, &batch.combine, stream), kInvalid, {"stream"});
     expect_refused("query", hepRoutingQuery(routing, &counts, stream), kInvalid, {"stream"});
@@ -121,10 +122,10 @@ TEST(BadRouting, HostPointersAreRefusedOnTheCudaBackend) {
   if (world().backend() != hepBackendCuda) GTEST_SKIP() << "a rule of the cuda backend";
   with_batch([](Batch& batch) {
     alignas(256) static char plain[65536];
-    expect_refused(
-        "indices",
-        hepRoutingUpdate(batch.routing.get(), plain, 8, 2, hepIndexInt32, batch.self.stream.get()),
-        kInvalid, {"indices"});
+    expect_refused("indices",
+                   harness::update_routing(batch.routing.get(), plain, 8, 2, hepIndexInt32,
+                                           batch.self.stream.get()),
+                   kInvalid, {"indices"});
   });
 }
 
@@ -160,8 +161,8 @@ TEST(BadRouting, AnIllegalExpertIdIsReportedWithItsTokenAndItsValue) {
     ids[5 * Batch::kTopK + 1] = (int64_t{1} << 32) + 77;  // which is not 77
     batch.indices.upload(ids.data(), ids.size() * sizeof(int64_t));
     self.barrier();
-    ASSERT_HEP(hepRoutingUpdate(batch.routing.get(), batch.indices.data(), Batch::kTokens,
-                                Batch::kTopK, hepIndexInt64, self.stream.get()));
+    ASSERT_HEP(harness::update_routing(batch.routing.get(), batch.indices.data(), Batch::kTokens,
+                                       Batch::kTopK, hepIndexInt64, self.stream.get()));
     self.stream.synchronize();
     hepResult_t error = hepSuccess;
     EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
@@ -179,8 +180,8 @@ TEST(BadRouting, RanksWithAnotherTopKAreReportedToAll) {
     Batch batch(self, config);
     const int top_k = self.rank == last ? 1 : 2;
     const hepResult_t result =
-        hepRoutingUpdate(batch.routing.get(), batch.indices.data(), Batch::kTokens, top_k,
-                         hepIndexInt32, self.stream.get());
+        harness::update_routing(batch.routing.get(), batch.indices.data(), Batch::kTokens, top_k,
+                                hepIndexInt32, self.stream.get());
     EXPECT_EQ(result, world().backend() == hepBackendHost ? hepErrorMismatch : hepSuccess);
     self.stream.synchronize();
     hepResult_t error = hepSuccess;

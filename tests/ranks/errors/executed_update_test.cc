@@ -49,8 +49,8 @@ struct LargeBatch : Batch {
   }
 
   hepResult_t update(Sizes sizes) {
-    return hepRoutingUpdate(routing.get(), indices.data(), sizes.num_tokens, sizes.top_k,
-                            hepIndexInt32, self.stream.get());
+    return harness::update_routing(routing.get(), indices.data(), sizes.num_tokens, sizes.top_k,
+                                   hepIndexInt32, self.stream.get());
   }
 
   void expect_canaries() {

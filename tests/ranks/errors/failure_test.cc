@@ -163,13 +163,8 @@ struct EveryoneNeedsEveryone {
     dispatch.rows = y.data();
     combine.y = y.data();
     combine.out = x.data();
-    if (updates) {
-      dispatch.update = 1;
-      dispatch.indices = indices.data();
-      dispatch.num_tokens = kTokens;
-      dispatch.top_k = top_k;
-      dispatch.index_type = hepIndexInt32;
-    }
+    choice = harness::make_update(indices.data(), kTokens, top_k, hepIndexInt32);
+    if (updates) dispatch.update = &choice;
     EXPECT_HEP(hepRoutingCreate(routing.out(), rank.comm, &place));
     rank.barrier();
   }
@@ -177,9 +172,7 @@ struct EveryoneNeedsEveryone {
   // On a low-latency routing in halves, of which the first needs nobody, unless the dispatch updates it.
   hepResult_t issue(hepOperation_t operation) {
     const hepStream_t stream = self.stream.get();
-    if (operation == hepOperationRouting) {
-      return hepRoutingUpdate(routing.get(), indices.data(), kTokens, top_k, hepIndexInt32, stream);
-    }
+    if (operation == hepOperationRouting) return hepRoutingUpdate(routing.get(), &choice, stream);
     if (!in_halves)
       return operation == hepOperationDispatch ? hepDispatch(routing.get(), &dispatch, stream)
                                                : hepCombine(routing.get(), &combine, stream);
@@ -210,6 +203,7 @@ struct EveryoneNeedsEveryone {
   const bool in_halves;
   RoutingHandle routing;
   harness::Buffer indices, x, y;
+  hepUpdate_t choice = HEP_UPDATE_INITIALIZER;
   hepDispatchArgs_t dispatch = HEP_DISPATCH_ARGS_INITIALIZER;
   hepCombineArgs_t combine = HEP_COMBINE_ARGS_INITIALIZER;
 };

@@ -150,9 +150,9 @@ TEST(Mismatch, RanksWithoutTokensNeedNotGiveWhatOthersGive) {
     self.barrier();
     // All tokens choose expert 0, so that the last rank has no rows either.
     const bool has_tokens = self.rank < world().num_ranks() - 1;
-    ASSERT_HEP(hepRoutingUpdate(batch.routing.get(), has_tokens ? batch.indices.data() : nullptr,
-                                has_tokens ? Batch::kTokens : 0, Batch::kTopK, hepIndexInt32,
-                                self.stream.get()));
+    ASSERT_HEP(harness::update_routing(
+        batch.routing.get(), has_tokens ? batch.indices.data() : nullptr,
+        has_tokens ? Batch::kTokens : 0, Batch::kTopK, hepIndexInt32, self.stream.get()));
     if (has_tokens) {
       batch.dispatch.weights = batch.numbers.as<float>();
       batch.dispatch.scales = batch.numbers.data();

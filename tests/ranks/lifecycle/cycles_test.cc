@@ -68,7 +68,7 @@ void create_use_and_destroy(int rank, const hepConfig_t& config, harness::Stream
   {
     RoutingHandle routing;
     ASSERT_HEP(hepRoutingCreate(routing.out(), comm, nullptr));
-    ASSERT_HEP(hepRoutingUpdate(routing.get(), nullptr, 0, 1, hepIndexInt32, stream.get()));
+    ASSERT_HEP(harness::update_routing(routing.get(), nullptr, 0, 1, hepIndexInt32, stream.get()));
     hepDispatchArgs_t dispatch = HEP_DISPATCH_ARGS_INITIALIZER;
     ASSERT_HEP(hepDispatch(routing.get(), &dispatch, stream.get()));
     stream.synchronize();

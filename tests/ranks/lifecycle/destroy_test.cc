@@ -53,7 +53,7 @@ void run_to_the_end(const hepConfig_t& config, const std::function<void(Rank&)>&
 
 // Operations without tokens, which need no memory of the caller's and wait for peers all the same.
 hepResult_t update_with_nothing(hepRouting_t routing, const harness::Stream& stream) {
-  return hepRoutingUpdate(routing, nullptr, 0, 1, hepIndexInt32, stream.get());
+  return harness::update_routing(routing, nullptr, 0, 1, hepIndexInt32, stream.get());
 }
 
 hepResult_t dispatch_nothing(hepRouting_t routing, const harness::Stream& stream) {

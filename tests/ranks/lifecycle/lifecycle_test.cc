@@ -262,7 +262,8 @@ TEST(Lifecycle, OperationsOfAnAbortedCommunicatorAreRefused) {
   run_ranks(config, [&](Rank& self) {
     RoutingHandle routing;
     ASSERT_HEP(hepRoutingCreate(routing.out(), self.comm, nullptr));
-    ASSERT_HEP(hepRoutingUpdate(routing.get(), nullptr, 0, 1, hepIndexInt32, self.stream.get()));
+    ASSERT_HEP(
+        harness::update_routing(routing.get(), nullptr, 0, 1, hepIndexInt32, self.stream.get()));
     self.stream.synchronize();
     self.barrier();
     EXPECT_HEP(hepCommAbort(self.comm));
@@ -270,7 +271,7 @@ TEST(Lifecycle, OperationsOfAnAbortedCommunicatorAreRefused) {
     hepCombineArgs_t combine = HEP_COMBINE_ARGS_INITIALIZER;
     hepRoutingCounts_t counts = HEP_ROUTING_COUNTS_INITIALIZER;
     const hepStream_t stream = self.stream.get();
-    EXPECT_EQ(hepRoutingUpdate(routing.get(), nullptr, 0, 1, hepIndexInt32, stream),
+    EXPECT_EQ(harness::update_routing(routing.get(), nullptr, 0, 1, hepIndexInt32, stream),
               hepErrorAborted);
     EXPECT_EQ(hepDispatch(routing.get(), &dispatch, stream), hepErrorAborted);
     EXPECT_EQ(hepCombine(routing.get(), &combine, stream), hepErrorAborted);
@@ -291,7 +292,7 @@ TEST(Lifecycle, AbortFreesAnOperationThatWaitsForAPeer) {
         EXPECT_HEP(hepCommAbort(self.comm));
       });
       // The last rank takes no part, so that this waits until the abort, long before the timeout.
-      hepRoutingUpdate(routing.get(), nullptr, 0, 1, hepIndexInt32, self.stream.get());
+      harness::update_routing(routing.get(), nullptr, 0, 1, hepIndexInt32, self.stream.get());
       self.stream.synchronize();
       watcher.join();
       hepResult_t error = hepSuccess;

@@ -12,6 +12,8 @@
 #include <thread>
 #include <vector>
 
+#include "harness/update.h"
+
 namespace {
 
 constexpr int kRanks = 2;
@@ -53,11 +55,9 @@ struct Batch {
     args.x = tokens;
     args.rows = rows.data();
     args.capacity = static_cast<int64_t>(rows.size()) / kHidden;
-    args.update = 1;
-    args.indices = indices.data();
-    args.num_tokens = static_cast<int64_t>(indices.size()) / kTopK;
-    args.top_k = kTopK;
-    args.index_type = hepIndexInt32;
+    const hepUpdate_t update = harness::make_update(
+        indices.data(), static_cast<int64_t>(indices.size()) / kTopK, kTopK, hepIndexInt32);
+    args.update = &update;
     return hepDispatchSend(routing, &args, nullptr);
   }
   hepResult_t receive_dispatch() { return hepDispatchReceive(routing, nullptr); }

@@ -15,6 +15,7 @@
 #include "base/fault_point.h"
 #include "base/status.h"
 #include "faults/crew.h"
+#include "harness/update.h"
 
 namespace hep {
 namespace {
@@ -104,7 +105,7 @@ void expect_working(hepComm_t comm) {
   hepRouting_t routing = nullptr;
   hepDispatchArgs_t args = HEP_DISPATCH_ARGS_INITIALIZER;
   require(hepRoutingCreate(&routing, comm, nullptr) == hepSuccess, hepGetLastError());
-  require(hepRoutingUpdate(routing, nullptr, 0, 1, hepIndexInt32, nullptr) == hepSuccess,
+  require(harness::update_routing(routing, nullptr, 0, 1, hepIndexInt32, nullptr) == hepSuccess,
           hepGetLastError());
   require(hepDispatch(routing, &args, nullptr) == hepSuccess, hepGetLastError());
   require(hepRoutingDestroy(routing) == hepSuccess, hepGetLastError());

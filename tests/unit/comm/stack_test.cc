@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "harness/update.h"
+
 namespace {
 
 constexpr size_t kStackBytes = 64 * 1024;
@@ -63,7 +65,7 @@ struct Rank {
     hepRouting_t routing = nullptr;
     expect(hepSuccess, hepRoutingCreate(&routing, comm, &config), "hepRoutingCreate");
     expect(hepSuccess,
-           hepRoutingUpdate(routing, experts.data(), kTokens, kTopK, hepIndexInt32, nullptr),
+           harness::update_routing(routing, experts.data(), kTokens, kTopK, hepIndexInt32, nullptr),
            "hepRoutingUpdate");
     hepRoutingCounts_t counts = HEP_ROUTING_COUNTS_INITIALIZER;
     expect(hepSuccess, hepRoutingQuery(routing, &counts, nullptr), "hepRoutingQuery");

@@ -242,13 +242,13 @@ TEST_F(HostBackendExample, DispatchWithoutWeightsCountsThemAsOneAndKeepsTheStore
 TEST_F(HostBackendExample, OperationsWithAStreamAreRefused) {
   const auto stream = reinterpret_cast<hepStream_t>(uintptr_t{16});
   Matrix rows = canary_rows(3);
-  EXPECT_EQ(ranks_.routing(0).update(nullptr, {0, kTopK}, hepIndexInt32, stream).result(),
+  EXPECT_EQ(ranks_.routing(0).update({nullptr, {0, kTopK}, hepIndexInt32}, stream).result(),
             hepErrorInvalidArgument);
-  EXPECT_EQ(
-      ranks_.routing(0)
-          .dispatch(dispatch_args(hepLayoutFlat, x_[0], rows), {0, kTopK}, Half::kBoth, stream)
-          .result(),
-      hepErrorInvalidArgument);
+  EXPECT_EQ(ranks_.routing(0)
+                .dispatch({dispatch_args(hepLayoutFlat, x_[0], rows), {}}, {0, kTopK}, Half::kBoth,
+                          stream)
+                .result(),
+            hepErrorInvalidArgument);
   EXPECT_EQ(ranks_.routing(0)
                 .combine(combine_args(hepLayoutFlat, hepWeightsNone, rows, rows), {0, kTopK},
                          Half::kBoth, stream)

@@ -128,10 +128,10 @@ class Ranks {
   Status update_one(int rank, const void* indices, const Batch& batch,
                     hepIndexType_t type = hepIndexInt32) {
     batches_[rank] = batch;
-    return routings_[rank]->update(indices, batch, type, nullptr);
+    return routings_[rank]->update({indices, batch, type}, nullptr);
   }
   Status dispatch_one(int rank, const hepDispatchArgs_t& args) {
-    return routings_[rank]->dispatch(args, batches_[rank], Half::kBoth, nullptr);
+    return routings_[rank]->dispatch({args, {}}, batches_[rank], Half::kBoth, nullptr);
   }
   Status combine_one(int rank, const hepCombineArgs_t& args) {
     return routings_[rank]->combine(args, batches_[rank], Half::kBoth, nullptr);
