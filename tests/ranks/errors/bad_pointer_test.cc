@@ -58,7 +58,7 @@ std::vector<DispatchPointer> dispatch_pointers() {
          args.row_scales_stride = Batch::kCapacity;
          args.scale_element_bytes = 4;
        }},
-      {"indices", 4,
+      {"indices of hepUpdate_t", 4,
        [](Batch& batch, Args& args, void* memory) {
          batch.choice.indices = memory;
          args.update = &batch.choice;
