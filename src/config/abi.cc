@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cinttypes>
 #include <cstring>
+#include <type_traits>
 
 namespace hep {
 namespace {
@@ -17,6 +18,13 @@ struct StructHeader {
   uint32_t version;
 };
 static_assert(sizeof(StructHeader) == 16);
+
+// A field that a later version appends may not lie where older callers have padding, which nobody zeroes.
+template <typename Struct>
+constexpr bool kHasNoPadding = std::has_unique_object_representations_v<Struct>;
+static_assert(kHasNoPadding<hepUpdate_t>);
+static_assert(kHasNoPadding<hepDispatchArgs_t>);
+static_assert(kHasNoPadding<hepCombineArgs_t>);
 
 // Larger than any version's struct; a larger size is garbage, and must not be read past.
 constexpr size_t kMaxStructBytes = 4096;
