@@ -788,12 +788,12 @@ typedef enum {
 /**
  * The router's choice for the tokens of a rank. `indices` is device memory, read in stream order.
  *
- *   choice                                    counts as
- *   -1                                        no selection
- *   the same expert twice in a token          two expert rows and one flat row
- *   an id outside [-1, E)                     -1; `hepCommGetAsyncError` reports it
- *   a map that selects fewer than top_k       these selections
- *   a map that selects more than top_k        the first top_k; reported likewise
+ *   choice                                              counts as
+ *   -1                                                  no selection
+ *   the same expert twice in a token                    two expert rows and one flat row
+ *   an id outside [-1, E)                               -1; `hepCommGetAsyncError` reports it
+ *   a token whose map selects fewer than top_k experts  these selections
+ *   a token whose map selects more than top_k experts   the first top_k; reported likewise
  */
 typedef struct {
   size_t size;
