@@ -133,10 +133,10 @@ class Backend {
   virtual Overflow overflow() const = 0;
 };
 
-Status create_host_backend(const BackendContext& context, std::unique_ptr<Backend>* backend);
+Status create_host_backend(BackendContext context, std::unique_ptr<Backend>* backend);
 
 // The following return hepErrorUnsupported where the library was built without CUDA.
-Status create_cuda_backend(const BackendContext& context, std::unique_ptr<Backend>* backend);
+Status create_cuda_backend(BackendContext context, std::unique_ptr<Backend>* backend);
 
 // The calling thread's current device, if it is one that the cuda backend can use.
 Status find_cuda_device(int* device);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backend/cuda/plan.h"
@@ -183,8 +184,8 @@ Status create_backend(hepComm& comm) {
   context.registrations = &comm.registrations;
   comm.heap = std::make_unique<Heap>(align_up(comm.config.heap_bytes, Heap::kAlignment));
   const bool cuda = comm.config.backend == hepBackendCuda;
-  HEP_TRY(cuda ? create_cuda_backend(context, &comm.backend)
-               : create_host_backend(context, &comm.backend));
+  HEP_TRY(cuda ? create_cuda_backend(std::move(context), &comm.backend)
+               : create_host_backend(std::move(context), &comm.backend));
   HEP_TRY(fault_point("backend", comm.rank));
   comm.health = std::make_unique<Health>(comm.rank, comm.num_ranks, *comm.backend, *comm.member);
   HEP_TRY(comm.health->start(cuda));  // whose kernels fail without a call of the host

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend/cuda/backend.h"
 
+#include <utility>
+
 #include "backend/cuda/launch.h"
 #include "backend/cuda/routing.h"
 #include "gpu/device.h"
@@ -37,13 +39,14 @@ uint64_t block_count_bytes(const LaneContext& lane) {
 
 }  // namespace
 
-CudaBackend::CudaBackend(const BackendContext& context)
+CudaBackend::CudaBackend(BackendContext context)
     : rank_(context.rank),
       device_(context.device),
       timeout_ms_(context.timeout_ms),
-      registrations_(*context.registrations) {
+      registrations_(*context.registrations),
+      contexts_(std::move(context.lanes)) {
   const Profile& profile = profile_of(capability_major(context.device));
-  for (const LaneContext& lane : context.lanes)
+  for (const LaneContext& lane : contexts_)
     lanes_.push_back(std::make_unique<CudaLane>(lane, profile));
 }
 
@@ -219,8 +222,8 @@ void CudaBackend::return_routing_memory(CudaLane& lane, std::unique_ptr<DeviceMe
   lane.spare_routing_memory.push_back(std::move(memory));
 }
 
-Status create_cuda_backend(const BackendContext& context, std::unique_ptr<Backend>* backend) {
-  auto created = std::make_unique<CudaBackend>(context);
+Status create_cuda_backend(BackendContext context, std::unique_ptr<Backend>* backend) {
+  auto created = std::make_unique<CudaBackend>(std::move(context));
   HEP_TRY(created->start());
   *backend = std::move(created);
   return Status();

@@ -20,7 +20,7 @@ struct CudaLane {
   CudaLane(const LaneContext& lane, const Profile& profile)
       : context(lane), plan(make_plan(lane, profile)) {}
 
-  const LaneContext context;
+  const LaneContext& context;
   const Plan plan;
   KernelContext kernel{};
   EnqueuedWork work;
@@ -32,7 +32,7 @@ struct CudaLane {
 
 class CudaBackend : public Backend {
  public:
-  explicit CudaBackend(const BackendContext& context);
+  explicit CudaBackend(BackendContext context);
 
   // Ends what still runs, waits until it has ended, then frees.
   ~CudaBackend() override;
@@ -65,7 +65,8 @@ class CudaBackend : public Backend {
 
   const int rank_, device_;
   const int timeout_ms_;
-  const Registrations& registrations_;  // of this rank
+  const Registrations& registrations_;       // of this rank
+  const std::vector<LaneContext> contexts_;  // of the lanes
   std::shared_ptr<DeviceContext> context_;
   DeviceMemory scratch_;            // of all lanes, one after the other
   uint64_t registered_offset_ = 0;  // of KernelContext::registered

@@ -4,7 +4,7 @@
 
 namespace hep {
 
-Status create_cuda_backend(const BackendContext&, std::unique_ptr<Backend>*) {
+Status create_cuda_backend(BackendContext, std::unique_ptr<Backend>*) {
   return error(hepErrorUnsupported, "this library was built without CUDA");
 }
 

@@ -9,9 +9,11 @@
 
 namespace hep {
 
-HostBackend::HostBackend(const BackendContext& context)
-    : rank_(context.rank), waiter_(context.rank, context.timeout_ms) {
-  for (const LaneContext& lane : context.lanes) lanes_.push_back({lane});
+HostBackend::HostBackend(BackendContext context)
+    : rank_(context.rank),
+      contexts_(std::move(context.lanes)),
+      waiter_(context.rank, context.timeout_ms) {
+  for (const LaneContext& lane : contexts_) lanes_.push_back({lane});
 }
 
 Status HostBackend::create_routing(int lane, int alignment,
@@ -61,8 +63,8 @@ void HostBackend::note_overflow(const Overflow& overflow) {
   if (!overflow_.found) overflow_ = overflow;
 }
 
-Status create_host_backend(const BackendContext& context, std::unique_ptr<Backend>* backend) try {
-  *backend = std::make_unique<HostBackend>(context);
+Status create_host_backend(BackendContext context, std::unique_ptr<Backend>* backend) try {
+  *backend = std::make_unique<HostBackend>(std::move(context));
   return {};
 } catch (const std::bad_alloc&) {
   return error(hepErrorOutOfMemory, "rank %d: no memory for the host backend", context.rank);

@@ -19,13 +19,13 @@ namespace hep {
 
 // A lane, which one thread at a time uses.
 struct HostLane {
-  const LaneContext context;
+  const LaneContext& context;
   uint64_t epochs[hepOperationCombine + 1] = {};  // latest operation of each kind
 };
 
 class HostBackend final : public Backend {
  public:
-  explicit HostBackend(const BackendContext& context);
+  explicit HostBackend(BackendContext context);
 
   Status create_routing(int lane, int alignment, std::unique_ptr<BackendRouting>* routing) override;
   // Peers cannot map memory that was not made for it: tokens there are copied.
@@ -52,6 +52,7 @@ class HostBackend final : public Backend {
 
  private:
   const int rank_;
+  const std::vector<LaneContext> contexts_;  // of the lanes
   Waiter waiter_;
   std::vector<HostLane> lanes_;
   mutable Mutex mutex_;
