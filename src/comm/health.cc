@@ -26,44 +26,63 @@ Status Health::start(bool looks_around) { return member_.start(this, looks_aroun
 
 Status Health::check() {
   look_at_device();
-  const hepFailure_t own = failure();
-  if (own.result == hepSuccess) return Status();
-  if (const PeerFailure news = to_tell(own); news.result != hepSuccess) member_.report(news);
-  if (own.result == hepErrorTimeout) await_explanation(own.missing_rank);
+  if (backend_.failure().result == hepSuccess) return Status();
+  if (const PeerFailure news = to_tell(); news.result != hepSuccess) member_.report(news);
+  await_explanation();
   const hepFailure_t explained = failure();
   const Status status = sentence_of(explained);
   const Lock lock(mutex_);
   const bool waited = explained.operation != hepOperationNone;
   const int accused = waited ? explained.missing_rank : told_rank_;
-  if (accused < 0 || !peers_[accused].failed || peers_[accused].sentence == cause_) return status;
-  return Status(status.result(), status.message() + "; " + peers_[accused].sentence);
+  std::string message = status.message();
+  if (accused >= 0 && peers_[accused].failed && peers_[accused].sentence != cause_)
+    message += "; " + peers_[accused].sentence;
+  // The cause names whom its own rank waited for, who need not be the one that is missing.
+  const int missing = explained.missing_rank;
+  if (explained.result == hepErrorTimeout && !cause_.empty() && missing >= 0 &&
+      missing != told_rank_)
+    message += "; " + name(missing) + " is missing";
+  return Status(status.result(), message);
 }
 
 // The one who is missing may just be waiting for somebody else, and is about to tell. Once.
-void Health::await_explanation(int rank) {
-  Lock lock(mutex_);
-  if (awaited_explanation_ || rank < 0 || rank == rank_) return;
-  awaited_explanation_ = true;
+void Health::await_explanation() {
   const auto end = std::chrono::steady_clock::now() + kExplanation;
-  while (!peers_[rank].failed && !peers_[rank].gone)
-    if (heard_.wait_until(lock.native(), end) == std::cv_status::timeout) return;
+  for (;;) {
+    const hepFailure_t known = failure();
+    const int rank = known.missing_rank;
+    if (known.result != hepErrorTimeout || rank < 0 || rank == rank_) return;
+    Lock lock(mutex_);
+    if (awaited_explanation_ || peers_[rank].failed || peers_[rank].gone) return;
+    awaited_explanation_ = heard_.wait_until(lock.native(), end) == std::cv_status::timeout;
+  }
 }
 
 bool Health::look_around(PeerFailure* own) {
   look_at_device();
-  *own = to_tell(failure());
+  *own = to_tell();
   return own->result != hepSuccess;
 }
 
-// What the peers have to know; with result hepSuccess where they know it all. What began here comes before
-// the waits that it ended, which may be found earlier than it is told: whom those waited for is not to be
-// taken for the one who is missing.
-PeerFailure Health::to_tell(const hepFailure_t& failure) const {
+// Returns what the peers have to know; with result hepSuccess where they know it all. What began
+// here comes before the waits that it ended, which may be found earlier than it is told: whom those
+// waited for is not to be taken for the one who is missing. Of a timeout, a rank tells whom it
+// waited for itself. It does not repeat what it was told, so that every rank can follow the chain
+// of waits to its end.
+PeerFailure Health::to_tell() const {
+  hepFailure_t failure = backend_.failure();
+  if (failure.result == hepSuccess) return {};
+  bool told = false;
+  const bool first_hand = failure.result == hepErrorTimeout && failure.missing_rank >= 0;
   {
     const Lock lock(mutex_);
     if (begun_.result != hepSuccess || failure.operation == hepOperationNone) return begun_;
+    told = !cause_.empty();
+    if (!first_hand) failure.missing_rank = culprit(failure);
   }
-  const Status status = sentence_of(failure);
+  const Status status = first_hand && told
+                            ? failure_status(failure, "it waited for " + name(failure.missing_rank))
+                            : sentence_of(failure);
   return {rank_, status.result(), failure.missing_rank, status.message()};
 }
 
@@ -79,29 +98,37 @@ hepFailure_t Health::failure() const {
 // and so this rank may have been told of.
 int Health::culprit(const hepFailure_t& failure) const {
   const int awaited = failure.missing_rank;
-  if (awaited < 0)
-    return failure.result == hepErrorTimeout && told_rank_ >= 0 ? end_of_chain(told_rank_)
-                                                                : told_rank_;
-  if (failure.result == hepErrorMismatch) return awaited;  // whom it differs from, whoever is right
-  if (failure.result == hepErrorCuda) return told_rank_ >= 0 ? told_rank_ : awaited;
-  const bool told = told_rank_ >= 0 && told_rank_ != rank_;
-  if (failure.result == hepErrorPeerLost || failure.result == hepErrorAborted)
-    return told ? told_rank_ : awaited;
-  const bool known = peers_[awaited].failed || peers_[awaited].gone;
-  return end_of_chain(known || !told ? awaited : told_rank_);
+  switch (failure.result) {
+    case hepErrorTimeout: return end_of_waits(awaited);
+    case hepErrorMismatch: return awaited;  // whom it differs from, whoever is right
+    case hepErrorCuda: return told_rank_ >= 0 ? told_rank_ : awaited;
+    default: return awaited < 0 || (told_rank_ >= 0 && told_rank_ != rank_) ? told_rank_ : awaited;
+  }
 }
 
-// From a rank that failed because it waited for another to that one, and so on. Where that comes back
-// to a rank already seen, the ranks wait for each other, and the first name is as good as any.
-int Health::end_of_chain(int rank) const {
-  int end = rank;
-  for (size_t step = 0; step < peers_.size(); ++step) {
-    const Peer& peer = peers_[end];
-    if (peer.gone || !peer.failed || peer.missing_rank < 0) return end;
-    if (peer.missing_rank == rank_) break;
-    end = peer.missing_rank;
+// The wait that expired first began the failure, and the peers told of it. From there the chain of
+// waits leads to a rank that waits for nobody. Where it leads in a circle, this rank's own wait may
+// lead out of it. Else the ranks wait for each other, and one name is as good as any.
+int Health::end_of_waits(int awaited) const {
+  const int first = told_rank_ >= 0 ? told_rank_ : awaited;
+  for (const int begin : {first, awaited}) {
+    const int end = begin < 0 ? -1 : end_of_chain(begin, awaited);
+    if (end >= 0) return end;
   }
-  return rank;
+  return awaited >= 0 ? awaited : first;
+}
+
+// Goes from a rank that failed because it waited for another to that one, and so on. This rank waits
+// for `awaited`, or for nobody. Returns -1 where the chain has no end.
+int Health::end_of_chain(int rank, int awaited) const {
+  for (size_t step = 0; step < peers_.size(); ++step) {
+    const Peer& peer = peers_[rank];
+    int next = peer.failed && !peer.gone ? peer.missing_rank : -1;
+    if (rank == rank_) next = awaited;
+    if (next < 0 || next == rank) return rank;
+    rank = next;
+  }
+  return -1;
 }
 
 Status Health::sentence_of(const hepFailure_t& failure) const {

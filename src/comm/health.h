@@ -55,11 +55,12 @@ class Health final : public PeerListener {
   void look_at_device() HEP_EXCLUDES(mutex_);
   void stop(hepResult_t result, int missing_rank, const std::string& cause,
             const PeerFailure& begun = {}) HEP_EXCLUDES(mutex_);
-  PeerFailure to_tell(const hepFailure_t& failure) const HEP_EXCLUDES(mutex_);
+  PeerFailure to_tell() const HEP_EXCLUDES(mutex_);
   int culprit(const hepFailure_t& failure) const HEP_REQUIRES(mutex_);
-  int end_of_chain(int rank) const HEP_REQUIRES(mutex_);
+  int end_of_waits(int awaited) const HEP_REQUIRES(mutex_);
+  int end_of_chain(int rank, int awaited) const HEP_REQUIRES(mutex_);
   Status sentence_of(const hepFailure_t& failure) const HEP_EXCLUDES(mutex_);
-  void await_explanation(int rank) HEP_EXCLUDES(mutex_);
+  void await_explanation() HEP_EXCLUDES(mutex_);
 
   const int rank_;
   Backend& backend_;

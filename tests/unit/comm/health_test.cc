@@ -5,11 +5,13 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 
+#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <future>
 #include <memory>
 #include <mutex>
+#include <random>
 #include <string>
 #include <thread>
 #include <utility>
@@ -232,6 +234,104 @@ TEST_F(HealthOfWaitingRank, AwaitsWhatTheAccusedRankHasToSayAlsoWhereItWaitedFor
   const std::string sentence = health_->check().message();
   accused.join();
   EXPECT_NE(sentence.find("rank 2: waited for rank 3"), std::string::npos) << sentence;
+}
+
+// Ranks of one process, each of which waits for one other rank, or for nobody. What one tells, all
+// others have heard when it returns.
+class Waits {
+ public:
+  explicit Waits(const std::vector<int>& awaited) : awaited_(awaited), backends_(awaited.size()) {
+    const int num_ranks = static_cast<int>(awaited.size());
+    const std::vector<uint64_t> processes(num_ranks, 7);
+    for (int rank = 0; rank < num_ranks; ++rank) {
+      members_.emplace_back();
+      EXPECT_TRUE(PeerMember::open(4, processes, rank, &members_.back()).ok());
+      backends_[rank].wait_for(awaited[rank]);
+      healths_.push_back(
+          std::make_unique<Health>(rank, num_ranks, backends_[rank], *members_.back()));
+      EXPECT_TRUE(healths_.back()->start(false).ok());
+    }
+  }
+
+  // The wait of one rank expires. Then the ranks tell what they know, in this order, if they wait.
+  void expire(int first, const std::vector<int>& order) {
+    backends_[first].stop(hepErrorTimeout);
+    tell(first);
+    for (const int rank : order)
+      if (rank != first && awaited_[rank] >= 0) tell(rank);
+  }
+
+  int named_by(int rank) const { return healths_[rank]->failure().missing_rank; }
+
+  bool is_explained(int rank) const { return awaited_[rank] >= 0; }
+
+  // Returns whether the waits lead from this rank to one that waits for nobody.
+  bool end(int rank) const {
+    for (size_t step = 0; step <= awaited_.size(); ++step) {
+      if (awaited_[rank] < 0) return true;
+      rank = awaited_[rank];
+    }
+    return false;
+  }
+
+ private:
+  void tell(int rank) {
+    PeerFailure own{};
+    EXPECT_TRUE(healths_[rank]->look_around(&own));
+    members_[rank]->report(own);
+  }
+
+  const std::vector<int> awaited_;
+  std::vector<StoppedBackend> backends_;
+  std::vector<std::unique_ptr<PeerMember>> members_;
+  std::vector<std::unique_ptr<Health>> healths_;
+};
+
+TEST(HealthOfManyRanks, NamesTheEndOfAChainWhoeverGivesUpFirst) {
+  Waits waits({2, 0, 3, -1});
+  waits.expire(1, {0, 2});
+  for (const int rank : {0, 1, 2}) EXPECT_EQ(waits.named_by(rank), 3) << "by rank " << rank;
+}
+
+TEST(HealthOfManyRanks, NamesARankWhoseOwnWaitDoesNotExplainItInRandomGraphs) {
+  std::mt19937 random(1);
+  for (int graph = 0; graph < 2000; ++graph) {
+    const int num_ranks = 2 + static_cast<int>(random() % 7);
+    std::vector<int> awaited, order;
+    for (int rank = 0; rank < num_ranks; ++rank) {
+      const int other = (rank + 1 + static_cast<int>(random() % (num_ranks - 1))) % num_ranks;
+      awaited.push_back(random() % 4 == 0 ? -1 : other);
+      order.push_back(rank);
+    }
+    std::shuffle(order.begin(), order.end(), random);
+    const auto waiting =
+        std::find_if(order.begin(), order.end(), [&](int rank) { return awaited[rank] >= 0; });
+    if (waiting == order.end()) continue;
+    const int first = *waiting;
+    std::shuffle(order.begin(), order.end(), random);
+    Waits waits(awaited);
+    waits.expire(first, order);
+    for (int rank = 0; rank < num_ranks; ++rank) {
+      const bool leads_out = waits.is_explained(rank) && waits.end(rank);
+      if (!waits.end(first) && !leads_out) continue;  // all that it knows is a circle
+      const int named = waits.named_by(rank);
+      ASSERT_GE(named, 0);
+      ASSERT_FALSE(waits.is_explained(named))
+          << "rank " << rank << " names " << named << ": " << testing::PrintToString(awaited)
+          << ", first " << first << ", then " << testing::PrintToString(order);
+    }
+  }
+}
+
+TEST_F(HealthOfWaitingRank, TellsWhomItWaitedForItself) {
+  EXPECT_TRUE(health_->start(false).ok());
+  health_->peer_failed({3, hepErrorTimeout, 0, "rank 3: waited for rank 0"});
+  const std::string sentence = health_->check().message();
+  ASSERT_EQ(peer_.failures.size(), 1u);
+  EXPECT_EQ(peer_.failures[0].missing_rank, 2);
+  EXPECT_NE(peer_.failures[0].sentence.find("waited for rank 2"), std::string::npos)
+      << peer_.failures[0].sentence;
+  EXPECT_NE(sentence.find("rank 2 is missing"), std::string::npos) << sentence;
 }
 
 TEST(Comm, ThatIsDestroyedAmidAnOperationLeavesAndHasNotFailed) {
