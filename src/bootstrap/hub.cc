@@ -32,6 +32,11 @@ namespace {
 // Twice the ranks that can come at once.
 constexpr size_t kMaxStrangers = 2 * kMaxRanks;
 
+// A rank whose connection broke before it knew that it has a seat comes again. Its seat is kept for
+// it so long: for several attempts to connect, and short enough that the others learn within a
+// second of a rank that has died.
+constexpr int kReturnMs = 500;
+
 Frame make_failure_frame(const Status& failure) {
   const wire::Failure head{static_cast<uint32_t>(failure.result())};
   std::vector<char> payload(sizeof head);
@@ -61,11 +66,15 @@ struct Peer {
   bool has_seat() const { return rank >= 0; }
 };
 
-// A rank's seat is given away once.
+// A rank's seat is given away once. Until the first exchange, the rank that took it may take it
+// again.
 struct Seat {
   Peer* member = nullptr;
   std::string name;  // the address of who took the seat; empty: nobody did yet
-  bool taken() const { return !name.empty(); }
+  uint32_t visit = 0;
+  bool contributed = false;           // so the rank knows that the seat is its own
+  std::optional<Deadline> return_by;  // the connection broke, and the rank may come again
+  bool taken() const { return !name.empty() && !return_by; }
 };
 
 class Hub final : private Doorway::Keeper {
@@ -100,6 +109,7 @@ class Hub final : private Doorway::Keeper {
   void relay();
   void expire();
   bool remove_one_closed();
+  void miss(int rank);
   void fail(Status failure);
 
   bool all_seats_taken() const;
@@ -114,6 +124,7 @@ class Hub final : private Doorway::Keeper {
   std::vector<std::unique_ptr<Peer>> peers_;  // oldest first
   std::vector<Seat> seats_;                   // [num_ranks]; empty until the first rank joins
   int first_rank_ = -1;                       // which rank that was
+  bool exchanged_ = false;                    // so no rank comes again
   Status failure_;                            // the first one; there is no return from it
 };
 
@@ -140,6 +151,8 @@ int Hub::milliseconds_to_wait() const {
     if (!peer->has_seat()) consider(peer->deadline);
     if (peer->contribution) consider(peer->contribution->deadline);
   }
+  for (const Seat& seat : seats_)
+    if (seat.return_by) consider(*seat.return_by);
   if (!seats_.empty() && (listener_.socket.valid() || peers_.empty())) consider(linger_);
   return least;
 }
@@ -158,7 +171,7 @@ void Hub::wait_and_serve() {
   }
   // Strangers never end the hub: the doorway tries again to accept what it could not.
   (void)doorway_.serve(&entries[polled]);
-  if (!all_seats_taken()) return;
+  if (!exchanged_ && (failure_.ok() || !all_seats_taken())) return;
   listener_.close();
   doorway_.clear();
 }
@@ -175,7 +188,7 @@ bool Hub::hear(Doorway::Stranger& stranger) {
 
 void Hub::admit(Doorway::Stranger stranger) {
   const wire::Join& join = stranger.verifier.join();
-  if (all_seats_taken() || !check_rank(join.rank, join.num_ranks).ok()) return;
+  if (exchanged_ || !check_rank(join.rank, join.num_ranks).ok()) return;
   // A rank that is gone already has its seat all the same, so that the others learn of its end.
   (void)stranger.verifier.welcome(stranger.socket.get(), secret_);
   peers_.push_back(std::make_unique<Peer>(std::move(stranger.socket), stranger.address.text()));
@@ -212,11 +225,18 @@ Status Hub::take_seat(Peer& peer, const wire::Join& join) {
   const Deadline deadline = Deadline::after_ms(join.remaining_ms);
   if (deadline.remaining_ms() > linger_.remaining_ms()) linger_ = deadline;
   Seat& seat = seats_[join.rank];
-  if (seat.taken())
+  const bool returns = seat.visit == join.visit && !seat.contributed;
+  if (!seat.name.empty() && !returns)
     return error(hepErrorMismatch, "rank %d came twice, from %s and from %s", join.rank,
                  seat.name.c_str(), peer.connection.name().c_str());
+  if (seat.member != nullptr) {
+    seat.member->rank = -1;
+    seat.member->connection.close();
+  }
   seat.member = &peer;
   seat.name = peer.connection.name();
+  seat.visit = join.visit;
+  seat.return_by.reset();
   peer.rank = join.rank;
   return Status();
 }
@@ -231,6 +251,7 @@ void Hub::contribute(Peer& peer, const std::vector<char>& payload) {
   if (const Status fits = check_contribution(peer, gather, bytes); !fits.ok()) return fail(fits);
 
   const Deadline deadline = Deadline::after_ms(gather.remaining_ms);
+  seats_[peer.rank].contributed = true;
   peer.contribution =
       Contribution{gather, deadline, {payload.begin() + sizeof gather, payload.end()}};
   const bool complete = std::all_of(seats_.begin(), seats_.end(), [](const Seat& seat) {
@@ -264,6 +285,7 @@ void Hub::relay() {
     all.insert(all.end(), data.begin(), data.end());
     seat.member->contribution.reset();
   }
+  exchanged_ = true;
   const Frame frame = make_frame(wire::FrameType::kResult, all.data(), all.size());
   for (const Seat& seat : seats_) seat.member->connection.send(frame);
 }
@@ -272,6 +294,11 @@ void Hub::expire() {
   // A rank that still comes is past every deadline that is known. A member that hangs must not keep
   // the port open.
   if (!seats_.empty() && linger_.expired()) listener_.close();
+  for (Seat& seat : seats_) {
+    if (!seat.return_by || !seat.return_by->expired()) continue;
+    seat.return_by.reset();
+    miss(static_cast<int>(&seat - seats_.data()));
+  }
   for (const auto& peer : peers_) {
     if (!peer->has_seat()) {
       if (peer->deadline.expired()) peer->connection.close();
@@ -292,13 +319,22 @@ bool Hub::remove_one_closed() {
   const std::unique_ptr<Peer> gone = std::move(*found);
   peers_.erase(found);
   if (!gone->has_seat()) return true;
-  seats_[gone->rank].member = nullptr;
+  Seat& seat = seats_[gone->rank];
+  seat.member = nullptr;
+  if (seat.contributed || !failure_.ok())
+    miss(gone->rank);
+  else
+    seat.return_by = Deadline::after_ms(kReturnMs);
+  return true;
+}
+
+// Tells the others that a rank does not come any more.
+void Hub::miss(int rank) {
   const Peer* waiting = first_waiting();
   // Once all have joined, ranks may leave at different times, as long as nobody waits for them.
   if (waiting || !all_seats_taken())
     fail(error(hepErrorPeerLost, "phase '%s': rank %d is gone",
-               waiting ? waiting->contribution->gather.phase : "join", gone->rank));
-  return true;
+               waiting ? waiting->contribution->gather.phase : "join", rank));
 }
 
 void Hub::fail(Status failure) {

@@ -56,8 +56,8 @@ struct Join {
   int32_t rank;
   int32_t num_ranks;
   uint32_t remaining_ms;  // until this rank's deadline
-  uint32_t reserved;
-  uint64_t proof;  // over all that stands before it
+  uint32_t visit;         // a random number, the same in all attempts of one rank to join
+  uint64_t proof;         // over all that stands before it
 };
 static_assert(sizeof(Join) == 40);
 

@@ -57,20 +57,20 @@ bool is_header_of_join(const FrameHeader& header) {
 
 }  // namespace
 
-Status prove(int socket, const SipKey& secret, int rank, int num_ranks, uint32_t remaining_ms,
-             Deadline deadline) {
+Status prove(int socket, const SipKey& secret, const Visitor& visitor, Deadline challenge_by,
+             Deadline welcome_by) {
   wire::Challenge challenge;
-  HEP_TRY(receive_frame(socket, FrameType::kChallenge, &challenge, deadline));
+  HEP_TRY(receive_frame(socket, FrameType::kChallenge, &challenge, challenge_by));
 
-  wire::Join join{{}, rank, num_ranks, remaining_ms, 0, 0};
+  wire::Join join{{}, visitor.rank, visitor.num_ranks, visitor.remaining_ms, visitor.visit, 0};
   HEP_TRY(random_bytes(join.nonce.data(), join.nonce.size()));
   join.proof = wire::make_proof(secret, wire::Side::kConnecting, challenge.nonce, join);
   const auto frame = make_framed(FrameType::kJoin, join);
-  const Io io = send_all(socket, &frame, sizeof frame, deadline);
+  const Io io = send_all(socket, &frame, sizeof frame, welcome_by);
   if (io != Io::kDone) return error(hepErrorSystem, "%s", io_text(io));
 
   wire::Welcome welcome;
-  HEP_TRY(receive_frame(socket, FrameType::kWelcome, &welcome, deadline));
+  HEP_TRY(receive_frame(socket, FrameType::kWelcome, &welcome, welcome_by));
   const uint64_t expected = wire::make_proof(secret, wire::Side::kListening, challenge.nonce, join);
   if (!wire::equal_proofs(welcome.proof, expected))
     return error(hepErrorSystem, "it does not know the secret of this id");

@@ -15,13 +15,23 @@
 
 namespace hep {
 
-// Either end gives the other this long to prove itself.
+// The end that listens gives the other this long to prove itself. The end that connects waits this
+// long for the challenge, which shows that the service there may be the right one.
 constexpr int kProofMs = 5000;
 
-// The end that connects calls this. It tells the other end which rank it is, and that it wants to
-// have joined within `remaining_ms`.
-Status prove(int socket, const SipKey& secret, int rank, int num_ranks, uint32_t remaining_ms,
-             Deadline deadline);
+// Says who connects.
+struct Visitor {
+  int rank;
+  int num_ranks;
+  uint32_t remaining_ms;  // within which it wants to have joined
+  uint32_t visit;         // wire::Join::visit
+};
+
+// The end that connects calls this. It waits until `challenge_by` for the challenge and until `welcome_by`
+// for the proof of the other end. That end may have been stopped meanwhile, and a rank that gives
+// up its proof would have to come a second time.
+Status prove(int socket, const SipKey& secret, const Visitor& visitor, Deadline challenge_by,
+             Deadline welcome_by);
 
 // The end that listens has one of these for each new connection. It never waits.
 class Verifier {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <string>
 
+#include "base/identity.h"
 #include "net/address.h"
 #include "net/handshake.h"
 #include "net/socket.h"
@@ -23,6 +24,8 @@ constexpr int kRetryMs = 20;
 
 Status reach(const Destination& destination, int rank, int num_ranks, Deadline deadline,
              Descriptor* out, int join_ms) {
+  Visitor visitor{rank, num_ranks, 0, 0};
+  HEP_TRY(random_bytes(&visitor.visit, sizeof visitor.visit));
   std::string reasons;  // of the latest round that the deadline did not cut short
   do {
     std::string round;
@@ -30,9 +33,10 @@ Status reach(const Destination& destination, int rank, int num_ranks, Deadline d
       Descriptor socket;
       Status attempt = connect_to(socket_address(address, destination.port),
                                   earlier(deadline, kConnectMs), &socket);
+      visitor.remaining_ms = std::min(deadline.remaining_ms(), join_ms);
       if (attempt.ok())
-        attempt = prove(socket.get(), destination.secret, rank, num_ranks,
-                        std::min(deadline.remaining_ms(), join_ms), earlier(deadline, kProofMs));
+        attempt =
+            prove(socket.get(), destination.secret, visitor, earlier(deadline, kProofMs), deadline);
       if (attempt.ok()) {
         *out = std::move(socket);
         return Status();

@@ -130,7 +130,7 @@ bool run_rank(const Job& job) {
   Descriptor socket = job.connect();
   if (!socket.valid()) return false;
   const Deadline deadline = Deadline::after_ms(kPatienceMs);
-  if (!prove(socket.get(), kSecret, 0, 1, 0, deadline).ok()) return false;
+  if (!prove(socket.get(), kSecret, {0, 1, 0, 0}, deadline, deadline).ok()) return false;
   const uint64_t sent = 0x0123456789abcdef;
   uint64_t received = 0;
   Bootstrap bootstrap(std::move(socket), 0, 1);

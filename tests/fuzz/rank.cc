@@ -46,8 +46,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     gather(std::move(rank), num_ranks, bytes);
   } else {
     const hep::SipKey secret{1, 2, 3};
-    fuzz::require(!hep::prove(rank.get(), secret, 0, num_ranks, kDeadlineMs, deadline()).ok(),
-                  "whoever does not know the secret is not taken for the hub");
+    fuzz::require(
+        !hep::prove(rank.get(), secret, {0, num_ranks, kDeadlineMs, 0}, deadline(), deadline())
+             .ok(),
+        "whoever does not know the secret is not taken for the hub");
   }
   return 0;
 }

@@ -213,8 +213,8 @@ class Stranger {
 };
 
 inline wire::Join make_join(const SipKey& secret, const wire::Nonce& challenge, int rank,
-                            int num_ranks, uint32_t remaining_ms = kLongMs) {
-  wire::Join join{{1, 2, 3}, rank, num_ranks, remaining_ms, 0, 0};
+                            int num_ranks, uint32_t remaining_ms = kLongMs, uint32_t visit = 0) {
+  wire::Join join{{1, 2, 3}, rank, num_ranks, remaining_ms, visit, 0};
   join.proof = wire::make_proof(secret, wire::Side::kConnecting, challenge, join);
   return join;
 }

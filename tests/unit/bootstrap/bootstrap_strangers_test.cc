@@ -273,7 +273,7 @@ class Impostor {
     Descriptor socket;
     HEP_TRY(
         connect_to(socket_address(rendezvous_.addresses[0], rendezvous_.port), later(), &socket));
-    return prove(socket.get(), rendezvous_.secret, 0, 1, kLongMs, later());
+    return prove(socket.get(), rendezvous_.secret, {0, 1, kLongMs, 0}, later(), later());
   }
 
   static void send_frame(int socket, wire::FrameHeader header, const void* payload) {

@@ -230,6 +230,61 @@ TEST_F(BootstrapTest, RanksThatGiveDifferentSizesAreNamedWithThem) {
   });
 }
 
+// Takes a seat as a rank does that has not seen the welcome yet.
+std::unique_ptr<Stranger> seated(const Rendezvous& rendezvous, int rank, uint32_t visit) {
+  auto stranger = std::make_unique<Stranger>(rendezvous);
+  const wire::Join join =
+      make_join(rendezvous.secret, stranger->challenge(), rank, 2, kLongMs, visit);
+  stranger->send_frame(kJoinHeader, &join, sizeof join);
+  EXPECT_EQ(stranger->next_type(), wire::FrameType::kWelcome);
+  return stranger;
+}
+
+void contribute(Stranger& rank, const char* phase) {
+  wire::Gather gather{0, kLongMs, {}};
+  std::snprintf(gather.phase, sizeof gather.phase, "%s", phase);
+  rank.send_frame(wire::make_header(wire::FrameType::kGather, sizeof gather), &gather,
+                  sizeof gather);
+}
+
+TEST_F(BootstrapTest, ARankWhoseConnectionBrokeTakesItsSeatAgain) {
+  const hepUniqueId_t id = new_id();
+  const Rendezvous rendezvous = contents_of(id);
+  seated(rendezvous, 0, 7).reset();
+  std::thread other([&] { EXPECT_TRUE(joined(id, 1, 2)); });
+  const auto again = seated(rendezvous, 0, 7);
+  contribute(*again, "join");
+  EXPECT_EQ(again->next_type(), wire::FrameType::kResult);
+  other.join();
+}
+
+TEST_F(BootstrapTest, ARankTakesItsSeatAgainBeforeItsOldConnectionIsKnownToHaveBroken) {
+  const hepUniqueId_t id = new_id();
+  const Rendezvous rendezvous = contents_of(id);
+  const auto before = seated(rendezvous, 0, 7);
+  const auto again = seated(rendezvous, 0, 7);
+  EXPECT_TRUE(before->is_refused());
+  std::thread other([&] { EXPECT_TRUE(joined(id, 1, 2)); });
+  contribute(*again, "join");
+  EXPECT_EQ(again->next_type(), wire::FrameType::kResult);
+  other.join();
+}
+
+TEST_F(BootstrapTest, AnotherProcessDoesNotTakeTheSeatOfARank) {
+  const hepUniqueId_t id = new_id();
+  const Rendezvous rendezvous = contents_of(id);
+  const auto first = seated(rendezvous, 0, 7);
+  const auto second = seated(rendezvous, 0, 8);
+  EXPECT_EQ(second->next_type(), wire::FrameType::kFailure);
+  expect_error(join(id, 1, 2, later()), hepErrorMismatch, {"rank 0 came twice"});
+}
+
+TEST_F(BootstrapTest, ARankThatDoesNotTakeItsSeatAgainIsNamedLongBeforeTheDeadline) {
+  const hepUniqueId_t id = new_id();
+  seated(contents_of(id), 0, 7).reset();
+  expect_error(join(id, 1, 2, later()), hepErrorPeerLost, {"rank 0 is gone"});
+}
+
 TEST_F(BootstrapTest, ARankThatComesTwiceIsAnErrorOnAllRanksThatComeLaterToo) {
   const hepUniqueId_t id = new_id();
   const auto join_and_fail = [&](int rank) {
