@@ -704,8 +704,8 @@ typedef enum {
  *                                             summary of its call, which
  *                                             hepGetLastError tells in
  *                                             words
- *   InvalidUsage   -1                         T << 32 | K of the call     T << 32 | K of the
- *                                                                         executed update
+ *   InvalidUsage   whose call did not fit     T << 32 | K of the call     T << 32 | K of the
+ *                  the executed update                                    executed update
  */
 typedef struct {
   size_t size;

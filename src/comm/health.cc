@@ -100,7 +100,9 @@ int Health::culprit(const hepFailure_t& failure) const {
   const int awaited = failure.missing_rank;
   switch (failure.result) {
     case hepErrorTimeout: return end_of_waits(awaited);
-    case hepErrorMismatch: return awaited;  // whom it differs from, whoever is right
+    // Whom a rank differs from, or whose call was wrong, stands in its own record, or it was told.
+    case hepErrorMismatch:
+    case hepErrorInvalidUsage: return cause_.empty() || told_rank_ < 0 ? awaited : told_rank_;
     case hepErrorCuda: return told_rank_ >= 0 ? told_rank_ : awaited;
     default: return awaited < 0 || (told_rank_ >= 0 && told_rank_ != rank_) ? told_rank_ : awaited;
   }

@@ -69,6 +69,12 @@ struct LargeBatch : Batch {
 
 using Call = std::function<hepResult_t(LargeBatch&)>;
 
+// A rank that called earlier may have failed, and told of it already.
+void issue(const Call& call, LargeBatch& batch) {
+  const hepResult_t result = call(batch);
+  EXPECT_TRUE(result == hepSuccess || result == hepErrorInvalidUsage) << hepGetLastError();
+}
+
 hepResult_t call_dispatch(LargeBatch& batch) {
   return hepDispatch(batch.routing.get(), &batch.dispatch, batch.self.stream.get());
 }
@@ -97,6 +103,10 @@ void expect_noticed(hepLayout_t layout, Sizes called, const std::string& operati
       return std::to_string(sizes.num_tokens) + " tokens and top_k " + std::to_string(sizes.top_k);
     };
     expect_mentions(hepGetLastError(), {operation + " 1", words(called), words(kExecuted)});
+    hepFailure_t failure = HEP_FAILURE_INITIALIZER;
+    EXPECT_HEP(hepCommGetFailure(self.comm, &failure));
+    EXPECT_EQ(failure.result, hepErrorInvalidUsage);
+    EXPECT_GE(failure.missing_rank, 0);  // any: the calls of all are wrong
     self.barrier();
     batch.expect_canaries();
   });
@@ -111,7 +121,7 @@ void expect_eager_call_noticed(hepLayout_t layout, Sizes called, const std::stri
     graph.begin(batch.self.stream);
     EXPECT_HEP(batch.update(called));
     graph.end(batch.self.stream);
-    EXPECT_HEP(call(batch));
+    issue(call, batch);
     batch.self.stream.synchronize();
   });
 }
@@ -158,6 +168,40 @@ INSTANTIATE_TEST_SUITE_P(Sizes, ExecutedUpdateOfOtherSizes,
                            return info.param.num_tokens != kExecuted.num_tokens ? "OtherTokens"
                                                                                 : "OtherTopK";
                          });
+
+// A second half is for the sizes of the first half that was executed. That has sent all that the second
+// needs, so that no graph waits for another.
+TEST_F(ExecutedUpdate, OfOtherSizesFailsTheSecondHalfOfADispatch) {
+  hepConfig_t config = small_config();
+  config.low_latency_tokens = kExecuted.num_tokens;
+  hepRoutingConfig_t place = HEP_ROUTING_CONFIG_INITIALIZER;
+  place.mode = hepModeLowLatency;
+  run_ranks(config, [&](Rank& self) {
+    Batch batch(self, config, &place);
+    batch.update_in_the_dispatch();
+    harness::Graph sends[2], receives[2];
+    for (const int graph : {0, 1}) {
+      batch.choice.num_tokens = graph == 0 ? kExecuted.num_tokens : kOtherTokens.num_tokens;
+      sends[graph].begin(self.stream);
+      EXPECT_HEP(hepDispatchSend(batch.routing.get(), &batch.dispatch, self.stream.get()));
+      sends[graph].end(self.stream);
+      receives[graph].begin(self.stream);
+      EXPECT_HEP(hepDispatchReceive(batch.routing.get(), self.stream.get()));
+      receives[graph].end(self.stream);
+    }
+    self.barrier();
+    sends[0].launch(self.stream);
+    self.stream.synchronize();
+    self.barrier();
+    receives[1].launch(self.stream);
+    self.stream.synchronize();
+    hepResult_t error = hepSuccess;
+    EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
+    EXPECT_EQ(error, hepErrorInvalidUsage) << hepGetLastError();
+    expect_mentions(hepGetLastError(), {"dispatch 1", "4 tokens", "8 tokens"});
+    self.barrier();
+  });
+}
 
 // What was captured meanwhile makes no difference.
 TEST_F(ExecutedUpdate, OfTheSameSizesServesACallAfterACapture) {

@@ -194,6 +194,19 @@ TEST_F(HealthOfWaitingRank, NamesThePeerWhoseDeviceHasDiedWhomeverItWaitedFor) {
       << status.message();
 }
 
+// Rank 0 waits for rank 2 meanwhile.
+TEST_F(HealthOfWaitingRank, NamesThePeerWhoseCallWasWrongWhomeverItWaitedFor) {
+  health_->peer_failed({3, hepErrorInvalidUsage, 3, "rank 3: the call was wrong"});
+  EXPECT_EQ(health_->failure().missing_rank, 3);
+  EXPECT_EQ(health_->check().result(), hepErrorInvalidUsage);
+}
+
+TEST_F(HealthOfWaitingRank, NamesThePeerThatAnotherDiffersFromWhomeverItWaitedFor) {
+  health_->peer_failed({1, hepErrorMismatch, 3, "rank 1: rank 3 called it with flat"});
+  EXPECT_EQ(health_->failure().missing_rank, 3);
+  EXPECT_EQ(health_->check().result(), hepErrorMismatch);
+}
+
 TEST_F(HealthOfWaitingRank, TellsOfALostPeerAlsoWhereItWaitedForNobody) {
   backend_.wait_for(-1);
   EXPECT_TRUE(health_->start(false).ok());

@@ -35,8 +35,9 @@ __device__ bool may_begin(const Args& args, hepOperation_t operation, uint64_t e
   const bool fits = num_tokens == args.num_tokens && top_k == args.top_k;
   if (!__syncthreads_or(failed || !fits)) return true;
   if (!failed && !fits && threadIdx.x == 0)
-    record_failure(args.context, {operation, hepPhaseNone, -1, epoch}, hepErrorInvalidUsage,
-                   batch_word(args.num_tokens, args.top_k), batch_word(num_tokens, top_k));
+    record_failure(args.context, {operation, hepPhaseNone, args.context.rank, epoch},
+                   hepErrorInvalidUsage, batch_word(args.num_tokens, args.top_k),
+                   batch_word(num_tokens, top_k));
   return false;
 }
 

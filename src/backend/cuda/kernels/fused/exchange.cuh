@@ -196,6 +196,13 @@ __device__ inline uint32_t take_header(const UpdateArgs& args, int source, uint6
       uint64_t{__shfl_sync(kFullWarp, payload, 3)} << 32 | __shfl_sync(kFullWarp, payload, 2);
   const uint32_t top_k = first >> kTokenBits & ((1u << kTopKBits) - 1);
   const uint32_t tokens = first & ((1u << kTokenBits) - 1);
+  // A second half is for the first half that was executed, whose sizes are in this rank's own header.
+  if (source == context.rank && (tokens != args.num_tokens || top_k != args.top_k)) {
+    record_failure(context, {hepOperationDispatch, hepPhaseNone, source, epoch},
+                   hepErrorInvalidUsage, batch_word(args.num_tokens, args.top_k),
+                   batch_word(tokens, top_k));
+    return kNoHeader;
+  }
   if (top_k != args.top_k) {
     record_failure(context, point, hepErrorMismatch, args.top_k, top_k);
     return kNoHeader;
