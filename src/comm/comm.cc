@@ -41,7 +41,7 @@ hepLimits_t limits_of(const hepComm& comm) {
   limits.row_bytes = shape.row_bytes;
   limits.max_flat_rows = static_cast<int64_t>(shape.num_ranks) * shape.max_tokens;
   limits.max_expert_rows = limits.max_flat_rows * shape.max_top_k;
-  const Profile& profile = profile_of(cuda ? capability_major(comm.device) : 0);
+  const Profile& profile = profile_of(comm.capability_major);
   const Plan plan = cuda ? make_plan(lane, profile) : Plan{};
   limits.routing_blocks = plan.routing_blocks;
   limits.dispatch_blocks = plan.dispatch_blocks;

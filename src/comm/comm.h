@@ -28,6 +28,7 @@ struct hepComm {
   int num_ranks = 0;
   hepConfig_t config{};  // resolved; the backend is the one that was chosen
   int device = -1;
+  int capability_major = 0;  // of the device; 0 on the host
   bool several_hosts = false;
   std::vector<hep::Lane> lanes;
 

@@ -77,6 +77,7 @@ Status choose_backend(hepComm& comm) {
                     comm.device);
       config.backend = hepBackendCuda;
       HEP_TRY(bind_cuda_device(comm.device));  // starts CUDA there, once for all that follows
+      comm.capability_major = capability_major(comm.device);
     } else {
       if (config.backend == hepBackendCuda) return found;
       config.backend = hepBackendHost;
@@ -119,7 +120,7 @@ void log_shared_device(const std::vector<Hello>& hellos, const hepComm& comm) {
 void warn_of_lanes_without_room(const hepComm& comm) {
   int num_sms = 0;
   if (comm.config.backend != hepBackendCuda || !count_sms(comm.device, &num_sms).ok()) return;
-  const int blocks = blocks_of_all(comm.lanes, profile_of(capability_major(comm.device)));
+  const int blocks = blocks_of_all(comm.lanes, profile_of(comm.capability_major));
   if (blocks <= num_sms) return;
   log_message(
       hepLogWarning,

@@ -245,4 +245,7 @@ hepRouting::hepRouting(hepComm* owner, int index) : comm(owner), lane_index(inde
   comm->add_routing();
 }
 
-hepRouting::~hepRouting() { comm->remove_routing(lane_index, this); }
+hepRouting::~hepRouting() {
+  backend.reset();  // before the communicator may go
+  comm->remove_routing(lane_index, this);
+}

@@ -260,10 +260,14 @@ void PeerGroup::record(const PeerMessage& message) {
 }
 
 // Sends to all other processes. The few messages that a rank may have under way at once fit into
-// the socket's buffer, whether or not the other end reads.
+// the socket's buffer, whether or not the other end reads. A link that took a part of one is closed:
+// whoever reads on would take the rest for other messages.
 void PeerGroup::send(const PeerMessage& message) {
-  for (const Descriptor& link : links_.sockets())
-    if (link.valid()) ::send(link.get(), &message, sizeof message, MSG_NOSIGNAL | MSG_DONTWAIT);
+  for (const Descriptor& link : links_.sockets()) {
+    if (!link.valid()) continue;
+    const ssize_t sent = ::send(link.get(), &message, sizeof message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent > 0 && static_cast<size_t>(sent) < sizeof message) ::shutdown(link.get(), SHUT_RDWR);
+  }
 }
 
 // Tells every listener what it has not been told of the other ranks.
