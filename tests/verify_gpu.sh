@@ -49,8 +49,11 @@ give_up() {
 # ------------------------------------------------------------------------------- what is there
 
 suite=$build/tests/mpi_suite
-[ -n "$commit" ] || commit=$(git rev-parse HEAD 2>/dev/null) ||
-  give_up 'this is no git repository: name the commit with --commit'
+if [ -z "$commit" ]; then
+  commit=$(git rev-parse HEAD 2>/dev/null) ||
+    give_up 'this is no git repository: name the commit with --commit'
+  git diff --quiet HEAD || give_up 'the tree differs from HEAD: commit it, or name it with --commit'
+fi
 for file in "$suite" "$build"/tests/{fault_suite,dead_context_test,verified_sources}; do
   [ -f "$file" ] || give_up "there is no $file: build with the option cuda"
 done

@@ -84,10 +84,21 @@ class Ptx:
                 function = re.search(r"(\w+)\(?$", line)[1]
                 if ".entry" in words:
                     self.max_threads[function, target] = 0
-            elif not names_space(words[1 if words[0].startswith("@") else 0]):
-                instruction = " ".join(line.split()).rstrip(";")
-                self.findings.append(f"{function} for {target}: {instruction} ({location})"
-                                     " names no state space")
+            else:
+                for instruction in instructions_of(line):
+                    if not names_space(opcode_of(instruction)):
+                        self.findings.append(f"{function} for {target}: {instruction} ({location})"
+                                             " names no state space")
+
+
+def instructions_of(line):
+    """Inline assembly may put several on a line, in braces."""
+    return [text for text in (" ".join(part.split()) for part in re.split("[;{}]", line)) if text]
+
+
+def opcode_of(instruction):
+    words = instruction.split(None, 2)
+    return words[1] if words[0].startswith("@") and len(words) > 1 else words[0]
 
 
 def names_space(opcode):

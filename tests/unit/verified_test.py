@@ -53,7 +53,14 @@ class Tree(unittest.TestCase):
         (self.root / path).write_text(text)
 
     def record(self, fingerprint):
-        self.write(verified.RECORD, json.dumps({"date": "2000-01-01", "fingerprint": fingerprint}))
+        self.write(verified.RECORD, json.dumps(
+            {
+                "date": "2000-01-01",
+                "fingerprint": fingerprint,
+                "machine": {"gpus": ["NVIDIA H200"]},
+                "not_run": {"faults": "needs 3 GPUs"},
+            }
+        ))
 
     def check(self):
         said = io.StringIO()
