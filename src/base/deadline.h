@@ -2,6 +2,8 @@
 // A point in time by which something must have happened.
 #pragma once
 
+#include <poll.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -14,23 +16,46 @@ class Deadline {
     return Deadline(Clock::now() + std::chrono::milliseconds(milliseconds));
   }
 
-  bool expired() const { return Clock::now() >= time_; }
+  // The same point in time, or as soon as there is something to read at `news`, a descriptor that
+  // outlives the deadline.
+  Deadline or_news(int news) const {
+    Deadline deadline = *this;
+    deadline.news_ = news;
+    return deadline;
+  }
 
-  // Milliseconds that are left, rounded up, at least 0: what poll() takes.
+  // The deadline, or `milliseconds` from now if that is earlier.
+  Deadline or_in(int milliseconds) const {
+    Deadline deadline = *this;
+    deadline.time_ = std::min(time_, Clock::now() + std::chrono::milliseconds(milliseconds));
+    return deadline;
+  }
+
+  bool expired() const { return Clock::now() >= time_ || has_news(); }
+
+  // Milliseconds to wait until expired() is to be asked again, at least 0: what poll() takes.
   int remaining_ms() const {
+    return news_ < 0 ? left_ms() : has_news() ? 0 : std::min(left_ms(), kNewsMs);
+  }
+
+  // Milliseconds that are left, rounded up, at least 0.
+  int left_ms() const {
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(time_ - Clock::now()).count();
     return static_cast<int>(std::clamp<int64_t>(left, 0, 1 << 30));
   }
 
  private:
   using Clock = std::chrono::steady_clock;
+  static constexpr int kNewsMs = 50;  // between two looks for news
+
+  bool has_news() const {
+    pollfd entry{news_, POLLIN, 0};  // poll passes over negative descriptors
+    return news_ >= 0 && ::poll(&entry, 1, 0) > 0;
+  }
+
   explicit Deadline(Clock::time_point time) : time_(time) {}
   Clock::time_point time_;
+  int news_ = -1;
 };
-
-// The deadline, or `milliseconds` from now if that is earlier.
-inline Deadline earlier(Deadline deadline, int milliseconds) {
-  return Deadline::after_ms(std::min(deadline.remaining_ms(), milliseconds));
-}
 
 }  // namespace hep

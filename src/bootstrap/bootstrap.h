@@ -41,6 +41,14 @@ class Bootstrap {
   Status all_gather(const void* send, void* receive, size_t bytes, const char* phase,
                     Deadline deadline);
 
+  // Tells all ranks that this one has failed, in a sentence that names it. They get the error from
+  // the all-gather that they are in, or else from the next, and news() tells them at once.
+  void fail(const Status& failure);
+
+  // Has something to read as soon as another rank is gone or has failed. Of use between two
+  // all-gathers alone, where the hub says nothing else.
+  int news() const { return socket_.get(); }
+
   // Takes a connection to a hub that has let this rank in.
   Bootstrap(Descriptor socket, int rank, int num_ranks);
 

@@ -22,6 +22,15 @@ Frame make_frame(wire::FrameType type, const void* payload, size_t size) {
   return frame;
 }
 
+Frame make_failure_frame(const Status& failure) {
+  const wire::Failure head{static_cast<uint32_t>(failure.result())};
+  std::vector<char> payload(sizeof head);
+  std::memcpy(payload.data(), &head, sizeof head);
+  const std::string text = failure.message().substr(0, wire::kMaxTextBytes);
+  payload.insert(payload.end(), text.begin(), text.end());
+  return make_frame(wire::FrameType::kFailure, payload.data(), payload.size());
+}
+
 Connection::Connection(Descriptor socket, std::string name)
     : socket_(std::move(socket)), name_(std::move(name)) {}
 
@@ -60,6 +69,13 @@ void Connection::receive() {
   const ssize_t received = ::recv(socket_.get(), inbox_.data() + before, kReadBytes, 0);
   inbox_.resize(before + (received > 0 ? received : 0));
   if (received == 0 || (received < 0 && errno != EAGAIN && errno != EINTR)) close();
+}
+
+bool Connection::next_is(wire::FrameType type) const {
+  wire::FrameHeader header;
+  if (inbox_.size() < sizeof header) return false;
+  std::memcpy(&header, inbox_.data(), sizeof header);
+  return header.type == type;
 }
 
 bool Connection::next_frame(wire::FrameType type, size_t min_length, size_t max_length,

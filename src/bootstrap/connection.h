@@ -8,12 +8,16 @@
 #include <vector>
 
 #include "base/descriptor.h"
+#include "base/status.h"
 #include "net/frames.h"
 
 namespace hep {
 
 // Holds a whole frame with its header. It is shared, because all ranks receive the same results.
 using Frame = std::shared_ptr<const std::vector<char>>;
+
+// A frame that says why it ends.
+Frame make_failure_frame(const Status& failure);
 
 Frame make_frame(wire::FrameType type, const void* payload, size_t size);
 
@@ -38,6 +42,9 @@ class Connection {
   // Reads what has arrived, up to a bound, so that no connection holds up the others.
   void receive();
   void discard_input() { inbox_.clear(); }
+
+  // Whether the next frame has this type, as far as it has arrived.
+  bool next_is(wire::FrameType type) const;
 
   // Takes the next frame if it has arrived whole. A frame of another type, or with a payload that
   // has not min_length to max_length bytes, closes the connection as soon as its header is here.

@@ -15,6 +15,7 @@
 #include "base/blocked_signals.h"
 #include "base/identity.h"
 #include "base/log.h"
+#include "base/result.h"
 #include "bootstrap/bootstrap.h"
 #include "bootstrap/connection.h"
 #include "bootstrap/unique_id.h"
@@ -37,13 +38,10 @@ constexpr size_t kMaxStrangers = 2 * kMaxRanks;
 // second of a rank that has died.
 constexpr int kReturnMs = 500;
 
-Frame make_failure_frame(const Status& failure) {
-  const wire::Failure head{static_cast<uint32_t>(failure.result())};
-  std::vector<char> payload(sizeof head);
-  std::memcpy(payload.data(), &head, sizeof head);
-  const std::string text = failure.message().substr(0, wire::kMaxTextBytes);
-  payload.insert(payload.end(), text.begin(), text.end());
-  return make_frame(wire::FrameType::kFailure, payload.data(), payload.size());
+Status read_failure(const std::vector<char>& payload) {
+  wire::Failure head;
+  std::memcpy(&head, payload.data(), sizeof head);
+  return Status(failure_of(head.result), {payload.begin() + sizeof head, payload.end()});
 }
 
 // Holds what a rank has brought to the all-gather that is under way.
@@ -207,9 +205,19 @@ void Hub::serve(Peer& peer) {
   if (!peer.has_seat()) return connection.discard_input();
   constexpr size_t kHead = sizeof(wire::Gather);
   std::vector<char> payload;
-  while (connection.next_frame(wire::FrameType::kGather, kHead, kHead + Bootstrap::kMaxBytes,
-                               &payload))
-    contribute(peer, payload);
+  for (;;) {
+    if (connection.next_is(wire::FrameType::kFailure)) {
+      if (!connection.next_frame(wire::FrameType::kFailure, sizeof(wire::Failure),
+                                 sizeof(wire::Failure) + wire::kMaxTextBytes, &payload))
+        return;
+      fail(read_failure(payload));
+    } else {
+      if (!connection.next_frame(wire::FrameType::kGather, kHead, kHead + Bootstrap::kMaxBytes,
+                                 &payload))
+        return;
+      contribute(peer, payload);
+    }
+  }
 }
 
 Status Hub::take_seat(Peer& peer, const wire::Join& join) {
@@ -328,13 +336,15 @@ bool Hub::remove_one_closed() {
   return true;
 }
 
-// Tells the others that a rank does not come any more.
+// Tells the others that a rank does not come any more. They may wait for it elsewhere. After the last
+// all-gather, when the ranks leave one after the other, they do not listen any more.
 void Hub::miss(int rank) {
   const Peer* waiting = first_waiting();
-  // Once all have joined, ranks may leave at different times, as long as nobody waits for them.
-  if (waiting || !all_seats_taken())
+  if (waiting || !exchanged_)
     fail(error(hepErrorPeerLost, "phase '%s': rank %d is gone",
                waiting ? waiting->contribution->gather.phase : "join", rank));
+  else
+    fail(error(hepErrorPeerLost, "rank %d is gone", rank));
 }
 
 void Hub::fail(Status failure) {

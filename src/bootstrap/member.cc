@@ -11,6 +11,7 @@
 
 #include "base/result.h"
 #include "bootstrap/bootstrap.h"
+#include "bootstrap/connection.h"
 #include "bootstrap/unique_id.h"
 #include "config/ranks.h"
 #include "net/address.h"
@@ -39,8 +40,8 @@ Status reach_hub(const Rendezvous& rendezvous, int rank, int num_ranks, Deadline
                  rank);
   const Status reached = reach(hub, rank, num_ranks, deadline, out, join_ms);
   if (reached.ok()) return Status();
-  return error(reached.result(), "rank %d: the rendezvous was not reached in time (%s)", rank,
-               reached.message().c_str());
+  return error(reached.result(), "rank %d: the rendezvous was not reached%s (%s)", rank,
+               reached.result() == hepErrorTimeout ? " in time" : "", reached.message().c_str());
 }
 
 Status lost(int rank, const char* phase) {
@@ -99,6 +100,13 @@ Status Bootstrap::all_gather(const void* send, void* receive, size_t bytes, cons
   return failure_;
 }
 
+void Bootstrap::fail(const Status& failure) {
+  const Frame frame = make_failure_frame(failure);
+  // The socket has room for it: the hub has read all that came before. If the hub is gone, the end of
+  // its connections tells the others.
+  (void)send_all(socket_.get(), frame->data(), frame->size(), Deadline::after_ms(0));
+}
+
 Status Bootstrap::exchange(const void* send, void* receive, size_t bytes, const char* phase,
                            Deadline deadline) {
   wire::Gather gather{};
@@ -116,7 +124,8 @@ Status Bootstrap::exchange(const void* send, void* receive, size_t bytes, const 
   const int socket = socket_.get();
   Io io = send_all(socket, frame.data(), frame.size(), patience);
   wire::FrameHeader answer;
-  if (io == Io::kDone) io = receive_all(socket, &answer, sizeof answer, patience);
+  // A hub that is gone may have told why before.
+  if (io != Io::kExpired) io = receive_all(socket, &answer, sizeof answer, patience);
   if (io == Io::kDone) {
     if (answer.magic != wire::kMagic || answer.version != wire::kVersion)
       return error(hepErrorInternal,
@@ -142,6 +151,7 @@ Status Bootstrap::read_error(size_t length, const char* phase, Deadline deadline
   if (io == Io::kDone) io = receive_all(socket_.get(), text.data(), text.size(), deadline);
   if (io == Io::kClosed) return lost(rank_, phase);
   if (io == Io::kExpired) return no_answer(rank_, phase);
+  if (text.rfind("phase '", 0) != 0) text = "phase '" + std::string(phase) + "': " + text;
   return error(failure_of(failure.result), "rank %d: %s", rank_, text.c_str());
 }
 

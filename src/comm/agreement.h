@@ -2,6 +2,7 @@
 // Ranks take a step together. What fails on one rank fails on all, and all learn why.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -25,6 +26,15 @@ struct AgreementMessage {
 
 struct Empty {};
 
+// How well a rank knows why it failed. One that waited in vain only guesses who is missing. One that
+// lost another need not know what that one failed of. Every other failure is the rank's own.
+enum class Certainty { kGuess, kLoss, kOwn };
+constexpr Certainty certainty_of(int32_t result) {
+  return result == hepErrorTimeout    ? Certainty::kGuess
+         : result == hepErrorPeerLost ? Certainty::kLoss
+                                      : Certainty::kOwn;
+}
+
 // Returns what a rank said, beginning with the rank's name.
 inline std::string attribute(int rank, const char* text) {
   const std::string name = "rank " + std::to_string(rank);
@@ -35,7 +45,8 @@ inline std::string attribute(int rank, const char* text) {
 
 // All-gathers by exchange(send, receive, bytes) the payloads of ranks that have come this far. If
 // the step failed on any rank, it fails on all with the sentences of all that failed. The result is
-// the rank's own if it failed, else that of the lowest rank that did.
+// the rank's own if it failed, else that of the lowest rank that did. Where a rank knows better, the
+// others' sentences do not count.
 template <typename Exchange, typename Payload>
 Status agree_over(Exchange exchange, int num_ranks, const Status& own, const Payload& payload,
                   std::vector<Payload>* payloads) {
@@ -46,12 +57,22 @@ Status agree_over(Exchange exchange, int num_ranks, const Status& own, const Pay
   mine.payload = payload;
   std::vector<Message> all(num_ranks);
   const Status exchanged = exchange(&mine, all.data(), sizeof mine);
-  if (!exchanged.ok()) return own.ok() ? exchanged : own;
+  if (!exchanged.ok()) {
+    const Certainty known = certainty_of(own.result());
+    const bool knows_better = known == Certainty::kOwn || known > certainty_of(exchanged.result());
+    return !own.ok() && knows_better ? own : exchanged;
+  }
 
-  hepResult_t result = own.result();
+  Certainty best = Certainty::kGuess;
+  for (const Message& message : all)
+    if (message.result != hepSuccess) best = std::max(best, certainty_of(message.result));
+  const auto counts = [best](int32_t code) {
+    return code != hepSuccess && certainty_of(code) == best;
+  };
+  hepResult_t result = counts(own.result()) ? own.result() : hepSuccess;
   std::string sentences;
   for (int r = 0; r < num_ranks; ++r) {
-    if (all[r].result == hepSuccess) continue;
+    if (!counts(all[r].result)) continue;
     all[r].text[sizeof all[r].text - 1] = '\0';  // which a peer cannot be trusted to have done
     if (result == hepSuccess) result = failure_of(all[r].result);
     sentences += (sentences.empty() ? "" : "; ") + attribute(r, all[r].text);

@@ -166,11 +166,10 @@ Status connect_to_peers(const std::vector<Address>& addresses, hepComm& comm, De
     windows.push_back(address.window);
     links.push_back(address.link);
   }
-  // Both, whatever comes of the first: the peers wait for this rank in the second too.
-  const Status mapped = comm.window->connect(windows, comm.rank, deadline);
-  const Status linked = comm.member->connect(links, deadline);
-  HEP_TRY(mapped);
-  HEP_TRY(linked);
+  HEP_TRY(fault_point("meet", comm.rank));
+  HEP_TRY(comm.window->connect(windows, comm.rank, deadline));
+  HEP_TRY(fault_point("map", comm.rank));
+  HEP_TRY(comm.member->connect(links, deadline));
   return fault_point("connect", comm.rank);
 }
 
@@ -223,7 +222,11 @@ Status create_comm(const hepUniqueId_t& id, int rank, int num_ranks, const hepCo
   std::vector<Address> addresses;
   HEP_TRY(agree(*bootstrap, num_ranks, "memory", deadline, opened, address, &addresses));
 
-  const Status connected = connect_to_peers(addresses, *comm, deadline);
+  // The peers wait for this rank's connections, not for its next message: they must hear of a failure
+  // at once, and this rank of theirs.
+  const Status connected = connect_to_peers(addresses, *comm, deadline.or_news(bootstrap->news()));
+  if (!connected.ok() && certainty_of(connected.result()) == Certainty::kOwn)
+    bootstrap->fail({connected.result(), attribute(rank, connected.message().c_str())});
   HEP_TRY(agree(*bootstrap, num_ranks, "connections", deadline, connected));
   comm->window->release_descriptors();
 

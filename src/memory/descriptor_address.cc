@@ -103,6 +103,10 @@ Status take_descriptor(const DescriptorAddress& address, Descriptor* out) {
   if (!process.valid()) return system_error("pidfd_open of process %d fails", address.process_id);
   Descriptor copy(
       static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), address.descriptor, 0)));
+  // A process that dies, or has died and is not waited for yet, has closed its descriptors.
+  if (!copy.valid() && (errno == ESRCH || errno == EBADF))
+    return error(hepErrorPeerLost, "its process %d %s", address.process_id,
+                 errno == ESRCH ? "is gone" : "has closed it");
   if (!copy.valid())
     return system_error("pidfd_getfd of descriptor %d of process %d fails", address.descriptor,
                         address.process_id);

@@ -9,6 +9,7 @@
 //
 // Between a rank and the hub of the bootstrap follow:
 //   rank     -> hub       gather, data    one rank's part in an all-gather
+//   rank     -> hub       failure, text   between two all-gathers
 //   hub      -> rank      result          the data of all ranks, rank by rank
 //   hub      -> rank      failure, text   once, at any time after welcome; no result follows it
 #pragma once

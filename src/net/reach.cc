@@ -32,11 +32,14 @@ Status reach(const Destination& destination, int rank, int num_ranks, Deadline d
     for (const in6_addr& address : destination.addresses) {
       Descriptor socket;
       Status attempt = connect_to(socket_address(address, destination.port),
-                                  earlier(deadline, kConnectMs), &socket);
-      visitor.remaining_ms = std::min(deadline.remaining_ms(), join_ms);
+                                  deadline.or_in(kConnectMs), &socket);
+      if (!attempt.ok() && attempt.result() != hepErrorTimeout &&
+          attempt.result() != hepErrorUnreachable)
+        return attempt;
+      visitor.remaining_ms = std::min(deadline.left_ms(), join_ms);
       if (attempt.ok())
         attempt =
-            prove(socket.get(), destination.secret, visitor, earlier(deadline, kProofMs), deadline);
+            prove(socket.get(), destination.secret, visitor, deadline.or_in(kProofMs), deadline);
       if (attempt.ok()) {
         *out = std::move(socket);
         return Status();

@@ -22,7 +22,8 @@ struct Destination {
 
 // Tries the addresses in turn, again and again, until the process at one of them proves the secret.
 // Tells it which rank comes, and by when that wants to have joined: at the deadline, or in
-// `join_ms` if that is earlier. hepErrorTimeout gives the reason for each address.
+// `join_ms` if that is earlier. hepErrorTimeout gives the reason for each address. Every
+// other error is this machine's own and comes at once.
 Status reach(const Destination& destination, int rank, int num_ranks, Deadline deadline,
              Descriptor* out, int join_ms = INT32_MAX);
 

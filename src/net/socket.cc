@@ -29,6 +29,10 @@ Io transfer_all(int socket, short events, Byte* data, size_t size, Deadline dead
   return Io::kDone;
 }
 
+Status no_connection(int code) {
+  return error(hepErrorUnreachable, "no connection: %s", system_text(code).c_str());
+}
+
 }  // namespace
 
 Status connect_to(const SocketAddress& address, Deadline deadline, Descriptor* out) {
@@ -36,13 +40,13 @@ Status connect_to(const SocketAddress& address, Deadline deadline, Descriptor* o
   if (!socket.valid()) return system_error("no socket");
   set_connection_options(socket.get());
   if (::connect(socket.get(), address.get(), address.length) != 0) {
-    if (errno != EINPROGRESS) return system_error("no connection");
-    if (!wait_for_event(socket.get(), POLLOUT, deadline)) return error(hepErrorSystem, "no answer");
+    if (errno != EINPROGRESS) return no_connection(errno);
+    if (!wait_for_event(socket.get(), POLLOUT, deadline))
+      return error(hepErrorTimeout, "no answer");
     int failure = 0;
     socklen_t length = sizeof failure;
     ::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &failure, &length);
-    errno = failure;
-    if (failure != 0) return system_error("no connection");
+    if (failure != 0) return no_connection(failure);
   }
   *out = std::move(socket);
   return Status();

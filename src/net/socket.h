@@ -11,6 +11,9 @@
 
 namespace hep {
 
+// hepErrorTimeout      there was no answer
+// hepErrorUnreachable  there is no way, or nobody listens there
+// Every other error is this machine's own, which gives no socket.
 Status connect_to(const SocketAddress& address, Deadline deadline, Descriptor* out);
 
 // Makes a connection send small messages at once and notice that the other machine is dead.

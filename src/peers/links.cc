@@ -30,8 +30,8 @@ Status reach_process(const LinkAddress& other, bool same_host, int own_process, 
                  name.c_str());
   const Status reached = reach(destination, own_process, num_processes, deadline, out);
   if (reached.ok()) return Status();
-  return error(reached.result(), "no connection to the process of %s in time (%s)", name.c_str(),
-               reached.message().c_str());
+  return error(reached.result(), "no connection to the process of %s%s (%s)", name.c_str(),
+               reached.result() == hepErrorTimeout ? " in time" : "", reached.message().c_str());
 }
 
 // Takes the connections of the processes that come after this one.

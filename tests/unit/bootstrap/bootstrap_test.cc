@@ -170,6 +170,34 @@ TEST_F(BootstrapTest, ARankThatLeavesIsNamedToThoseWhoWaitForIt) {
   });
 }
 
+TEST_F(BootstrapTest, ARankThatLeavesIsNewsForThoseWhoWaitElsewhere) {
+  const hepUniqueId_t id = new_id();
+  on_threads(3, [&](int rank) {
+    auto bootstrap = joined(id, rank, 3);
+    ASSERT_TRUE(bootstrap);
+    if (rank == 2) return;
+    const Deadline deadline = later().or_news(bootstrap->news());
+    while (!deadline.expired()) ::poll(nullptr, 0, deadline.remaining_ms());
+    EXPECT_GT(deadline.left_ms(), 0);
+    expect_error(bootstrap->all_gather(nullptr, nullptr, 0, "exchange", later()), hepErrorPeerLost,
+                 {"'exchange'", "rank 2 is gone"});
+  });
+}
+
+TEST_F(BootstrapTest, ARankThatFailsIsNewsForThoseWhoWaitElsewhere) {
+  const hepUniqueId_t id = new_id();
+  on_threads(3, [&](int rank) {
+    auto bootstrap = joined(id, rank, 3);
+    ASSERT_TRUE(bootstrap);
+    const Deadline deadline = later().or_news(bootstrap->news());
+    if (rank == 1) bootstrap->fail(error(hepErrorSystem, "rank 1: no descriptor"));
+    while (!deadline.expired()) ::poll(nullptr, 0, deadline.remaining_ms());
+    EXPECT_GT(deadline.left_ms(), 0);
+    expect_error(bootstrap->all_gather(nullptr, nullptr, 0, "exchange", later()), hepErrorSystem,
+                 {"'exchange'", "rank 1: no descriptor"});
+  });
+}
+
 TEST_F(BootstrapTest, AProcessThatIsKilledIsNoticedByThoseWhoWaitForIt) {
   const hepUniqueId_t id = new_id();
   const pid_t child = ::fork();

@@ -49,6 +49,28 @@ TEST(Agreement, FailsWithTheResultOfThisRankAndTheSentencesOfAll) {
   EXPECT_TRUE(payloads.empty());
 }
 
+TEST(Agreement, LeavesOutTheGuessOfARankThatWaitedWhereAnotherKnows) {
+  const Status guess = error(hepErrorTimeout, "rank 0: no connection from rank 2");
+  std::vector<int> payloads;
+  const Status status = agree_with(failed(hepErrorSystem, "no descriptor"), guess, &payloads);
+  EXPECT_EQ(status.result(), hepErrorSystem);
+  EXPECT_EQ(status.message(), "rank 1: no descriptor");
+  EXPECT_EQ(agree_with(failed(hepErrorTimeout, "none"), guess, &payloads).message(),
+            "rank 0: no connection from rank 2; rank 1: none");
+}
+
+TEST(Agreement, PrefersWhatTheExchangeKnowsToTheGuessOfThisRank) {
+  const auto agree = [](const Status& own) {
+    const auto exchange = [](const void*, void*, size_t) {
+      return error(hepErrorPeerLost, "rank 3 is gone");
+    };
+    return agree_over(exchange, 2, own, 5, static_cast<std::vector<int>*>(nullptr));
+  };
+  EXPECT_EQ(agree(error(hepErrorTimeout, "no connection from rank 2")).message(), "rank 3 is gone");
+  EXPECT_EQ(agree(error(hepErrorPeerLost, "rank 2 is gone")).message(), "rank 3 is gone");
+  EXPECT_EQ(agree(error(hepErrorSystem, "no descriptor")).message(), "no descriptor");
+}
+
 TEST(Agreement, TakesANumberThatIsNoResultForAnInternalError) {
   for (const int result : {-1, 14, 1000}) {
     std::vector<int> payloads;

@@ -6,6 +6,7 @@
 #include <hybridep.h>
 
 #include <chrono>
+#include <csignal>
 #include <fstream>
 #include <stdexcept>
 #include <string>
@@ -89,7 +90,11 @@ Holdings when_within(const Holdings& wanted) {
   return now;
 }
 
+// In tests of killed processes each has one rank.
+bool kills = false;
+
 std::vector<int> ranks_of(int process) {
+  if (kills) return {process};
   return process == 0 ? std::vector<int>{0, 2} : std::vector<int>{1};
 }
 
@@ -111,14 +116,19 @@ void expect_working(hepComm_t comm) {
   require(hepRoutingDestroy(routing) == hepSuccess, hepGetLastError());
 }
 
-// All ranks of this process create a communicator, each on a thread.
-void create(int process, const hepUniqueId_t& id, bool fails) {
+hepConfig_t make_config() {
   hepConfig_t config = HEP_CONFIG_INITIALIZER;
   config.backend = hepBackendHost;
   config.max_tokens = 8;
   config.hidden = 64;
   config.num_experts = kRanks;
   config.init_timeout_ms = kTimeoutMs;
+  return config;
+}
+
+// All ranks of this process create a communicator, each on a thread.
+void create(int process, const hepUniqueId_t& id, bool fails) {
+  const hepConfig_t config = make_config();
   std::vector<std::string> complaints(kRanks);
   std::vector<std::thread> threads;
   for (const int rank : ranks_of(process))
@@ -164,6 +174,25 @@ void run_process(int process, Shared& shared) {
   create(process, share_id(process, 2, shared), false);
 }
 
+void expect_told_of_the_dead(int rank, hepResult_t result) {
+  const std::string sentence = hepGetLastError();
+  require(result == hepErrorPeerLost, "rank " + std::to_string(rank) + ": " + sentence);
+  require(sentence.find("rank " + std::to_string(failing_rank)) != std::string::npos, sentence);
+}
+
+Status die_there(const char* step, int rank) {
+  if (step == failing_step && rank == failing_rank) ::raise(SIGKILL);
+  return Status();
+}
+
+void run_process_beside_one_that_dies(int process, Shared& shared) {
+  const hepUniqueId_t id = share_id(process, 0, shared);
+  const hepConfig_t config = make_config();
+  fault_hook = die_there;
+  hepComm_t comm = nullptr;
+  expect_told_of_the_dead(process, hepCommInitRank(&comm, kRanks, &id, process, &config));
+}
+
 class InitFaults : public testing::TestWithParam<std::tuple<const char*, int>> {};
 
 TEST_P(InitFaults, OnOneRankFailOnEveryRankAndLeaveNothing) {
@@ -177,11 +206,35 @@ TEST_P(InitFaults, OnOneRankFailOnEveryRankAndLeaveNothing) {
 }
 
 INSTANTIATE_TEST_SUITE_P(EveryStep, InitFaults,
-                         testing::Combine(testing::Values("prepare", "window", "listen", "connect",
-                                                          "backend", "start"),
+                         testing::Combine(testing::Values("prepare", "window", "listen", "meet",
+                                                          "map", "connect", "backend", "start"),
                                           testing::Range(0, kRanks)),
                          [](const testing::TestParamInfo<std::tuple<const char*, int>>& info) {
                            return std::string(std::get<0>(info.param)) + "OnRank" +
+                                  std::to_string(std::get<1>(info.param));
+                         });
+
+// Rank 0's process has the rendezvous.
+class InitDeaths : public testing::TestWithParam<std::tuple<const char*, int>> {};
+
+TEST_P(InitDeaths, AreKnownToEveryRankByNumber) {
+  failing_step = std::get<0>(GetParam());
+  failing_rank = std::get<1>(GetParam());
+  kills = true;
+  Crew crew(kRanks, run_process_beside_one_that_dies);
+  for (int process = 0; process < kRanks; ++process) {
+    if (process == failing_rank) continue;
+    EXPECT_TRUE(crew.ended(process));
+    EXPECT_STREQ(crew.shared().ranks[process].report.complaint, "") << "process " << process;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(EveryStep, InitDeaths,
+                         testing::Combine(testing::Values("window", "listen", "meet", "map",
+                                                          "connect", "backend", "start"),
+                                          testing::Range(1, kRanks)),
+                         [](const testing::TestParamInfo<std::tuple<const char*, int>>& info) {
+                           return std::string(std::get<0>(info.param)) + "OfRank" +
                                   std::to_string(std::get<1>(info.param));
                          });
 
