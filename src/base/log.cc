@@ -116,9 +116,11 @@ void LogCallback::set(hepLogCallback_t callback, void* context) {
   Sinks& sinks = Sinks::instance();
   const Lock lock(sinks.mutex);
   sinks.entries.push_back(std::make_shared<Sink>(Sink{this, callback, context}));
+  is_set_ = true;
 }
 
 LogCallback::~LogCallback() {
+  if (!is_set_) return;  // the first use of Sinks would need memory
   Sinks& sinks = Sinks::instance();
   Lock lock(sinks.mutex);
   const auto mine = std::find_if(sinks.entries.begin(), sinks.entries.end(),

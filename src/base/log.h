@@ -31,6 +31,9 @@ class LogCallback {
 
   // Once. NULL does nothing.
   void set(hepLogCallback_t callback, void* context);
+
+ private:
+  bool is_set_ = false;
 };
 
 }  // namespace hep

@@ -42,6 +42,8 @@ const char* phase_name(int32_t phase) {
 std::string default_cause(const hepFailure_t& failure) {
   if (failure.result == hepErrorAborted) return "the communicator was aborted";
   if (failure.missing_rank < 0) return "a peer failed";
+  if (failure.result == hepErrorOutOfMemory)
+    return "rank " + std::to_string(failure.missing_rank) + " has no memory left";
   return "rank " + std::to_string(failure.missing_rank) +
          (failure.result == hepErrorPeerLost ? " is gone" : " is missing");
 }

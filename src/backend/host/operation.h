@@ -5,6 +5,7 @@
 #include <hybridep.h>
 
 #include <cstdint>
+#include <new>
 
 #include "backend/backend.h"
 #include "backend/host/wait.h"
@@ -44,6 +45,17 @@ class Operation {
   // Fails the communicator if a peer has not called as this rank has.
   Status compare_calls(hepPhase_t phase, int peer, uint64_t own, uint64_t theirs) const {
     return alike(own, theirs) ? Status() : fail(hepErrorMismatch, phase, peer, own, theirs);
+  }
+
+  // Does what follows the start. The peers take part by now, and the call cannot be made again, so
+  // that memory that runs out fails the communicator.
+  template <typename Body>
+  Status run(Body body) const {
+    try {
+      return body();
+    } catch (const std::bad_alloc&) {
+      return fail(hepErrorOutOfMemory, hepPhaseNone, rank(), 0, 0);
+    }
   }
 
   // Fails the communicator for something other than a wait.

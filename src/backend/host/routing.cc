@@ -33,8 +33,10 @@ HostRouting::HostRouting(HostBackend& backend, HostLane& lane, Memory memory, in
 
 Status HostRouting::run_update(const TopK& choice, Half half) {
   const Operation operation = backend_.start(lane_, hepOperationRouting, half);
-  if (half != Half::kReceive) send_update(operation, choice, backend_, state_);
-  return half != Half::kSend ? receive_update(operation, state_) : Status();
+  return operation.run([&] {
+    if (half != Half::kReceive) send_update(operation, choice, backend_, state_);
+    return half != Half::kSend ? receive_update(operation, state_) : Status();
+  });
 }
 
 Status HostRouting::update(const TopK& choice, hepStream_t stream) {
@@ -59,10 +61,13 @@ Status HostRouting::dispatch(const DispatchRequest& request, const Batch& batch,
   // A second half waits for the peers' first halves alone, so that one thread can be several ranks: x,
   // which is the caller's again then, is not read in place.
   const bool whole = half == Half::kBoth;
-  if (half != Half::kReceive) HEP_TRY(publish(operation, args, in_heap && whole, state_));
+  HEP_TRY(operation.run([&]() -> Status {
+    if (half != Half::kReceive) HEP_TRY(publish(operation, args, in_heap && whole, state_));
+    if (half == Half::kSend) return {};
+    HEP_TRY(receive_rows(operation, args, state_));
+    return whole ? wait_for_readers(operation, operation.epoch()) : Status();
+  }));
   if (half == Half::kSend) return {};
-  HEP_TRY(receive_rows(operation, args, state_));
-  if (whole) HEP_TRY(wait_for_readers(operation, operation.epoch()));
   const hepRowCounters_t& counters = state_.totals->row_counters;
   if (counters.overflow != 0 && args.overflow == hepOverflowError)
     backend_.note_overflow({true, lane_.context.mode, lane_.context.number, operation.epoch(),
@@ -77,8 +82,10 @@ Status HostRouting::combine(const hepCombineArgs_t& args, const Batch&, Half hal
   HEP_TRY(find_outputs_in_heap(lane_.context, args, &in_heap));
   HEP_TRY(backend_.check_alive());
   const Operation operation = backend_.start(lane_, hepOperationCombine, half);
-  if (half != Half::kReceive) HEP_TRY(send_partials(operation, args, state_));
-  return half != Half::kSend ? add_partials(operation, args, state_) : Status();
+  return operation.run([&]() -> Status {
+    if (half != Half::kReceive) HEP_TRY(send_partials(operation, args, state_));
+    return half != Half::kSend ? add_partials(operation, args, state_) : Status();
+  });
 }
 
 Status HostRouting::query(hepRoutingCounts_t* counts, hepStream_t stream) {

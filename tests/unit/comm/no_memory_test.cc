@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory that runs out inside a call: either the call has not happened and is made again, or the
+// communicator has failed, and the peers are told.
+#include <gtest/gtest.h>
+#include <hybridep.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+#include <string>
+#include <thread>
+#include <vector>
+
+// How many more allocations of this thread succeed; -1: all do.
+static thread_local long allocations_left = -1;
+static thread_local bool has_refused = false;
+
+[[gnu::noinline]] void* operator new(size_t bytes) {
+  if (allocations_left >= 0 && allocations_left-- == 0) {
+    has_refused = true;
+    throw std::bad_alloc();
+  }
+  if (void* const memory = std::malloc(bytes)) return memory;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+
+namespace hep {
+namespace {
+
+constexpr int kRanks = 2, kTokens = 3, kHidden = 8, kTopK = 2, kCapacity = kRanks * kTokens * kTopK;
+constexpr int kBatches = 3, kHitBatch = 1;
+enum Step { kUpdate, kDispatch, kCombine, kSteps };
+
+// One rank, whose tokens go to both of the other's and its own experts.
+class Rank {
+ public:
+  explicit Rank(hepComm_t comm) : comm_(comm) {
+    EXPECT_EQ(hepRoutingCreate(&routing_, comm, nullptr), hepSuccess) << hepGetLastError();
+    for (int t = 0; t < kTokens; ++t) indices_[t * kTopK] = t % kRanks, indices_[t * kTopK + 1] = 2;
+  }
+  ~Rank() {
+    EXPECT_EQ(hepRoutingDestroy(routing_), hepSuccess);
+    EXPECT_EQ(hepCommDestroy(comm_), hepSuccess);
+  }
+  Rank(const Rank&) = delete;
+  Rank& operator=(const Rank&) = delete;
+
+  // In one batch, allocation `n` of a step fails.
+  void run(int hit_step, long n) {
+    for (int batch = 0; batch < kBatches && result == hepSuccess; ++batch)
+      for (int step = 0; step < kSteps && result == hepSuccess; ++step)
+        step_once(step, batch, batch == kHitBatch && step == hit_step ? n : -1);
+    if (result != hepSuccess) sentence = hepGetLastError();
+  }
+
+  bool refused = false;  // an allocation
+  hepResult_t result = hepSuccess;
+  std::string sentence;
+  int wrong = 0;
+
+ private:
+  void step_once(int step, int batch, long n) {
+    if (step == kDispatch) x_.assign(kTokens * kHidden, static_cast<float>(1 + batch));
+    has_refused = false;
+    allocations_left = n;
+    result = call(step);
+    allocations_left = -1;
+    refused |= has_refused;
+    if (result != hepSuccess && has_refused) {
+      hepCommGetAsyncError(comm_, &result);
+      if (result == hepSuccess) result = call(step);
+    }
+    if (step == kCombine && result == hepSuccess)
+      for (const float sum : out_) wrong += sum != static_cast<float>(kTopK * (1 + batch));
+  }
+
+  hepResult_t call(int step) {
+    if (step == kUpdate)
+      return hepRoutingUpdate(routing_, indices_, kTokens, kTopK, hepIndexInt32, nullptr);
+    if (step == kDispatch) {
+      hepDispatchArgs_t args = HEP_DISPATCH_ARGS_INITIALIZER;
+      args.layout = hepLayoutExpertMajor;
+
+      args.x = x_.data();
+      args.rows = rows_.data();
+      args.capacity = kCapacity;
+      return hepDispatch(routing_, &args, nullptr);
+    }
+    hepCombineArgs_t args = HEP_COMBINE_ARGS_INITIALIZER;
+    args.layout = hepLayoutExpertMajor;
+
+    args.y = rows_.data();
+    args.capacity = kCapacity;
+    args.out = out_.data();
+    return hepCombine(routing_, &args, nullptr);
+  }
+
+  hepComm_t comm_;
+  hepRouting_t routing_ = nullptr;
+  int32_t indices_[kTokens * kTopK];
+  std::vector<float> x_, rows_ = std::vector<float>(kCapacity * kHidden),
+                         out_ = std::vector<float>(kTokens * kHidden);
+};
+
+class NoMemory : public testing::TestWithParam<int> {};
+
+TEST_P(NoMemory, InsideACallLeavesNoRankHalfAStepAhead) {
+  int hits = 0;
+  for (bool goes_on = true; goes_on; ++hits) {
+    hepConfig_t config = HEP_CONFIG_INITIALIZER;
+    config.backend = hepBackendHost;
+    config.max_tokens = kTokens;
+    config.hidden = kHidden;
+    config.num_experts = 4;
+    config.max_top_k = kTopK;
+    config.type = hepTypeFloat32;
+    config.timeout_ms = 30000;
+    hepComm_t comms[kRanks];
+    ASSERT_EQ(hepCommInitAll(comms, kRanks, nullptr, &config), hepSuccess) << hepGetLastError();
+    Rank hit(comms[0]), other(comms[1]);
+    std::thread of_other([&] { other.run(kUpdate, -1); });
+    hit.run(GetParam(), hits);
+    of_other.join();
+    goes_on = hit.refused;
+    SCOPED_TRACE("allocation " + std::to_string(hits) + ": " + hit.sentence + "; " +
+                 other.sentence);
+    EXPECT_EQ(hit.wrong + other.wrong, 0);
+    EXPECT_EQ(hit.result, other.result);
+    EXPECT_TRUE(hit.result == hepSuccess || hit.result == hepErrorOutOfMemory);
+  }
+  if (GetParam() == kCombine) EXPECT_GT(hits, 1) << "nothing was refused";
+}
+
+INSTANTIATE_TEST_SUITE_P(EveryCall, NoMemory, testing::Values(kUpdate, kDispatch, kCombine));
+
+}  // namespace
+}  // namespace hep
