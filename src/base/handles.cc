@@ -4,6 +4,7 @@
 #include <set>
 #include <utility>
 
+#include "base/fork.h"
 #include "base/thread_annotations.h"
 
 namespace hep {
@@ -16,7 +17,7 @@ struct Handles {
     return *handles;
   }
 
-  Mutex mutex;
+  HeldOverForks mutex;
   std::set<std::pair<HandleKind, const void*>> live HEP_GUARDED_BY(mutex);
 };
 

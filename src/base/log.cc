@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/fork.h"
 #include "base/thread_annotations.h"
 
 namespace hep {
@@ -29,7 +30,7 @@ struct Sinks {
     return *sinks;
   }
 
-  Mutex mutex;
+  HeldOverForks mutex;
   std::condition_variable delivered;
   std::vector<SharedSink> entries HEP_GUARDED_BY(mutex);
 };

@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "base/fork.h"
 #include "base/log.h"
 #include "base/thread_annotations.h"
 #include "config/settings.h"
@@ -49,7 +50,7 @@ class WorkingKinds {
   }
 
  private:
-  Mutex mutex_;
+  HeldOverForks mutex_;
   std::set<std::pair<MemoryKind, int>> kinds_ HEP_GUARDED_BY(mutex_);
 };
 

@@ -6,7 +6,7 @@
 #include <memory>
 #include <unordered_map>
 
-#include "base/thread_annotations.h"
+#include "base/fork.h"
 #include "memory/kind.h"
 
 namespace hep {
@@ -22,7 +22,7 @@ class LocalAllocations {
   std::shared_ptr<Allocation> find(uint64_t id);
 
  private:
-  Mutex mutex_;
+  HeldOverForks mutex_;
   std::unordered_map<uint64_t, std::weak_ptr<Allocation>> allocations_ HEP_GUARDED_BY(mutex_);
 };
 

@@ -8,6 +8,7 @@
 #include <map>
 #include <new>
 
+#include "base/fork.h"
 #include "base/thread_annotations.h"
 
 namespace hep {
@@ -71,6 +72,8 @@ class Groups {
 
  private:
   Groups() {
+    // Whoever holds a group's mutex may look up handles or write to the log.
+    install_fork_handler();
     ::pthread_atfork([] { instance().before_fork(); }, [] { instance().after_fork(false); },
                      [] { instance().after_fork(true); });
   }

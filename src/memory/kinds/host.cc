@@ -26,6 +26,8 @@ class HostPages {
   Status map(int descriptor, size_t bytes) {
     void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
     if (address == MAP_FAILED) return system_error("cannot map %zu bytes of host memory", bytes);
+    // A forked child must not use its parent's communicators, and would keep their memory.
+    ::madvise(address, bytes, MADV_DONTFORK);
     address_ = address;
     bytes_ = bytes;
     return Status();
