@@ -5,6 +5,7 @@
 #include <exception>
 #include <memory>
 #include <new>
+#include <utility>
 
 #include "base/status.h"
 #include "bootstrap/bootstrap.h"
@@ -64,7 +65,7 @@ hepResult_t create(hepComm_t* comm, Create create_with) {
     *comm = nullptr;
     std::unique_ptr<hepComm> created;
     HEP_TRY(create_with(&created));
-    *comm = created.release();
+    *comm = release_to_caller(std::move(created));
     return Status();
   });
 }
@@ -152,7 +153,7 @@ hepResult_t hepCommInitCallback(hepComm_t* comm, int num_ranks, int rank, hepAll
     if (own.ok()) *comm = nullptr;
     std::unique_ptr<hepComm> created;
     HEP_TRY(create_comm_over_callback(all_gather, context, rank, num_ranks, own, config, &created));
-    *comm = created.release();
+    *comm = release_to_caller(std::move(created));
     return Status();
   });
 }
@@ -265,7 +266,7 @@ hepResult_t hepRoutingCreate(hepRouting_t* routing, hepComm_t comm,
     HEP_TRY(check_comm(comm));
     std::unique_ptr<hepRouting> created;
     HEP_TRY(create_routing(comm, config, &created));
-    *routing = created.release();
+    *routing = release_to_caller(std::move(created));
     return Status();
   });
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/handles.h"
 
-#include <set>
+#include <atomic>
+#include <map>
 #include <utility>
 
 #include "base/fork.h"
@@ -18,27 +19,37 @@ struct Handles {
   }
 
   HeldOverForks mutex;
-  std::set<std::pair<HandleKind, const void*>> live HEP_GUARDED_BY(mutex);
+  std::map<std::pair<HandleKind, const void*>, void*> live HEP_GUARDED_BY(mutex);
 };
+
+// Not canonical on x86-64, and far from any address on other machines.
+constexpr uint64_t kFirstHandle = 0x4845500000000000;
+constexpr uint64_t kHandleStep = 16;  // callers may look at the alignment
+
+void* next_handle() {
+  static std::atomic<uint64_t> next{kFirstHandle};
+  return reinterpret_cast<void*>(next.fetch_add(kHandleStep));
+}
 
 }  // namespace
 
-LiveHandle::LiveHandle(HandleKind kind, const void* address) : kind_(kind), address_(address) {
+LiveHandle::LiveHandle(HandleKind kind, void* object) : kind_(kind), value_(next_handle()) {
   Handles& handles = Handles::instance();
   const Lock lock(handles.mutex);
-  handles.live.emplace(kind, address);
+  handles.live.emplace(std::make_pair(kind, value_), object);
 }
 
 LiveHandle::~LiveHandle() {
   Handles& handles = Handles::instance();
   const Lock lock(handles.mutex);
-  handles.live.erase({kind_, address_});
+  handles.live.erase({kind_, value_});
 }
 
-bool is_live_handle(HandleKind kind, const void* address) {
+void* find_object(HandleKind kind, const void* handle) {
   Handles& handles = Handles::instance();
   const Lock lock(handles.mutex);
-  return handles.live.count({kind, address}) != 0;
+  const auto found = handles.live.find({kind, handle});
+  return found == handles.live.end() ? nullptr : found->second;
 }
 
 }  // namespace hep

@@ -1,25 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which handles are alive. A pointer to something else, or to what has been destroyed, is recognised
-// without being followed.
+// What the caller has of an object: a number in the guise of a pointer. No number comes again, so
+// that what has been destroyed is never taken for what was made later at the same address. No number
+// is an address, so that nobody follows it.
 #pragma once
+
+#include <cstdint>
 
 namespace hep {
 
 enum class HandleKind { kComm, kRouting };
 
-// As long as an object has one of these as a member, its address is a handle.
+// As long as an object has one of these as a member, it has a handle.
 class LiveHandle {
  public:
-  LiveHandle(HandleKind kind, const void* address);
+  LiveHandle(HandleKind kind, void* object);
   ~LiveHandle();
   LiveHandle(const LiveHandle&) = delete;
   LiveHandle& operator=(const LiveHandle&) = delete;
 
+  void* value() const { return value_; }
+
  private:
   const HandleKind kind_;
-  const void* const address_;
+  void* const value_;
 };
 
-bool is_live_handle(HandleKind kind, const void* address);
+// Returns the object of a handle, or NULL if it has none, or not any more.
+void* find_object(HandleKind kind, const void* handle);
 
 }  // namespace hep

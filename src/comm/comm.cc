@@ -13,11 +13,13 @@
 
 namespace hep {
 
-Status check_comm(hepComm_t comm) {
+Status check_comm(hepComm_t& comm) {
   if (comm == nullptr) return error(hepErrorInvalidArgument, "comm is NULL");
-  if (!is_live_handle(HandleKind::kComm, comm))
+  void* const object = find_object(HandleKind::kComm, comm);
+  if (object == nullptr)
     return error(hepErrorInvalidArgument, "comm %p is not a communicator, or has been destroyed",
                  static_cast<void*>(comm));
+  comm = static_cast<hepComm*>(object);
   return Status();
 }
 

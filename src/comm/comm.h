@@ -68,8 +68,12 @@ struct hepComm {
 
 namespace hep {
 
-// Refuses NULL and pointers to something else.
-Status check_comm(hepComm_t comm);
+// Turns a caller's handle into the communicator. Refuses NULL and what is no handle, or not any more.
+Status check_comm(hepComm_t& comm);
+
+inline hepComm_t release_to_caller(std::unique_ptr<hepComm> comm) {
+  return static_cast<hepComm_t>(comm.release()->handle.value());
+}
 
 // Ends a communicator that has no routings.
 Status destroy_comm(hepComm_t comm);

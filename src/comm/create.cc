@@ -289,7 +289,7 @@ Status create_all_comms(int num_ranks, const int* devices, const hepConfig_t* co
     return create_comm(id, r, num_ranks, config, &created[r]);
   };
   HEP_TRY(most_telling(run_rank_threads(num_ranks, create)));
-  for (int r = 0; r < num_ranks; ++r) comms[r] = created[r].release();
+  for (int r = 0; r < num_ranks; ++r) comms[r] = release_to_caller(std::move(created[r]));
   return Status();
 }
 

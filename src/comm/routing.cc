@@ -119,11 +119,13 @@ Status outcome(hepRouting& routing, const Status& status) {
 
 }  // namespace
 
-Status check_routing(hepRouting_t routing) {
+Status check_routing(hepRouting_t& routing) {
   if (routing == nullptr) return error(hepErrorInvalidArgument, "routing is NULL");
-  if (!is_live_handle(HandleKind::kRouting, routing))
+  void* const object = find_object(HandleKind::kRouting, routing);
+  if (object == nullptr)
     return error(hepErrorInvalidArgument, "routing %p is not a routing, or has been destroyed",
                  static_cast<void*>(routing));
+  routing = static_cast<hepRouting*>(object);
   return Status();
 }
 

@@ -37,8 +37,12 @@ struct hepRouting {
 
 namespace hep {
 
-// Refuses NULL and pointers to something else.
-Status check_routing(hepRouting_t routing);
+// Turns a caller's handle into the routing. Refuses NULL and what is no handle, or not any more.
+Status check_routing(hepRouting_t& routing);
+
+inline hepRouting_t release_to_caller(std::unique_ptr<hepRouting> routing) {
+  return static_cast<hepRouting_t>(routing.release()->handle.value());
+}
 
 Status create_routing(hepComm_t comm, const hepRoutingConfig_t* config,
                       std::unique_ptr<hepRouting>* out);

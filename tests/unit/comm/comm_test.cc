@@ -238,5 +238,21 @@ TEST_F(CommTest, AFailedInitKeepsNoLogCallback) {
   EXPECT_EQ(messages, before);
 }
 
+TEST(Handles, DoNotComeAgain) {
+  hepConfig_t config = small_config();
+  hepComm_t old = nullptr, fresh = nullptr;
+  ASSERT_EQ(hepCommInitAll(&old, 1, nullptr, &config), hepSuccess) << hepGetLastError();
+  ASSERT_EQ(hepCommDestroy(old), hepSuccess);
+  ASSERT_EQ(hepCommInitAll(&fresh, 1, nullptr, &config), hepSuccess) << hepGetLastError();
+  hepRouting_t stale = nullptr, live = nullptr;
+  ASSERT_EQ(hepRoutingCreate(&stale, fresh, nullptr), hepSuccess) << hepGetLastError();
+  ASSERT_EQ(hepRoutingDestroy(stale), hepSuccess);
+  ASSERT_EQ(hepRoutingCreate(&live, fresh, nullptr), hepSuccess) << hepGetLastError();
+  EXPECT_EQ(hepRoutingDestroy(stale), hepErrorInvalidArgument);
+  EXPECT_EQ(hepRoutingDestroy(live), hepSuccess) << hepGetLastError();
+  EXPECT_EQ(hepCommDestroy(old), hepErrorInvalidArgument);
+  EXPECT_EQ(hepCommDestroy(fresh), hepSuccess) << hepGetLastError();
+}
+
 }  // namespace
 }  // namespace hep
