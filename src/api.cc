@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every exported function: check the handles, call, return.
 #include <hybridep.h>
+#include <pthread.h>
 
 #include <exception>
 #include <memory>
@@ -26,9 +27,23 @@ void apply_log_level_once() {
   static_cast<void>(applied);
 }
 
+// A thread that waits in a call is cancelled after it. Cancellation unwinds the stack, which would
+// leave the library's state as it was in the midst of the call.
+class CancellationHeld {
+ public:
+  CancellationHeld() noexcept { ::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before_); }
+  ~CancellationHeld() { ::pthread_setcancelstate(before_, nullptr); }
+  CancellationHeld(const CancellationHeld&) = delete;
+  CancellationHeld& operator=(const CancellationHeld&) = delete;
+
+ private:
+  int before_ = PTHREAD_CANCEL_ENABLE;
+};
+
 // Runs the body of an API call: no exception leaves the library, and every error is remembered.
 template <typename Body>
 hepResult_t call(Body body) noexcept {
+  const CancellationHeld held;
   try {
     apply_log_level_once();
     return report(body());

@@ -238,6 +238,40 @@ TEST_F(CommTest, AFailedInitKeepsNoLogCallback) {
   EXPECT_EQ(messages, before);
 }
 
+// What a thread does that is to be cancelled amid a call.
+struct CancelledCall {
+  hepRouting_t routing;
+  std::atomic<bool> begun{false};
+  hepResult_t result = hepSuccess;
+
+  static void* run(void* context) {
+    auto* self = static_cast<CancelledCall*>(context);
+    self->begun = true;
+    self->result = hepRoutingUpdate(self->routing, nullptr, 0, 1, hepIndexInt32, nullptr);
+    ::pthread_testcancel();
+    return nullptr;
+  }
+};
+
+TEST(Cancellation, IsHeldOffUntilTheCallReturns) {
+  hepConfig_t config = small_config();
+  config.timeout_ms = kShortMs;
+  hepComm_t comms[2];
+  ASSERT_EQ(hepCommInitAll(comms, 2, nullptr, &config), hepSuccess) << hepGetLastError();
+  CancelledCall call{};
+  ASSERT_EQ(hepRoutingCreate(&call.routing, comms[0], nullptr), hepSuccess) << hepGetLastError();
+  pthread_t thread;
+  ASSERT_EQ(::pthread_create(&thread, nullptr, CancelledCall::run, &call), 0);
+  EXPECT_TRUE(comes_true([&] { return call.begun.load(); }));
+  EXPECT_EQ(::pthread_cancel(thread), 0);
+  void* end = nullptr;
+  EXPECT_EQ(::pthread_join(thread, &end), 0);
+  EXPECT_EQ(end, PTHREAD_CANCELED);
+  EXPECT_EQ(call.result, hepErrorTimeout);
+  EXPECT_EQ(hepRoutingDestroy(call.routing), hepSuccess);
+  for (const hepComm_t comm : comms) EXPECT_EQ(hepCommDestroy(comm), hepSuccess);
+}
+
 TEST(Handles, DoNotComeAgain) {
   hepConfig_t config = small_config();
   hepComm_t old = nullptr, fresh = nullptr;
