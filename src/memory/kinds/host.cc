@@ -3,6 +3,7 @@
 // no file system.
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -41,6 +42,16 @@ class HostPages {
   size_t bytes_ = 0;
 };
 
+// A file that would exceed the limit ends the process with SIGXFSZ, which is the application's.
+Status check_file_size(size_t bytes) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_FSIZE, &limit) != 0 || bytes <= limit.rlim_cur) return Status();
+  return error(hepErrorOutOfMemory,
+               "cannot reserve %zu bytes of host memory: a file may have at most %llu "
+               "(RLIMIT_FSIZE)",
+               bytes, static_cast<unsigned long long>(limit.rlim_cur));
+}
+
 class HostAllocation : public Allocation {
  public:
   Status allocate(size_t bytes) {
@@ -49,6 +60,7 @@ class HostAllocation : public Allocation {
     // It has no name, but /proc shows it as a link that can be opened.
     if (::fchmod(descriptor_.get(), S_IRUSR | S_IWUSR) != 0)
       return system_error("cannot make host memory private");
+    HEP_TRY(check_file_size(bytes));
     if (::ftruncate(descriptor_.get(), static_cast<off_t>(bytes)) != 0 ||
         ::fcntl(descriptor_.get(), F_ADD_SEALS, kSeals) != 0)
       return system_error("cannot reserve %zu bytes of host memory", bytes);

@@ -175,6 +175,19 @@ TEST(HostWindows, NameTheLimitOfDescriptorsThatIsTooLow) {
   EXPECT_EQ(exit_code(child), 0);
 }
 
+TEST(HostWindows, NameTheLimitOfFileSizesThatIsTooLow) {
+  const pid_t child = fork_child([] {
+    const rlimit limit{1 << 16, 1 << 16};
+    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+    std::unique_ptr<Window> window;
+    EXPECT_TRUE(Window::create(MemoryKind::host_descriptor, -1, 1 << 16, &window).ok());
+    const Status status = Window::create(MemoryKind::host_descriptor, -1, 1 << 17, &window);
+    EXPECT_EQ(status.result(), hepErrorOutOfMemory);
+    EXPECT_NE(status.message().find("RLIMIT_FSIZE"), std::string::npos) << status.message();
+  });
+  EXPECT_EQ(exit_code(child), 0);
+}
+
 TEST(HostWindows, SayThatThereIsNotEnoughMemory) {
   std::unique_ptr<Window> window;
   expect_error(Window::create(MemoryKind::host_descriptor, -1, size_t{1} << 50, &window),
