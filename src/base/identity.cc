@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/identity.h"
 
+#include <fcntl.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
-#include <fstream>
 #include <string>
+
+#include "base/descriptor.h"
 
 namespace hep {
 namespace {
@@ -29,21 +32,31 @@ uint64_t mix(uint64_t value) {
 uint64_t process_seed() {
   uint64_t seed = 0;
   if (!random_bytes(&seed, sizeof seed).ok())
-    seed = host_identity() ^ std::chrono::steady_clock::now().time_since_epoch().count();
+    seed = std::chrono::steady_clock::now().time_since_epoch().count();
   return seed;
 }
 
+std::atomic<uint64_t> known_host{0};
+
 }  // namespace
 
+Status read_host_identity() {
+  if (known_host != 0) return Status();
+  constexpr char kPath[] = "/proc/sys/kernel/random/boot_id";
+  const Descriptor file(::open(kPath, O_RDONLY | O_CLOEXEC));
+  if (!file.valid()) return system_error("this machine cannot be identified: open of %s", kPath);
+  char text[64];
+  const ssize_t length = ::read(file.get(), text, sizeof text);
+  if (length < 0) return system_error("this machine cannot be identified: read of %s", kPath);
+  if (length == 0)
+    return error(hepErrorSystem, "this machine cannot be identified: %s is empty", kPath);
+  known_host = hash(std::string(text, length));
+  return Status();
+}
+
 uint64_t host_identity() {
-  std::string text;
-  std::ifstream file("/proc/sys/kernel/random/boot_id");
-  if (!std::getline(file, text) || text.empty()) {
-    char name[256] = "";
-    ::gethostname(name, sizeof name - 1);
-    text = name;
-  }
-  return hash(text);
+  (void)read_host_identity();
+  return known_host;
 }
 
 uint64_t process_identity() {

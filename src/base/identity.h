@@ -9,7 +9,12 @@
 
 namespace hep {
 
-// The same for all processes of one boot of one machine, containers included.
+// Finds out which machine this is, once. A process that has few descriptors left may not be able to.
+// It must not go on then, because it would take one machine for two, or two for one.
+Status read_host_identity();
+
+// The same for all processes of one boot of one machine, containers included. 0 where it cannot be
+// read.
 uint64_t host_identity();
 
 // Unlike that of any other process; a forked child has its own.

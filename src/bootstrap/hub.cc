@@ -418,6 +418,7 @@ void run_hub(Listener listener, const SipKey& secret, int timeout_ms) {
 Status create_unique_id(hepUniqueId_t* id, Reach reach) {
   int64_t timeout_ms = 0;
   HEP_TRY(setting_number("HEP_RENDEZVOUS_TIMEOUT_MS", &timeout_ms));
+  HEP_TRY(read_host_identity());
   Rendezvous rendezvous;
   HEP_TRY(random_bytes(rendezvous.secret.data(), rendezvous.secret.size()));
   Listener listener;

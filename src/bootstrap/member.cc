@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/identity.h"
 #include "base/result.h"
 #include "bootstrap/bootstrap.h"
 #include "bootstrap/connection.h"
@@ -30,7 +31,9 @@ constexpr int kDeclinedMs = 1000;
 
 Status reach_hub(const Rendezvous& rendezvous, int rank, int num_ranks, Deadline deadline,
                  Descriptor* out, int join_ms = INT32_MAX) {
-  const bool same_host = rendezvous.host == host_fingerprint(rendezvous.secret);
+  // A rank that cannot tell tries all addresses, because it has to tell the others of its error.
+  const bool same_host =
+      !read_host_identity().ok() || rendezvous.host == host_fingerprint(rendezvous.secret);
   const Destination hub{reachable(rendezvous.addresses, same_host), rendezvous.port,
                         rendezvous.secret};
   if (hub.addresses.empty())

@@ -101,6 +101,7 @@ Status prepare(const hepConfig_t* config, hepComm& comm, Hello* hello) {
   hello->config.log_context = nullptr;
   HEP_TRY(probe_memory_kinds(static_cast<hepBackend_t>(comm.config.backend), comm.device,
                              &hello->memory_kinds));
+  HEP_TRY(read_host_identity());
   hello->host = host_identity();
   hello->process = process_identity();
   HEP_TRY(random_bytes(&hello->token, sizeof hello->token));
@@ -224,9 +225,11 @@ Status create_comm(const hepUniqueId_t& id, int rank, int num_ranks, const hepCo
 
   // The peers wait for this rank's connections, not for its next message: they must hear of a failure
   // at once, and this rank of theirs.
-  const Status connected = connect_to_peers(addresses, *comm, deadline.or_news(bootstrap->news()));
+  Status connected = connect_to_peers(addresses, *comm, deadline.or_news(bootstrap->news()));
+  if (!connected.ok())
+    connected = {connected.result(), attribute(rank, connected.message().c_str())};
   if (!connected.ok() && certainty_of(connected.result()) == Certainty::kOwn)
-    bootstrap->fail({connected.result(), attribute(rank, connected.message().c_str())});
+    bootstrap->fail(connected);
   HEP_TRY(agree(*bootstrap, num_ranks, "connections", deadline, connected));
   comm->window->release_descriptors();
 
