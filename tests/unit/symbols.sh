@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # The library exports exactly what the list says, needs no library that a user may not have, and stays
 # when it is closed.
-# usage: symbols.sh LIBRARY LIST
+# It is hardened as far as the build is.
+# usage: symbols.sh LIBRARY LIST fortified|plain
 set -eu
 library=$1
 list=$2
@@ -30,5 +31,17 @@ fi
 # A rendezvous that nobody has joined yet is served by a thread, in the code of the library.
 if ! readelf -d "$library" | grep -q NODELETE; then
   echo "dlclose() unloads the library under its threads"
+  exit 1
+fi
+
+imported=$(nm -D --undefined-only "$library")
+for call in __stack_chk_fail $([ "$3" = plain ] || echo __vsnprintf_chk); do
+  if ! printf '%s\n' "$imported" | grep -q " $call"; then
+    echo "$call is not called"
+    exit 1
+  fi
+done
+if ! readelf -d "$library" | grep -q BIND_NOW; then
+  echo "functions are bound late, through a table that stays writable"
   exit 1
 fi
