@@ -74,7 +74,8 @@ const Setting* find_setting(const char* name) {
 
 // NULL if unset or empty.
 const char* environment_text(const Setting& setting) {
-  const char* text = std::getenv(setting.name);
+  // A program with raised rights does not open a library, or listen, where its caller says.
+  const char* text = ::secure_getenv(setting.name);
   return text && *text ? text : nullptr;
 }
 

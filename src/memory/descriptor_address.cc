@@ -63,6 +63,7 @@ Status offer_descriptor(int descriptor, DescriptorAddress* out, Descriptor* list
   address.file_device = file.st_dev;
   address.file_inode = file.st_ino;
   address.process_id = ::getpid();
+  address.user_id = ::geteuid();
   address.descriptor = descriptor;
 
   uint64_t name[2];

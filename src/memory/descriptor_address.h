@@ -15,7 +15,9 @@ struct DescriptorAddress {
   uint64_t process_namespace;        // in which process_id has its meaning
   uint64_t file_device, file_inode;  // of the offered descriptor
   int32_t process_id;
-  int32_t descriptor;    // its number in that process
+  int32_t descriptor;  // its number in that process
+  uint32_t user_id;    // the effective one
+  uint32_t reserved;
   char socket_name[48];  // abstract, without the leading zero
 };
 

@@ -179,7 +179,13 @@ class Exchange final : private Doorway::Keeper {
   void take(int peer) {
     Descriptor descriptor;
     const Status taken = take_descriptor(addresses_[peer], &descriptor);
-    if (!taken.ok())
+    const uint32_t own_user = own_.user_id, user = addresses_[peer].user_id;
+    if (!taken.ok() && user != own_user)
+      fail(error(hepErrorSystem,
+                 "rank %d cannot get the file descriptor of rank %d: the ranks run as users %u and "
+                 "%u, but those on one machine must run as the same user",
+                 rank_, peer, own_user, user));
+    else if (!taken.ok())
       fail(error(taken.result(),
                  "rank %d cannot get the file descriptor of rank %d: its Unix socket fails (%s), "
                  "and %s; ranks in containers need a common network namespace, or a common process "

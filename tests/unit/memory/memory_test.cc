@@ -259,6 +259,17 @@ TEST_F(TwoWindows, SayWhatIsMissingWhereNeitherSocketsNorProcessIdsReach) {
   expect_error(status, hepErrorSystem, "need a common network namespace");
 }
 
+TEST_F(TwoWindows, SayThatTheirUsersDiffer) {
+  for (WindowHandle& handle : handles_) {
+    lose_sockets(handle);
+    handle.descriptor.process_namespace ^= 1;
+  }
+  handles_[1].descriptor.user_id += 4242;
+  const std::string users = std::to_string(handles_[0].descriptor.user_id) + " and " +
+                            std::to_string(handles_[1].descriptor.user_id);
+  expect_error(connect(0), hepErrorSystem, "run as users " + users);
+}
+
 TEST(Windows, OfNoBytesAreRefused) {
   std::unique_ptr<Window> window;
   expect_error(Window::create(MemoryKind::host_descriptor, -1, 0, &window), hepErrorInvalidArgument,
