@@ -28,6 +28,8 @@ class Operation {
   int num_ranks() const { return lane_.shape.num_ranks; }
   const Shape& shape() const { return lane_.shape; }
   const WindowLayout& layout() const { return lane_.window_layout; }
+  // The i-th rank to visit. Each begins with itself, so that ranks do not meet at one.
+  int in_turn(int i) const { return (rank() + i) % num_ranks(); }
   void* window(int rank) const { return lane_.windows[rank]; }
   void* own_window() const { return window(rank()); }
 

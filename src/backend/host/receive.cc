@@ -212,7 +212,8 @@ Status receive_rows(const Operation& operation, const hepDispatchArgs_t& args,
   receiver.write_padding();
   receiver.write_gather();
   const uint64_t call = summary_of(args, state.num_tokens(), state.totals->update);
-  for (int s = 0; s < operation.num_ranks(); ++s) {
+  for (int i = 0; i < operation.num_ranks(); ++i) {
+    const int s = operation.in_turn(i);
     Source source;
     HEP_TRY(find_source(operation, s, state.top_k(), call, &source));
     receiver.take_rows(source);
