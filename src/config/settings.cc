@@ -13,6 +13,7 @@ namespace hep {
 namespace {
 
 constexpr const char* kMemoryKinds = "auto|descriptor|ipc|fabric";
+constexpr const char* kHostIsas = "auto|plain|avx2|avx512";
 constexpr const char* kLogLevels = "none|error|warning|info|debug";
 constexpr int kDefaultRendezvousTimeoutMs = 600000;
 
@@ -22,6 +23,8 @@ constexpr auto kText = Setting::Kind::kText;
 
 // Those that override no field.
 constexpr Setting kOtherSettings[] = {
+    {"HEP_HOST_ISA", nullptr, kChoice, 0, 3, 0, kHostIsas,
+     "instructions of the host backend's arithmetic, for tests; auto takes the fastest"},
     {"HEP_LOG", nullptr, kChoice, 0, 4, hepLogWarning, kLogLevels,
      "most detailed level of messages that are delivered; read once in a process"},
     {"HEP_MEMORY", nullptr, kChoice, 0, 3, 0, kMemoryKinds,

@@ -9,9 +9,10 @@
 
 namespace hep {
 
-HostBackend::HostBackend(BackendContext context)
+HostBackend::HostBackend(BackendContext context, const RowArithmetic& arithmetic)
     : rank_(context.rank),
       contexts_(std::move(context.lanes)),
+      arithmetic_(arithmetic),
       waiter_(context.rank, context.timeout_ms) {
   for (const LaneContext& lane : contexts_) lanes_.push_back({lane});
 }
@@ -64,7 +65,9 @@ void HostBackend::note_overflow(const Overflow& overflow) {
 }
 
 Status create_host_backend(BackendContext context, std::unique_ptr<Backend>* backend) try {
-  *backend = std::make_unique<HostBackend>(std::move(context));
+  const RowArithmetic* arithmetic = nullptr;
+  HEP_TRY(choose_row_arithmetic(&arithmetic));
+  *backend = std::make_unique<HostBackend>(std::move(context), *arithmetic);
   return {};
 } catch (const std::bad_alloc&) {
   return error(hepErrorOutOfMemory, "rank %d: no memory for the host backend", context.rank);

@@ -11,6 +11,7 @@
 
 #include "backend/backend.h"
 #include "backend/host/operation.h"
+#include "backend/host/row_arithmetic.h"
 #include "backend/host/wait.h"
 #include "base/status.h"
 #include "base/thread_annotations.h"
@@ -25,7 +26,7 @@ struct HostLane {
 
 class HostBackend final : public Backend {
  public:
-  explicit HostBackend(BackendContext context);
+  HostBackend(BackendContext context, const RowArithmetic& arithmetic);
 
   Status create_routing(int lane, int alignment, std::unique_ptr<BackendRouting>* routing) override;
   // Peers cannot map memory that was not made for it: tokens there are copied.
@@ -35,6 +36,8 @@ class HostBackend final : public Backend {
   hepFailure_t failure() const override { return waiter_.failure(); }
   BadIndex bad_index() const override;
   Overflow overflow() const override;
+
+  const RowArithmetic& arithmetic() const { return arithmetic_; }
 
   // Refuses any stream: there is none on the host.
   Status check_stream(hepStream_t stream) const;
@@ -53,6 +56,7 @@ class HostBackend final : public Backend {
  private:
   const int rank_;
   const std::vector<LaneContext> contexts_;  // of the lanes
+  const RowArithmetic& arithmetic_;
   Waiter waiter_;
   std::vector<HostLane> lanes_;
   mutable Mutex mutex_;

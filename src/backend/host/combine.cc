@@ -3,11 +3,10 @@
 // token's rank, which adds up the ranks' sums. Numbers and order are those of hepCombine.
 #include <algorithm>
 #include <array>
-#include <cmath>
-#include <vector>
+#include <cstring>
 
-#include "backend/host/number.h"
 #include "backend/host/routing.h"
+#include "backend/host/row_arithmetic.h"
 #include "backend/host/signal.h"
 #include "protocol/at.h"
 #include "protocol/call_summary.h"
@@ -22,60 +21,44 @@
 namespace hep {
 namespace {
 
-// Adds rows, each with its factor, in their order.
-class Sum {
- public:
-  explicit Sum(int columns) : sum_(columns), row_(columns) {}
-
-  void clear() { count_ = 0; }
-
-  // s = w * y for the first, s = fma(w, y, s) for each further one.
-  void add(const NumberType& type, const void* row, float weight) {
-    const int columns = static_cast<int>(sum_.size());
-    type.load(row, columns, row_.data());
-    if (count_++ == 0) {
-      for (int h = 0; h < columns; ++h) sum_[h] = weight * row_[h];
-    } else {
-      for (int h = 0; h < columns; ++h) sum_[h] = std::fmaf(weight, row_[h], sum_[h]);
-    }
-  }
-
-  // Rounds once. No row gives +0.
-  void store(const NumberType& type, void* to) {
-    if (count_ == 0) std::fill(sum_.begin(), sum_.end(), 0.0f);
-    type.store(sum_.data(), static_cast<int>(sum_.size()), to);
-  }
-
- private:
-  std::vector<float> sum_, row_;
-  int count_ = 0;
-};
-
 // One combine of this rank.
 class Combiner {
  public:
-  Combiner(const Operation& operation, const hepCombineArgs_t& args, const RoutingState& state)
+  Combiner(const Operation& operation, const RowArithmetic& arithmetic,
+           const hepCombineArgs_t& args, const RoutingState& state)
       : operation_(operation),
         args_(args),
         state_(state),
-        type_(number_type(args.type)),
-        partial_type_(number_type(args.partial_type)),
-        row_bytes_(int64_t{operation.shape().hidden} * element_bytes(args.type)),
-        sum_(operation.shape().hidden) {}
+        sum_outputs_(arithmetic.sum_rows(args.type, args.partial_type)),
+        sum_partials_(arithmetic.sum_rows(args.partial_type, args.type)),
+        columns_(operation.shape().hidden),
+        row_bytes_(int64_t{columns_} * element_bytes(args.type)),
+        moves_(args.layout == hepLayoutFlat && args.weight_mode == hepWeightsNone &&
+               args.type == args.partial_type) {}
 
   // Sums this rank's contributions to a token.
   void reduce(int64_t flat_row, void* partial) {
+    // A row that is the whole sum needs no rounding; of a NaN, the last addition makes the canonical
+    // one.
+    if (moves_ && flat_row < args_.capacity) {
+      std::memcpy(partial, at<char>(args_.y, flat_row * row_bytes_), row_bytes_);
+      return;
+    }
     const Row& row = state_.rows[flat_row];
-    sum_.clear();
+    WeightedRows rows;
+    int count = 0;
+    const auto add = [&](int64_t place, float weight) {
+      rows[count++] = {at<char>(args_.y, place * row_bytes_), weight};
+    };
     if (args_.layout == hepLayoutFlat) {
-      if (flat_row < args_.capacity) add_row(flat_row, flat_weight(flat_row));
+      if (flat_row < args_.capacity) add(flat_row, flat_weight(flat_row));
     } else {
       for (uint32_t j = row.first; j < row.first + row.count; ++j) {
         const int64_t place = expert_row(j);
-        if (place != kDropped) add_row(place, expert_weight(j, place));
+        if (place != kDropped) add(place, expert_weight(j, place));
       }
     }
-    sum_.store(partial_type_, partial);
+    sum_outputs_(rows.data(), count, columns_, partial);
   }
 
   // Sends the gradients of the weights of a token's selections here; those of dropped rows stay zero.
@@ -107,23 +90,21 @@ class Combiner {
   // Adds up the ranks' sums for one of this rank's tokens; slots are in ascending rank order.
   void add_partials(int token) {
     const WindowLayout& layout = operation_.layout();
-    sum_.clear();
-    for (int ordinal = 0; ordinal < state_.partial_counts[token]; ++ordinal)
-      sum_.add(
-          partial_type_,
+    WeightedRows rows;
+    const int count = state_.partial_counts[token];
+    for (int ordinal = 0; ordinal < count; ++ordinal)
+      rows[ordinal] = {
           at<char>(operation_.own_window(), layout.partial_at(operation_.epoch(), token, ordinal)),
-          1.0f);
-    sum_.store(type_, at<char>(args_.out, token * row_bytes_));
+          1.0f};
+    sum_partials_(rows.data(), count, columns_, at<char>(args_.out, token * row_bytes_));
   }
 
  private:
+  using WeightedRows = std::array<WeightedRow, kMaxTopK>;
+
   int64_t expert_row(uint32_t selection) const {
     return row_of_selection(args_.layout, args_.capacity, operation_.shape().num_local_experts(),
                             state_.expert_offsets, state_.selections[selection]);
-  }
-
-  void add_row(int64_t place, float weight) {
-    sum_.add(type_, at<char>(args_.y, place * row_bytes_), weight);
   }
 
   float flat_weight(int64_t flat_row) const {
@@ -144,10 +125,11 @@ class Combiner {
   const Operation& operation_;
   const hepCombineArgs_t& args_;
   const RoutingState& state_;
-  const NumberType& type_;
-  const NumberType& partial_type_;
+  const SumRows sum_outputs_;   // a token's expert rows
+  const SumRows sum_partials_;  // the ranks' sums
+  const int columns_;
   const int64_t row_bytes_;
-  Sum sum_;
+  const bool moves_;  // flat rows are what the ranks send
 };
 
 uint64_t call_of(const hepCombineArgs_t& args, const RoutingState& state) {
@@ -210,20 +192,21 @@ Status add_own_tokens(const Operation& operation, Combiner& combiner, const Rout
 
 }  // namespace
 
-Status send_partials(const Operation& operation, const hepCombineArgs_t& args,
-                     const RoutingState& state) {
-  Combiner combiner(operation, args, state);
+Status send_partials(const Operation& operation, const RowArithmetic& arithmetic,
+                     const hepCombineArgs_t& args, const RoutingState& state) {
+  Combiner combiner(operation, arithmetic, args, state);
   const uint64_t call = call_of(args, state);
-  for (int source = 0; source < operation.num_ranks(); ++source) {
+  for (int i = 0; i < operation.num_ranks(); ++i) {
+    const int source = operation.in_turn(i);
     HEP_TRY(tell_call(operation, source, call));
     reduce_source(operation, source, combiner, state);
   }
   return {};
 }
 
-Status add_partials(const Operation& operation, const hepCombineArgs_t& args,
-                    const RoutingState& state) {
-  Combiner combiner(operation, args, state);
+Status add_partials(const Operation& operation, const RowArithmetic& arithmetic,
+                    const hepCombineArgs_t& args, const RoutingState& state) {
+  Combiner combiner(operation, arithmetic, args, state);
   const uint64_t call = call_of(args, state);
   // Ranks without tokens receive nothing that could be wrong, and need not wait.
   for (int peer = 0; peer < operation.num_ranks() && state.num_tokens() > 0; ++peer)

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "backend/host/quantize.h"
 #include "backend/host/routing.h"
+#include "backend/host/row_arithmetic.h"
 #include "backend/host/signal.h"
 #include "protocol/at.h"
 #include "protocol/call_summary.h"
@@ -16,15 +16,17 @@
 namespace hep {
 namespace {
 
-void quantize_rows(const Operation& operation, const hepDispatchArgs_t& args, int num_tokens) {
+void quantize_rows(const Operation& operation, const RowArithmetic& arithmetic,
+                   const hepDispatchArgs_t& args, int num_tokens) {
   const int hidden = operation.shape().hidden;
   const WindowLayout& layout = operation.layout();
   for (int64_t token = 0; token < num_tokens; ++token)
-    quantize_row(static_cast<const uint16_t*>(args.x) + token * hidden, hidden, args.quantize,
-                 at<uint8_t>(operation.own_window(),
-                             layout.published_by(operation.epoch()) + token * hidden),
-                 at<char>(operation.own_window(), layout.scales_at(operation.epoch(), token)),
-                 operation.shape().scale_bytes);
+    arithmetic.quantize_row(
+        static_cast<const uint16_t*>(args.x) + token * hidden, hidden, args.quantize,
+        at<uint8_t>(operation.own_window(),
+                    layout.published_by(operation.epoch()) + token * hidden),
+        at<char>(operation.own_window(), layout.scales_at(operation.epoch(), token)),
+        operation.shape().scale_bytes);
 }
 
 void copy_scales(const Operation& operation, const void* scales, int num_tokens) {
@@ -36,15 +38,15 @@ void copy_scales(const Operation& operation, const void* scales, int num_tokens)
 }
 
 // Returns where the rows lie in the window.
-uint64_t publish_rows(const Operation& operation, const hepDispatchArgs_t& args, bool x_in_place,
-                      int num_tokens) {
+uint64_t publish_rows(const Operation& operation, const RowArithmetic& arithmetic,
+                      const hepDispatchArgs_t& args, bool x_in_place, int num_tokens) {
   char* window = static_cast<char*>(operation.own_window());
   if (args.scales != nullptr) copy_scales(operation, args.scales, num_tokens);
   if (x_in_place) return static_cast<const char*>(args.x) - window;
   const uint64_t rows = operation.layout().published_by(operation.epoch());
   const uint64_t row_bytes = uint64_t(operation.shape().hidden) * element_bytes(args.type);
   if (args.quantize != hepQuantizeNone)
-    quantize_rows(operation, args, num_tokens);
+    quantize_rows(operation, arithmetic, args, num_tokens);
   else if (num_tokens > 0)
     std::memcpy(window + rows, args.x, num_tokens * row_bytes);
   return rows;
@@ -52,10 +54,10 @@ uint64_t publish_rows(const Operation& operation, const hepDispatchArgs_t& args,
 
 }  // namespace
 
-Status publish(const Operation& operation, const hepDispatchArgs_t& args, bool x_in_place,
-               const RoutingState& state) {
+Status publish(const Operation& operation, const RowArithmetic& arithmetic,
+               const hepDispatchArgs_t& args, bool x_in_place, const RoutingState& state) {
   HEP_TRY(wait_for_readers(operation, operation.epoch() - 1));
-  const uint64_t place = publish_rows(operation, args, x_in_place, state.num_tokens());
+  const uint64_t place = publish_rows(operation, arithmetic, args, x_in_place, state.num_tokens());
   for (int peer = 0; peer < operation.num_ranks(); ++peer) {
     RowsSignal& to = operation.to(peer).rows_of(operation.epoch());
     to.place = place;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "backend/host/backend.h"
+#include "backend/host/float_environment.h"
 #include "protocol/at.h"
 #include "protocol/data_type.h"
 #include "protocol/records.h"
@@ -57,12 +58,14 @@ Status HostRouting::dispatch(const DispatchRequest& request, const Batch& batch,
   HEP_TRY(backend_.check_alive());
 
   if (request.update) HEP_TRY(run_update(*request.update, half));
+  const DefaultFloatEnvironment environment;
   const Operation operation = backend_.start(lane_, hepOperationDispatch, half);
   // A second half waits for the peers' first halves alone, so that one thread can be several ranks: x,
   // which is the caller's again then, is not read in place.
   const bool whole = half == Half::kBoth;
   HEP_TRY(operation.run([&]() -> Status {
-    if (half != Half::kReceive) HEP_TRY(publish(operation, args, in_heap && whole, state_));
+    if (half != Half::kReceive)
+      HEP_TRY(publish(operation, backend_.arithmetic(), args, in_heap && whole, state_));
     if (half == Half::kSend) return {};
     HEP_TRY(receive_rows(operation, args, state_));
     return whole ? wait_for_readers(operation, operation.epoch()) : Status();
@@ -81,10 +84,13 @@ Status HostRouting::combine(const hepCombineArgs_t& args, const Batch&, Half hal
   bool in_heap = false;  // makes no difference here, but a y that leaves the heap is refused
   HEP_TRY(find_outputs_in_heap(lane_.context, args, &in_heap));
   HEP_TRY(backend_.check_alive());
+  const DefaultFloatEnvironment environment;
   const Operation operation = backend_.start(lane_, hepOperationCombine, half);
   return operation.run([&]() -> Status {
-    if (half != Half::kReceive) HEP_TRY(send_partials(operation, args, state_));
-    return half != Half::kSend ? add_partials(operation, args, state_) : Status();
+    if (half != Half::kReceive)
+      HEP_TRY(send_partials(operation, backend_.arithmetic(), args, state_));
+    return half != Half::kSend ? add_partials(operation, backend_.arithmetic(), args, state_)
+                               : Status();
   });
 }
 

@@ -18,6 +18,7 @@ namespace hep {
 
 class HostBackend;
 struct HostLane;
+struct RowArithmetic;
 
 // The sections of RoutingLayout by name.
 struct RoutingState {
@@ -46,16 +47,16 @@ void send_update(const Operation& operation, const TopK& choice, HostBackend& ba
 Status receive_update(const Operation& operation, RoutingState& state);
 
 // `x_in_place`: the peers read the rows where they are, in the heap.
-Status publish(const Operation& operation, const hepDispatchArgs_t& args, bool x_in_place,
-               const RoutingState& state);
+Status publish(const Operation& operation, const RowArithmetic& arithmetic,
+               const hepDispatchArgs_t& args, bool x_in_place, const RoutingState& state);
 Status receive_rows(const Operation& operation, const hepDispatchArgs_t& args, RoutingState& state);
 // Waits until the peers have read this rank's rows.
 Status wait_for_readers(const Operation& operation, uint64_t epoch);
 
-Status send_partials(const Operation& operation, const hepCombineArgs_t& args,
-                     const RoutingState& state);
-Status add_partials(const Operation& operation, const hepCombineArgs_t& args,
-                    const RoutingState& state);
+Status send_partials(const Operation& operation, const RowArithmetic& arithmetic,
+                     const hepCombineArgs_t& args, const RoutingState& state);
+Status add_partials(const Operation& operation, const RowArithmetic& arithmetic,
+                    const hepCombineArgs_t& args, const RoutingState& state);
 
 class HostRouting final : public BackendRouting {
  public:

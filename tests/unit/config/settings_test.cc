@@ -44,6 +44,7 @@ TEST_F(Params, EverySettingOfTheSpecificationExists) {
                                           "HEP_COMBINE_STORE_STAGES",
                                           "HEP_COMBINE_BLOCKS",
                                           "HEP_LOW_LATENCY_BLOCKS",
+                                          "HEP_HOST_ISA",
                                           "HEP_LOG",
                                           "HEP_MEMORY",
                                           "HEP_RENDEZVOUS_ADDRESS",

@@ -448,20 +448,6 @@ TEST(HostBackend, NotANumberIsCanonicalAndOverflowInfinite) {
   EXPECT_EQ(out, Matrix(kHidden, 0x7fff) + Matrix(kHidden, 0x7f80));
 }
 
-TEST(Bfloat16, RoundsToNearestEven) {
-  EXPECT_EQ(to_bfloat16(1.0f), 0x3f80);
-  EXPECT_EQ(to_bfloat16(1.0f + 0x1p-8f), 0x3f80);
-  EXPECT_EQ(to_bfloat16(1.0f + 0x1p-8f + 0x1p-23f), 0x3f81);
-  EXPECT_EQ(to_bfloat16(1.0f + 0x3p-8f), 0x3f82);
-  EXPECT_EQ(to_bfloat16(-0.0f), 0x8000);
-  EXPECT_EQ(to_bfloat16(0x1p-149f), 0x0000);
-  EXPECT_EQ(to_bfloat16(0x1p-133f), 0x0001);
-  EXPECT_EQ(to_bfloat16(std::numeric_limits<float>::max()), 0x7f80);
-  EXPECT_EQ(to_bfloat16(-std::numeric_limits<float>::infinity()), 0xff80);
-  EXPECT_EQ(to_bfloat16(-std::numeric_limits<float>::quiet_NaN()), 0x7fff);
-  EXPECT_EQ(from_bfloat16(0xc040), -3.0f);
-}
-
 // Chunks, epochs and slots at work: many ranks, changing numbers of tokens, ranks running ahead.
 TEST(HostBackend, ManyRanksRepeatOperationsWithChangingTokens) {
   constexpr int kRanks = 64, kRounds = 6;

@@ -20,7 +20,6 @@
 #include <vector>
 
 #include "backend/backend.h"
-#include "backend/host/number.h"
 #include "base/status.h"
 #include "protocol/at.h"
 #include "protocol/records.h"
