@@ -59,7 +59,8 @@ def is_shown_perf(row):
 def share_of_ceiling(row):
     if "ceiling_gbps" not in row:
         return "-"
-    return f"{100 * row['remote_gbps'] / row['ceiling_gbps']:.0f}"
+    moved = row["alg_gbps" if row["backend"] == "host" else "remote_gbps"]
+    return f"{100 * moved / row['ceiling_gbps']:.0f}"
 
 
 def perf(paths, with_all):

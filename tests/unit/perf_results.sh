@@ -52,6 +52,7 @@ assert [row["tokens"] for row in rows if row["operation"] == "routing"] == [5, 7
 for row in rows:
     assert 0 < row["min_us"] <= row["median_us"], row
     assert row["operation"] == "routing" or 0 < row["remote_gbps"] < row["alg_gbps"], row
+    assert ("ceiling_gbps" in row) == (row["operation"] == "dispatch"), row
 CHECK
 
 # Tables have two lines above the cases. None is of the work by which libraries are compared.

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "operation_bench.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "bench/run.h"
 #include "slots.h"
 
@@ -70,11 +73,24 @@ void OperationBench::run_case(const Handles& handles, Case description, const Ca
   hepResult_t error = hepSuccess;
   require(hepCommGetAsyncError(handles.comm, &error), "hepCommGetAsyncError");
   require(error, name_of(kOperationNames, description.operation).c_str());
+  if (job_.backend == hepBackendHost && options_.ceilings && description.moves_rows) {
+    progress("copying as much as");
+    description.memcpy_us = time_memcpy(description);
+  }
   if (options_.check) {
     progress("checking");
     description.wrong = sum_over_ranks(world_, rank_, check());
   }
   if (report_ != nullptr) report_->add(job_, description);
+}
+
+double OperationBench::time_memcpy(const Case& description) {
+  const int64_t rows = job_.routing().at(rank_).num_rows(hepLayoutFlat);
+  const std::vector<char> from(rows * description.bytes_per_row, 1);
+  std::vector<char> to(from.size());
+  return measure(world_, rank_, passes_, session_.stream,
+                 [&](int) { std::copy(from.begin(), from.end(), to.begin()); })
+      .median_us;
 }
 
 // Rows with scales are dispatched alone.

@@ -26,10 +26,14 @@ std::string decimal(double value) {
 
 std::string number(int64_t value) { return std::to_string(value); }
 
-// GB/s of so many flat rows, and their scales, in the median time.
-double bandwidth(double rows, const Case& result) {
+// GB/s of so many flat rows, and their scales, in that time.
+double bandwidth(double rows, const Case& result, double us) {
   if (!result.moves_rows) return 0;
-  return rows * static_cast<double>(result.bytes_per_row) / result.timing.median_us * 1e-3;
+  return rows * static_cast<double>(result.bytes_per_row) / us * 1e-3;
+}
+
+double bandwidth(double rows, const Case& result) {
+  return bandwidth(rows, result, result.timing.median_us);
 }
 
 }  // namespace
@@ -59,6 +63,12 @@ void Report::print_ceilings() const {
   for (const Ceiling& ceiling : ceilings_.all) print_ceiling(ceiling);
 }
 
+double Report::ceiling(const Job& job, const Case& result) const {
+  if (!result.moves_rows) return 0;
+  if (result.memcpy_us > 0) return bandwidth(job.mean_rows(), result, result.memcpy_us);
+  return ceilings_.best(result.sm_budget);
+}
+
 void Report::add(const Job& job, const Case& result) {
   show_progress("");
   print(job, result);
@@ -75,8 +85,7 @@ void Report::print(const Job& job, const Case& result) const {
              result.sms == 0 ? "-" : number(result.sms), decimal(result.timing.median_us),
              decimal(result.timing.min_us), decimal(result.timing.host_us),
              decimal(bandwidth(job.mean_rows(), result)),
-             decimal(bandwidth(job.mean_remote_rows(), result)),
-             decimal(result.moves_rows ? ceilings_.best(result.sm_budget) : 0),
+             decimal(bandwidth(job.mean_remote_rows(), result)), decimal(ceiling(job, result)),
              result.wrong < 0 ? "-" : number(result.wrong));
 }
 
@@ -95,8 +104,8 @@ void Report::write(const Job& job, const Case& result) {
     line["bytes_per_row"] = result.bytes_per_row;
     line["alg_gbps"] = rounded(bandwidth(job.mean_rows(), result));
     line["remote_gbps"] = rounded(bandwidth(job.mean_remote_rows(), result));
-    const double ceiling = ceilings_.best(result.sm_budget);
-    if (ceiling > 0) line["ceiling_gbps"] = rounded(ceiling);
+    const double gbps = ceiling(job, result);
+    if (gbps > 0) line["ceiling_gbps"] = rounded(gbps);
   }
   line["wrong"] = result.wrong;
   file_.add(line);

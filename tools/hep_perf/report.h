@@ -22,7 +22,8 @@ struct Case {
   bool moves_rows = true;     // has bandwidths
   int64_t bytes_per_row = 0;  // of a flat row that moves, and of its scales
   Timing timing;
-  int64_t wrong = -1;  // -1: not checked
+  double memcpy_us = 0;  // host: a memcpy of the rows that a rank receives; 0: not measured
+  int64_t wrong = -1;    // -1: not checked
 
   std::string text() const;
 };
@@ -41,6 +42,7 @@ class Report {
   void print_ceilings() const;
   void print(const Job& job, const Case& result) const;
   void write(const Job& job, const Case& result);
+  double ceiling(const Job& job, const Case& result) const;  // GB/s; 0: not measured
 
   const Ceilings& ceilings_;
   ResultsFile file_;
