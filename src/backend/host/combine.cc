@@ -7,6 +7,7 @@
 
 #include "backend/host/routing.h"
 #include "backend/host/row_arithmetic.h"
+#include "backend/host/row_copier.h"
 #include "backend/host/signal.h"
 #include "protocol/at.h"
 #include "protocol/call_summary.h"
@@ -34,14 +35,15 @@ class Combiner {
         columns_(operation.shape().hidden),
         row_bytes_(int64_t{columns_} * element_bytes(args.type)),
         moves_(args.layout == hepLayoutFlat && args.weight_mode == hepWeightsNone &&
-               args.type == args.partial_type) {}
+               args.type == args.partial_type),
+        copier_(row_bytes_, state.totals->num_flat_rows) {}
 
   // Sums this rank's contributions to a token.
   void reduce(int64_t flat_row, void* partial) {
     // A row that is the whole sum needs no rounding; of a NaN, the last addition makes the canonical
     // one.
     if (moves_ && flat_row < args_.capacity) {
-      std::memcpy(partial, at<char>(args_.y, flat_row * row_bytes_), row_bytes_);
+      copier_.copy(partial, at<char>(args_.y, flat_row * row_bytes_));
       return;
     }
     const Row& row = state_.rows[flat_row];
@@ -60,6 +62,9 @@ class Combiner {
     }
     sum_outputs_(rows.data(), count, columns_, partial);
   }
+
+  // Before the signal of what was reduced.
+  void fence() const { copier_.fence(); }
 
   // Sends the gradients of the weights of a token's selections here; those of dropped rows stay zero.
   void send_gradients(int64_t flat_row, void* window) const {
@@ -130,6 +135,7 @@ class Combiner {
   const int columns_;
   const int64_t row_bytes_;
   const bool moves_;  // flat rows are what the ranks send
+  const RowCopier copier_;
 };
 
 uint64_t call_of(const hepCombineArgs_t& args, const RoutingState& state) {
@@ -168,6 +174,7 @@ void reduce_source(const Operation& operation, int source, Combiner& combiner,
           i, at<char>(window, layout.partial_at(operation.epoch(), row.token, row.ordinal)));
       combiner.send_gradients(i, window);
     }
+    combiner.fence();
     store_release(at<uint64_t>(window, layout.chunk_ready_at(chunk, operation.rank())),
                   operation.epoch());
   }

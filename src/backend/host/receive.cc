@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "backend/host/routing.h"
+#include "backend/host/row_copier.h"
 #include "backend/host/signal.h"
 #include "protocol/at.h"
 #include "protocol/call_summary.h"
@@ -27,10 +28,11 @@ struct Source {
 // Writes single rows of a dispatch's outputs.
 class Outputs {
  public:
-  Outputs(const Operation& operation, const hepDispatchArgs_t& args)
+  Outputs(const Operation& operation, const hepDispatchArgs_t& args, int64_t num_rows)
       : args_(args),
         row_bytes_(int64_t{operation.shape().hidden} * element_bytes(args.type)),
-        scale_bytes_(operation.shape().scale_bytes) {}
+        scale_bytes_(operation.shape().scale_bytes),
+        copier_(row_bytes_, num_rows) {}
 
   // NULL stands for zeros.
   void write(int64_t place, const void* row, const char* scales, int32_t source, int32_t token) {
@@ -38,7 +40,7 @@ class Outputs {
     if (row == nullptr)
       std::memset(to, 0, row_bytes_);
     else
-      std::memcpy(to, row, row_bytes_);
+      copier_.copy(to, row);
     if (args_.row_scales != nullptr) write_scales(place, scales);
     if (args_.row_sources != nullptr) args_.row_sources[place] = source;
     if (args_.row_tokens != nullptr) args_.row_tokens[place] = token;
@@ -70,6 +72,7 @@ class Outputs {
   const hepDispatchArgs_t& args_;
   const int64_t row_bytes_;
   const int scale_bytes_;
+  const RowCopier copier_;
 };
 
 // Puts a dispatch's rows, and what belongs to them, to their places.
@@ -79,7 +82,7 @@ class Receiver {
       : operation_(operation),
         args_(args),
         state_(state),
-        outputs_(operation, args),
+        outputs_(operation, args, state.totals->num_flat_rows),
         num_experts_(operation.shape().num_local_experts()),
         top_k_(state.top_k()) {}
 
