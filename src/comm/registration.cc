@@ -112,7 +112,7 @@ Status deregister_memory(hepComm& comm, void* pointer) {
   HEP_TRY(comm.check());
   Part part{};
   part.call = Call::kDeregister;
-  Status prepared = comm.registrations.slot_of(pointer, &part.slot);
+  Status prepared = comm.registrations.registration_of(pointer, &part.slot);
   if (prepared.ok() && maps_memory(comm)) prepared = check_not_capturing(comm.device);
   std::vector<Part> parts;
   HEP_TRY(agree(comm, part.call, prepared, part, &parts));

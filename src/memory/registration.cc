@@ -101,7 +101,7 @@ void Registrations::add(const void* pointer, size_t bytes, int slot,
   if (slot >= 0) ranges_[reinterpret_cast<uintptr_t>(pointer)] = {bytes, slot, std::move(memory)};
 }
 
-Status Registrations::slot_of(const void* pointer, int* slot) const {
+Status Registrations::registration_of(const void* pointer, int* slot) const {
   *slot = -1;
   if (pointer == nullptr) return Status();
   const auto range = ranges_.find(reinterpret_cast<uintptr_t>(pointer));
@@ -111,14 +111,14 @@ Status Registrations::slot_of(const void* pointer, int* slot) const {
   return Status();
 }
 
-bool Registrations::find_place(const void* begin, uint64_t bytes, uint64_t* place) const {
+bool Registrations::find_location(const void* begin, uint64_t bytes, uint64_t* place) const {
   const auto address = reinterpret_cast<uintptr_t>(begin);
   auto range = ranges_.upper_bound(address);
   if (range == ranges_.begin()) return false;
   --range;
   const uint64_t offset = address - range->first;
   if (offset >= range->second.bytes || bytes > range->second.bytes - offset) return false;
-  *place = registered_place(range->second.slot, offset);
+  *place = registered_location(range->second.slot, offset);
   return true;
 }
 

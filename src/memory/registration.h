@@ -69,7 +69,7 @@ class Registrations {
            std::unique_ptr<RegisteredMemory> memory = nullptr);
 
   // Refuses a pointer at which no range begins; NULL is legal, and has slot -1.
-  Status slot_of(const void* pointer, int* slot) const;
+  Status registration_of(const void* pointer, int* slot) const;
 
   void remove(const void* pointer) { ranges_.erase(reinterpret_cast<uintptr_t>(pointer)); }
 
@@ -78,7 +78,7 @@ class Registrations {
   void unmap(int peer, int slot) { mappings_.erase({peer, slot}); }
 
   // The place of memory that lies in a range as a whole; false if it does not.
-  bool find_place(const void* begin, uint64_t bytes, uint64_t* place) const;
+  bool find_location(const void* begin, uint64_t bytes, uint64_t* place) const;
 
  private:
   struct Range {

@@ -10,8 +10,8 @@ namespace hep {
 
 // What one peer tells this rank of its rows, in two sets: dispatches take turns.
 struct RowsSignal {
-  uint64_t ready;          // epoch of the dispatch whose rows are published, at `place`
-  uint64_t place;          // the following are written before `ready`
+  uint64_t ready;          // epoch of the dispatch whose rows are published, at `location`
+  uint64_t location;       // the following are written before `ready`
   uint64_t has_weights;    // 1 if weights will be published
   uint64_t has_scales;     // cuda: 1 if scales will be published
   uint64_t call;           // the peer's call, as of call_summary.h
@@ -21,7 +21,7 @@ struct RowsSignal {
 // What one peer tells this rank of its outputs in combine, in two sets likewise.
 struct OutputsSignal {
   uint64_t ready;     // epoch of the combine of which the following tells
-  uint64_t place;     // cuda: where the outputs for this rank lie; kNotInWindow: it sends partials
+  uint64_t location;  // cuda: where the outputs for this rank lie; kNotInWindow: it sends partials
   uint64_t num_rows;  // cuda: there
   uint64_t call;      // the peer's call
 };

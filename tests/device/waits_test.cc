@@ -95,7 +95,7 @@ class CudaWaits : public testing::Test {
   void publish_rows(uint64_t has_weights) {
     RowsSignal signal{};
     signal.ready = 1;
-    signal.place = layout().published;
+    signal.location = layout().published;
     signal.has_weights = has_weights;
     signal.call = summary_of(dispatch_, 0, 1);
     write(layout().signals_at(kPeer) + offsetof(Signals, rows) + 1 * sizeof signal, signal);
@@ -105,7 +105,7 @@ class CudaWaits : public testing::Test {
   void publish_outputs(uint64_t epoch) {
     OutputsSignal signal{};
     signal.ready = epoch;
-    signal.place = kNotInWindow;
+    signal.location = kNotInWindow;
     signal.call = summary_of(combine_, 0, 0, 1);
     write(layout().signals_at(kPeer) + offsetof(Signals, outputs) + (epoch & 1) * sizeof signal,
           signal);

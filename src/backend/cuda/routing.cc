@@ -163,7 +163,7 @@ Status CudaRouting::find_rows(const hepDispatchArgs_t& call, const Batch& batch,
     rows->location =
         static_cast<const char*>(call.x) - static_cast<const char*>(context.windows[context.rank]);
   else if (!copies && num_rows > 0)
-    backend_.registrations().find_place(call.x, num_rows * row_bytes, &rows->location);
+    backend_.registrations().find_location(call.x, num_rows * row_bytes, &rows->location);
   if (low_latency && rows->location == window_rows) rows->publishing = Publishing::kCopies;
   return Status();
 }
@@ -212,7 +212,7 @@ Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Half half,
     outputs->location =
         static_cast<const char*>(call.y) - static_cast<const char*>(context.windows[context.rank]);
   else if (call.capacity > 0 && call.capacity <= INT64_MAX / row_bytes)
-    backend_.registrations().find_place(call.y, call.capacity * row_bytes, &outputs->location);
+    backend_.registrations().find_location(call.y, call.capacity * row_bytes, &outputs->location);
   return Status();
 }
 

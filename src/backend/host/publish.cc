@@ -60,7 +60,7 @@ Status publish(const Operation& operation, const RowArithmetic& arithmetic,
   const uint64_t place = publish_rows(operation, arithmetic, args, x_in_place, state.num_tokens());
   for (int peer = 0; peer < operation.num_ranks(); ++peer) {
     RowsSignal& to = operation.to(peer).rows_of(operation.epoch());
-    to.place = place;
+    to.location = place;
     to.has_weights = args.weights != nullptr;
     to.call = summary_of(args, state.num_tokens(), state.totals->update);
     store_release(&to.ready, operation.epoch());

@@ -199,7 +199,7 @@ Status find_source(const Operation& operation, int rank, int top_k, uint64_t cal
   HEP_TRY(operation.wait(hepPhaseRows, rank, from.ready, operation.epoch()));
   HEP_TRY(operation.compare_calls(hepPhaseRows, rank, call, from.call));
   const char* window = static_cast<const char*>(operation.window(rank));
-  *source = {rank, window, window + from.place, nullptr};
+  *source = {rank, window, window + from.location, nullptr};
   if (from.has_weights == 0) return {};
   HEP_TRY(operation.wait(hepPhaseWeights, rank, from.weights_ready, operation.epoch()));
   source->weights = at<float>(window, operation.layout().weights_at(operation.epoch(), 0, top_k));

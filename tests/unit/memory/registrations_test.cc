@@ -25,7 +25,7 @@ class RegistrationsTest : public testing::Test {
   // kNotInWindow: none.
   uint64_t place(size_t begin, uint64_t bytes) const {
     uint64_t found = kNotInWindow;
-    const bool is_there = registrations_.find_place(&memory_[begin], bytes, &found);
+    const bool is_there = registrations_.find_location(&memory_[begin], bytes, &found);
     EXPECT_EQ(is_there, found != kNotInWindow);
     return found;
   }
@@ -38,9 +38,9 @@ TEST_F(RegistrationsTest, FindMemoryThatLiesInOneRangeAsAWhole) {
   EXPECT_EQ(place(0, 1), kNotInWindow);
   const int first = add(1000, 500), second = add(1500, 500);
   EXPECT_NE(first, second);
-  EXPECT_EQ(place(1000, 500), registered_place(first, 0));
-  EXPECT_EQ(place(1200, 300), registered_place(first, 200));
-  EXPECT_EQ(place(1500, 1), registered_place(second, 0));
+  EXPECT_EQ(place(1000, 500), registered_location(first, 0));
+  EXPECT_EQ(place(1200, 300), registered_location(first, 200));
+  EXPECT_EQ(place(1500, 1), registered_location(second, 0));
   EXPECT_EQ(place(999, 1), kNotInWindow);
   EXPECT_EQ(place(1200, 301), kNotInWindow) << "it ends in the next range";
   EXPECT_EQ(place(1999, 2), kNotInWindow);
@@ -55,9 +55,9 @@ TEST_F(RegistrationsTest, GiveASlotToTheNextRangeWhenItIsFree) {
   EXPECT_EQ(place(0, 1), kNotInWindow);
   EXPECT_EQ(add(2048, 16), first);
   int slot = -1;
-  EXPECT_TRUE(registrations_.slot_of(&memory_[2048], &slot).ok());
+  EXPECT_TRUE(registrations_.registration_of(&memory_[2048], &slot).ok());
   EXPECT_EQ(slot, first);
-  EXPECT_FALSE(registrations_.slot_of(&memory_[0], &slot).ok());
+  EXPECT_FALSE(registrations_.registration_of(&memory_[0], &slot).ok());
 }
 
 TEST_F(RegistrationsTest, HaveRoomForANumberOfRanges) {
@@ -95,13 +95,13 @@ TEST(RegisteredMappings, LiveUntilTheirPeerTakesBackThatSlot) {
 
 TEST(Places, SayWhichMemoryAndWhereInIt) {
   const uint64_t in_window = 0x12345678;
-  EXPECT_EQ(slot_of(in_window), -1);
+  EXPECT_EQ(registration_of(in_window), -1);
   EXPECT_EQ(offset_of(in_window), in_window);
-  const uint64_t largest = (uint64_t{1} << kPlaceOffsetBits) - 1;
+  const uint64_t largest = (uint64_t{1} << kLocationOffsetBits) - 1;
   for (const int slot : {0, 1, kMaxRegistrations - 1}) {
-    EXPECT_EQ(slot_of(registered_place(slot, largest)), slot);
-    EXPECT_EQ(offset_of(registered_place(slot, largest)), largest);
-    EXPECT_NE(registered_place(slot, largest), kNotInWindow);
+    EXPECT_EQ(registration_of(registered_location(slot, largest)), slot);
+    EXPECT_EQ(offset_of(registered_location(slot, largest)), largest);
+    EXPECT_NE(registered_location(slot, largest), kNotInWindow);
   }
 }
 

@@ -48,11 +48,11 @@ __device__ inline void publish_outputs(const CombineArgs& args, bool in_place, u
   for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x) {
     if (rank == context.rank) continue;
     const OutputRange range = outputs_for(args, rank);
-    const uint64_t place =
+    const uint64_t location =
         in_place ? args.outputs.location + range.first * args.row_bytes : kNotInWindow;
     OutputsSignal& signal = context.signals_to(rank)->outputs_of(epoch);
     ptx::st_relaxed_sys(&signal.call, call);
-    ptx::st_relaxed_sys(&signal.place, place);
+    ptx::st_relaxed_sys(&signal.location, location);
     ptx::st_relaxed_sys(&signal.num_rows, range.count);
     ptx::st_release_sys(&signal.ready, epoch);
   }
@@ -83,11 +83,11 @@ __device__ inline bool find_outputs(const CombineArgs& args, uint64_t epoch, uin
   const WaitPoint point{hepOperationCombine, hepPhasePartials, rank, epoch};
   if (!wait_for(context, point, &signal.ready, epoch)) return false;
   // Asked for with what agrees() looks at.
-  const uint64_t place = ptx::ld_relaxed_sys(&signal.place);
+  const uint64_t location = ptx::ld_relaxed_sys(&signal.location);
   const uint64_t num_rows = ptx::ld_relaxed_sys(&signal.num_rows);
   if (!agrees(context, point, &signal.call, call)) return false;
-  const bool in_place = place != kNotInWindow;
-  *outputs = {in_place ? published_at(context, rank, place) : nullptr,
+  const bool in_place = location != kNotInWindow;
+  *outputs = {in_place ? published_at(context, rank, location) : nullptr,
               static_cast<uint32_t>(num_rows), in_place};
   return true;
 }

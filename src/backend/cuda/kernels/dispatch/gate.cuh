@@ -31,7 +31,7 @@ __device__ inline void signal_rows(const DispatchArgs& args, uint64_t epoch, uin
                                    Workers threads) {
   for (int rank = threads.index; rank < args.context.num_ranks(); rank += threads.count) {
     RowsSignal& signal = args.context.signals_to(rank)->rows_of(epoch);
-    ptx::st_relaxed_sys(&signal.place, rows_place(args, epoch));
+    ptx::st_relaxed_sys(&signal.location, rows_location(args, epoch));
     ptx::st_relaxed_sys(&signal.has_weights, args.call.weights != nullptr);
     ptx::st_relaxed_sys(&signal.has_scales, args.call.scales != nullptr);
     ptx::st_relaxed_sys(&signal.call, call);
@@ -89,7 +89,7 @@ struct SourceGate {
       return nullptr;
     // The copy engine reads what the source wrote by other means.
     ptx::fence_proxy_async();
-    published[source] = published_at(context, source, ptx::ld_relaxed_sys(&signal.place));
+    published[source] = published_at(context, source, ptx::ld_relaxed_sys(&signal.location));
     return published[source];
   }
 };

@@ -12,7 +12,7 @@
 namespace hep::dispatch {
 
 // Where this rank's rows lie once they are published.
-__device__ inline uint64_t rows_place(const DispatchArgs& args, uint64_t epoch) {
+__device__ inline uint64_t rows_location(const DispatchArgs& args, uint64_t epoch) {
   return args.rows.publishing == Publishing::kDone ? args.rows.location
                                                    : args.context.window_layout.published_by(epoch);
 }

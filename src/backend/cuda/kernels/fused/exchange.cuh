@@ -35,7 +35,7 @@ enum : uint32_t {
 constexpr int kFlagBits = 3;
 
 // The first word of a header: tokens below, then top_k, then flags. The others are the lower half of the
-// call's summary and the two halves of the place of the rows.
+// call's summary and the two halves of the location of the rows.
 constexpr int kTokenBits = 17, kTopKBits = 6;
 static_assert(kMaxTokens < 1 << kTokenBits && kMaxTopK < 1 << kTopKBits &&
               kTokenBits + kTopKBits + kFlagBits <= 32);
@@ -79,12 +79,12 @@ __device__ inline uint32_t flags_of(const UpdateArgs& args) {
 }
 
 __device__ inline uint32_t header_word(const UpdateArgs& args, uint64_t epoch, int word) {
-  const uint64_t place = dispatch::rows_place(args, epoch);
+  const uint64_t location = dispatch::rows_location(args, epoch);
   switch (word) {
     case 0: return (flags_of(args) << kTopKBits | args.top_k) << kTokenBits | args.num_tokens;
     case 1: return static_cast<uint32_t>(summary_of(args.call, args.num_tokens, 0));
-    case 2: return static_cast<uint32_t>(place);
-    default: return static_cast<uint32_t>(place >> 32);
+    case 2: return static_cast<uint32_t>(location);
+    default: return static_cast<uint32_t>(location >> 32);
   }
 }
 
@@ -192,7 +192,7 @@ __device__ inline uint32_t take_header(const UpdateArgs& args, int source, uint6
   if (!__all_sync(kFullWarp, here)) return kNoHeader;
   const uint32_t first = __shfl_sync(kFullWarp, payload, 0);
   const uint32_t call = __shfl_sync(kFullWarp, payload, 1);
-  const uint64_t place =
+  const uint64_t location =
       uint64_t{__shfl_sync(kFullWarp, payload, 3)} << 32 | __shfl_sync(kFullWarp, payload, 2);
   const uint32_t top_k = first >> kTokenBits & ((1u << kTopKBits) - 1);
   const uint32_t tokens = first & ((1u << kTokenBits) - 1);
@@ -217,7 +217,7 @@ __device__ inline uint32_t take_header(const UpdateArgs& args, int source, uint6
   if (lane_index() == 0) {
     sources.num_tokens[source] = tokens;
     sources.flags[source] = first >> (kTokenBits + kTopKBits);
-    sources.rows[source] = published_at(context, source, place);
+    sources.rows[source] = published_at(context, source, location);
   }
   return tokens;
 }
