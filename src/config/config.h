@@ -11,7 +11,7 @@
 namespace hep {
 
 // Shared memory of a block that rows in flight may take; the rest is for barriers and records.
-constexpr int64_t kStageBytes = kMaxPlaceBytes;
+constexpr int64_t kStageBytes = kMaxAssignBytes;
 
 // What the operations of a lane may take of a GPU, as the config says.
 struct Budget {

@@ -20,7 +20,7 @@ Lane make_lane(const hepConfig_t& config, int num_ranks, hepMode_t mode, int32_t
   if (mode == hepModeLowLatency) {
     lane.shape.max_tokens = config.low_latency_tokens;
     lane.shape.sets = 2;
-    if (can_place(lane.shape)) lane.shape.choice_tokens = config.low_latency_tokens;
+    if (can_assign(lane.shape)) lane.shape.choice_tokens = config.low_latency_tokens;
   }
   lane.window_layout = WindowLayout::make(lane.shape);
   lane.routing_layout = RoutingLayout::make(lane.shape);

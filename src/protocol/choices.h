@@ -19,27 +19,27 @@ HEP_HOST_DEVICE constexpr int choice_words(int top_k) { return ceil_div(top_k, 2
 // A dispatch can update its routing in the same launch where the choices of all ranks find room in
 // the shared memory of a block, beside stages for a few rows: see fused/assign.cuh. All ranks
 // decide alike.
-constexpr int kPlacingWarps = 16;
-constexpr uint64_t kMaxPlaceBytes = 220 * 1024;
+constexpr int kAssigningWarps = 16;
+constexpr uint64_t kMaxAssignBytes = 220 * 1024;
 constexpr int kFewestStages = 4;
 
 // Counters of a class of tokens: selections by local expert, rows, selections.
-HEP_HOST_DEVICE constexpr int place_counters(const Shape& shape) {
+HEP_HOST_DEVICE constexpr int assign_counters(const Shape& shape) {
   return shape.num_local_experts() + 2;
 }
-HEP_HOST_DEVICE constexpr int place_words(const Shape& shape) {
+HEP_HOST_DEVICE constexpr int assign_words(const Shape& shape) {
   return shape.num_ranks + 2 * shape.num_local_experts() + 1 +
-         (kPlacingWarps + 2) * place_counters(shape);
+         (kAssigningWarps + 2) * assign_counters(shape);
 }
-HEP_HOST_DEVICE constexpr uint64_t place_bytes(const Shape& shape) {
+HEP_HOST_DEVICE constexpr uint64_t assign_bytes(const Shape& shape) {
   constexpr int kLanes = 32, kSelectionBytes = 8, kStageAlignment = 128;
   return align_up(
-      kPlacingWarps * kLanes * kSelectionBytes + place_words(shape) * sizeof(uint32_t) +
+      kAssigningWarps * kLanes * kSelectionBytes + assign_words(shape) * sizeof(uint32_t) +
           uint64_t{1} * shape.num_ranks * shape.max_tokens * shape.max_top_k * sizeof(uint16_t),
       kStageAlignment);
 }
-HEP_HOST_DEVICE constexpr bool can_place(const Shape& shape) {
-  return place_bytes(shape) + uint64_t{kFewestStages} * shape.row_bytes <= kMaxPlaceBytes;
+HEP_HOST_DEVICE constexpr bool can_assign(const Shape& shape) {
+  return assign_bytes(shape) + uint64_t{kFewestStages} * shape.row_bytes <= kMaxAssignBytes;
 }
 
 }  // namespace hep

@@ -33,7 +33,7 @@ cudaError_t launch_dispatch(const DispatchArgs& args, const Plan& plan, cudaStre
 
 namespace fused {
 cudaError_t prepare_update_and_dispatch();
-// The update of the routing and its dispatch at once, where can_place() says that there is room for it.
+// The update of the routing and its dispatch at once, where can_assign() says that there is room for it.
 cudaError_t launch_update_and_dispatch(UpdateArgs args, int32_t index_type, const Plan& plan,
                                        cudaStream_t stream);
 }  // namespace fused

@@ -243,7 +243,7 @@ Grid plan_update_and_dispatch(const Plan& plan, UpdateArgs* args) {
   const int stage_bytes = fused::stage_bytes(args->rows.row_bytes, args->plan.stage_scale_bytes);
   int& stages = args->plan.stages;
   const auto shared_bytes = [&] {
-    return static_cast<int>(place_bytes(args->context.shape())) + stages * stage_bytes +
+    return static_cast<int>(assign_bytes(args->context.shape())) + stages * stage_bytes +
            ring_control_bytes(stages, sizeof(dispatch::RowItem));
   };
   stages = dispatch_stages(plan, args->rows.row_bytes, args->call.layout);

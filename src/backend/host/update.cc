@@ -115,7 +115,7 @@ Status check_top_k(const Operation& operation, int source, int top_k) {
 }
 
 // Adds up the sources' counts and lays out the experts' blocks.
-void place_experts(const Operation& operation, RoutingState& state) {
+void assign_experts(const Operation& operation, RoutingState& state) {
   const int num_experts = operation.shape().num_local_experts();
   std::fill_n(state.tokens_per_expert, num_experts, 0);
   for (int s = 0; s < operation.num_ranks(); ++s) {
@@ -215,7 +215,7 @@ Status receive_update(const Operation& operation, RoutingState& state) {
     HEP_TRY(operation.wait(hepPhaseRecords, s, operation.from(s).records_ready, operation.epoch()));
     HEP_TRY(check_top_k(operation, s, state.top_k()));
   }
-  place_experts(operation, state);
+  assign_experts(operation, state);
   take_records(operation, state);
   return {};
 }

@@ -213,7 +213,7 @@ TEST_F(ConfigPlan, AnUpdateInTheSameLaunchLeavesRoomForChoices) {
     args.context.window_layout = lane.window_layout;
     const Grid grid = plan_update_and_dispatch(make_plan(lane, kH200), &args);
     EXPECT_LE(grid.shared_bytes, fused::kMaxDynamicBytes);
-    EXPECT_GE(grid.shared_bytes, static_cast<int>(place_bytes(lane.shape)));
+    EXPECT_GE(grid.shared_bytes, static_cast<int>(assign_bytes(lane.shape)));
     EXPECT_GE(args.plan.stages, kFewestStages);
   }
 }

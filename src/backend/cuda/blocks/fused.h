@@ -8,12 +8,12 @@
 namespace hep::fused {
 
 // The warps that place: the first of a block.
-constexpr int kPlacingThreads = kPlacingWarps * kWarpSize;
-constexpr int kLoaderWarp = kPlacingWarps;
-constexpr int kStorerWarp = kPlacingWarps + 1;
-constexpr int kOwnTokensWarp = kPlacingWarps + 2;
+constexpr int kAssigningThreads = kAssigningWarps * kWarpSize;
+constexpr int kLoaderWarp = kAssigningWarps;
+constexpr int kStorerWarp = kAssigningWarps + 1;
+constexpr int kOwnTokensWarp = kAssigningWarps + 2;
 constexpr int kOtherWarps = 3;
-constexpr int kThreads = (kPlacingWarps + kOtherWarps) * kWarpSize;
+constexpr int kThreads = (kAssigningWarps + kOtherWarps) * kWarpSize;
 
 // What the ranks have told, in shared memory.
 struct Sources {
@@ -29,21 +29,21 @@ struct BlockRows {
 };
 
 // Classes of tokens: those before the block's share, those of each warp's part of it, and those after it.
-constexpr int kClasses = kPlacingWarps + 2;
+constexpr int kClasses = kAssigningWarps + 2;
 
-// place_bytes() states what PlaceMemory takes without knowing of warps and stages.
+// assign_bytes() states what AssignMemory takes without knowing of warps and stages.
 constexpr uint64_t place_memory_bytes(const Shape& shape) {
   const uint64_t selections = uint64_t{1} * shape.num_ranks * shape.max_tokens * shape.max_top_k;
-  return align_up(sizeof(Selection) * kPlacingThreads + sizeof(uint32_t) * shape.num_ranks +
+  return align_up(sizeof(Selection) * kAssigningThreads + sizeof(uint32_t) * shape.num_ranks +
                       sizeof(int32_t) * (2 * shape.num_local_experts() + 1) +
-                      sizeof(uint32_t) * kClasses * place_counters(shape) +
+                      sizeof(uint32_t) * kClasses * assign_counters(shape) +
                       sizeof(uint16_t) * selections,
                   kStageAlignment);
 }
 constexpr Shape kSmallShape{1, 1, 1, 1, 8, 16, 16, 0, 0, 0};
 constexpr Shape kLargeShape{72, 4032, 512, 8, 7168, 14336, 14336, 0, 0, 0};
-static_assert(place_memory_bytes(kSmallShape) == place_bytes(kSmallShape));
-static_assert(place_memory_bytes(kLargeShape) == place_bytes(kLargeShape));
+static_assert(place_memory_bytes(kSmallShape) == assign_bytes(kSmallShape));
+static_assert(place_memory_bytes(kLargeShape) == assign_bytes(kLargeShape));
 
 HEP_HOST_DEVICE constexpr int stage_bytes(int row_bytes, int stage_scale_bytes) {
   return align_up(row_bytes + stage_scale_bytes, kStageAlignment);
@@ -53,8 +53,8 @@ HEP_HOST_DEVICE constexpr int stage_bytes(int row_bytes, int stage_scale_bytes) 
 constexpr int kStaticBytes = 6144;
 constexpr int kMaxDynamicBytes = kMaxSharedBytes - kStaticBytes;
 static_assert(is_budget_of(kStaticBytes, sizeof(Sources) + sizeof(BlockRows) +
-                                             sizeof(dispatch::FlatExtra) * kPlacingThreads +
+                                             sizeof(dispatch::FlatExtra) * kAssigningThreads +
                                              2 * sizeof(bool)));
-static_assert(kMaxPlaceBytes < kMaxDynamicBytes);
+static_assert(kMaxAssignBytes < kMaxDynamicBytes);
 
 }  // namespace hep::fused

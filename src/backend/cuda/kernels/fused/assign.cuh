@@ -18,7 +18,7 @@ namespace hep::fused {
 
 using dispatch::ExpertBlocks;
 
-constexpr int kPlacingBarrier = 1;
+constexpr int kAssigningBarrier = 1;
 
 // Which tokens, counted over all ranks, a block and its warps make records of.
 struct TokenShare {
@@ -27,7 +27,7 @@ struct TokenShare {
 
   __device__ explicit TokenShare(uint32_t num_tokens) : shift(0) {
     const uint32_t tokens = Divisor(gridDim.x)(num_tokens + gridDim.x - 1);
-    while (uint32_t{kPlacingWarps} << shift < tokens) ++shift;
+    while (uint32_t{kAssigningWarps} << shift < tokens) ++shift;
     begin = min(blockIdx.x * tokens, num_tokens);
     end = min(begin + tokens, num_tokens);
   }
@@ -43,41 +43,41 @@ struct TokenShare {
 };
 
 // The counters of a class, which then tell what is to be given out next.
-struct PlaceCounters {
+struct AssignCounters {
   uint32_t* by_expert;  // [EL] selections; then the next place
   uint32_t* rows;       // on this rank
   uint32_t* selections;
 
-  __device__ PlaceCounters(uint32_t* memory, const Shape& shape)
+  __device__ AssignCounters(uint32_t* memory, const Shape& shape)
       : by_expert(memory), rows(memory + shape.num_local_experts()), selections(rows + 1) {}
 };
 
-// Shared memory of a block, place_bytes() of it.
-struct PlaceMemory {
-  Selection* sorted;      // [kPlacingWarps][kWarpSize]
+// Shared memory of a block, assign_bytes() of it.
+struct AssignMemory {
+  Selection* sorted;      // [kAssigningWarps][kWarpSize]
   uint32_t* source_rows;  // [R] rows that go to this rank
   int32_t* offsets;       // [EL + 1] of the experts' rows
   int32_t* counts;        // [EL]
-  uint32_t* counters;     // [kClasses][place_counters()]
+  uint32_t* counters;     // [kClasses][assign_counters()]
   uint16_t* experts;      // [R][choice_tokens][K]
 
-  __device__ PlaceMemory(void* shared, const Shape& shape)
+  __device__ AssignMemory(void* shared, const Shape& shape)
       : sorted(static_cast<Selection*>(shared)),
-        source_rows(reinterpret_cast<uint32_t*>(sorted + kPlacingThreads)),
+        source_rows(reinterpret_cast<uint32_t*>(sorted + kAssigningThreads)),
         offsets(reinterpret_cast<int32_t*>(source_rows + shape.num_ranks)),
         counts(offsets + shape.num_local_experts() + 1),
         counters(reinterpret_cast<uint32_t*>(counts + shape.num_local_experts())),
-        experts(reinterpret_cast<uint16_t*>(counters + kClasses * place_counters(shape))) {}
+        experts(reinterpret_cast<uint16_t*>(counters + kClasses * assign_counters(shape))) {}
 
   __device__ ExpertBlocks expert_blocks() const { return {counts, offsets}; }
-  __device__ PlaceCounters of_class(int number, const Shape& shape) const {
-    return PlaceCounters(counters + number * place_counters(shape), shape);
+  __device__ AssignCounters of_class(int number, const Shape& shape) const {
+    return AssignCounters(counters + number * assign_counters(shape), shape);
   }
 
   // By all threads of a block, long before they are used.
   __device__ void clear_counters(const Shape& shape) const {
     for (int i = threadIdx.x; i < shape.num_ranks; i += blockDim.x) source_rows[i] = 0;
-    for (int i = threadIdx.x; i < kClasses * place_counters(shape); i += blockDim.x)
+    for (int i = threadIdx.x; i < kClasses * assign_counters(shape); i += blockDim.x)
       counters[i] = 0;
   }
 };
@@ -85,7 +85,7 @@ struct PlaceMemory {
 // An update as a block sees it once the choices of all ranks are here.
 struct BlockUpdate {
   const UpdateArgs& args;
-  const PlaceMemory& memory;
+  const AssignMemory& memory;
   const Sources& sources;
   const TokenShare& share;
   const SelectionLanes& lanes;
@@ -96,19 +96,19 @@ struct BlockUpdate {
 // Counts all tokens, one a thread. By all placing threads.
 __device__ inline void count_choices(const BlockUpdate& block) {
   const UpdateArgs& args = block.args;
-  const PlaceMemory& memory = block.memory;
+  const AssignMemory& memory = block.memory;
   const Sources& sources = block.sources;
   const KernelContext& context = args.context;
   const Shape& shape = context.shape();
   const int local_base = context.rank * shape.num_local_experts();
   const int ranks = shape.num_ranks;
   const uint32_t num_tokens = sources.first_token[ranks];
-  for (uint32_t base = warp_index() * kWarpSize; base < num_tokens; base += kPlacingThreads) {
+  for (uint32_t base = warp_index() * kWarpSize; base < num_tokens; base += kAssigningThreads) {
     const uint32_t token = base + lane_index();
     const bool valid = token < num_tokens;
     const int source = valid ? source_of(sources, ranks, token) : 0;
     const int number = block.share.class_of(token);
-    const PlaceCounters count = memory.of_class(number, shape);
+    const AssignCounters count = memory.of_class(number, shape);
     const uint16_t* experts = memory.experts + (source * shape.choice_tokens +
                                                 (valid ? token - sources.first_token[source] : 0)) *
                                                    args.top_k;
@@ -153,10 +153,10 @@ struct ClassCounts {
 };
 
 // By one warp: where the rows of the local experts begin, and those of each class among them.
-__device__ inline void place_experts(const UpdateArgs& args, const PlaceMemory& memory) {
+__device__ inline void assign_experts(const UpdateArgs& args, const AssignMemory& memory) {
   const Shape& shape = args.context.shape();
   const int local_experts = shape.num_local_experts();
-  const int stride = place_counters(shape);
+  const int stride = assign_counters(shape);
   uint32_t end = 0;
   for (int base = 0; base < local_experts; base += kWarpSize) {
     const int e = base + lane_index();
@@ -183,10 +183,10 @@ __device__ inline void place_experts(const UpdateArgs& args, const PlaceMemory& 
 }
 
 // By one warp: where the rows and selections of each class begin.
-__device__ inline void place_rows(const UpdateArgs& args, const PlaceMemory& memory,
+__device__ inline void place_rows(const UpdateArgs& args, const AssignMemory& memory,
                                   BlockRows* rows) {
   const Shape& shape = args.context.shape();
-  const int stride = place_counters(shape);
+  const int stride = assign_counters(shape);
   if (lane_index() >= 2) return;  // one counts rows, the other selections
   const int i = shape.num_local_experts() + lane_index();
   const ClassCounts classes(memory.counters + i, stride);
@@ -199,8 +199,8 @@ __device__ inline void place_rows(const UpdateArgs& args, const PlaceMemory& mem
 }
 
 // By one warp of one block: where the rows of each source begin.
-__device__ inline void place_sources(const UpdateArgs& args, const PlaceMemory& memory,
-                                     const Sources& sources) {
+__device__ inline void assign_sources(const UpdateArgs& args, const AssignMemory& memory,
+                                      const Sources& sources) {
   const int ranks = args.context.num_ranks();
   uint32_t* source_tokens = routing_of(args).source_tokens();
   uint32_t* source_rows = routing_of(args).source_rows();
@@ -248,7 +248,7 @@ struct LaneChoice {
 
 // Makes the records of the tokens from `first` on. `next` tells what to give out.
 __device__ inline void make_records(const BlockUpdate& block, int first, int end,
-                                    const PlaceCounters& next) {
+                                    const AssignCounters& next) {
   const UpdateArgs& args = block.args;
   const SelectionLanes& lanes = block.lanes;
   const KernelContext& context = args.context;
@@ -307,17 +307,17 @@ __device__ inline void make_records(const BlockUpdate& block, int first, int end
 }
 
 // From choices to counters that tell what to give out. By all placing threads of a block.
-__device__ inline void place_choices(const BlockUpdate& block, BlockRows* rows) {
+__device__ inline void assign_choices(const BlockUpdate& block, BlockRows* rows) {
   count_choices(block);
-  ptx::barrier_sync(kPlacingBarrier, kPlacingThreads);
+  ptx::barrier_sync(kAssigningBarrier, kAssigningThreads);
   switch (warp_index()) {
-    case 0: place_experts(block.args, block.memory); break;
+    case 0: assign_experts(block.args, block.memory); break;
     case 1: place_rows(block.args, block.memory, rows); break;
     case 2:
-      if (blockIdx.x == 0) place_sources(block.args, block.memory, block.sources);
+      if (blockIdx.x == 0) assign_sources(block.args, block.memory, block.sources);
       break;
   }
-  ptx::barrier_sync(kPlacingBarrier, kPlacingThreads);
+  ptx::barrier_sync(kAssigningBarrier, kAssigningThreads);
 }
 
 }  // namespace hep::fused

@@ -226,18 +226,18 @@ __device__ inline uint32_t take_header(const UpdateArgs& args, int source, uint6
 constexpr int kWordsAtOnce = 4;
 
 // Brings the choices of all ranks, [R][choice_tokens][K], kNoExpert for none, to shared memory. Warps share
-// the sources among them, several one source where there are enough. By the first kPlacingWarps warps of a
+// the sources among them, several one source where there are enough. By the first kAssigningWarps warps of a
 // block; false after a failure.
 __device__ inline bool take_choices(const UpdateArgs& args, uint64_t epoch, uint64_t update,
                                     Sources& sources, uint16_t* experts) {
   const KernelContext& context = args.context;
   const Shape& shape = context.shape();
   const int ranks = context.num_ranks();
-  const int warps_of_source = max(Divisor(ranks)(kPlacingWarps), 1);
+  const int warps_of_source = max(Divisor(ranks)(kAssigningWarps), 1);
   const int first_source = Divisor(warps_of_source)(warp_index());
   const int part = warp_index() - first_source * warps_of_source;
   const uint32_t stride = shape.choice_tokens * args.top_k;
-  for (int source = first_source; source < ranks; source += kPlacingWarps) {
+  for (int source = first_source; source < ranks; source += kAssigningWarps) {
     const uint32_t tokens = take_header(args, source, epoch, update, sources);
     if (tokens == kNoHeader) return false;
     const uint64_t* words = ChoiceWords(context, context.rank, source, update).experts(shape);

@@ -39,8 +39,8 @@ struct RankSet {
 
 // By one warp: those of the tokens that the block publishes. The row of a token on a rank has as its index
 // how many tokens before it have selected that rank: a lane counts for one rank, 32 tokens at a time.
-__device__ inline void place_own_tokens(const UpdateArgs& args, const PlaceMemory& memory,
-                                        RankOfExpert rank_of) {
+__device__ inline void assign_own_tokens(const UpdateArgs& args, const AssignMemory& memory,
+                                         RankOfExpert rank_of) {
   const Shape& shape = args.context.shape();
   const uint16_t* experts = memory.experts + args.context.rank * shape.choice_tokens * args.top_k;
   const TokenRange tokens = dispatch::tokens_to_publish(args);

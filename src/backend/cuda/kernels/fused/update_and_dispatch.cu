@@ -30,7 +30,7 @@ namespace {
 
 // The storer waits here until the records are made.
 constexpr int kRecordsBarrier = 2;
-constexpr int kRecordsThreads = kPlacingThreads + kWarpSize;
+constexpr int kRecordsThreads = kAssigningThreads + kWarpSize;
 
 // The rows of the block's tokens, in order: where each goes is not known yet.
 __device__ void load_rows(const BlockUpdate& block, const Ring<RowItem>& ring) {
@@ -166,11 +166,11 @@ struct SentExtras {
 
 // A placing warp's tokens: records, then what goes with their rows.
 template <int kLayout>
-__device__ void place_tokens(const BlockUpdate& block, FlatExtra* entries) {
+__device__ void assign_tokens(const BlockUpdate& block, FlatExtra* entries) {
   const UpdateArgs& args = block.args;
   const SelectionLanes& lanes = block.lanes;
   const TokenRange tokens = block.share.of_warp(warp_index());
-  const PlaceCounters next = block.memory.of_class(1 + warp_index(), args.context.shape());
+  const AssignCounters next = block.memory.of_class(1 + warp_index(), args.context.shape());
   const uint32_t first_row = *next.rows;
   __syncwarp();
   for (int first = tokens.begin; first < tokens.end; first += lanes.groups)
@@ -184,7 +184,7 @@ __device__ void place_tokens(const BlockUpdate& block, FlatExtra* entries) {
                                                         entries + warp_index() * kWarpSize};
   for (uint32_t row = first_row; row < end_row; row += lanes.groups) extras.write(row, end_row);
   dispatch::write_padding_extras<kLayout>(args, experts, warp_index() * gridDim.x + blockIdx.x,
-                                          gridDim.x * kPlacingWarps);
+                                          gridDim.x * kAssigningWarps);
 }
 
 // By one warp of one block.
@@ -226,7 +226,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ __align__(kStageAlignment) char shared[];
   __shared__ Sources sources;
   __shared__ BlockRows rows;
-  __shared__ FlatExtra extra_entries[kPlacingThreads];
+  __shared__ FlatExtra extra_entries[kAssigningThreads];
   const KernelContext& context = args.context;
   const Shape& shape = context.shape();
   const uint64_t epoch = context.state->dispatch.epoch + 1;
@@ -248,17 +248,17 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   // What the peers wait for has been sent. (All this beforehand, while the epochs are on their way, and the
   // choices asked for before their header is here: one token took 12.7 us on 2 H200s instead of 12.4.)
-  const PlaceMemory memory(shared, shape);
+  const AssignMemory memory(shared, shape);
   memory.clear_counters(shape);
   const int bytes = stage_bytes(args.rows.row_bytes, args.plan.stage_scale_bytes);
-  char* stages = shared + place_bytes(shape);
+  char* stages = shared + assign_bytes(shape);
   const Ring<RowItem> ring(stages, stages + args.plan.stages * bytes, args.plan.stages, bytes);
-  if (warp_index() >= kPlacingWarps)
-    ring.initialize(kArrivingLanes, {warp_index() - kPlacingWarps, kOtherWarps});
+  if (warp_index() >= kAssigningWarps)
+    ring.initialize(kArrivingLanes, {warp_index() - kAssigningWarps, kOtherWarps});
   const SelectionLanes lanes(args.top_k);
   const RankOfExpert rank_of(shape);
   const bool here =
-      warp_index() >= kPlacingWarps || take_choices(args, epoch, update, sources, memory.experts);
+      warp_index() >= kAssigningWarps || take_choices(args, epoch, update, sources, memory.experts);
   if (!__syncthreads_and(here)) return;
   line_up_tokens(sources, shape.num_ranks);
   __syncthreads();
@@ -271,10 +271,10 @@ __global__ void __launch_bounds__(kThreads, 1)
       ptx::barrier_sync(kRecordsBarrier, kRecordsThreads);
       store_rows<kLayout>(args, memory.expert_blocks(), rows, ring);
       break;
-    case kOwnTokensWarp: place_own_tokens(args, memory, rank_of); break;
+    case kOwnTokensWarp: assign_own_tokens(args, memory, rank_of); break;
     default:
-      place_choices(block, &rows);
-      place_tokens<kLayout>(block, extra_entries);
+      assign_choices(block, &rows);
+      assign_tokens<kLayout>(block, extra_entries);
       if (blockIdx.x == gridDim.x - 1 && warp_index() == 0) write_totals<kLayout>(block);
   }
   let_owners_go(args, sources, epoch);

@@ -48,7 +48,7 @@ __device__ inline const RecordHeader* header_from(const RouteArgs& args, int sou
                           args.context.window_layout.header_at(epoch, source));
 }
 
-// All threads: the counts of all sources, where place_experts() expects them.
+// All threads: the counts of all sources, where assign_experts() expects them.
 __device__ inline void load_counts(const RouteArgs& args, const ReceiveMemory& memory,
                                    uint64_t epoch) {
   const KernelContext& context = args.context;
@@ -61,7 +61,7 @@ __device__ inline void load_counts(const RouteArgs& args, const ReceiveMemory& m
 
 // One warp: where each local expert's block begins, and in it the rows of each source, of which
 // place_base has the counts.
-__device__ inline void place_experts(const RouteArgs& args, const ReceiveMemory& memory) {
+__device__ inline void assign_experts(const RouteArgs& args, const ReceiveMemory& memory) {
   const KernelContext& context = args.context;
   const int ranks = context.num_ranks();
   const int local_experts = context.shape().num_local_experts();
@@ -92,8 +92,8 @@ __device__ inline void place_experts(const RouteArgs& args, const ReceiveMemory&
 }
 
 // One warp: where each source's rows and selections begin.
-__device__ inline void place_sources(const RouteArgs& args, const ReceiveMemory& memory,
-                                     uint64_t epoch) {
+__device__ inline void assign_sources(const RouteArgs& args, const ReceiveMemory& memory,
+                                      uint64_t epoch) {
   const KernelContext& context = args.context;
   uint32_t rows = 0, selections = 0;
   for (int base = 0; base < context.num_ranks(); base += kWarpSize) {
@@ -198,9 +198,9 @@ __device__ inline void receive_selections(const RouteArgs& args, const ReceiveMe
 __device__ inline void receive_records(const RouteArgs& args, const ReceiveMemory& memory,
                                        uint64_t epoch) {
   load_counts(args, memory, epoch);
-  if (warp_index() == 1) place_sources(args, memory, epoch);
+  if (warp_index() == 1) assign_sources(args, memory, epoch);
   __syncthreads();
-  if (warp_index() == 0) place_experts(args, memory);
+  if (warp_index() == 0) assign_experts(args, memory);
   __syncthreads();
 
   const int ranks = args.context.num_ranks();
