@@ -20,7 +20,7 @@ const char* receive_name(hepOperation_t operation) {
 
 // Another operation may not come between the halves of one.
 Status check_not_split(const hepRouting& routing, const char* call) {
-  const hepRouting* open = routing.comm->split_routing(routing.lane_index);
+  const hepRouting* open = routing.comm->split_routing(routing.warp_lane);
   if (open == nullptr) return Status();
   const Lane& lane = routing.lane();
   return error(hepErrorInvalidUsage, "%s between the halves of a %s of %s on %s; %s comes first",
@@ -48,12 +48,12 @@ Status check_ready(const hepRouting& routing, const char* call, Half half) {
 
 void begin_split(hepRouting& routing, hepOperation_t operation) {
   routing.split = operation;
-  routing.comm->begin_split(routing.lane_index, &routing);
+  routing.comm->begin_split(routing.warp_lane, &routing);
 }
 
 void end_split(hepRouting& routing) {
   routing.split = hepOperationNone;
-  routing.comm->end_split(routing.lane_index);
+  routing.comm->end_split(routing.warp_lane);
 }
 
 void note_update(hepRouting& routing, const Batch& batch) {
@@ -139,7 +139,7 @@ Status create_routing(hepComm_t comm, const hepRoutingConfig_t* theirs,
 
   const int before = config.mode == hepModeLowLatency ? comm->config.lanes : 0;
   auto routing = std::make_unique<hepRouting>(comm, before + config.lane);
-  HEP_TRY(comm->backend->create_routing(routing->lane_index, config.alignment, &routing->backend));
+  HEP_TRY(comm->backend->create_routing(routing->warp_lane, config.alignment, &routing->backend));
   *out = std::move(routing);
   return Status();
 }
@@ -243,11 +243,11 @@ Status view_routing(hepRouting_t routing, hepRoutingView_t* theirs) {
 
 }  // namespace hep
 
-hepRouting::hepRouting(hepComm* owner, int index) : comm(owner), lane_index(index) {
+hepRouting::hepRouting(hepComm* owner, int index) : comm(owner), warp_lane(index) {
   comm->add_routing();
 }
 
 hepRouting::~hepRouting() {
   backend.reset();  // before the communicator may go
-  comm->remove_routing(lane_index, this);
+  comm->remove_routing(warp_lane, this);
 }

@@ -13,13 +13,13 @@
 #include "comm/comm.h"
 
 struct hepRouting {
-  hepRouting(hepComm* comm, int lane_index);
+  hepRouting(hepComm* comm, int warp_lane);
   ~hepRouting();
 
-  const hep::Lane& lane() const { return comm->lanes[lane_index]; }
+  const hep::Lane& lane() const { return comm->lanes[warp_lane]; }
 
   hepComm* const comm;
-  const int lane_index;
+  const int warp_lane;
   std::unique_ptr<hep::BackendRouting> backend;
 
   // Of the latest update.

@@ -78,7 +78,7 @@ __device__ uint32_t code_of_element(uint32_t largest, uint32_t first, int elemen
 }
 
 __device__ void check_vector(const PairArgs& args, int warp, uint32_t largest, uint32_t first) {
-  const int column = hep::lane_index() * kElements;
+  const int column = hep::warp_lane() * kElements;
   const auto code = [&](int i) { return code_of_element(largest, first, column + i); };
   hep::dispatch::quantize_vector(args.quantize, warp, column,
                                  make_uint4(code(0) | code(1) << 16, code(2) | code(3) << 16,

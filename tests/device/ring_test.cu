@@ -18,12 +18,12 @@ namespace {
 
 using device_test::Array;
 using hep::Cursor;
-using hep::kArrivingLanes;
+using hep::kArrivingWarpLanes;
 using hep::kWarpSize;
-using hep::lane_index;
 using hep::Producer;
 using hep::Ring;
 using hep::warp_index;
+using hep::warp_lane;
 using hep::WarpProducer;
 namespace ptx = hep::ptx;
 
@@ -80,15 +80,15 @@ struct Plan {
 __device__ void load_piece(const Move& move, const Piece& piece, Producer<Piece>& producer) {
   const char* from = move.source + piece.from;
   if (piece.number % 2 == 0) {
-    if (lane_index() == 0) {
+    if (warp_lane() == 0) {
       producer.acquire(piece, piece.bytes);
       if (piece.bytes > 0) producer.load(0, from, piece.bytes);
     }
   } else {
     producer.wait();
-    if (lane_index() == 0) producer.describe(piece, piece.bytes);
+    if (warp_lane() == 0) producer.describe(piece, piece.bytes);
     __syncwarp();
-    for (uint32_t i = lane_index() * 16; i < piece.bytes; i += kWarpSize * 16)
+    for (uint32_t i = warp_lane() * 16; i < piece.bytes; i += kWarpSize * 16)
       producer.load(i, from + i, 16);
   }
   producer.advance();
@@ -101,7 +101,7 @@ __device__ void store_pieces(const Move& move, const Ring<Piece>& ring) {
     hep::wait_phase(&ring.full[cursor.stage], cursor.parity);
     const Piece piece = ring.items[cursor.stage];
     if (piece.number == kEnd) break;
-    if (lane_index() == 0 && piece.bytes > 0)
+    if (warp_lane() == 0 && piece.bytes > 0)
       ptx::bulk_store(move.target + piece.to, ring.stage(cursor.stage), piece.bytes);
     ptx::bulk_commit();
     release.stored(ring);
@@ -113,12 +113,12 @@ template <int kInFlight>
 __global__ void one_storer_kernel(const __grid_constant__ Move move) {
   extern __shared__ __align__(hep::kStageAlignment) char shared[];
   const Ring<Piece> ring = move.ring(shared);
-  ring.initialize(kArrivingLanes, {warp_index(), 2});
+  ring.initialize(kArrivingWarpLanes, {warp_index(), 2});
   __syncthreads();
   if (warp_index() != 0) return store_pieces<kInFlight>(move, ring);
   Producer<Piece> producer{ring, {}};
   for (int i = 0; i < move.count; ++i) load_piece(move, move.own_pieces()[i], producer);
-  if (lane_index() == 0) producer.acquire({0, 0, 0, kEnd}, 0);
+  if (warp_lane() == 0) producer.acquire({0, 0, 0, kEnd}, 0);
 }
 
 template <int kInFlight>
@@ -159,7 +159,7 @@ __host__ __device__ bool is_chosen(uint32_t number) { return (number * 265443576
 __device__ void load_lanes(const Move& move, const Ring<Piece>& ring) {
   WarpProducer<Piece> producer{ring, {}};
   for (int first = 0; first < move.count; first += kWarpSize) {
-    const int i = first + lane_index();
+    const int i = first + warp_lane();
     const Piece piece = i < move.count ? move.own_pieces()[i] : Piece{};
     const bool chosen = i < move.count && is_chosen(piece.number);
     producer.load(__ballot_sync(hep::kFullWarp, chosen), piece, move.source + piece.from,
@@ -175,13 +175,13 @@ __device__ void take_pieces(const Move& move, const Ring<Piece>& ring, uint32_t*
     hep::wait_phase(&ring.full[cursor.stage], cursor.parity);
     const Piece piece = ring.items[cursor.stage];
     if (piece.number == kEnd) return;
-    for (uint32_t vector = consumer + kConsumers * lane_index(); vector < piece.bytes / 16;
+    for (uint32_t vector = consumer + kConsumers * warp_lane(); vector < piece.bytes / 16;
          vector += kConsumers * kWarpSize)
       *reinterpret_cast<uint4*>(move.target + piece.to + vector * 16) =
           ptx::ld_shared(ring.stage(cursor.stage) + vector * 16);
-    if (consumer == 0 && lane_index() == 0) *order++ = piece.number;
+    if (consumer == 0 && warp_lane() == 0) *order++ = piece.number;
     __syncwarp();
-    if (lane_index() < kArrivingLanes) ptx::mbarrier_arrive(&ring.empty[cursor.stage]);
+    if (warp_lane() < kArrivingWarpLanes) ptx::mbarrier_arrive(&ring.empty[cursor.stage]);
   }
 }
 
@@ -189,7 +189,7 @@ __device__ void take_pieces(const Move& move, const Ring<Piece>& ring, uint32_t*
 __global__ void consumers_kernel(const __grid_constant__ Move move, uint32_t* order) {
   extern __shared__ __align__(hep::kStageAlignment) char shared[];
   const Ring<Piece> ring = move.ring(shared);
-  ring.initialize(kConsumers * kArrivingLanes, {warp_index(), 1 + kConsumers});
+  ring.initialize(kConsumers * kArrivingWarpLanes, {warp_index(), 1 + kConsumers});
   __syncthreads();
   if (warp_index() == 0)
     load_lanes(move, ring);

@@ -20,8 +20,8 @@ namespace {
 using device_test::Array;
 using hep::EntryItems;
 using hep::kWarpSize;
-using hep::lane_index;
-using hep::SelectionLanes;
+using hep::SelectionWarpLanes;
+using hep::warp_lane;
 
 // ------------------------------------------------------------------------------- sums and masks
 
@@ -34,8 +34,8 @@ __global__ void lane_facts_kernel(LaneFacts* facts) {
   LaneFacts& own = facts[device_test::grid_thread()];
   own.sum = hep::warp_sum(own.value);
   own.inclusive_sum = hep::warp_inclusive_sum(own.value);
-  own.below = hep::lanes_below();
-  own.above = hep::lanes_above();
+  own.below = hep::warp_lanes_below();
+  own.above = hep::warp_lanes_above();
 }
 
 TEST(Warp, SumsAndMasksAreThoseOfALoopOverTheLanes) {
@@ -92,11 +92,11 @@ struct LaneSelection {
 
 // lanes: [top_k - 1][lane]
 __global__ void selection_lanes_kernel(LaneSelection* lanes) {
-  const SelectionLanes own(blockIdx.x + 1);
+  const SelectionWarpLanes own(blockIdx.x + 1);
   lanes[device_test::grid_thread()] = {own.groups, own.group, own.index, own.of_group};
 }
 
-TEST(SelectionLanes, ShareOutAWarpForEveryTopK) {
+TEST(SelectionWarpLanes, ShareOutAWarpForEveryTopK) {
   const Array<LaneSelection> lanes(kWarpSize * kWarpSize);
   selection_lanes_kernel<<<kWarpSize, kWarpSize>>>(lanes.data());
   device_test::expect_done();
@@ -137,18 +137,18 @@ struct LaneItem {
 // A block is a warp. items: [block][batch][lane]
 __global__ void entry_items_kernel(const Entries* all, LaneItem* items) {
   const Entries& own = all[blockIdx.x];
-  const EntryItems entries(lane_index() < own.num_lanes ? own.counts[lane_index()] : 0);
-  const uint4 record = make_uint4(1000 + lane_index(), 0, 0, 0);  // a Row
+  const EntryItems entries(warp_lane() < own.num_lanes ? own.counts[warp_lane()] : 0);
+  const uint4 record = make_uint4(1000 + warp_lane(), 0, 0, 0);  // a Row
   LaneItem* batch = items + blockIdx.x * kWarpSize * kWarpSize;
   for (int first = 0, last; first < own.num_lanes; first = last, batch += kWarpSize) {
     last = entries.end_of_batch(first, own.group, own.num_lanes);
     const EntryItems::Batch found = entries.batch(first, last);
-    const hep::Row row = hep::combine::row_of_lane(record, found.entry);
-    const char* address = (own.kept >> lane_index() & 1) != 0 ? "kept" : nullptr;
-    batch[lane_index()] = {first,          last,
-                           found.entry,    found.index,
-                           found.siblings, hep::combine::contributing_lanes(found, address),
-                           row.token};
+    const hep::Row row = hep::combine::row_of_warp_lane(record, found.entry);
+    const char* address = (own.kept >> warp_lane() & 1) != 0 ? "kept" : nullptr;
+    batch[warp_lane()] = {first,          last,
+                          found.entry,    found.index,
+                          found.siblings, hep::combine::contributing_warp_lanes(found, address),
+                          row.token};
   }
 }
 
@@ -242,9 +242,9 @@ TEST(EntryItems, HandRoundEveryItemOfEveryEntryOnce) {
 
 // A record goes round whole but for its last word, which is reserved and the source.
 __global__ void row_of_lane_kernel(const uint4* records, hep::Row* rows) {
-  const uint4 own = records[lane_index()];
+  const uint4 own = records[warp_lane()];
   for (int lane = 0; lane < kWarpSize; ++lane)
-    rows[lane * kWarpSize + lane_index()] = hep::combine::row_of_lane(own, lane);
+    rows[lane * kWarpSize + warp_lane()] = hep::combine::row_of_warp_lane(own, lane);
 }
 
 TEST(RowOfLane, GivesEveryLaneTheRecordOfAnother) {

@@ -50,10 +50,10 @@ struct PipelineMemory {
   // By the pipeline's warps, before a barrier of the block.
   __device__ void initialize(int warp, int reducers, bool forwards) const {
     const Workers warps{warp, kWarpsPerPipeline};
-    reducing.initialize(reducers * kArrivingLanes, warps);
-    if (forwards) forwarding.initialize(kArrivingLanes, warps);
+    reducing.initialize(reducers * kArrivingWarpLanes, warps);
+    if (forwards) forwarding.initialize(kArrivingWarpLanes, warps);
     static_assert(kSignalSlots <= kPipelineThreads);
-    const int slot = warp * kWarpSize + lane_index();
+    const int slot = warp * kWarpSize + warp_lane();
     if (slot < kSignalSlots) signal_arrivals[slot] = 0;
   }
 };
@@ -74,7 +74,7 @@ struct ContributionLoader {
 
 // Rows of sums, one a lane of `active`: where the row lies, NULL for nothing, what it counts, where the sum
 // goes, and how it stands in it.
-struct LaneContributions {
+struct WarpLaneContributions {
   uint32_t active;
   const char* row;
   float weight;
@@ -86,7 +86,7 @@ struct LaneContributions {
 // of one sum. By all lanes.
 template <typename In, typename Out>
 __device__ void load_sums(ContributionLoader& loader, int row_bytes,
-                          const LaneContributions& lanes) {
+                          const WarpLaneContributions& lanes) {
   for (int offset = 0; offset < row_bytes; offset += kSegmentBytes)
     loader.load(lanes.active, lanes.row != nullptr ? lanes.row + offset : nullptr,
                 {lanes.target + scaled_bytes<In, Out>(offset), lanes.weight,

@@ -12,7 +12,7 @@ constexpr int kCopiesBeforeSignal = 2;
 
 // All lanes: a stage whose row is nothing becomes a row of zeros.
 __device__ inline void clear_stage(char* stage, uint32_t bytes) {
-  for (uint32_t i = lane_index(); i < bytes / sizeof(uint4); i += kWarpSize)
+  for (uint32_t i = warp_lane(); i < bytes / sizeof(uint4); i += kWarpSize)
     reinterpret_cast<uint4*>(stage)[i] = make_uint4(0, 0, 0, 0);
   ptx::fence_proxy_async_shared();
   __syncwarp();
@@ -20,7 +20,7 @@ __device__ inline void clear_stage(char* stage, uint32_t bytes) {
 
 template <int kInFlight>
 __device__ void forward_rows(const Ring<Contribution>& ring, uint64_t epoch) {
-  const bool leader = lane_index() == 0;
+  const bool leader = warp_lane() == 0;
   DelayedRelease<kInFlight> release;
   uint64_t* pending = nullptr;  // a signal that waits for rows on their way
   int copies_since = 0;

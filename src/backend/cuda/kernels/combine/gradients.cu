@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kGradientThreads)
   if (!may_begin(args, hepOperationCombine, epoch)) return;
   if (!wait_for_takers(args, epoch)) return;
 
-  const SelectionLanes lanes(args.top_k);
+  const SelectionWarpLanes lanes(args.top_k);
   const uint32_t num_rows = routing_of(args).source_rows()[context.num_ranks()];
   const uint32_t warps = gridDim.x * (kGradientThreads / kWarpSize);
   const uint32_t warp = warp_index() * gridDim.x + blockIdx.x;

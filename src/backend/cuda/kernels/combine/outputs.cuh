@@ -70,7 +70,7 @@ __device__ inline bool calls_alike(const CombineArgs& args, uint64_t epoch, int 
 // Whether all peers' are. By one warp, before this rank lets the peers go on to the next operation.
 __device__ inline bool all_calls_alike(const CombineArgs& args, uint64_t epoch) {
   bool alike = true;
-  for (int rank = lane_index(); rank < args.context.num_ranks(); rank += kWarpSize)
+  for (int rank = warp_lane(); rank < args.context.num_ranks(); rank += kWarpSize)
     alike &= rank == args.context.rank || calls_alike(args, epoch, rank);
   return __all_sync(kFullWarp, alike);
 }
@@ -97,7 +97,7 @@ __device__ inline bool find_all_outputs(const CombineArgs& args, uint64_t epoch,
   const KernelContext& context = args.context;
   const uint64_t call = call_summary(args);
   bool found = true;
-  for (int rank = lane_index(); rank < context.num_ranks(); rank += kWarpSize) {
+  for (int rank = warp_lane(); rank < context.num_ranks(); rank += kWarpSize) {
     if (rank != context.rank) {
       found &= find_outputs(args, epoch, call, rank, &outputs[rank]);
       continue;

@@ -31,8 +31,8 @@ struct TokenTasks {
   __device__ TokenTasks(const CombineArgs& combine, int pipeline)
       : args(combine), task((kPipelines - 1 - pipeline) * gridDim.x + blockIdx.x) {
     const int slots = args.context.shape().max_partials();
-    token = Divisor(slots)(lane_index());
-    slot = lane_index() - token * slots;
+    token = Divisor(slots)(warp_lane());
+    slot = warp_lane() - token * slots;
     if (args.num_tokens > kFewTokens) draw();
   }
 
@@ -49,7 +49,7 @@ struct TokenTasks {
   __device__ void draw() {
     if (args.num_tokens <= kFewTokens)
       task += kPipelines * gridDim.x;
-    else if (lane_index() == 0)
+    else if (warp_lane() == 0)
       task = ptx::atomic_add_relaxed_gpu(&args.context.state->combine_tasks, 1);
   }
 };
@@ -76,7 +76,7 @@ struct TokenParts {
     const int slots = args.context.shape().max_partials();
     task = tasks.next();
     slot = tasks.slot;
-    token = lane_index() + slots <= kWarpSize + slot ? task.first + tasks.token : task.end;
+    token = warp_lane() + slots <= kWarpSize + slot ? task.first + tasks.token : task.end;
     count = 0;
     if (token >= task.end) return;
     count = routing_of(args).partial_counts()[token];
@@ -99,7 +99,7 @@ __device__ bool wait_for_partials(const CombineArgs& args, uint64_t epoch, int c
                                   const Outputs* outputs) {
   const KernelContext& context = args.context;
   bool here = true;
-  for (int rank = lane_index(); rank < context.num_ranks(); rank += kWarpSize) {
+  for (int rank = warp_lane(); rank < context.num_ranks(); rank += kWarpSize) {
     if (V::kOwnInPlace && rank == context.rank) continue;
     if (outputs != nullptr && outputs[rank].in_place) continue;
     here &= wait_for(
@@ -145,7 +145,7 @@ __device__ bool load_task(const CombineArgs& args, uint64_t epoch, const TokenPa
                                                   : entries.end_of_batch(first, slots, num_lanes);
     const EntryItems::Batch items = entries.batch(first, last);
     const bool own = __shfl_sync(kFullWarp, parts.own, items.entry);
-    const Row row = row_of_lane(parts.own_record, items.entry);
+    const Row row = row_of_warp_lane(parts.own_record, items.entry);
     const uint32_t own_index = __shfl_sync(kFullWarp, parts.own_index, items.entry);
     const int token = __shfl_sync(kFullWarp, parts.token, items.entry);
     OutputRow output{reinterpret_cast<const char*>(__shfl_sync(kFullWarp, part, items.entry)),
@@ -153,14 +153,14 @@ __device__ bool load_task(const CombineArgs& args, uint64_t epoch, const TokenPa
     if (own && items.siblings != 0) output = find_output<V>(args, row, own_index, items.index);
 
     // A part that was dropped elsewhere counts as +0, like this rank's own if all its rows were dropped.
-    const uint32_t active = contributing_lanes(items, output.address);
+    const uint32_t active = contributing_warp_lanes(items, output.address);
     const uint32_t of_token = __match_any_sync(kFullWarp, token);
     uint16_t flags = V::kOneType ? 0 : kPartials;
     if (own && output.address != nullptr) {
       flags |= kOwn;
-      if ((active & items.siblings & lanes_above()) == 0) flags |= kEndsPartial;
+      if ((active & items.siblings & warp_lanes_above()) == 0) flags |= kEndsPartial;
     }
-    if ((active & of_token & lanes_above()) == 0) flags |= kLast;
+    if ((active & of_token & warp_lanes_above()) == 0) flags |= kLast;
     char* sum = static_cast<char*>(args.call.out) + int64_t{token} * args.row_bytes;
     if (!wait()) return false;
     load_sums<typename V::Partial, typename V::Type>(

@@ -28,7 +28,7 @@ struct Incoming {
   // All lanes: they have read the stage and its item.
   __device__ void release() {
     __syncwarp();
-    if (lane_index() < kArrivingLanes) ptx::mbarrier_arrive(&ring.empty[cursor.stage]);
+    if (warp_lane() < kArrivingWarpLanes) ptx::mbarrier_arrive(&ring.empty[cursor.stage]);
     cursor.advance(ring.depth);
   }
 };
@@ -39,7 +39,7 @@ template <bool kWhole, typename Body>
 __device__ void for_each_vector(uint32_t vectors, Body body) {
 #pragma unroll
   for (int i = 0; i < kVectorsPerLane; ++i) {
-    const uint32_t vector = i * kWarpSize + lane_index();
+    const uint32_t vector = i * kWarpSize + warp_lane();
     if (kWhole || vector < vectors) body(i, vector);
   }
 }
@@ -139,7 +139,7 @@ struct SignalGiver {
   // By all lanes, once they have stored.
   __device__ void arrive(uint64_t* address) {
     __syncwarp();
-    if (lane_index() == 0 && ptx::atomic_add_acq_rel_cta(&arrivals[slot], 1) == reducers - 1) {
+    if (warp_lane() == 0 && ptx::atomic_add_acq_rel_cta(&arrivals[slot], 1) == reducers - 1) {
       ptx::atomic_exchange_relaxed_cta(&arrivals[slot], 0);
       ptx::st_release_sys(address, epoch);
     }

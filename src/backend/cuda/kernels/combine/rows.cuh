@@ -41,7 +41,7 @@ struct Variant {
 };
 
 // Records are held one a lane and handed round by shuffles.
-__device__ inline Row row_of_lane(const uint4& record, int lane) {
+__device__ inline Row row_of_warp_lane(const uint4& record, int lane) {
   uint4 raw;
   raw.x = __shfl_sync(kFullWarp, record.x, lane);
   raw.y = __shfl_sync(kFullWarp, record.y, lane);
@@ -93,7 +93,8 @@ __device__ OutputRow find_output(const CombineArgs& args, const Row& row, uint32
 
 // The lanes whose rows contribute: those that were not dropped, or, if all of an entry's were, its first,
 // which then contributes nothing.
-__device__ inline uint32_t contributing_lanes(const EntryItems::Batch& items, const char* row) {
+__device__ inline uint32_t contributing_warp_lanes(const EntryItems::Batch& items,
+                                                   const char* row) {
   const uint32_t kept = __ballot_sync(kFullWarp, items.siblings != 0 && row != nullptr);
   const bool stands_in = items.index == 0 && (kept & items.siblings) == 0;
   return __ballot_sync(kFullWarp, items.siblings != 0 && (row != nullptr || stands_in));

@@ -19,7 +19,7 @@ __device__ inline bool wait_for_slots(const CombineArgs& args, uint64_t epoch) {
   const KernelContext& context = args.context;
   if (context.shape().sets == 2) return true;
   bool free = true;
-  for (int rank = lane_index(); rank < context.num_ranks(); rank += kWarpSize)
+  for (int rank = warp_lane(); rank < context.num_ranks(); rank += kWarpSize)
     free &= wait_for(context, {hepOperationCombine, hepPhaseSlots, rank, epoch},
                      &context.signals_from(rank)->slots_free, epoch - 1);
   const bool all_free = __all_sync(kFullWarp, free);
@@ -42,16 +42,16 @@ __device__ void load_chunk(const CombineArgs& args, uint64_t epoch, int source, 
 
   static_assert(kMaxChunkTokens <= kWarpSize);
   uint4 record = make_uint4(0, 0, 0, 0);
-  if (lane_index() < num_rows) record = routing_of(args).row_words()[begin + lane_index()];
-  const EntryItems outputs(lane_index() < num_rows ? rows_of<V>(args, bit_cast<Row>(record)) : 0);
+  if (warp_lane() < num_rows) record = routing_of(args).row_words()[begin + warp_lane()];
+  const EntryItems outputs(warp_lane() < num_rows ? rows_of<V>(args, bit_cast<Row>(record)) : 0);
   for (int first = 0, last; first < num_rows; first = last) {
     last = args.row_bytes > kSegmentBytes ? first + 1 : outputs.end_of_batch(first, 1, num_rows);
     const EntryItems::Batch items = outputs.batch(first, last);
-    const Row row = row_of_lane(record, items.entry);
+    const Row row = row_of_warp_lane(record, items.entry);
     OutputRow output{nullptr, 0.0f};
     if (items.siblings != 0) output = find_output<V>(args, row, begin + items.entry, items.index);
-    const uint32_t active = contributing_lanes(items, output.address);
-    const bool ends_sum = (active & items.siblings & lanes_above()) == 0;
+    const uint32_t active = contributing_warp_lanes(items, output.address);
+    const bool ends_sum = (active & items.siblings & warp_lanes_above()) == 0;
     char* slot = at<char>(window, context.window_layout.partial_at(epoch, row.token, row.ordinal));
     load_sums<typename V::Type, typename V::Partial>(
         loader, args.row_bytes,

@@ -18,7 +18,7 @@ namespace hep {
 #ifndef HEP_ARRIVING_LANES
 #define HEP_ARRIVING_LANES 1
 #endif
-constexpr int kArrivingLanes = HEP_ARRIVING_LANES;
+constexpr int kArrivingWarpLanes = HEP_ARRIVING_LANES;
 
 template <typename Item>
 struct Ring {
@@ -48,7 +48,7 @@ struct Ring {
   // some 50 cycles each: an instruction on a barrier takes one address for all. (Done by one warp, it made a
   // low-latency combine on 2 H200s up to 1.2 us longer.)
   __device__ void initialize(int num_consumers, Workers warps) const {
-    if (lane_index() != 0) return;
+    if (warp_lane() != 0) return;
 #pragma unroll 1
     for (int i = warps.index; i < depth; i += warps.count) {
       ptx::mbarrier_init(&full[i], 1);
@@ -90,7 +90,7 @@ __device__ inline void wait_phase_or_trap(uint64_t* barrier, uint32_t parity, ui
     printf(
         "hybridep: block %u, warp %d, lane %d has waited %llu ms for the phase of parity %u of the "
         "barrier at 0x%x of shared memory\n",
-        blockIdx.x, warp_index(), lane_index(), static_cast<unsigned long long>(most_ns / 1000000),
+        blockIdx.x, warp_index(), warp_lane(), static_cast<unsigned long long>(most_ns / 1000000),
         parity, ptx::shared_address(barrier));
     __trap();
   }
@@ -157,7 +157,7 @@ struct WarpProducer {
   __device__ void load(uint32_t active, const Item& item, uint32_t bytes, Copy copy) {
     for (; active != 0; active &= active - 1, cursor.advance(ring.depth)) {
       wait_phase(&ring.empty[cursor.stage], cursor.parity ^ 1);
-      if (lane_index() == __ffs(active) - 1) fill(item, bytes, copy);
+      if (warp_lane() == __ffs(active) - 1) fill(item, bytes, copy);
       __syncwarp();
     }
   }
@@ -193,7 +193,7 @@ struct DelayedRelease {
     }
     ptx::bulk_wait_read<kInFlight>();
     __syncwarp();
-    if (lane_index() < kArrivingLanes) ptx::mbarrier_arrive(&ring.empty[oldest.stage]);
+    if (warp_lane() < kArrivingWarpLanes) ptx::mbarrier_arrive(&ring.empty[oldest.stage]);
     oldest.advance(ring.depth);
   }
 };

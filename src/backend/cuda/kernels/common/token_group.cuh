@@ -21,7 +21,7 @@ struct RankOfExpert : Divisor {
 
 // Sorts each token's selections, one a lane, by (expert, k); those without an expert come last. `place` goes
 // along. By all lanes; returns the lane's after sorting.
-__device__ inline Selection sort_by_expert(const SelectionLanes& lanes, int top_k, int expert,
+__device__ inline Selection sort_by_expert(const SelectionWarpLanes& lanes, int top_k, int expert,
                                            uint32_t place, Selection* sorted) {
   const uint32_t key = static_cast<uint32_t>(expert) * kMaxTopK + lanes.index;  // kNone comes last
   static_assert(kMaxExperts < 0xffffffffu / kMaxTopK);
@@ -33,7 +33,7 @@ __device__ inline Selection sort_by_expert(const SelectionLanes& lanes, int top_
     sorted[lanes.group * top_k + smaller] = {place, static_cast<uint16_t>(expert),
                                              static_cast<uint16_t>(lanes.index)};
   __syncwarp();
-  const Selection mine = sorted[lane_index()];
+  const Selection mine = sorted[warp_lane()];
   __syncwarp();
   return mine;
 }

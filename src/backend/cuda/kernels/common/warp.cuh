@@ -10,21 +10,21 @@ namespace hep {
 
 constexpr uint32_t kFullWarp = 0xffffffffu;
 
-__device__ inline int lane_index() { return threadIdx.x % kWarpSize; }
+__device__ inline int warp_lane() { return threadIdx.x % kWarpSize; }
 __device__ inline int warp_index() { return threadIdx.x / kWarpSize; }
-__device__ inline uint32_t lanes_below() { return (1u << lane_index()) - 1; }
+__device__ inline uint32_t warp_lanes_below() { return (1u << warp_lane()) - 1; }
 
 __device__ inline uint32_t warp_sum(uint32_t value) { return __reduce_add_sync(kFullWarp, value); }
 
 __device__ inline uint32_t warp_inclusive_sum(uint32_t value) {
   for (int distance = 1; distance < kWarpSize; distance *= 2) {
     const uint32_t below = __shfl_up_sync(kFullWarp, value, distance);
-    if (lane_index() >= distance) value += below;
+    if (warp_lane() >= distance) value += below;
   }
   return value;
 }
 
-__device__ inline uint32_t lanes_above() { return ~(lanes_below() | 1u << lane_index()); }
+__device__ inline uint32_t warp_lanes_above() { return ~(warp_lanes_below() | 1u << warp_lane()); }
 
 // The lanes of [begin, end), which is not empty.
 __device__ inline uint32_t lanes_between(int begin, int end) {
@@ -50,7 +50,7 @@ struct EntryItems {
   __device__ Batch batch(int first, int last) const {
     const uint32_t start = __shfl_sync(kFullWarp, begin, first);
     const uint32_t size = __shfl_sync(kFullWarp, end, last - 1) - start;
-    const uint32_t item = start + lane_index();
+    const uint32_t item = start + warp_lane();
     // The last lane whose entry begins at the item or before: empty ones lie before the next one's begin.
     int entry = 0;
     for (int step = kWarpSize / 2; step > 0; step /= 2)
@@ -58,8 +58,8 @@ struct EntryItems {
     entry = min(entry, last - 1);
     Batch found{entry, item - __shfl_sync(kFullWarp, begin, entry), 0};
     const uint32_t entry_end = __shfl_sync(kFullWarp, end, entry);
-    if (lane_index() < size)
-      found.siblings = lanes_between(lane_index() - found.index, entry_end - start);
+    if (warp_lane() < size)
+      found.siblings = lanes_between(warp_lane() - found.index, entry_end - start);
     return found;
   }
 
@@ -67,10 +67,9 @@ struct EntryItems {
   // `group` lanes whose entries belong together. One group always fits.
   __device__ int end_of_batch(int first, int group, int last) const {
     const uint32_t start = __shfl_sync(kFullWarp, begin, first);
-    const int last_of_group = min(lane_index() / group * group + group, kWarpSize) - 1;
+    const int last_of_group = min(warp_lane() / group * group + group, kWarpSize) - 1;
     const uint32_t group_end = __shfl_sync(kFullWarp, end, last_of_group);
-    const bool fits =
-        lane_index() >= first && lane_index() < last && group_end - start <= kWarpSize;
+    const bool fits = warp_lane() >= first && warp_lane() < last && group_end - start <= kWarpSize;
     return first + __popc(__ballot_sync(kFullWarp, fits));
   }
 };
@@ -88,16 +87,16 @@ struct Divisor {
 };
 
 // A warp handles as many tokens or rows at once as it has lanes for their top_k selections, one each.
-struct SelectionLanes {
+struct SelectionWarpLanes {
   int groups;         // tokens or rows at once
   int group, index;   // of this lane; lanes that are left over are in a group past the others
   uint32_t of_group;  // the lanes of this lane's group
 
-  __device__ explicit SelectionLanes(int top_k) {
+  __device__ explicit SelectionWarpLanes(int top_k) {
     const Divisor by_top_k(top_k);
     groups = by_top_k(kWarpSize);
-    group = by_top_k(lane_index());
-    index = lane_index() - group * top_k;
+    group = by_top_k(warp_lane());
+    index = warp_lane() - group * top_k;
     const uint32_t one_group = top_k == kWarpSize ? kFullWarp : (1u << top_k) - 1;
     of_group = one_group << (group * top_k);
   }

@@ -19,7 +19,7 @@ __device__ int64_t needed_rows(const DispatchArgs& args, const ExpertBlocks& exp
   if (kLayout == hepLayoutFlat) return num_flat_rows;
   if (kLayout == hepLayoutExpertMajor) return experts.offsets[local_experts];
   uint32_t most = 0;
-  for (int e = lane_index(); e < local_experts; e += kWarpSize)
+  for (int e = warp_lane(); e < local_experts; e += kWarpSize)
     most = max(most, static_cast<uint32_t>(experts.counts[e]));
   return __reduce_max_sync(kFullWarp, most);
 }
@@ -41,11 +41,11 @@ template <int kLayout>
 __device__ void write_counts(const DispatchArgs& args, const ExpertBlocks& experts,
                              int64_t num_flat_rows, uint64_t epoch) {
   if (args.call.expert_rows != nullptr)
-    for (int e = lane_index(); e < args.context.shape().num_local_experts(); e += kWarpSize)
+    for (int e = warp_lane(); e < args.context.shape().num_local_experts(); e += kWarpSize)
       args.call.expert_rows[e] =
           static_cast<int32_t>(min(static_cast<int64_t>(experts.counts[e]), args.call.capacity));
   const int64_t needed = needed_rows<kLayout>(args, experts, num_flat_rows);
-  if (lane_index() != 0) return;
+  if (warp_lane() != 0) return;
   hepRowCounters_t& counters = routing_of(args).totals()->row_counters;
   counters.needed = needed;
   counters.written = min(needed, args.call.capacity);

@@ -25,7 +25,7 @@ __device__ ExpertBlocks expert_blocks(const DispatchArgs& args) {
 template <int kLayout>
 __device__ void write_extras(const DispatchArgs& args, const PublishedExtras& published,
                              const ExpertBlocks& experts, FlatExtra* entries) {
-  const SelectionLanes lanes(args.top_k);
+  const SelectionWarpLanes lanes(args.top_k);
   const int warp = warp_index() - kFirstExtrasWarp;
   const uint32_t num_rows = routing_of(args).source_rows()[args.context.num_ranks()];
   const RowExtras<kLayout, PublishedExtras> extras{args, published, experts, lanes,
@@ -50,7 +50,7 @@ __device__ void finish(const DispatchArgs& args, uint64_t epoch) {
   }
   if (warp_index() != 0) return;
   write_counts<kLayout>(args, expert_blocks(args), executed_update(args).num_flat_rows, epoch);
-  if (lane_index() == 0) context.state->dispatch.epoch = epoch;
+  if (warp_lane() == 0) context.state->dispatch.epoch = epoch;
 }
 
 template <int kLayout>
@@ -94,13 +94,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   const Pipeline pipeline{warp_index() % kPipelines, args.plan.pipelines};
   for (int i = 0; i < args.plan.pipelines; ++i)
     ring_of_pipeline<kLayout>(args, shared, i)
-        .initialize(kArrivingLanes, {warp_index(), kThreads / kWarpSize});
+        .initialize(kArrivingWarpLanes, {warp_index(), kThreads / kWarpSize});
   const Ring<RowItem> ring = ring_of_pipeline<kLayout>(args, shared, pipeline.index);
   const bool has_ring = pipeline.index < pipeline.count;
   const bool loads = warp_index() < kFirstStorerWarp && has_ring;
   if (loads) {
     const char** published = published_rows[pipeline.index];
-    for (int i = lane_index(); i < context.num_ranks(); i += kWarpSize) published[i] = nullptr;
+    for (int i = warp_lane(); i < context.num_ranks(); i += kWarpSize) published[i] = nullptr;
   }
   __syncthreads();
 

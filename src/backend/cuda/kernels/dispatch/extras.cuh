@@ -25,7 +25,7 @@ struct ExpertBlocks {
 template <typename Body>
 __device__ void for_each_padding(const DispatchArgs& args, const ExpertBlocks& experts, int worker,
                                  int workers, Body body) {
-  for (int e = lane_index(); e < args.context.shape().num_local_experts(); e += kWarpSize)
+  for (int e = warp_lane(); e < args.context.shape().num_local_experts(); e += kWarpSize)
     for (int place = experts.offsets[e] + experts.counts[e] + worker;
          place < experts.offsets[e + 1]; place += workers)
       body(place);
@@ -39,9 +39,9 @@ __device__ inline void write_row_origin(const DispatchCall& call, int64_t place,
 // Where the row goes that the lane has to write; kDropped if there is none: in the expert layouts the
 // lane's selection has one, in flat the first lane of each row.
 template <int kLayout>
-__device__ int64_t place_of_lane(const DispatchArgs& args, const ExpertBlocks& experts,
-                                 const SelectionLanes& lanes, uint32_t index, bool in_range,
-                                 bool selected, const Selection& selection) {
+__device__ int64_t place_of_warp_lane(const DispatchArgs& args, const ExpertBlocks& experts,
+                                      const SelectionWarpLanes& lanes, uint32_t index,
+                                      bool in_range, bool selected, const Selection& selection) {
   if (kLayout == hepLayoutFlat)
     return in_range && lanes.index == 0 && index < args.call.capacity ? index : kDropped;
   if (!selected) return kDropped;
@@ -58,7 +58,7 @@ struct RowExtras {
   const DispatchArgs& args;
   const Published& published;
   const ExpertBlocks& experts;
-  const SelectionLanes& lanes;
+  const SelectionWarpLanes& lanes;
   FlatExtra* entries;  // [kWarpSize] of the warp, in shared memory
 
   // Of the rows from `first` on. By all lanes.
@@ -78,7 +78,7 @@ struct RowExtras {
       weight = published.weight(row, selection.k);
     }
     const int64_t place =
-        place_of_lane<kLayout>(args, experts, lanes, index, in_range, selected, selection);
+        place_of_warp_lane<kLayout>(args, experts, lanes, index, in_range, selected, selection);
     if (call.row_scales != nullptr && published.forwards_scales()) {
       const char* scales = in_range ? published.scales(row) : nullptr;
       __syncwarp();  // other lanes read them than waited for them, and a shuffle does not order memory
@@ -97,14 +97,14 @@ struct RowExtras {
     if (selected && selection.place < call.gather_capacity)
       call.gather[selection.place] = kept ? static_cast<int32_t>(index) : -1;
     if (call.row_experts == nullptr && call.row_weights == nullptr) return;
-    entries[lane_index()] = {-1, 0.0f};
+    entries[warp_lane()] = {-1, 0.0f};
     __syncwarp();
     if (selected) entries[lanes.group * args.top_k + selection.k] = {selection.expert, weight};
     __syncwarp();
-    const FlatExtra entry = entries[lane_index()];
+    const FlatExtra entry = entries[warp_lane()];
     __syncwarp();
     if (!in_range || !kept) return;
-    const int64_t number = static_cast<int64_t>(first) * args.top_k + lane_index();
+    const int64_t number = static_cast<int64_t>(first) * args.top_k + warp_lane();
     if (call.row_experts != nullptr) call.row_experts[number] = entry.expert;
     if (call.row_weights != nullptr) call.row_weights[number] = entry.weight;
   }

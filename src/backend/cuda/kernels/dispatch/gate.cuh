@@ -72,10 +72,10 @@ struct SourceGate {
 
   // By all lanes of a warp; NULL after a failure.
   __device__ const char* rows_of(int source) const {
-    uint64_t rows = lane_index() == 0 ? reinterpret_cast<uint64_t>(published[source]) : 0;
+    uint64_t rows = warp_lane() == 0 ? reinterpret_cast<uint64_t>(published[source]) : 0;
     rows = __shfl_sync(kFullWarp, rows, 0);
     if (rows != 0) return reinterpret_cast<const char*>(rows);
-    if (lane_index() == 0) rows = reinterpret_cast<uint64_t>(wait_for_rows(source));
+    if (warp_lane() == 0) rows = reinterpret_cast<uint64_t>(wait_for_rows(source));
     return reinterpret_cast<const char*>(__shfl_sync(kFullWarp, rows, 0));
   }
 

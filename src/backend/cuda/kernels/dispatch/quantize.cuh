@@ -56,7 +56,7 @@ __device__ inline uint2 to_e4m3(const float* values, float scale) {
 // Zeros after the scales of the last block, by all lanes.
 __device__ inline void clear_rest(const QuantizeArgs& args, uint8_t* scales) {
   const int used = quantization_scale_bytes(args.hidden, args.quantize);
-  for (int i = used + lane_index(); i < args.scale_bytes; i += kWarpSize) scales[i] = 0;
+  for (int i = used + warp_lane(); i < args.scale_bytes; i += kWarpSize) scales[i] = 0;
 }
 
 __device__ inline uint8_t* scales_of(const QuantizeArgs& args, int token) {
@@ -78,7 +78,7 @@ __device__ inline void quantize_vector(const QuantizeArgs& args, int token, int 
   if (column >= args.hidden) return;
   *at<uint2>(args.rows, static_cast<int64_t>(token) * args.hidden + column) =
       to_e4m3(values, scale);
-  if (lane_index() % kScaleLanes != 0) return;
+  if (warp_lane() % kScaleLanes != 0) return;
   uint8_t* scales = scales_of(args, token);
   const int block = column / kQuantizationBlock;
   if (args.quantize == hepQuantizeUe8m0)
@@ -93,7 +93,7 @@ __device__ inline void quantize_rows(const QuantizeArgs& args, TokenRange tokens
   const int count = (tokens.end - tokens.begin) * units;
   for (int i = threads.index / kWarpSize; i < count; i += threads.count / kWarpSize) {
     const int token = tokens.begin + i / units;
-    const int first = i % units * kUnitElements + lane_index() * kElements;
+    const int first = i % units * kUnitElements + warp_lane() * kElements;
     const uint4* row =
         at<uint4>(args.x, static_cast<int64_t>(token) * args.hidden * sizeof(__nv_bfloat16));
     uint4 x[kVectorsOfUnit];

@@ -109,8 +109,8 @@ __device__ inline RowGroup find_group(const DispatchArgs& args, const GroupOrder
   RowGroup found{source, source_rows[source] + turn * rows, source_rows[source + 1],
                  make_uint4(0, 0, 0, 0)};
   found.end = min(found.begin + rows, found.end);
-  if (found.begin + lane_index() < found.end)
-    found.record = routing_of(args).row_words()[found.begin + lane_index()];
+  if (found.begin + warp_lane() < found.end)
+    found.record = routing_of(args).row_words()[found.begin + warp_lane()];
   return found;
 }
 
@@ -128,11 +128,11 @@ __device__ inline void load_flat_rows(const DispatchArgs& args, const RowGroup& 
                                       uint32_t begin, uint32_t count, const char* source_rows,
                                       Producer<RowItem>& producer) {
   const int row_bytes = args.rows.row_bytes;
-  const uint32_t lane = lane_index();
+  const uint32_t lane = warp_lane();
   const uint32_t token = group.token(begin + lane);
   const uint32_t token_before = __shfl_up_sync(kFullWarp, token, 1);
   const bool begins = lane < count && (lane == 0 || token != token_before + 1);
-  const uint32_t later = __ballot_sync(kFullWarp, begins) & lanes_above();
+  const uint32_t later = __ballot_sync(kFullWarp, begins) & warp_lanes_above();
   producer.wait();
   if (lane == 0) producer.describe({begin, count, 0, 0}, count * row_bytes);
   __syncwarp();
@@ -151,7 +151,7 @@ __device__ void load_group(const PipelineArgs& args, const RowGroup& group, cons
   if (kLayout != hepLayoutFlat) {
     for (uint32_t index = group.begin; index < group.end; ++index) {
       const Row row = group.row(index);
-      if (lane_index() == 0) load_expert_row(args, row, index, source_rows, producer);
+      if (warp_lane() == 0) load_expert_row(args, row, index, source_rows, producer);
       producer.advance();
     }
     return;
@@ -160,7 +160,7 @@ __device__ void load_group(const PipelineArgs& args, const RowGroup& group, cons
   if (args.plan.rows_per_stage == 1) {
     for (int64_t index = group.begin; index < end; ++index) {
       const uint32_t token = group.token(index);
-      if (lane_index() == 0) load_flat_row(args, token, index, source_rows, producer);
+      if (warp_lane() == 0) load_flat_row(args, token, index, source_rows, producer);
       producer.advance();
     }
     return;
@@ -197,7 +197,7 @@ __device__ void load_rows(const PipelineArgs& args, const SourceGate& gate,
     if (rows == nullptr) break;
     load_group<kLayout>(args, current, rows, producer);
   }
-  if (lane_index() == 0) producer.acquire({kEnd, 0, 0, 0}, 0);
+  if (warp_lane() == 0) producer.acquire({kEnd, 0, 0, 0}, 0);
 }
 
 // Where the lane's copy of a row goes, in flat that of the first lane alone, in the expert layouts one for
@@ -207,10 +207,10 @@ __device__ int64_t place_of_copy(const DispatchArgs& args, const ExpertBlocks& e
                                  uint32_t row, const Selection* selections,
                                  uint32_t num_selections) {
   if (kLayout == hepLayoutFlat)
-    return lane_index() == 0 && row < args.call.capacity ? int64_t{row} : kDropped;
-  if (lane_index() >= num_selections) return kDropped;
+    return warp_lane() == 0 && row < args.call.capacity ? int64_t{row} : kDropped;
+  if (warp_lane() >= num_selections) return kDropped;
   return row_of_selection(kLayout, args.call.capacity, args.context.routing_layout.num_experts,
-                          experts.offsets, selections[lane_index()]);
+                          experts.offsets, selections[warp_lane()]);
 }
 
 __device__ inline char* row_at(const DispatchArgs& args, int64_t place) {
@@ -244,7 +244,7 @@ __device__ inline void zero_padding(const DispatchArgs& args, const ExpertBlocks
                                     Pipeline pipeline, const Ring<RowItem>& ring) {
   const int row_bytes = args.rows.row_bytes;
   uint4* zeros = reinterpret_cast<uint4*>(ring.stage(0));
-  for (int i = lane_index(); i < row_bytes / static_cast<int>(sizeof(uint4)); i += kWarpSize)
+  for (int i = warp_lane(); i < row_bytes / static_cast<int>(sizeof(uint4)); i += kWarpSize)
     zeros[i] = make_uint4(0, 0, 0, 0);
   ptx::fence_proxy_async_shared();
   __syncwarp();

@@ -80,7 +80,7 @@ struct ScalePieces {
 // the lane's row lie, `place` the lane's place or kDropped; the first `copies` lanes of each group have
 // one. Neighbouring lanes write to neighbouring addresses. By all lanes.
 template <typename Piece>
-__device__ void forward_pieces(const DispatchArgs& args, const SelectionLanes& lanes,
+__device__ void forward_pieces(const DispatchArgs& args, const SelectionWarpLanes& lanes,
                                const ScalePieces& pieces, const char* from, int64_t place,
                                int copies) {
   const bool row_major = args.call.row_scales_stride == 0;
@@ -97,8 +97,7 @@ __device__ void forward_pieces(const DispatchArgs& args, const SelectionLanes& l
     const uint32_t high = by_inner(index), low = index - high * inner;
     return Position{(row_major ? high : low) * args.top_k, row_major ? low : high, index < total};
   };
-  for (uint32_t base = lane_index(); base - lane_index() < total;
-       base += kPiecesAtOnce * kWarpSize) {
+  for (uint32_t base = warp_lane(); base - warp_lane() < total; base += kPiecesAtOnce * kWarpSize) {
     // Pieces begin as zeros: for undefined ones ptxas takes up to 16 registers more, and spills.
     Piece loaded[kPiecesAtOnce] = {};
 #pragma unroll
@@ -120,7 +119,7 @@ __device__ void forward_pieces(const DispatchArgs& args, const SelectionLanes& l
   }
 }
 
-__device__ inline void forward_scales(const DispatchArgs& args, const SelectionLanes& lanes,
+__device__ inline void forward_scales(const DispatchArgs& args, const SelectionWarpLanes& lanes,
                                       const char* from, int64_t place, int copies) {
   const ScalePieces pieces(args);
   with_piece(pieces.bytes, [&](auto piece) {

@@ -88,7 +88,7 @@ struct BlockUpdate {
   const AssignMemory& memory;
   const Sources& sources;
   const TokenShare& share;
-  const SelectionLanes& lanes;
+  const SelectionWarpLanes& lanes;
   RankOfExpert rank_of;
   uint64_t epoch, update;  // of dispatch and of routing updates
 };
@@ -104,7 +104,7 @@ __device__ inline void count_choices(const BlockUpdate& block) {
   const int ranks = shape.num_ranks;
   const uint32_t num_tokens = sources.first_token[ranks];
   for (uint32_t base = warp_index() * kWarpSize; base < num_tokens; base += kAssigningThreads) {
-    const uint32_t token = base + lane_index();
+    const uint32_t token = base + warp_lane();
     const bool valid = token < num_tokens;
     const int source = valid ? source_of(sources, ranks, token) : 0;
     const int number = block.share.class_of(token);
@@ -159,7 +159,7 @@ __device__ inline void assign_experts(const UpdateArgs& args, const AssignMemory
   const int stride = assign_counters(shape);
   uint32_t end = 0;
   for (int base = 0; base < local_experts; base += kWarpSize) {
-    const int e = base + lane_index();
+    const int e = base + warp_lane();
     uint32_t* counter = e < local_experts ? memory.counters + e : nullptr;
     const ClassCounts classes(counter, stride);
     const uint32_t count = classes.total();
@@ -177,7 +177,7 @@ __device__ inline void assign_experts(const UpdateArgs& args, const AssignMemory
     }
     end += __shfl_sync(kFullWarp, through, kWarpSize - 1);
   }
-  if (lane_index() != 0) return;
+  if (warp_lane() != 0) return;
   memory.offsets[local_experts] = end;
   if (blockIdx.x == 0) routing_of(args).expert_offsets()[local_experts] = end;
 }
@@ -187,15 +187,15 @@ __device__ inline void place_rows(const UpdateArgs& args, const AssignMemory& me
                                   BlockRows* rows) {
   const Shape& shape = args.context.shape();
   const int stride = assign_counters(shape);
-  if (lane_index() >= 2) return;  // one counts rows, the other selections
-  const int i = shape.num_local_experts() + lane_index();
+  if (warp_lane() >= 2) return;  // one counts rows, the other selections
+  const int i = shape.num_local_experts() + warp_lane();
   const ClassCounts classes(memory.counters + i, stride);
   classes.line_up(memory.counters + i, stride, 0);
-  if (lane_index() == 0)
+  if (warp_lane() == 0)
     *rows = {memory.counters[stride + i], memory.counters[(kClasses - 1) * stride + i]};
   if (blockIdx.x != 0) return;
   RoutingTotals* totals = routing_of(args).totals();
-  (lane_index() == 0 ? totals->num_flat_rows : totals->num_expert_rows) = classes.total();
+  (warp_lane() == 0 ? totals->num_flat_rows : totals->num_expert_rows) = classes.total();
 }
 
 // By one warp of one block: where the rows of each source begin.
@@ -208,7 +208,7 @@ __device__ inline void assign_sources(const UpdateArgs& args, const AssignMemory
   const int chunk_stride = args.context.shape().max_chunks() + 1;
   uint32_t rows = 0;
   for (int base = 0; base < ranks; base += kWarpSize) {
-    const int source = base + lane_index();
+    const int source = base + warp_lane();
     const uint32_t count = source < ranks ? memory.source_rows[source] : 0;
     const uint32_t through = warp_inclusive_sum(count);
     if (source < ranks) {
@@ -219,7 +219,7 @@ __device__ inline void assign_sources(const UpdateArgs& args, const AssignMemory
     }
     rows += __shfl_sync(kFullWarp, through, kWarpSize - 1);
   }
-  if (lane_index() == 0) source_rows[ranks] = rows;
+  if (warp_lane() == 0) source_rows[ranks] = rows;
 }
 
 // A lane's selection of the tokens at hand.
@@ -232,7 +232,7 @@ struct LaneChoice {
   __device__ LaneChoice(const BlockUpdate& block, int first, int end)
       : token(0), source(kNone), expert(kNone), rank(kNone) {
     const UpdateArgs& args = block.args;
-    const SelectionLanes& lanes = block.lanes;
+    const SelectionWarpLanes& lanes = block.lanes;
     const int number = first + lanes.group;
     if (lanes.group >= lanes.groups || number >= end) return;
     source = source_of(block.sources, args.context.num_ranks(), number);
@@ -250,7 +250,7 @@ struct LaneChoice {
 __device__ inline void make_records(const BlockUpdate& block, int first, int end,
                                     const AssignCounters& next) {
   const UpdateArgs& args = block.args;
-  const SelectionLanes& lanes = block.lanes;
+  const SelectionWarpLanes& lanes = block.lanes;
   const KernelContext& context = args.context;
   const int local_base = context.rank * context.shape().num_local_experts();
   const LaneChoice choice(block, first, end);
@@ -258,7 +258,7 @@ __device__ inline void make_records(const BlockUpdate& block, int first, int end
   // Local selections get their places, in (token, k) order.
   const bool chose_local = choice.rank == context.rank;
   const uint32_t same_expert = __match_any_sync(kFullWarp, choice.expert);
-  const int before = __popc(same_expert & lanes_below());
+  const int before = __popc(same_expert & warp_lanes_below());
   const int expert = choice.expert - local_base;
   const uint32_t place = chose_local ? next.by_expert[expert] + before : 0;
   __syncwarp();
@@ -270,14 +270,14 @@ __device__ inline void make_records(const BlockUpdate& block, int first, int end
   const bool valid = lanes.group < lanes.groups && selection.expert != kNoExpert;
   const int rank = valid ? block.rank_of(selection.expert) : kNone;
   const uint32_t same_rank = __match_any_sync(kFullWarp, rank);
-  const bool leads = valid && (same_rank & lanes.of_group & lanes_below()) == 0;
+  const bool leads = valid && (same_rank & lanes.of_group & warp_lanes_below()) == 0;
   const uint32_t leaders = __ballot_sync(kFullWarp, leads);
-  const int ordinal = __popc(leaders & lanes.of_group & lanes_below());
+  const int ordinal = __popc(leaders & lanes.of_group & warp_lanes_below());
 
   const uint32_t local = __ballot_sync(kFullWarp, rank == context.rank);
   const uint32_t local_rows = local & leaders;
-  const uint32_t row_index = *next.rows + __popc(local_rows & lanes_below());
-  const uint32_t number = *next.selections + __popc(local & lanes_below());
+  const uint32_t row_index = *next.rows + __popc(local_rows & warp_lanes_below());
+  const uint32_t number = *next.selections + __popc(local & warp_lanes_below());
   if (rank == context.rank) {
     selection.expert -= local_base;
     routing_of(args).selection_words()[number] = bit_cast<uint2>(selection);
@@ -299,7 +299,7 @@ __device__ inline void make_records(const BlockUpdate& block, int first, int end
                                     (choice.token >> shift)] = row_index;
   }
   __syncwarp();
-  if (lane_index() == 0) {
+  if (warp_lane() == 0) {
     *next.rows += __popc(local_rows);
     *next.selections += __popc(local);
   }

@@ -157,7 +157,7 @@ __device__ inline void signal_tokens(const UpdateArgs& args, uint64_t update, To
   if (tokens.begin >= tokens.end) return;
   ptx::fence_acq_rel_sys();
   for (int rank = 0; rank < context.num_ranks(); ++rank)
-    for (int token = tokens.begin + lane_index(); token < tokens.end; token += kWarpSize)
+    for (int token = tokens.begin + warp_lane(); token < tokens.end; token += kWarpSize)
       ptx::st_relaxed_sys(ChoiceWords(context, rank, context.rank, update).ready() + token, update);
 }
 
@@ -185,7 +185,7 @@ __device__ inline uint32_t take_header(const UpdateArgs& args, int source, uint6
                                        uint64_t update, Sources& sources) {
   const KernelContext& context = args.context;
   const ChoiceWords words(context, context.rank, source, update);
-  const int word = lane_index() % kChoiceHeaderWords;
+  const int word = warp_lane() % kChoiceHeaderWords;
   const WaitPoint point{hepOperationRouting, hepPhaseRecords, source, update};
   uint32_t payload = 0;
   const bool here = take_word(context, point, words.header + word, update, &payload);
@@ -214,7 +214,7 @@ __device__ inline uint32_t take_header(const UpdateArgs& args, int source, uint6
                    own_call, their_call);
     return kNoHeader;
   }
-  if (lane_index() == 0) {
+  if (warp_lane() == 0) {
     sources.num_tokens[source] = tokens;
     sources.flags[source] = first >> (kTokenBits + kTopKBits);
     sources.rows[source] = published_at(context, source, location);
@@ -246,7 +246,7 @@ __device__ inline bool take_choices(const UpdateArgs& args, uint64_t epoch, uint
     const uint32_t count = tokens * args.top_k;
     bool here = true;
     for_each_loaded<kWordsAtOnce>(
-        part * kWarpSize + lane_index(), warps_of_source * kWarpSize, (count + 1) / 2,
+        part * kWarpSize + warp_lane(), warps_of_source * kWarpSize, (count + 1) / 2,
         [&](uint32_t i) { return ptx::ld_relaxed_sys(words + i); },
         [&](uint32_t i, uint64_t word) {
           uint32_t pair = static_cast<uint32_t>(word);

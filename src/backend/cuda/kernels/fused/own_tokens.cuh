@@ -45,18 +45,18 @@ __device__ inline void assign_own_tokens(const UpdateArgs& args, const AssignMem
   const uint16_t* experts = memory.experts + args.context.rank * shape.choice_tokens * args.top_k;
   const TokenRange tokens = dispatch::tokens_to_publish(args);
   for (int first_rank = 0; first_rank < shape.num_ranks; first_rank += kWarpSize) {
-    const int rank = first_rank + lane_index();
+    const int rank = first_rank + warp_lane();
     uint32_t count = 0;
     for (int first = 0; first < tokens.end; first += kWarpSize) {
       RankSet selected;
-      for (int k = 0; k < args.top_k && first + lane_index() < tokens.end; ++k) {
-        const uint16_t expert = experts[(first + lane_index()) * args.top_k + k];
+      for (int k = 0; k < args.top_k && first + warp_lane() < tokens.end; ++k) {
+        const uint16_t expert = experts[(first + warp_lane()) * args.top_k + k];
         if (expert != kNoExpert) selected.insert(rank_of(expert));
       }
       uint32_t of_rank = 0;  // which of the tokens at hand select the lane's rank
       for (int i = 0; i < min(kWarpSize, shape.num_ranks - first_rank); ++i) {
         const uint32_t selecting = __ballot_sync(kFullWarp, selected.contains(first_rank + i));
-        if (lane_index() == i) of_rank = selecting;
+        if (warp_lane() == i) of_rank = selecting;
       }
       for (int token = max(tokens.begin, first); token < min(tokens.end, first + kWarpSize);
            ++token) {
@@ -65,7 +65,7 @@ __device__ inline void assign_own_tokens(const UpdateArgs& args, const AssignMem
         if (rank < shape.num_ranks && ranks.contains(rank))
           routing_of(args).sent_rows()[token * shape.max_partials() + ranks.ordinal(rank)] = {
               static_cast<uint16_t>(rank), static_cast<uint16_t>(count + __popc(before))};
-        if (lane_index() == 0 && first_rank == 0)
+        if (warp_lane() == 0 && first_rank == 0)
           routing_of(args).partial_counts()[token] = __popcll(ranks.low) + __popc(ranks.high);
       }
       count += __popc(of_rank);

@@ -41,7 +41,7 @@ __device__ void load_rows(const BlockUpdate& block, const Ring<RowItem>& ring) {
   const uint32_t local_base = context.rank * shape.num_local_experts();
   WarpProducer<RowItem> producer{ring, {}};
   for (uint32_t first = block.share.begin; first < block.share.end; first += kWarpSize) {
-    const uint32_t number = first + lane_index();
+    const uint32_t number = first + warp_lane();
     bool selected = false, ready = true;
     const char *row = nullptr, *scales = nullptr;
     if (number < block.share.end) {
@@ -78,7 +78,7 @@ struct HeldRecords {
 
   __device__ HeldRecords(const UpdateArgs& args, uint32_t first_row, uint32_t end_row)
       : first(first_row), end(end_row), record(make_uint4(0, 0, 0, 0)) {
-    if (first + lane_index() < end) record = routing_of(args).row_words()[first + lane_index()];
+    if (first + warp_lane() < end) record = routing_of(args).row_words()[first + warp_lane()];
   }
 };
 
@@ -168,7 +168,7 @@ struct SentExtras {
 template <int kLayout>
 __device__ void assign_tokens(const BlockUpdate& block, FlatExtra* entries) {
   const UpdateArgs& args = block.args;
-  const SelectionLanes& lanes = block.lanes;
+  const SelectionWarpLanes& lanes = block.lanes;
   const TokenRange tokens = block.share.of_warp(warp_index());
   const AssignCounters next = block.memory.of_class(1 + warp_index(), args.context.shape());
   const uint32_t first_row = *next.rows;
@@ -195,7 +195,7 @@ __device__ void write_totals(const BlockUpdate& block) {
   for (int source = 0; source < context.num_ranks(); ++source)
     num_rows += block.memory.source_rows[source];
   dispatch::write_counts<kLayout>(block.args, block.memory.expert_blocks(), num_rows, block.epoch);
-  if (lane_index() == 0) note_update(block.args, block.update);
+  if (warp_lane() == 0) note_update(block.args, block.update);
 }
 
 // By one thread of each block, when all of the block have read the epochs.
@@ -254,8 +254,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   char* stages = shared + assign_bytes(shape);
   const Ring<RowItem> ring(stages, stages + args.plan.stages * bytes, args.plan.stages, bytes);
   if (warp_index() >= kAssigningWarps)
-    ring.initialize(kArrivingLanes, {warp_index() - kAssigningWarps, kOtherWarps});
-  const SelectionLanes lanes(args.top_k);
+    ring.initialize(kArrivingWarpLanes, {warp_index() - kAssigningWarps, kOtherWarps});
+  const SelectionWarpLanes lanes(args.top_k);
   const RankOfExpert rank_of(shape);
   const bool here =
       warp_index() >= kAssigningWarps || take_choices(args, epoch, update, sources, memory.experts);

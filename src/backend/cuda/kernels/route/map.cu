@@ -19,14 +19,14 @@ __device__ int list_experts(const MapArgs& args, const uint8_t* selected, int32_
     uint8_t bytes[kBytesAtOnce];
 #pragma unroll
     for (int j = 0; j < kBytesAtOnce; ++j) {
-      const int expert = base + j * kWarpSize + lane_index();
+      const int expert = base + j * kWarpSize + warp_lane();
       bytes[j] = expert < args.num_experts ? selected[expert] : 0;
     }
 #pragma unroll
     for (int j = 0; j < kBytesAtOnce; ++j) {
       const uint32_t chosen = __ballot_sync(kFullWarp, bytes[j] != 0);
-      const int k = count + __popc(chosen & lanes_below());
-      if (bytes[j] != 0 && k < args.top_k) indices[k] = base + j * kWarpSize + lane_index();
+      const int k = count + __popc(chosen & warp_lanes_below());
+      if (bytes[j] != 0 && k < args.top_k) indices[k] = base + j * kWarpSize + warp_lane();
       count += __popc(chosen);
     }
   }
@@ -39,8 +39,8 @@ __global__ void __launch_bounds__(kMapThreads) map_kernel(const __grid_constant_
     int32_t* indices = args.indices + static_cast<int64_t>(token) * args.top_k;
     const int count =
         list_experts(args, args.map + static_cast<int64_t>(token) * args.num_experts, indices);
-    if (lane_index() >= count && lane_index() < args.top_k) indices[lane_index()] = -1;
-    if (lane_index() == 0 && count > args.top_k)
+    if (warp_lane() >= count && warp_lane() < args.top_k) indices[warp_lane()] = -1;
+    if (warp_lane() == 0 && count > args.top_k)
       record_bad_index(args.firsts, args.host, token, -1, count);
   }
 }

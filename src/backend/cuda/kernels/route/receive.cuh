@@ -69,7 +69,7 @@ __device__ inline void assign_experts(const RouteArgs& args, const ReceiveMemory
   int32_t* expert_offsets = routing_of(args).expert_offsets();
   uint32_t end = 0;
   for (int base = 0; base < local_experts; base += kWarpSize) {
-    const int e = base + lane_index();
+    const int e = base + warp_lane();
     uint32_t count = 0;
     for (int source = 0; e < local_experts && source < ranks; ++source)
       count += memory.place_base[e * ranks + source];
@@ -88,7 +88,7 @@ __device__ inline void assign_experts(const RouteArgs& args, const ReceiveMemory
     }
     end += __shfl_sync(kFullWarp, through, kWarpSize - 1);
   }
-  if (blockIdx.x == 0 && lane_index() == 0) expert_offsets[local_experts] = end;
+  if (blockIdx.x == 0 && warp_lane() == 0) expert_offsets[local_experts] = end;
 }
 
 // One warp: where each source's rows and selections begin.
@@ -97,7 +97,7 @@ __device__ inline void assign_sources(const RouteArgs& args, const ReceiveMemory
   const KernelContext& context = args.context;
   uint32_t rows = 0, selections = 0;
   for (int base = 0; base < context.num_ranks(); base += kWarpSize) {
-    const int source = base + lane_index();
+    const int source = base + warp_lane();
     uint4 header = make_uint4(0, 0, 0, 0);
     if (source < context.num_ranks())
       header = __ldcg(reinterpret_cast<const uint4*>(header_from(args, source, epoch)));
@@ -116,16 +116,16 @@ __device__ inline void assign_sources(const RouteArgs& args, const ReceiveMemory
     rows += __shfl_sync(kFullWarp, rows_through, kWarpSize - 1);
     selections += __shfl_sync(kFullWarp, selections_through, kWarpSize - 1);
   }
-  if (lane_index() == 0) {
+  if (warp_lane() == 0) {
     memory.row_base[context.num_ranks()] = rows;
     memory.selection_base[context.num_ranks()] = selections;
   }
   __syncwarp();
   if (blockIdx.x != 0) return;
   uint32_t* source_rows = routing_of(args).source_rows();
-  for (int i = lane_index(); i <= context.num_ranks(); i += kWarpSize)
+  for (int i = warp_lane(); i <= context.num_ranks(); i += kWarpSize)
     source_rows[i] = memory.row_base[i];
-  if (lane_index() == 0) {
+  if (warp_lane() == 0) {
     RoutingTotals* totals = routing_of(args).totals();
     totals->num_flat_rows = rows;
     totals->num_expert_rows = selections;
@@ -145,7 +145,7 @@ __device__ inline void receive_rows(const RouteArgs& args, const ReceiveMemory& 
   const auto chunk_of = [shift = chunk_shift(memory.source_tokens[source])](uint32_t token) {
     return static_cast<int>(token >> shift);
   };
-  const uint32_t first = part * kWarpSize + lane_index();
+  const uint32_t first = part * kWarpSize + warp_lane();
   const uint4* incoming =
       at<uint4>(context.own_window(), context.window_layout.rows_at(epoch, source));
   uint4* rows = routing_of(args).row_words() + row_base;
@@ -186,7 +186,7 @@ __device__ inline void receive_selections(const RouteArgs& args, const ReceiveMe
       at<uint2>(context.own_window(), context.window_layout.selections_at(epoch, source));
   uint2* selections = routing_of(args).selection_words() + base;
   for_each_loaded<kRecordsAtOnce>(
-      part * kWarpSize + lane_index(), parts * kWarpSize, count,
+      part * kWarpSize + warp_lane(), parts * kWarpSize, count,
       [&](uint32_t i) { return __ldcg(incoming + i); },
       [&](uint32_t i, uint2& raw) {
         Selection selection = bit_cast<Selection>(raw);

@@ -24,7 +24,7 @@ __device__ uint64_t send(const RouteArgs& args, void* shared) {
   const SendMemory sending(shared, context.shape(), blockDim.x / kWarpSize);
   const TokenRange range = tokens_of_warp(args);
   const int first_expert =
-      expert_of_lane<Index>(args, SelectionLanes(args.top_k), range.begin, range.end);
+      expert_of_warp_lane<Index>(args, SelectionWarpLanes(args.top_k), range.begin, range.end);
   const uint64_t epoch = context.state->routing_epoch + 1;
   if (__syncthreads_or(has_failed(context))) return 0;
 

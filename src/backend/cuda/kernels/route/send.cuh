@@ -61,8 +61,8 @@ __device__ void report_bad_index(const RouteArgs& args, int64_t selection) {
 
 // The expert that the lane's selection has chosen, of the tokens from `first` on.
 template <typename Index>
-__device__ int expert_of_lane(const RouteArgs& args, const SelectionLanes& lanes, int first,
-                              int end) {
+__device__ int expert_of_warp_lane(const RouteArgs& args, const SelectionWarpLanes& lanes,
+                                   int first, int end) {
   const int token = first + lanes.group;
   if (lanes.group >= lanes.groups || token >= end) return kNone;
   return expert_at<Index>(args, static_cast<int64_t>(token) * args.top_k + lanes.index);
@@ -73,24 +73,24 @@ template <typename Index>
 __device__ void count_tokens(const RouteArgs& args, TokenRange range, int first_expert,
                              uint32_t* memory) {
   const Shape& shape = args.context.shape();
-  const SelectionLanes lanes(args.top_k);
+  const SelectionWarpLanes lanes(args.top_k);
   const RankOfExpert rank_of(shape);
   const Counters counters(memory, shape);
-  for (int i = lane_index(); i < num_counters(shape); i += kWarpSize) memory[i] = 0;
+  for (int i = warp_lane(); i < num_counters(shape); i += kWarpSize) memory[i] = 0;
   __syncwarp();
 
   int next_expert = first_expert;
   for (int first = range.begin; first < range.end; first += lanes.groups) {
     const int expert = next_expert;
-    next_expert = expert_of_lane<Index>(args, lanes, first + lanes.groups, range.end);
+    next_expert = expert_of_warp_lane<Index>(args, lanes, first + lanes.groups, range.end);
     const int rank = expert >= 0 ? rank_of(expert) : kNone;
     const uint32_t same_rank = __match_any_sync(kFullWarp, rank);
     // The first of a token's selections that goes to a rank stands for the row.
     const uint32_t rows = __ballot_sync(
-        kFullWarp, rank != kNone && (same_rank & lanes.of_group & lanes_below()) == 0);
+        kFullWarp, rank != kNone && (same_rank & lanes.of_group & warp_lanes_below()) == 0);
     if (rank != kNone) {
       atomicAdd(&counters.by_expert[expert], 1u);
-      if ((same_rank & lanes_below()) == 0) {
+      if ((same_rank & warp_lanes_below()) == 0) {
         counters.rows[rank] += __popc(same_rank & rows);
         counters.selections[rank] += __popc(same_rank);
       }
@@ -108,11 +108,11 @@ __device__ inline void sum_over_warps(const RouteArgs& args, const SendMemory& m
   const int entries = num_counters(args.context.shape());
   const int warps = blockDim.x / kWarpSize;
   for (int i = warp_index(); i < entries; i += warps) {
-    uint32_t* counter = &memory.counters[lane_index() * entries + i];
-    const uint32_t count = lane_index() < warps ? *counter : 0;
+    uint32_t* counter = &memory.counters[warp_lane() * entries + i];
+    const uint32_t count = warp_lane() < warps ? *counter : 0;
     const uint32_t through = warp_inclusive_sum(count);
-    if (lane_index() < warps) *counter = through - count;
-    if (lane_index() == kWarpSize - 1)
+    if (warp_lane() < warps) *counter = through - count;
+    if (warp_lane() == kWarpSize - 1)
       args.context.block_counts[static_cast<size_t>(blockIdx.x) * entries + i] = through;
   }
 }
@@ -129,7 +129,7 @@ __device__ inline void sum_over_blocks(const RouteArgs& args, const SendMemory& 
   };
   const auto load = [&](int i) {
     Sums sums{0, 0};
-    for (int block = lane_index(); block < gridDim.x; block += kWarpSize) {
+    for (int block = warp_lane(); block < gridDim.x; block += kWarpSize) {
       const uint32_t count =
           __ldcg(args.context.block_counts + static_cast<size_t>(block) * entries + i);
       if (block < blockIdx.x) sums.before += count;
@@ -140,8 +140,8 @@ __device__ inline void sum_over_blocks(const RouteArgs& args, const SendMemory& 
   for_each_loaded<kCountersAtOnce>(warp_index(), warps, entries, load, [&](int i, Sums& sums) {
     const uint32_t before = warp_sum(sums.before);
     const uint32_t total = warp_sum(sums.total);
-    if (lane_index() < warps) memory.counters[lane_index() * entries + i] += before;
-    if (lane_index() == 0) memory.totals[i] = total;
+    if (warp_lane() < warps) memory.counters[warp_lane() * entries + i] += before;
+    if (warp_lane() == 0) memory.totals[i] = total;
   });
   __syncthreads();
 }
@@ -156,22 +156,22 @@ __device__ inline void send_headers(const RouteArgs& args, const SendMemory& mem
   for (int rank = warp_index() * gridDim.x + blockIdx.x; rank < context.num_ranks();
        rank += warps * gridDim.x) {
     void* window = context.windows[rank];
-    if (lane_index() == 0) {
+    if (warp_lane() == 0) {
       const RecordHeader header{static_cast<uint32_t>(args.num_tokens), totals.rows[rank],
                                 totals.selections[rank], static_cast<uint32_t>(args.top_k)};
       *at<RecordHeader>(window, context.window_layout.header_at(epoch, context.rank)) = header;
     }
     uint32_t* counts = at<uint32_t>(window, context.window_layout.counts_at(epoch, context.rank));
-    for (int e = lane_index(); e < local_experts; e += kWarpSize)
+    for (int e = warp_lane(); e < local_experts; e += kWarpSize)
       counts[e] = totals.by_expert[rank * local_experts + e];
   }
 }
 
 // Gives a selection its index among those of its expert, in (token, k) order, then sorts.
-__device__ inline Selection sort_selections(const SelectionLanes& lanes, int top_k, int expert,
+__device__ inline Selection sort_selections(const SelectionWarpLanes& lanes, int top_k, int expert,
                                             const Counters& next, Selection* sorted) {
   const uint32_t same = __match_any_sync(kFullWarp, expert);
-  const int before = __popc(same & lanes_below());
+  const int before = __popc(same & warp_lanes_below());
   const uint32_t index = expert != kNone ? next.by_expert[expert] + before : 0;
   __syncwarp();
   if (expert != kNone && before == 0) next.by_expert[expert] += __popc(same);
@@ -182,7 +182,7 @@ __device__ inline Selection sort_selections(const SelectionLanes& lanes, int top
 // Sends a warp's records.
 struct RecordSender {
   const RouteArgs& args;
-  SelectionLanes lanes;
+  SelectionWarpLanes lanes;
   RankOfExpert rank_of;
   Counters next;  // what to give out
   uint64_t epoch;
@@ -195,19 +195,19 @@ struct RecordSender {
     const int rank = valid ? rank_of(selection.expert) : kNone;
     const uint32_t same_rank = __match_any_sync(kFullWarp, rank);
     const uint32_t rows =
-        __ballot_sync(kFullWarp, valid && (same_rank & lanes.of_group & lanes_below()) == 0);
+        __ballot_sync(kFullWarp, valid && (same_rank & lanes.of_group & warp_lanes_below()) == 0);
     const int token = first + lanes.group;
 
     if (valid) {
       void* window = context.windows[rank];
-      const uint32_t index = next.selections[rank] + __popc(same_rank & lanes_below());
+      const uint32_t index = next.selections[rank] + __popc(same_rank & warp_lanes_below());
       selection.expert -= rank * context.shape().num_local_experts();
       Selection* selections =
           at<Selection>(window, context.window_layout.selections_at(epoch, context.rank));
       reinterpret_cast<uint2*>(selections)[index] = bit_cast<uint2>(selection);
-      if (rows >> lane_index() & 1) {
-        const uint32_t row_index = next.rows[rank] + __popc(same_rank & rows & lanes_below());
-        const uint32_t ordinal = __popc(rows & lanes.of_group & lanes_below());
+      if (rows >> warp_lane() & 1) {
+        const uint32_t row_index = next.rows[rank] + __popc(same_rank & rows & warp_lanes_below());
+        const uint32_t ordinal = __popc(rows & lanes.of_group & warp_lanes_below());
         const Row row{static_cast<uint32_t>(token),
                       index,
                       static_cast<uint16_t>(__popc(same_rank & lanes.of_group)),
@@ -221,7 +221,7 @@ struct RecordSender {
       }
     }
     __syncwarp();
-    if (valid && (same_rank & lanes_below()) == 0) {
+    if (valid && (same_rank & warp_lanes_below()) == 0) {
       next.rows[rank] += __popc(same_rank & rows);
       next.selections[rank] += __popc(same_rank);
     }
@@ -235,15 +235,15 @@ template <typename Index>
 __device__ void send_records(const RouteArgs& args, TokenRange range, int first_expert,
                              const SendMemory& memory, uint64_t epoch) {
   const Shape& shape = args.context.shape();
-  const RecordSender sender{args, SelectionLanes(args.top_k), RankOfExpert(shape),
+  const RecordSender sender{args, SelectionWarpLanes(args.top_k), RankOfExpert(shape),
                             Counters(memory.counters + warp_index() * num_counters(shape), shape),
                             epoch};
-  const SelectionLanes& lanes = sender.lanes;
+  const SelectionWarpLanes& lanes = sender.lanes;
   Selection* sorted = memory.sorted + warp_index() * kWarpSize;
   int next_expert = first_expert;
   for (int first = range.begin; first < range.end; first += lanes.groups) {
     const int expert = next_expert;
-    next_expert = expert_of_lane<Index>(args, lanes, first + lanes.groups, range.end);
+    next_expert = expert_of_warp_lane<Index>(args, lanes, first + lanes.groups, range.end);
     sender.send(first, range.end, sort_selections(lanes, args.top_k, expert, sender.next, sorted));
   }
 }
