@@ -318,7 +318,7 @@ hepResult_t hepRoutingQuery(hepRouting_t routing, hepRoutingCounts_t* counts, he
 hepResult_t hepDispatch(hepRouting_t routing, const hepDispatchArgs_t* args, hepStream_t stream) {
   return call([&]() -> Status {
     HEP_TRY(check_routing(routing));
-    return dispatch(routing, args, Half::kBoth, stream);
+    return dispatch(routing, args, Step::kWhole, stream);
   });
 }
 
@@ -326,7 +326,7 @@ hepResult_t hepDispatchSend(hepRouting_t routing, const hepDispatchArgs_t* args,
                             hepStream_t stream) {
   return call([&]() -> Status {
     HEP_TRY(check_routing(routing));
-    return dispatch(routing, args, Half::kSend, stream);
+    return dispatch(routing, args, Step::kSend, stream);
   });
 }
 
@@ -340,14 +340,14 @@ hepResult_t hepDispatchReceive(hepRouting_t routing, hepStream_t stream) {
 hepResult_t hepCombine(hepRouting_t routing, const hepCombineArgs_t* args, hepStream_t stream) {
   return call([&]() -> Status {
     HEP_TRY(check_routing(routing));
-    return combine(routing, args, Half::kBoth, stream);
+    return combine(routing, args, Step::kWhole, stream);
   });
 }
 
 hepResult_t hepCombineSend(hepRouting_t routing, const hepCombineArgs_t* args, hepStream_t stream) {
   return call([&]() -> Status {
     HEP_TRY(check_routing(routing));
-    return combine(routing, args, Half::kSend, stream);
+    return combine(routing, args, Step::kSend, stream);
   });
 }
 

@@ -12,7 +12,7 @@
 #include "base/status.h"
 #include "config/lanes.h"
 #include "memory/registration.h"
-#include "protocol/half.h"
+#include "protocol/step.h"
 
 namespace hep {
 
@@ -73,9 +73,9 @@ class BackendRouting {
 
   virtual Status update(const TopK& choice, hepStream_t stream) = 0;
   // `batch` is of the request's update, or of the latest that was called.
-  virtual Status dispatch(const DispatchRequest& request, const Batch& batch, Half half,
+  virtual Status dispatch(const DispatchRequest& request, const Batch& batch, Step step,
                           hepStream_t stream) = 0;
-  virtual Status combine(const hepCombineArgs_t& args, const Batch& batch, Half half,
+  virtual Status combine(const hepCombineArgs_t& args, const Batch& batch, Step step,
                          hepStream_t stream) = 0;
 
   // Waits for the stream; fills the three numbers and, if not NULL, tokens_per_expert.

@@ -40,9 +40,9 @@ Status check_has_halves(const hepRouting& routing, const char* call) {
 }
 
 // That an operation may begin.
-Status check_ready(const hepRouting& routing, const char* call, Half half) {
+Status check_ready(const hepRouting& routing, const char* call, Step step) {
   HEP_TRY(routing.comm->check());
-  if (half == Half::kSend) HEP_TRY(check_has_halves(routing, call));
+  if (step == Step::kSend) HEP_TRY(check_has_halves(routing, call));
   return check_not_split(routing, call);
 }
 
@@ -152,7 +152,7 @@ Status destroy_routing(hepRouting_t routing) {
 }
 
 Status update_routing(hepRouting_t routing, const hepUpdate_t* theirs, hepStream_t stream) {
-  HEP_TRY(check_ready(*routing, "hepRoutingUpdate", Half::kBoth));
+  HEP_TRY(check_ready(*routing, "hepRoutingUpdate", Step::kWhole));
   TopK choice;
   HEP_TRY(read_update(*routing, theirs, &choice));
   HEP_TRY(outcome(*routing, routing->backend->update(choice, stream)));
@@ -160,36 +160,36 @@ Status update_routing(hepRouting_t routing, const hepUpdate_t* theirs, hepStream
   return Status();
 }
 
-Status dispatch(hepRouting_t routing, const hepDispatchArgs_t* theirs, Half half,
+Status dispatch(hepRouting_t routing, const hepDispatchArgs_t* theirs, Step step,
                 hepStream_t stream) {
-  const char* call = half == Half::kSend ? "hepDispatchSend" : "hepDispatch";
-  HEP_TRY(check_ready(*routing, call, half));
+  const char* call = step == Step::kSend ? "hepDispatchSend" : "hepDispatch";
+  HEP_TRY(check_ready(*routing, call, step));
   DispatchRequest request{HEP_DISPATCH_ARGS_INITIALIZER, std::nullopt};
   HEP_TRY(read_dispatch(*routing, theirs, &request));
   if (!request.update) HEP_TRY(check_updated(*routing, call));
   const Batch batch = request.update ? request.update->batch : routing->batch;
   HEP_TRY(resolve_dispatch(state_of(*routing), batch.num_tokens, &request.args));
-  HEP_TRY(outcome(*routing, routing->backend->dispatch(request, batch, half, stream)));
+  HEP_TRY(outcome(*routing, routing->backend->dispatch(request, batch, step, stream)));
 
   if (request.update) note_update(*routing, batch);
   // A rank without tokens has no weights to give, and needs none.
   if (request.args.weights != nullptr || batch.num_tokens == 0) routing->has_weights = true;
-  if (half == Half::kBoth) return Status();
+  if (step == Step::kWhole) return Status();
   routing->dispatch_request = request;
   begin_split(*routing, hepOperationDispatch);
   return Status();
 }
 
-Status combine(hepRouting_t routing, const hepCombineArgs_t* theirs, Half half,
+Status combine(hepRouting_t routing, const hepCombineArgs_t* theirs, Step step,
                hepStream_t stream) {
-  const char* call = half == Half::kSend ? "hepCombineSend" : "hepCombine";
-  HEP_TRY(check_ready(*routing, call, half));
+  const char* call = step == Step::kSend ? "hepCombineSend" : "hepCombine";
+  HEP_TRY(check_ready(*routing, call, step));
   HEP_TRY(check_updated(*routing, call));
   hepCombineArgs_t args = HEP_COMBINE_ARGS_INITIALIZER;
   HEP_TRY(read_struct(theirs, &args, HEP_COMBINE_ARGS_MAGIC, "hepCombineArgs_t"));
   HEP_TRY(resolve_combine(state_of(*routing), &args));
-  HEP_TRY(outcome(*routing, routing->backend->combine(args, routing->batch, half, stream)));
-  if (half == Half::kBoth) return Status();
+  HEP_TRY(outcome(*routing, routing->backend->combine(args, routing->batch, step, stream)));
+  if (step == Step::kWhole) return Status();
   routing->combine_args = args;
   begin_split(*routing, hepOperationCombine);
   return Status();
@@ -205,9 +205,9 @@ Status receive(hepRouting_t routing, hepOperation_t operation, hepStream_t strea
   if (routing->split != operation) return check_not_split(*routing, call);
   HEP_TRY(outcome(*routing, operation == hepOperationDispatch
                                 ? routing->backend->dispatch(routing->dispatch_request,
-                                                             routing->batch, Half::kReceive, stream)
+                                                             routing->batch, Step::kReceive, stream)
                                 : routing->backend->combine(routing->combine_args, routing->batch,
-                                                            Half::kReceive, stream)));
+                                                            Step::kReceive, stream)));
   end_split(*routing);
   return Status();
 }

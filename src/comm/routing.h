@@ -50,8 +50,8 @@ Status destroy_routing(hepRouting_t routing);
 Status update_routing(hepRouting_t routing, const hepUpdate_t* update, hepStream_t stream);
 
 // Both halves, or the first.
-Status dispatch(hepRouting_t routing, const hepDispatchArgs_t* args, Half half, hepStream_t stream);
-Status combine(hepRouting_t routing, const hepCombineArgs_t* args, Half half, hepStream_t stream);
+Status dispatch(hepRouting_t routing, const hepDispatchArgs_t* args, Step step, hepStream_t stream);
+Status combine(hepRouting_t routing, const hepCombineArgs_t* args, Step step, hepStream_t stream);
 // The second half of a dispatch or combine.
 Status receive(hepRouting_t routing, hepOperation_t operation, hepStream_t stream);
 

@@ -140,7 +140,7 @@ class CudaWaits : public testing::Test {
 
 TEST_F(CudaWaits, DispatchNamesThePeerThatNeverPublishesRows) {
   update({0, 2});
-  expect_ok(routing_->dispatch({dispatch_, {}}, batch_, Half::kBoth, nullptr));
+  expect_ok(routing_->dispatch({dispatch_, {}}, batch_, Step::kWhole, nullptr));
   expect_failure(hepOperationDispatch, hepPhaseRows, 1, 1);
 }
 
@@ -148,21 +148,21 @@ TEST_F(CudaWaits, DispatchNamesThePeerThatNeverPublishesWeights) {
   update({0, 2});
   dispatch_.weights = numbers_.data();
   publish_rows(1);
-  expect_ok(routing_->dispatch({dispatch_, {}}, batch_, Half::kBoth, nullptr));
+  expect_ok(routing_->dispatch({dispatch_, {}}, batch_, Step::kWhole, nullptr));
   expect_failure(hepOperationDispatch, hepPhaseWeights, 1, 1);
 }
 
 TEST_F(CudaWaits, DispatchNamesThePeerThatNeverReads) {
   update({0, 2});
   publish_rows(0);
-  expect_ok(routing_->dispatch({dispatch_, {}}, batch_, Half::kBoth, nullptr));
+  expect_ok(routing_->dispatch({dispatch_, {}}, batch_, Step::kWhole, nullptr));
   expect_failure(hepOperationDispatch, hepPhaseReaders, 1, 1);
 }
 
 TEST_F(CudaWaits, CombineNamesThePeerThatNeverSendsItsSums) {
   update({0, 2});
   publish_outputs(1);
-  expect_ok(routing_->combine(combine_, batch_, Half::kBoth, nullptr));
+  expect_ok(routing_->combine(combine_, batch_, Step::kWhole, nullptr));
   expect_failure(hepOperationCombine, hepPhasePartials, 1, 1);
 }
 
@@ -171,18 +171,18 @@ TEST_F(CudaWaits, CombineNamesThePeerThatNeverReadsItsOutputs) {
   update({});
   combine_.y = window_.data() + lanes_[0].offset + layout().heap;
   publish_outputs(1);
-  expect_ok(routing_->combine(combine_, batch_, Half::kBoth, nullptr));
+  expect_ok(routing_->combine(combine_, batch_, Step::kWhole, nullptr));
   expect_failure(hepOperationCombine, hepPhaseReaders, 1, 1);
 }
 
 TEST_F(CudaWaits, CombineNamesThePeerThatNeverFreesItsSlots) {
   update({});
   publish_outputs(1);
-  expect_ok(routing_->combine(combine_, batch_, Half::kBoth, nullptr));
+  expect_ok(routing_->combine(combine_, batch_, Step::kWhole, nullptr));
   expect_done();
   EXPECT_EQ(backend_->failure().result, hepSuccess);
   publish_outputs(2);
-  expect_ok(routing_->combine(combine_, batch_, Half::kBoth, nullptr));
+  expect_ok(routing_->combine(combine_, batch_, Step::kWhole, nullptr));
   expect_failure(hepOperationCombine, hepPhaseSlots, 2, 1);
 }
 
@@ -191,7 +191,7 @@ TEST_F(CudaWaits, GradientsNameThePeerThatNeverTookTheLast) {
   combine_.row_gradients = numbers_.data();
   publish_outputs(1);
   for (int combine = 0; combine < 2; ++combine)
-    expect_ok(routing_->combine(combine_, batch_, Half::kBoth, nullptr));
+    expect_ok(routing_->combine(combine_, batch_, Step::kWhole, nullptr));
   expect_failure(hepOperationCombine, hepPhaseSlots, 2, 1);
 }
 

@@ -36,9 +36,9 @@ def read(name):
 
 rows = read("latency")
 found = sorted((row["tokens"], row["idle_ranks"], row["layout"], row["operation"]) for row in rows)
-expected = sorted((tokens, idle, layout, operation + half)
+expected = sorted((tokens, idle, layout, operation + step)
                   for tokens in (5, 70) for idle in (0, 1) for layout in ("flat", "expert-padded")
-                  for operation in ("dispatch", "combine") for half in ("", "-send", "-receive"))
+                  for operation in ("dispatch", "combine") for step in ("", "-send", "-receive"))
 assert found == expected, found
 assert all(0 < row["p50_us"] <= row["p99_us"] <= row["max_us"] for row in rows)
 

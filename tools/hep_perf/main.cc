@@ -21,7 +21,7 @@ constexpr const char* kDescription =
 constexpr const char* kDefinitions = R"(
 Routings, all with distinct experts in a token:
   uniform     every expert alike
-  hot-rank    half of the selections, as far as they can, go to rank 0
+  hot-rank    step of the selections, as far as they can, go to rank 0
   hot-expert  every token selects expert 0
   zipf        the p-th most wanted expert is wanted in proportion to 1 / p
 

@@ -7,12 +7,12 @@
 #include <cstdint>
 
 #include "protocol/at.h"
-#include "protocol/half.h"
 #include "protocol/host_device.h"
 #include "protocol/location.h"
 #include "protocol/routing_layout.h"
 #include "protocol/shape.h"
 #include "protocol/signals.h"
+#include "protocol/step.h"
 #include "protocol/window_layout.h"
 
 namespace hep {
@@ -101,7 +101,7 @@ struct RouteArgs {
   int32_t num_tokens;
   int32_t top_k;
   int32_t alignment;
-  Half half;
+  Step step;
 };
 
 struct QuantizeArgs {
@@ -157,7 +157,7 @@ struct DispatchArgs {
   void* routing;
   int32_t num_tokens;
   int32_t top_k;
-  Half half;
+  Step step;
   DispatchedRows rows;
   DispatchCall call;
 };
@@ -220,7 +220,7 @@ struct CombineArgs {
   void* routing;
   int32_t num_tokens;
   int32_t top_k;
-  Half half;
+  Step step;
   int32_t row_bytes, partial_row_bytes;
   ReadableOutputs outputs;
   CombineCall call;

@@ -265,7 +265,7 @@ Grid plan_combine(const Plan& plan, CombineArgs* args) {
   chosen.store_stages = std::min(
       plan.combine_store_stages > 0 ? plan.combine_store_stages : combine::kDefaultStoreStages,
       chosen.load_stages - 1);
-  const int blocks = args->half == Half::kSend ? std::max(grid.first_half, 1) : grid.blocks;
+  const int blocks = args->step == Step::kSend ? std::max(grid.first_half, 1) : grid.blocks;
   chosen.task_shift = choose_task_shift(*args, *plan.profile, blocks);
   return {blocks, combine::kThreads, shared_bytes()};
 }

@@ -100,11 +100,11 @@ Status CudaRouting::update(const TopK& choice, hepStream_t stream) {
   HEP_TRY(guard.status());
   HEP_TRY(check_device_pointer(choice.indices, "indices of hepUpdate_t", device));
   const NotedWork noted(lane_.work, stream);
-  return run_update(choice, Half::kBoth, stream);
+  return run_update(choice, Step::kWhole, stream);
 }
 
-Status CudaRouting::run_update(TopK choice, Half half, hepStream_t stream) {
-  HEP_TRY(list_map(half, stream, &choice));
+Status CudaRouting::run_update(TopK choice, Step step, hepStream_t stream) {
+  HEP_TRY(list_map(step, stream, &choice));
   RouteArgs args{};
   args.context = lane_.kernel;
   args.routing = memory_->get();
@@ -112,17 +112,17 @@ Status CudaRouting::run_update(TopK choice, Half half, hepStream_t stream) {
   args.num_tokens = choice.batch.num_tokens;
   args.top_k = choice.batch.top_k;
   args.alignment = alignment_;
-  args.half = half;
+  args.step = step;
   HEP_CUDA_TRY(route::launch_route(args, choice.index_type, lane_.plan, stream));
   return Status();
 }
 
 // Turns a map, if that is what it is, into indices. They lie where the weights of a dispatch will: those that
 // are there have no more use once the routing is updated.
-Status CudaRouting::list_map(Half half, hepStream_t stream, TopK* choice) {
+Status CudaRouting::list_map(Step step, hepStream_t stream, TopK* choice) {
   if (choice->index_type != hepIndexMap) return Status();
   choice->index_type = hepIndexInt32;
-  if (choice->batch.num_tokens == 0 || half == Half::kReceive) return Status();
+  if (choice->batch.num_tokens == 0 || step == Step::kReceive) return Status();
   const LaneContext& context = lane_.context;
   int32_t* listed = at<int32_t>(memory_->get(), context.routing_layout.weights);
   MapArgs args{};
@@ -141,7 +141,7 @@ Status CudaRouting::list_map(Half half, hepStream_t stream, TopK* choice) {
 // Rows in the heap or in registered memory are read where they are; others are copied to the window, or
 // quantised into it: by the dispatch itself where latency counts. In halves it copies all, so that the
 // second half waits for nobody to read.
-Status CudaRouting::find_rows(const hepDispatchArgs_t& call, const Batch& batch, Half half,
+Status CudaRouting::find_rows(const hepDispatchArgs_t& call, const Batch& batch, Step step,
                               DispatchedRows* rows) {
   const LaneContext& context = lane_.context;
   const bool low_latency = context.mode == hepModeLowLatency;
@@ -157,8 +157,8 @@ Status CudaRouting::find_rows(const hepDispatchArgs_t& call, const Batch& batch,
   const int64_t row_bytes = rows->row_bytes;
   bool in_heap;
   HEP_TRY(find_rows_in_heap(context, "x", call.x, num_rows, row_bytes, &in_heap));
-  const bool copies =
-      half != Half::kBoth || (low_latency && num_rows * row_bytes <= most_copied_bytes(lane_.plan));
+  const bool copies = step != Step::kWhole ||
+                      (low_latency && num_rows * row_bytes <= most_copied_bytes(lane_.plan));
   if (!copies && in_heap)
     rows->location =
         static_cast<const char*>(call.x) - static_cast<const char*>(context.windows[context.rank]);
@@ -198,13 +198,13 @@ Status CudaRouting::publish_rows(const DispatchArgs& args, hepStream_t stream) {
 
 // Outputs in the heap or in registered memory need not be sent if nothing is to be done to them first:
 // the peers read them. In halves they are, so that the second half waits for nobody to read.
-Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Half half,
+Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Step step,
                                  ReadableOutputs* outputs) {
   const LaneContext& context = lane_.context;
   bool in_heap;
   HEP_TRY(find_outputs_in_heap(context, call, &in_heap));
   outputs->location = kNotInWindow;
-  if (!sends_rows_as_they_are(call_of(call)) || half != Half::kBoth) return Status();
+  if (!sends_rows_as_they_are(call_of(call)) || step != Step::kWhole) return Status();
   const int64_t row_bytes = int64_t{context.shape.hidden} * element_bytes(call.type);
   if (context.mode == hepModeLowLatency)
     outputs->most_sent_rows = most_sent_rows(lane_.plan, row_bytes);
@@ -216,7 +216,7 @@ Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Half half,
   return Status();
 }
 
-Status CudaRouting::dispatch(const DispatchRequest& request, const Batch& batch, Half half,
+Status CudaRouting::dispatch(const DispatchRequest& request, const Batch& batch, Step step,
                              hepStream_t stream) {
   const hepDispatchArgs_t& call = request.args;
   TopK choice = request.update.value_or(TopK{});
@@ -238,20 +238,20 @@ Status CudaRouting::dispatch(const DispatchRequest& request, const Batch& batch,
                                 device));
 
   UpdateArgs args{};
-  HEP_TRY(find_rows(call, batch, half, &args.rows));
+  HEP_TRY(find_rows(call, batch, step, &args.rows));
   const NotedWork noted(lane_.work, stream);
   const bool in_one_launch = request.update && lane_.context.shape.choice_tokens > 0;
   if (in_one_launch)
-    HEP_TRY(list_map(half, stream, &choice));
+    HEP_TRY(list_map(step, stream, &choice));
   else if (request.update)
-    HEP_TRY(run_update(choice, half, stream));
+    HEP_TRY(run_update(choice, step, stream));
   args.context = lane_.kernel;
   args.routing = memory_->get();
   args.num_tokens = batch.num_tokens;
   args.top_k = batch.top_k;
-  args.half = half;
+  args.step = step;
   args.call = call_of(call);
-  if (half != Half::kReceive) HEP_TRY(publish_rows(args, stream));
+  if (step != Step::kReceive) HEP_TRY(publish_rows(args, stream));
   const Plan& plan = lane_.plan;
   if (!in_one_launch) {
     HEP_CUDA_TRY(dispatch::launch_dispatch(args, plan, stream));
@@ -263,7 +263,7 @@ Status CudaRouting::dispatch(const DispatchRequest& request, const Batch& batch,
   return Status();
 }
 
-Status CudaRouting::combine(const hepCombineArgs_t& call, const Batch& batch, Half half,
+Status CudaRouting::combine(const hepCombineArgs_t& call, const Batch& batch, Step step,
                             hepStream_t stream) {
   const int device = backend_.device();
   const DeviceGuard guard(device);
@@ -280,14 +280,14 @@ Status CudaRouting::combine(const hepCombineArgs_t& call, const Batch& batch, Ha
   args.routing = memory_->get();
   args.num_tokens = batch.num_tokens;
   args.top_k = batch.top_k;
-  args.half = half;
+  args.step = step;
   args.call = call_of(call);
   const int hidden = lane_.context.shape.hidden;
   args.row_bytes = hidden * element_bytes(call.type);
   args.partial_row_bytes = hidden * element_bytes(call.partial_type);
-  HEP_TRY(find_outputs(call, half, &args.outputs));
+  HEP_TRY(find_outputs(call, step, &args.outputs));
   const NotedWork noted(lane_.work, stream);
-  if (call.row_gradients != nullptr && half != Half::kReceive)
+  if (call.row_gradients != nullptr && step != Step::kReceive)
     HEP_CUDA_TRY(combine::launch_send_gradients(args, lane_.plan, stream));
   HEP_CUDA_TRY(combine::launch_combine(args, lane_.plan, stream));
   return Status();

@@ -18,20 +18,20 @@ class CudaRouting : public BackendRouting {
   Status start();
 
   Status update(const TopK& choice, hepStream_t stream) override;
-  Status dispatch(const DispatchRequest& request, const Batch& batch, Half half,
+  Status dispatch(const DispatchRequest& request, const Batch& batch, Step step,
                   hepStream_t stream) override;
-  Status combine(const hepCombineArgs_t& args, const Batch& batch, Half half,
+  Status combine(const hepCombineArgs_t& args, const Batch& batch, Step step,
                  hepStream_t stream) override;
   Status query(hepRoutingCounts_t* counts, hepStream_t stream) override;
   const void* memory() const override { return memory_->get(); }
 
  private:
-  Status run_update(TopK choice, Half half, hepStream_t stream);
-  Status list_map(Half half, hepStream_t stream, TopK* choice);
-  Status find_rows(const hepDispatchArgs_t& call, const Batch& batch, Half half,
+  Status run_update(TopK choice, Step step, hepStream_t stream);
+  Status list_map(Step step, hepStream_t stream, TopK* choice);
+  Status find_rows(const hepDispatchArgs_t& call, const Batch& batch, Step step,
                    DispatchedRows* rows);
   Status publish_rows(const DispatchArgs& args, hepStream_t stream);
-  Status find_outputs(const hepCombineArgs_t& call, Half half, ReadableOutputs* outputs);
+  Status find_outputs(const hepCombineArgs_t& call, Step step, ReadableOutputs* outputs);
 
   CudaBackend& backend_;
   CudaLane& lane_;

@@ -48,9 +48,9 @@ Status HostBackend::check_stream(hepStream_t stream) const {
                static_cast<void*>(stream));
 }
 
-Operation HostBackend::start(HostLane& lane, hepOperation_t kind, Half half) {
+Operation HostBackend::start(HostLane& lane, hepOperation_t kind, Step step) {
   uint64_t& epoch = lane.epochs[kind];
-  if (half != Half::kReceive) ++epoch;
+  if (step != Step::kReceive) ++epoch;
   return Operation(lane.context, waiter_, kind, epoch);
 }
 

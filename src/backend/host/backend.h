@@ -47,7 +47,7 @@ class HostBackend final : public Backend {
 
   // Starts the next operation of a kind on a lane, or for its second half takes up the one that has
   // been started; check_alive comes before it.
-  Operation start(HostLane& lane, hepOperation_t kind, Half half);
+  Operation start(HostLane& lane, hepOperation_t kind, Step step);
 
   // Keep the first.
   void note_bad_index(int64_t token, int64_t k, int64_t value);

@@ -32,22 +32,22 @@ HostRouting::HostRouting(HostBackend& backend, HostLane& lane, Memory memory, in
       memory_(std::move(memory)),
       state_(memory_.get(), lane.context.routing_layout, alignment) {}
 
-Status HostRouting::run_update(const TopK& choice, Half half) {
-  const Operation operation = backend_.start(lane_, hepOperationRouting, half);
+Status HostRouting::run_update(const TopK& choice, Step step) {
+  const Operation operation = backend_.start(lane_, hepOperationRouting, step);
   return operation.run([&] {
-    if (half != Half::kReceive) send_update(operation, choice, backend_, state_);
-    return half != Half::kSend ? receive_update(operation, state_) : Status();
+    if (step != Step::kReceive) send_update(operation, choice, backend_, state_);
+    return step != Step::kSend ? receive_update(operation, state_) : Status();
   });
 }
 
 Status HostRouting::update(const TopK& choice, hepStream_t stream) {
   HEP_TRY(backend_.check_stream(stream));
   HEP_TRY(backend_.check_alive());
-  return run_update(choice, Half::kBoth);
+  return run_update(choice, Step::kWhole);
 }
 
 // What the caller's batch is stands in the routing, too: its update was executed when it was called.
-Status HostRouting::dispatch(const DispatchRequest& request, const Batch& batch, Half half,
+Status HostRouting::dispatch(const DispatchRequest& request, const Batch& batch, Step step,
                              hepStream_t stream) {
   HEP_TRY(backend_.check_stream(stream));
   const hepDispatchArgs_t& args = request.args;
@@ -57,20 +57,20 @@ Status HostRouting::dispatch(const DispatchRequest& request, const Batch& batch,
                               lane_.context.shape.hidden * element_bytes(args.type), &in_heap));
   HEP_TRY(backend_.check_alive());
 
-  if (request.update) HEP_TRY(run_update(*request.update, half));
+  if (request.update) HEP_TRY(run_update(*request.update, step));
   const DefaultFloatEnvironment environment;
-  const Operation operation = backend_.start(lane_, hepOperationDispatch, half);
+  const Operation operation = backend_.start(lane_, hepOperationDispatch, step);
   // A second half waits for the peers' first halves alone, so that one thread can be several ranks: x,
   // which is the caller's again then, is not read in place.
-  const bool whole = half == Half::kBoth;
+  const bool whole = step == Step::kWhole;
   HEP_TRY(operation.run([&]() -> Status {
-    if (half != Half::kReceive)
+    if (step != Step::kReceive)
       HEP_TRY(publish(operation, backend_.arithmetic(), args, in_heap && whole, state_));
-    if (half == Half::kSend) return {};
+    if (step == Step::kSend) return {};
     HEP_TRY(receive_rows(operation, args, state_));
     return whole ? wait_for_readers(operation, operation.epoch()) : Status();
   }));
-  if (half == Half::kSend) return {};
+  if (step == Step::kSend) return {};
   const hepRowCounters_t& counters = state_.totals->row_counters;
   if (counters.overflow != 0 && args.overflow == hepOverflowError)
     backend_.note_overflow({true, lane_.context.mode, lane_.context.number, operation.epoch(),
@@ -78,18 +78,18 @@ Status HostRouting::dispatch(const DispatchRequest& request, const Batch& batch,
   return {};
 }
 
-Status HostRouting::combine(const hepCombineArgs_t& args, const Batch&, Half half,
+Status HostRouting::combine(const hepCombineArgs_t& args, const Batch&, Step step,
                             hepStream_t stream) {
   HEP_TRY(backend_.check_stream(stream));
   bool in_heap = false;  // makes no difference here, but a y that leaves the heap is refused
   HEP_TRY(find_outputs_in_heap(lane_.context, args, &in_heap));
   HEP_TRY(backend_.check_alive());
   const DefaultFloatEnvironment environment;
-  const Operation operation = backend_.start(lane_, hepOperationCombine, half);
+  const Operation operation = backend_.start(lane_, hepOperationCombine, step);
   return operation.run([&]() -> Status {
-    if (half != Half::kReceive)
+    if (step != Step::kReceive)
       HEP_TRY(send_partials(operation, backend_.arithmetic(), args, state_));
-    return half != Half::kSend ? add_partials(operation, backend_.arithmetic(), args, state_)
+    return step != Step::kSend ? add_partials(operation, backend_.arithmetic(), args, state_)
                                : Status();
   });
 }

@@ -69,15 +69,15 @@ class HostRouting final : public BackendRouting {
   HostRouting(HostBackend& backend, HostLane& lane, Memory memory, int alignment);
 
   Status update(const TopK& choice, hepStream_t stream) override;
-  Status dispatch(const DispatchRequest& request, const Batch& batch, Half half,
+  Status dispatch(const DispatchRequest& request, const Batch& batch, Step step,
                   hepStream_t stream) override;
-  Status combine(const hepCombineArgs_t& args, const Batch& batch, Half half,
+  Status combine(const hepCombineArgs_t& args, const Batch& batch, Step step,
                  hepStream_t stream) override;
   Status query(hepRoutingCounts_t* counts, hepStream_t stream) override;
   const void* memory() const override { return memory_.get(); }
 
  private:
-  Status run_update(const TopK& choice, Half half);
+  Status run_update(const TopK& choice, Step step);
 
   HostBackend& backend_;
   HostLane& lane_;

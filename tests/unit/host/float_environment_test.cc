@@ -27,11 +27,11 @@ Bytes row_of(int32_t type) {
   for (uint32_t h = 0; h < kHidden; ++h) {
     const uint32_t bits = h == 3 ? 0x7f810001 : 0x00400001 + 0x01234567 * h % 0x40000000;
     const auto upper = static_cast<uint16_t>(bits >> 16);
-    const auto half = static_cast<uint16_t>(h == 3 ? 0x7c01 : 0x0005 + 0x0111 * h % 0x3c00);
+    const auto step = static_cast<uint16_t>(h == 3 ? 0x7c01 : 0x0005 + 0x0111 * h % 0x3c00);
     if (type == hepTypeFloat32)
       std::memcpy(&row[h * 4], &bits, 4);
     else
-      std::memcpy(&row[h * 2], type == hepTypeFloat16 ? &half : &upper, 2);
+      std::memcpy(&row[h * 2], type == hepTypeFloat16 ? &step : &upper, 2);
   }
   return row;
 }

@@ -245,13 +245,13 @@ TEST_F(HostBackendExample, OperationsWithAStreamAreRefused) {
   EXPECT_EQ(ranks_.routing(0).update({nullptr, {0, kTopK}, hepIndexInt32}, stream).result(),
             hepErrorInvalidArgument);
   EXPECT_EQ(ranks_.routing(0)
-                .dispatch({dispatch_args(hepLayoutFlat, x_[0], rows), {}}, {0, kTopK}, Half::kBoth,
+                .dispatch({dispatch_args(hepLayoutFlat, x_[0], rows), {}}, {0, kTopK}, Step::kWhole,
                           stream)
                 .result(),
             hepErrorInvalidArgument);
   EXPECT_EQ(ranks_.routing(0)
                 .combine(combine_args(hepLayoutFlat, hepWeightsNone, rows, rows), {0, kTopK},
-                         Half::kBoth, stream)
+                         Step::kWhole, stream)
                 .result(),
             hepErrorInvalidArgument);
 }

@@ -130,10 +130,10 @@ class Ranks {
     return routings_[rank]->update({indices, batch, type}, nullptr);
   }
   Status dispatch_one(int rank, const hepDispatchArgs_t& args) {
-    return routings_[rank]->dispatch({args, {}}, batches_[rank], Half::kBoth, nullptr);
+    return routings_[rank]->dispatch({args, {}}, batches_[rank], Step::kWhole, nullptr);
   }
   Status combine_one(int rank, const hepCombineArgs_t& args) {
-    return routings_[rank]->combine(args, batches_[rank], Half::kBoth, nullptr);
+    return routings_[rank]->combine(args, batches_[rank], Step::kWhole, nullptr);
   }
   void update(const std::vector<Ints>& indices, int top_k) {
     run([&](int rank) { expect_ok(update_one(rank, indices[rank], top_k)); });

@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const bool as_they_are = V::as_they_are(args);
   const int reducers = num_reducers(longest_row_bytes);
   memory.initialize(role, reducers, as_they_are);
-  const bool sends = args.half != Half::kReceive, receives = args.half != Half::kSend;
+  const bool sends = args.step != Step::kReceive, receives = args.step != Step::kSend;
   const bool in_place = outputs_in_place(args);
   if (sends && blockIdx.x == gridDim.x - 1) publish_outputs(args, in_place, epoch);
   // By a thread that has nothing to do yet.

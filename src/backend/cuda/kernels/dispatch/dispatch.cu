@@ -83,10 +83,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   const uint64_t epoch = context.state->dispatch.epoch + 1;
   const uint64_t call = call_summary(args);
   if (!may_begin(args, hepOperationDispatch, epoch)) return;
-  const bool publishes = args.half != Half::kReceive;
+  const bool publishes = args.step != Step::kReceive;
   if (publishes && args.rows.publishing == Publishing::kDone && blockIdx.x == gridDim.x - 1)
     signal_rows(args, epoch, call, all_threads());
-  if (args.half == Half::kSend)
+  if (args.step == Step::kSend)
     return publish(args, epoch, call, all_threads(), [] { __syncthreads(); });
 
   for (int i = threadIdx.x; i <= context.num_ranks(); i += blockDim.x)

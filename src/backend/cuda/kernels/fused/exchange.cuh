@@ -96,7 +96,7 @@ struct SelectionPair {
   __device__ SelectionPair(const UpdateArgs& args, uint32_t pair) : first(-1), second(-1) {
     const Index* ids = static_cast<const Index*>(args.indices);
     // A second half sends nothing, and is given what it need not be able to read.
-    const uint32_t count = args.half == Half::kReceive ? 0 : args.num_tokens * args.top_k;
+    const uint32_t count = args.step == Step::kReceive ? 0 : args.num_tokens * args.top_k;
     if (2 * pair < count) first = ids[2 * pair];
     if (2 * pair + 1 < count) second = ids[2 * pair + 1];
   }

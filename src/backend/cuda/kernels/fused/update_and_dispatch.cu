@@ -234,7 +234,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const SelectionPair<Index> first_pair(args, blockIdx.x * blockDim.x + threadIdx.x);
   if (__syncthreads_or(has_failed(context))) return;
 
-  if (args.half != Half::kReceive) {
+  if (args.step != Step::kReceive) {
     send_choices(args, first_pair, epoch, update);
     const TokenRange tokens = dispatch::tokens_to_publish(args);
     if (args.call.scales != nullptr) dispatch::publish_scales(args, epoch, tokens, all_threads());
@@ -243,7 +243,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     __syncthreads();
     if (warp_index() == kStorerWarp) signal_tokens(args, update, tokens);
   }
-  if (args.half == Half::kSend) return;
+  if (args.step == Step::kSend) return;
   if (threadIdx.x == kLoaderWarp * kWarpSize) advance_epochs(args, epoch, update);
 
   // What the peers wait for has been sent. (All this beforehand, while the epochs are on their way, and the

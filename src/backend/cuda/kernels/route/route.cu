@@ -57,8 +57,8 @@ __global__ void __launch_bounds__(kMaxThreads)
     route_kernel(const __grid_constant__ RouteArgs args) {
   extern __shared__ uint4 shared[];
   const KernelContext& context = args.context;
-  const uint64_t epoch = args.half == Half::kReceive ? sent_epoch(args) : send<Index>(args, shared);
-  if (epoch == 0 || args.half == Half::kSend) return;
+  const uint64_t epoch = args.step == Step::kReceive ? sent_epoch(args) : send<Index>(args, shared);
+  if (epoch == 0 || args.step == Step::kSend) return;
 
   if (!wait_for_records(args, epoch)) return;
   const ReceiveMemory receiving(shared, context.shape());

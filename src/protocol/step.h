@@ -6,8 +6,8 @@
 
 namespace hep {
 
-enum class Half : int32_t {
-  kBoth,
+enum class Step : int32_t {
+  kWhole,
   kSend,    // what peers need; waits only for peers that are not done with the operation before
   kReceive  // the rest, with the arguments of kSend
 };
