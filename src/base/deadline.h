@@ -18,9 +18,9 @@ class Deadline {
 
   // The same point in time, or as soon as there is something to read at `news`, a descriptor that
   // outlives the deadline.
-  Deadline or_news(int news) const {
+  Deadline or_news(int interrupt) const {
     Deadline deadline = *this;
-    deadline.news_ = news;
+    deadline.interrupt_ = interrupt;
     return deadline;
   }
 
@@ -35,7 +35,7 @@ class Deadline {
 
   // Milliseconds to wait until expired() is to be asked again, at least 0: what poll() takes.
   int remaining_ms() const {
-    return news_ < 0 ? left_ms() : has_news() ? 0 : std::min(left_ms(), kNewsMs);
+    return interrupt_ < 0 ? left_ms() : has_news() ? 0 : std::min(left_ms(), kNewsMs);
   }
 
   // Milliseconds that are left, rounded up, at least 0.
@@ -49,13 +49,13 @@ class Deadline {
   static constexpr int kNewsMs = 50;  // between two looks for news
 
   bool has_news() const {
-    pollfd entry{news_, POLLIN, 0};  // poll passes over negative descriptors
-    return news_ >= 0 && ::poll(&entry, 1, 0) > 0;
+    pollfd entry{interrupt_, POLLIN, 0};  // poll passes over negative descriptors
+    return interrupt_ >= 0 && ::poll(&entry, 1, 0) > 0;
   }
 
   explicit Deadline(Clock::time_point time) : time_(time) {}
   Clock::time_point time_;
-  int news_ = -1;
+  int interrupt_ = -1;
 };
 
 }  // namespace hep

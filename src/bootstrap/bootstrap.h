@@ -47,7 +47,7 @@ class Bootstrap {
 
   // Has something to read as soon as another rank is gone or has failed. Of use between two
   // all-gathers alone, where the hub says nothing else.
-  int news() const { return socket_.get(); }
+  int interrupt() const { return socket_.get(); }
 
   // Takes a connection to a hub that has let this rank in.
   Bootstrap(Descriptor socket, int rank, int num_ranks);

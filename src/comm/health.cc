@@ -27,20 +27,21 @@ Status Health::start(bool looks_around) { return member_.start(this, looks_aroun
 Status Health::check() {
   look_at_device();
   if (backend_.failure().result == hepSuccess) return Status();
-  if (const PeerFailure news = to_tell(); news.result != hepSuccess) member_.report(news);
+  if (const PeerFailure interrupt = to_tell(); interrupt.result != hepSuccess)
+    member_.report(interrupt);
   await_explanation();
   const hepFailure_t explained = failure();
   const Status status = sentence_of(explained);
   const Lock lock(mutex_);
   const bool waited = explained.operation != hepOperationNone;
-  const int accused = waited ? explained.missing_rank : told_rank_;
+  const int accused = waited ? explained.missing_rank : reported_rank_;
   std::string message = status.message();
   if (accused >= 0 && peers_[accused].failed && peers_[accused].sentence != cause_)
     message += "; " + peers_[accused].sentence;
   // The cause names whom its own rank waited for, who need not be the one that is missing.
   const int missing = explained.missing_rank;
   if (explained.result == hepErrorTimeout && !cause_.empty() && missing >= 0 &&
-      missing != told_rank_)
+      missing != reported_rank_)
     message += "; " + name(missing) + " is missing";
   return Status(status.result(), message);
 }
@@ -58,7 +59,7 @@ void Health::await_explanation() {
   }
 }
 
-bool Health::look_around(PeerFailure* own) {
+bool Health::poll_local_failure(PeerFailure* own) {
   look_at_device();
   *own = to_tell();
   return own->result != hepSuccess;
@@ -76,9 +77,10 @@ PeerFailure Health::to_tell() const {
   const bool first_hand = failure.result == hepErrorTimeout && failure.missing_rank >= 0;
   {
     const Lock lock(mutex_);
-    if (begun_.result != hepSuccess || failure.operation == hepOperationNone) return begun_;
+    if (own_failure_.result != hepSuccess || failure.operation == hepOperationNone)
+      return own_failure_;
     told = !cause_.empty();
-    if (!first_hand) failure.missing_rank = culprit(failure);
+    if (!first_hand) failure.missing_rank = root_cause(failure);
   }
   const Status status = first_hand && told
                             ? failure_status(failure, "it waited for " + name(failure.missing_rank))
@@ -90,21 +92,24 @@ hepFailure_t Health::failure() const {
   hepFailure_t failure = backend_.failure();
   if (failure.result == hepSuccess) return failure;
   const Lock lock(mutex_);
-  failure.missing_rank = culprit(failure);
+  failure.missing_rank = root_cause(failure);
   return failure;
 }
 
 // The record of the backend names whom the wait was for, or nobody. That one may have failed as well,
 // and so this rank may have been told of.
-int Health::culprit(const hepFailure_t& failure) const {
+int Health::root_cause(const hepFailure_t& failure) const {
   const int awaited = failure.missing_rank;
   switch (failure.result) {
     case hepErrorTimeout: return end_of_waits(awaited);
     // Whom a rank differs from, or whose call was wrong, stands in its own record, or it was told.
     case hepErrorMismatch:
-    case hepErrorInvalidUsage: return cause_.empty() || told_rank_ < 0 ? awaited : told_rank_;
-    case hepErrorCuda: return told_rank_ >= 0 ? told_rank_ : awaited;
-    default: return awaited < 0 || (told_rank_ >= 0 && told_rank_ != rank_) ? told_rank_ : awaited;
+    case hepErrorInvalidUsage:
+      return cause_.empty() || reported_rank_ < 0 ? awaited : reported_rank_;
+    case hepErrorCuda: return reported_rank_ >= 0 ? reported_rank_ : awaited;
+    default:
+      return awaited < 0 || (reported_rank_ >= 0 && reported_rank_ != rank_) ? reported_rank_
+                                                                             : awaited;
   }
 }
 
@@ -112,7 +117,7 @@ int Health::culprit(const hepFailure_t& failure) const {
 // waits leads to a rank that waits for nobody. Where it leads in a circle, this rank's own wait may
 // lead out of it. Else the ranks wait for each other, and one name is as good as any.
 int Health::end_of_waits(int awaited) const {
-  const int first = told_rank_ >= 0 ? told_rank_ : awaited;
+  const int first = reported_rank_ >= 0 ? reported_rank_ : awaited;
   for (const int begin : {first, awaited}) {
     const int end = begin < 0 ? -1 : end_of_chain(begin, awaited);
     if (end >= 0) return end;
@@ -175,8 +180,8 @@ void Health::stop(hepResult_t result, int missing_rank, const std::string& cause
   const Lock lock(mutex_);
   if (cause_.empty() && backend_.failure().result == hepSuccess) {
     cause_ = std::move(own_cause);
-    told_rank_ = missing_rank;
-    begun_ = std::move(own_begun);
+    reported_rank_ = missing_rank;
+    own_failure_ = std::move(own_begun);
   }
   backend_.stop(result);
 }

@@ -42,7 +42,7 @@ class Health final : public PeerListener {
   void peer_left(int rank) noexcept override HEP_EXCLUDES(mutex_);
   void peer_lost(int rank) override HEP_EXCLUDES(mutex_);
   void peer_failed(const PeerFailure& failure) override HEP_EXCLUDES(mutex_);
-  bool look_around(PeerFailure* own) override HEP_EXCLUDES(mutex_);
+  bool poll_local_failure(PeerFailure* own) override HEP_EXCLUDES(mutex_);
 
  private:
   // What is known of a peer.
@@ -56,7 +56,7 @@ class Health final : public PeerListener {
   void stop(hepResult_t result, int missing_rank, const std::string& cause,
             const PeerFailure& begun = {}) HEP_EXCLUDES(mutex_);
   PeerFailure to_tell() const HEP_EXCLUDES(mutex_);
-  int culprit(const hepFailure_t& failure) const HEP_REQUIRES(mutex_);
+  int root_cause(const hepFailure_t& failure) const HEP_REQUIRES(mutex_);
   int end_of_waits(int awaited) const HEP_REQUIRES(mutex_);
   int end_of_chain(int rank, int awaited) const HEP_REQUIRES(mutex_);
   Status sentence_of(const hepFailure_t& failure) const HEP_EXCLUDES(mutex_);
@@ -75,10 +75,10 @@ class Health final : public PeerListener {
 
   // What ended this rank's waits from outside, if that came before any of them failed.
   std::string cause_ HEP_GUARDED_BY(mutex_);
-  int told_rank_ HEP_GUARDED_BY(mutex_) = -1;
+  int reported_rank_ HEP_GUARDED_BY(mutex_) = -1;
 
   // The same for the peers, where it began here and was not told by one; else with result hepSuccess.
-  PeerFailure begun_ HEP_GUARDED_BY(mutex_){};
+  PeerFailure own_failure_ HEP_GUARDED_BY(mutex_){};
 };
 
 }  // namespace hep

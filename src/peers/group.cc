@@ -142,7 +142,7 @@ bool PeerGroup::watch() {
   for (size_t i = 1; ready > 0 && i < polled_.size(); ++i)
     if (polled_[i].revents != 0) read(static_cast<int>(i) - 1);
   deliver();
-  look_around();
+  poll_local_failure();
   return true;
 }
 
@@ -162,10 +162,10 @@ int PeerGroup::poll_links() {
   return ::poll(polled_.data(), polled_.size(), looks_around ? kLookAroundMs : -1);
 }
 
-void PeerGroup::look_around() {
+void PeerGroup::poll_local_failure() {
   for (const Peer& peer : peers_) {
     PeerFailure failure;
-    if (!peer.looks_around || peer.failed || !peer.listener->look_around(&failure)) continue;
+    if (!peer.looks_around || peer.failed || !peer.listener->poll_local_failure(&failure)) continue;
     announce(make_message(failure));
     deliver();  // to the next rank, too, before it is asked
   }

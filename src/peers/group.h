@@ -45,7 +45,7 @@ class PeerListener {
 
   // The group calls it from time to time where it was asked to. Returns true and the failure if
   // this rank itself has failed.
-  virtual bool look_around(PeerFailure* own) = 0;
+  virtual bool poll_local_failure(PeerFailure* own) = 0;
 };
 
 // Has all ranks of a communicator as one process sees them. Thread-safe except open() and
@@ -121,7 +121,7 @@ class PeerGroup {
   void run() noexcept HEP_EXCLUDES(mutex_);
   bool watch() HEP_EXCLUDES(mutex_);
   int poll_links() HEP_EXCLUDES(mutex_);
-  void look_around() HEP_REQUIRES(mutex_);
+  void poll_local_failure() HEP_REQUIRES(mutex_);
   void read(int process) HEP_REQUIRES(mutex_);
   bool is_sound(int process, const PeerMessage& message) const HEP_REQUIRES(mutex_);
   void take(int process, const PeerMessage& message) HEP_REQUIRES(mutex_);

@@ -32,7 +32,7 @@ struct Ear final : PeerListener {
                       failure.missing_rank < kNumRanks && failure.result != hepSuccess,
                   "only what a peer can have told arrives");
   }
-  bool look_around(PeerFailure*) override { return false; }
+  bool poll_local_failure(PeerFailure*) override { return false; }
 
   static bool is_peer(int rank) { return rank == 1 || rank == 2; }
   void end(int rank) {

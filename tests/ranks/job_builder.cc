@@ -70,7 +70,7 @@ int64_t illegal_id(Random& random, int64_t num_experts, hepIndexType_t type) {
 }
 
 std::vector<int64_t> choose(Random& random, int num_experts, int top_k, hepIndexType_t type,
-                            const Taste& taste) {
+                            const RoutingPattern& taste) {
   std::vector<int64_t> chosen;
   while (static_cast<int>(chosen.size()) < top_k) {
     int64_t expert = random.between(0, num_experts - 1);
@@ -87,8 +87,8 @@ std::vector<int64_t> choose(Random& random, int num_experts, int top_k, hepIndex
 }
 
 // A token's row of a map, and what it stands for: the first top_k selected experts, by ascending id.
-std::vector<int64_t> choose_by_map(Random& random, int num_experts, int top_k, const Taste& taste,
-                                   std::vector<unsigned char>* map) {
+std::vector<int64_t> choose_by_map(Random& random, int num_experts, int top_k,
+                                   const RoutingPattern& taste, std::vector<unsigned char>* map) {
   std::vector<unsigned char> row(num_experts, 0);
   const auto select = [&](int64_t expert) {
     row[expert] = static_cast<unsigned char>(random.between(1, 255));
@@ -154,22 +154,22 @@ int JobBuilder::add_routing(int alignment, hepMode_t mode, int lane) {
 }
 
 int JobBuilder::add_update(int routing, int top_k, hepIndexType_t index_type,
-                           const std::vector<int64_t>& num_tokens, const Taste& taste) {
+                           const std::vector<int64_t>& num_tokens, const RoutingPattern& taste) {
   return add_update(routing, top_k, std::vector<hepIndexType_t>(num_ranks_, index_type), num_tokens,
                     taste);
 }
 
 int JobBuilder::add_update(int routing, int top_k, const std::vector<hepIndexType_t>& index_types,
-                           const std::vector<int64_t>& num_tokens, const Taste& taste) {
+                           const std::vector<int64_t>& num_tokens, const RoutingPattern& taste) {
   std::vector<reference::Batch> batches(num_ranks_);
   std::vector<std::vector<unsigned char>> maps(num_ranks_);
   for (int rank = 0; rank < num_ranks_; ++rank) {
     batches[rank].num_tokens = num_tokens[rank];
     const int64_t busy = taste.idle_tail ? random_.between(0, num_tokens[rank]) : num_tokens[rank];
-    Taste idle;
+    RoutingPattern idle;
     idle.absent_percent = 100;
     for (int64_t token = 0; token < num_tokens[rank]; ++token) {
-      const Taste& own = token < busy ? taste : idle;
+      const RoutingPattern& own = token < busy ? taste : idle;
       const std::vector<int64_t> chosen =
           index_types[rank] == hepIndexMap
               ? choose_by_map(random_, job_.num_experts, top_k, own, &maps[rank])

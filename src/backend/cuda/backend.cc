@@ -87,7 +87,7 @@ Status CudaBackend::allocate() {
     bytes = align_up(bytes + part, kPartAlignment);
     return offset;
   };
-  const uint64_t firsts = reserve(sizeof(Firsts));
+  const uint64_t firsts = reserve(sizeof(FirstErrors));
   registered_offset_ =
       reserve(sizeof(void*) * kMaxRegistrations * lanes_.front()->context.shape.num_ranks);
   std::vector<uint64_t> states, block_counts;
@@ -101,7 +101,7 @@ Status CudaBackend::allocate() {
     KernelContext& kernel = lanes_[i]->kernel;
     kernel.state = at<DeviceState>(scratch_.get(), states[i]);
     kernel.block_counts = at<uint32_t>(scratch_.get(), block_counts[i]);
-    kernel.firsts = at<Firsts>(scratch_.get(), firsts);
+    kernel.firsts = at<FirstErrors>(scratch_.get(), firsts);
     kernel.registered = at<void*>(scratch_.get(), registered_offset_);
     kernel.host = static_cast<HostState*>(host_state_.device_address());
   }
@@ -147,13 +147,13 @@ void CudaBackend::stop(hepResult_t result) noexcept {
   stop_result_ = result;
   HostState& host = *host_state();
   __atomic_store_n(&host.stop_result, static_cast<uint32_t>(result), __ATOMIC_RELEASE);
-  __atomic_store_n(&host.news, uint64_t{1}, __ATOMIC_RELEASE);
+  __atomic_store_n(&host.interrupt, uint64_t{1}, __ATOMIC_RELEASE);
 }
 
 void CudaBackend::peer_left(int peer) noexcept {
   HostState& host = *host_state();
   __atomic_store_n(&host.peer_left[peer], 1u, __ATOMIC_RELEASE);
-  __atomic_store_n(&host.news, uint64_t{1}, __ATOMIC_RELEASE);
+  __atomic_store_n(&host.interrupt, uint64_t{1}, __ATOMIC_RELEASE);
 }
 
 hepFailure_t CudaBackend::failure() const {

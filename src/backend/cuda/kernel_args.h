@@ -36,20 +36,21 @@ struct DeviceState {
 };
 
 // Device memory of all lanes together: 0 to 1 by the first to come.
-struct Firsts {
+struct FirstErrors {
   uint32_t failed;  // set by the first wait that fails: later ones give up at once
   uint32_t bad_index, overflow;
 };
 
 // Host memory that kernels can reach.
 struct HostState {
-  uint64_t news;                  // host to device: not 0 once waits have to look at what follows
+  uint64_t interrupt;             // host to device: not 0 once waits have to look at what follows
   uint32_t stop_result;           // hepResult_t: not hepSuccess: every wait ends with it
   uint32_t peer_left[kMaxRanks];  // not 0: the peer will signal nothing more
 
   int64_t bad_index_token, bad_index_k, bad_index_value;
-  uint32_t bad_index_ready;  // device to host: what the first one that set Firsts wrote is complete
-  uint32_t overflow_ready;   // the same of the first overflow that is an error
+  uint32_t
+      bad_index_ready;  // device to host: what the first one that set FirstErrors wrote is complete
+  uint32_t overflow_ready;               // the same of the first overflow that is an error
   int32_t overflow_mode, overflow_lane;  // as in hepFailure_t
   uint64_t overflow_number;
   int64_t overflow_needed, overflow_capacity;
@@ -62,7 +63,7 @@ struct KernelContext {
   WindowLayout window_layout;
   RoutingLayout routing_layout;
   DeviceState* state;
-  Firsts* firsts;
+  FirstErrors* firsts;
   HostState* host;
   uint32_t* block_counts;  // scratch of the routing kernel: [routing_blocks][E + 2 R]
   uint64_t timeout_ns;
@@ -85,7 +86,7 @@ struct KernelContext {
 };
 
 struct MapArgs {
-  Firsts* firsts;
+  FirstErrors* firsts;
   HostState* host;
   const uint8_t* map;  // [num_tokens][num_experts]
   int32_t* indices;    // [num_tokens][top_k]
@@ -198,7 +199,7 @@ struct CombineCall {
 };
 
 // Whether each contribution is a partial sum by itself, and arrives as it is. All ranks decide alike.
-HEP_HOST_DEVICE inline bool sends_rows_as_they_are(const CombineCall& call) {
+HEP_HOST_DEVICE inline bool sends_unmodified_rows(const CombineCall& call) {
   return call.layout == hepLayoutFlat && call.weight_mode == hepWeightsNone &&
          call.type == call.partial_type;
 }

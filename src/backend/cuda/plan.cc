@@ -123,7 +123,7 @@ struct CombinePlanner {
 
 CombineGrid choose_grid(const CombineArgs& args, const Plan& plan) {
   if (never_sends_outputs(args)) return plan.combine_in_place;
-  if (sends_rows_as_they_are(args.call)) return plan.combine_forward;
+  if (sends_unmodified_rows(args.call)) return plan.combine_forward;
   return args.call.layout == hepLayoutFlat ? plan.combine_reduce_flat : plan.combine_reduce_experts;
 }
 
@@ -144,7 +144,7 @@ int choose_task_shift(const CombineArgs& args, const Profile& profile, int block
   int most = kMaxTaskShift;
   while (1 << most > kWarpSize / args.context.shape().max_partials()) --most;
   if (args.num_tokens > profile.few_tokens) return most;
-  const int fewest_tasks = sends_rows_as_they_are(args.call) ? kFewestRowTasks : 1;
+  const int fewest_tasks = sends_unmodified_rows(args.call) ? kFewestRowTasks : 1;
   int best = 0, least = INT_MAX;
   for (int shift = 0; shift <= most && 1 << shift <= chunk_tokens(args.num_tokens); ++shift) {
     const int tasks = ceil_div(args.num_tokens, combine::kPipelines * blocks << shift);

@@ -204,7 +204,7 @@ Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Step step,
   bool in_heap;
   HEP_TRY(find_outputs_in_heap(context, call, &in_heap));
   outputs->location = kNotInWindow;
-  if (!sends_rows_as_they_are(call_of(call)) || step != Step::kWhole) return Status();
+  if (!sends_unmodified_rows(call_of(call)) || step != Step::kWhole) return Status();
   const int64_t row_bytes = int64_t{context.shape.hidden} * element_bytes(call.type);
   if (context.mode == hepModeLowLatency)
     outputs->most_sent_rows = most_sent_rows(lane_.plan, row_bytes);

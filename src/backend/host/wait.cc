@@ -59,7 +59,7 @@ Status Waiter::wait(const uint64_t* signal, uint64_t expected, const Awaited& aw
     // signal that has arrived meanwhile.
     const bool expired = deadline.expired();
     // So is the news: what a peer signalled before it went counts.
-    const hepResult_t ended = news_.load() ? reason_to_end(awaited.peer) : hepSuccess;
+    const hepResult_t ended = interrupt_.load() ? reason_to_end(awaited.peer) : hepSuccess;
     const uint64_t seen = load_acquire(signal);
     if (seen >= expected) return {};
     if (ended != hepSuccess) return fail(ended, awaited, expected, seen);
@@ -72,13 +72,13 @@ void Waiter::stop(hepResult_t result) noexcept {
   const Lock lock(mutex_);
   if (stop_result_ != hepSuccess) return;
   stop_result_ = result;
-  news_.store(true);
+  interrupt_.store(true);
 }
 
 void Waiter::peer_left(int peer) noexcept {
   const Lock lock(mutex_);
   left_[peer] = true;
-  news_.store(true);
+  interrupt_.store(true);
 }
 
 hepResult_t Waiter::reason_to_end(int peer) const {

@@ -48,7 +48,7 @@ class Waiter {
   hepResult_t reason_to_end(int peer) const;
 
   const int timeout_ms_;
-  std::atomic<bool> news_{false};  // whether waits have to look at what follows
+  std::atomic<bool> interrupt_{false};  // whether waits have to look at what follows
   mutable Mutex mutex_;
   std::array<bool, kMaxRanks> left_ HEP_GUARDED_BY(mutex_){};
   hepResult_t stop_result_ HEP_GUARDED_BY(mutex_) = hepSuccess;

@@ -22,7 +22,7 @@ TEST(Formats, OverflowThatIsAnErrorNamesWhatWasNeededAndLeavesTheCommunicatorUsa
   for (const hepLayout_t layout : {hepLayoutFlat, hepLayoutExpertMajor, hepLayoutExpertPadded}) {
     Random random(options().seed + 40 + layout);
     JobBuilder builder(world().num_ranks(), config, random);
-    Taste taste;
+    RoutingPattern taste;
     taste.absent_percent = 0;
     const int update =
         builder.add_update(builder.add_routing(8), 4, hepIndexInt32, same_tokens(30), taste);
@@ -57,7 +57,7 @@ TEST(Formats, OverflowNamesTheLaneOfTheDispatchAndItsNumberThere) {
   config.low_latency_tokens = 20;
   Random random(options().seed + 44);
   JobBuilder builder(world().num_ranks(), config, random);
-  Taste taste;
+  RoutingPattern taste;
   taste.absent_percent = 0;
   int updates[2];
   for (const int lane : {1, 2})
@@ -86,7 +86,7 @@ TEST(Formats, TokensWhoseMapSelectsTooManyAreReportedAndKeepTheirFirst) {
   config.num_experts = 4 * std::max(2, world().num_ranks());
   Random random(options().seed + 45);
   JobBuilder builder(world().num_ranks(), config, random);
-  Taste taste;
+  RoutingPattern taste;
   taste.excess_percent = 30;
   const int update =
       builder.add_update(builder.add_routing(1), 3, hepIndexMap, same_tokens(50), taste);
@@ -198,7 +198,7 @@ TEST(Outputs, WhereTheyCouldBeReadThereNeedBeNone) {
   config.timeout_ms = 5000;
   config.heap_bytes = 1 << 20;
   config.low_latency_tokens = 20;
-  Taste nobody, last_rank;
+  RoutingPattern nobody, last_rank;
   nobody.absent_percent = 100;
   last_rank.hot_percent = 100;
   last_rank.num_hot = config.num_experts / num_ranks;
@@ -207,7 +207,7 @@ TEST(Outputs, WhereTheyCouldBeReadThereNeedBeNone) {
   JobBuilder builder(num_ranks, config, random);
   for (const hepMode_t mode : {hepModeThroughput, hepModeLowLatency}) {
     const int routing = builder.add_routing(1, mode);
-    for (const Taste& taste : {nobody, last_rank}) {
+    for (const RoutingPattern& taste : {nobody, last_rank}) {
       const int update = builder.add_update(routing, 2, hepIndexInt32, same_tokens(20), taste);
       Combine& combine =
           builder.combine(builder.add_combine(update, hepLayoutFlat, hepWeightsNone));

@@ -28,7 +28,7 @@ Job job_of(const hepConfig_t& config, int replay) {
   const int num_ranks = world().num_ranks();
   const int64_t most_rows = int64_t{num_ranks} * kTokens * kTopK + config.num_experts * 16;
   JobBuilder builder(num_ranks, config.num_experts, config.hidden, random);
-  Taste taste;
+  RoutingPattern taste;
   taste.absent_percent = replay % 3 == 0 ? 50 : 5;
   const int update = builder.add_update(builder.add_routing(16), kTopK, hepIndexInt32,
                                         std::vector<int64_t>(num_ranks, kTokens), taste);
@@ -110,7 +110,7 @@ Job low_latency_job_of(const hepConfig_t& config, bool in_halves, int replay) {
   const int num_ranks = world().num_ranks();
   const int64_t most_rows = int64_t{num_ranks} * kTokens * kTopK + config.num_experts * 16;
   JobBuilder builder(num_ranks, config.num_experts, config.hidden, random);
-  Taste taste;
+  RoutingPattern taste;
   taste.idle_tail = true;
   int dispatches[2];
   for (const int lane : {0, 3}) {

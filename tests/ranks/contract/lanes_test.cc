@@ -61,13 +61,13 @@ Job batch_on_every_lane(const hepConfig_t& config, int round) {
         builder.add_routing(8, hepModeLowLatency, lane), config.max_top_k, hepIndexInt32,
         round == 0 ? std::vector<int64_t>(world().num_ranks(), 0)
                    : random_tokens(random, config.low_latency_tokens));
-    const bool as_they_are = lane % 2 == round % 2;
-    const hepLayout_t layout = as_they_are ? hepLayoutFlat : random_layout(random);
+    const bool unmodified = lane % 2 == round % 2;
+    const hepLayout_t layout = unmodified ? hepLayoutFlat : random_layout(random);
     const int dispatch = builder.add_dispatch(update, layout, true);
     builder.dispatch(dispatch).x_memory.assign(world().num_ranks(),
                                                lane % 2 ? kHeapMemory : kAnyMemory);
     builder.fold_update(dispatch);
-    if (!as_they_are) {
+    if (!unmodified) {
       builder.add_combine(update, layout, hepWeightsDispatched, dispatch);
       continue;
     }

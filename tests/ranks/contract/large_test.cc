@@ -23,7 +23,7 @@ TEST(Large, FullSizeBatchGivesTheOraclesBytes) {
   config.timeout_ms = config.init_timeout_ms = 3 * kTimeoutMs;
 
   Random random(options().seed + 20);
-  Taste taste;
+  RoutingPattern taste;
   taste.distinct = true;
   taste.absent_percent = 0;
   JobBuilder builder(num_ranks, config.num_experts, config.hidden, random);

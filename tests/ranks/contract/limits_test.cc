@@ -74,7 +74,7 @@ TEST(Limits, ATokenMaySelectTheLastExpert32Times) {
   hepConfig_t config = config_of(64, 20);
   config.num_experts = experts(kMaxExperts);
   config.max_top_k = kMaxTopK;
-  Taste taste;
+  RoutingPattern taste;
   taste.absent_percent = 0;
   taste.hot_percent = 100;
   taste.first_hot = config.num_experts - 1;
@@ -161,7 +161,7 @@ TEST(Limits, EveryRankMaySend65536TokensToOneExpert) {
   if (world().num_ranks() > 8) GTEST_SKIP() << "too much memory with so many ranks";
   hepConfig_t config = config_of(8, kMaxTokens);
   config.max_top_k = 1;
-  Taste taste;
+  RoutingPattern taste;
   taste.absent_percent = 0;
   taste.hot_percent = 100;
   taste.first_hot = config.num_experts - 1;

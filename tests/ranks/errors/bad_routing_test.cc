@@ -134,7 +134,7 @@ TEST(BadRouting, IllegalExpertIdsCountAsNoneAndAreReported) {
   for (const hepIndexType_t type : {hepIndexInt32, hepIndexInt64}) {
     Random random(options().seed + 30 + type);
     JobBuilder builder(world().num_ranks(), config.num_experts, config.hidden, random);
-    Taste taste;
+    RoutingPattern taste;
     taste.illegal_percent = 30;
     const std::vector<int64_t> tokens(world().num_ranks(), 50);
     const int update = builder.add_update(builder.add_routing(8), 4, type, tokens, taste);

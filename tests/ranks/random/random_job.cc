@@ -47,8 +47,8 @@ std::vector<int64_t> random_tokens(Random& random, int num_ranks, int max_tokens
   return tokens;
 }
 
-Taste random_taste(Random& random, int num_experts, int num_ranks) {
-  Taste taste;
+RoutingPattern random_pattern(Random& random, int num_experts, int num_ranks) {
+  RoutingPattern taste;
   taste.absent_percent = random.pick({0, 0, 10, 50, 95, 100, 0, 10});
   taste.distinct = random.chance(50);
   if (random.chance(10)) taste.illegal_percent = taste.excess_percent = random.pick({1, 30});
@@ -135,7 +135,7 @@ class Steps {
     tokens = random_tokens(random_, num_ranks_,
                            low_latency_[routing] ? config_.low_latency_tokens : config_.max_tokens);
     for (int64_t& count : tokens) count = std::min(count, size_.max_tokens);
-    const Taste taste = random_taste(random_, config_.num_experts, num_ranks_);
+    const RoutingPattern taste = random_pattern(random_, config_.num_experts, num_ranks_);
     current_[routing] = builder_.add_update(routing, top_k, index_type, tokens, taste);
     builder_.update(current_[routing]).query = random_.chance(40);
     weighted_[routing] = -1;

@@ -73,7 +73,7 @@ struct Ear final : PeerListener {
   void peer_left(int rank) noexcept override { left.push_back(rank); }
   void peer_lost(int) override {}
   void peer_failed(const PeerFailure& failure) override { failures.push_back(failure); }
-  bool look_around(PeerFailure*) override { return false; }
+  bool poll_local_failure(PeerFailure*) override { return false; }
   std::vector<int> left;
   std::vector<PeerFailure> failures;
 };
@@ -140,7 +140,7 @@ TEST_F(HealthOfWaitingRank, TellsOfItsAbortAlsoWhereTheEndedWaitTellsFirst) {
 TEST_F(HealthOfWaitingRank, TellsOfItsAbortAlsoWhereALookAroundTellsFirst) {
   health_->abort();
   PeerFailure told{};
-  ASSERT_TRUE(health_->look_around(&told));
+  ASSERT_TRUE(health_->poll_local_failure(&told));
   EXPECT_EQ(told.result, hepErrorAborted);
   EXPECT_EQ(told.missing_rank, 0);
   EXPECT_NE(told.sentence.find("rank 0 has aborted"), std::string::npos) << told.sentence;
@@ -158,7 +158,7 @@ TEST_F(HealthOfWaitingRank, TellsThePeersWhenItsDeviceHasDied) {
   backend_.wait_for(-1);
   backend_.lose_device("device 0 has died");
   PeerFailure told{};
-  ASSERT_TRUE(health_->look_around(&told));
+  ASSERT_TRUE(health_->poll_local_failure(&told));
   EXPECT_EQ(told.rank, 0);
   EXPECT_EQ(told.result, hepErrorCuda);
   EXPECT_EQ(told.missing_rank, 0);
@@ -290,7 +290,7 @@ class Waits {
  private:
   void tell(int rank) {
     PeerFailure own{};
-    EXPECT_TRUE(healths_[rank]->look_around(&own));
+    EXPECT_TRUE(healths_[rank]->poll_local_failure(&own));
     members_[rank]->report(own);
   }
 

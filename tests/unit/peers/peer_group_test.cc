@@ -51,7 +51,7 @@ struct Counter final : PeerListener {
   void peer_left(int) noexcept override { ++left; }
   void peer_lost(int) override { ++lost; }
   void peer_failed(const PeerFailure&) override { ++failed; }
-  bool look_around(PeerFailure*) override {
+  bool poll_local_failure(PeerFailure*) override {
     ++looks;
     return false;
   }
@@ -129,7 +129,7 @@ struct Forgetful final : PeerListener {
     if (++calls == 1) throw std::bad_alloc();
     sentence = failure.sentence;
   }
-  bool look_around(PeerFailure*) override { return false; }
+  bool poll_local_failure(PeerFailure*) override { return false; }
   int calls = 0, left = 0;
   std::string sentence;
 };

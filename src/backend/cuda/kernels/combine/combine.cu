@@ -65,7 +65,7 @@ __device__ bool has_to_finish(const CombineArgs& args, bool in_place, const Outp
   if (context.shape().sets != 2 || args.num_tokens > kFewTokens || args.call.gradients != nullptr ||
       in_place)
     return true;
-  if (!V::as_they_are(args)) return false;
+  if (!V::unmodified(args)) return false;
   // A thread looks at ranks that its own pipeline has looked up.
   static_assert(kMaxRanks <= kPipelineThreads);
   __syncthreads();
@@ -90,19 +90,19 @@ __global__ void __launch_bounds__(kThreads, 1)
   const PipelineMemory memory(shared + pipeline * pipeline_bytes(args.plan.load_stages, bytes),
                               args.plan.load_stages, bytes);
   // A NaN that arrives as it is becomes canonical when it is added up.
-  const bool as_they_are = V::as_they_are(args);
+  const bool unmodified = V::unmodified(args);
   const int reducers = num_reducers(longest_row_bytes);
-  memory.initialize(role, reducers, as_they_are);
+  memory.initialize(role, reducers, unmodified);
   const bool sends = args.step != Step::kReceive, receives = args.step != Step::kSend;
   const bool in_place = outputs_in_place(args);
   if (sends && blockIdx.x == gridDim.x - 1) publish_outputs(args, in_place, epoch);
   // By a thread that has nothing to do yet.
-  if (receives && threadIdx.x == kThreads - 1 && begins_last(&context.state->combine.begun))
+  if (receives && threadIdx.x == kThreads - 1 && is_last_to_begin(&context.state->combine.begun))
     context.state->combine.epoch = epoch;
   __syncthreads();
 
   const bool in_first_half = sends && !in_place && blockIdx.x < args.plan.first_half_blocks;
-  if (in_first_half && as_they_are) {
+  if (in_first_half && unmodified) {
     if (role == 0) {
       ContributionLoader loader{{memory.forwarding, {}}};
       load_contributions<V>(args, epoch, pipeline, loader);
@@ -114,14 +114,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   if (role == 0) {
     ContributionLoader loader{{memory.reducing, {}}};
-    if (in_first_half && !as_they_are) load_contributions<V>(args, epoch, pipeline, loader);
+    if (in_first_half && !unmodified) load_contributions<V>(args, epoch, pipeline, loader);
     if (receives) load_parts<V>(args, epoch, pipeline, memory.outputs, loader);
     loader.end();
   } else if (role <= reducers) {
     reduce<typename V::Type, typename V::Partial>(memory, {role - 1, reducers}, epoch);
   }
   if (!receives || !has_to_finish<V>(args, in_place, memory.outputs)) return;
-  if (arrive_is_last(&context.state->combine.arrivals) && !has_failed(context))
+  if (is_last_to_arrive(&context.state->combine.arrivals) && !has_failed(context))
     finish(args, in_place, epoch);
 }
 

@@ -49,7 +49,7 @@ struct PipelineMemory {
 
   // By the pipeline's warps, before a barrier of the block.
   __device__ void initialize(int warp, int reducers, bool forwards) const {
-    const Workers warps{warp, kWarpsPerPipeline};
+    const WorkShare warps{warp, kWarpsPerPipeline};
     reducing.initialize(reducers * kArrivingWarpLanes, warps);
     if (forwards) forwarding.initialize(kArrivingWarpLanes, warps);
     static_assert(kSignalSlots <= kPipelineThreads);

@@ -85,7 +85,7 @@ struct TokenParts {
 
   // `first_own`: this rank's first row for its own tokens.
   __device__ void find_own(const CombineArgs& args, uint32_t first_own) {
-    own = V::kOwnInPlace && !V::as_they_are(args) && is_part() && sent.rank == args.context.rank;
+    own = V::kOwnInPlace && !V::unmodified(args) && is_part() && sent.rank == args.context.rank;
     if (!own) return;
     own_index = first_own + sent.index;
     own_record = routing_of(args).row_words()[own_index];
@@ -178,7 +178,7 @@ __device__ void load_parts(const CombineArgs& args, uint64_t epoch, int pipeline
   next.look_up(args, tasks);
   second.look_up(args, tasks);
   next.find_own(args, first_own);
-  if (V::as_they_are(args)) {
+  if (V::unmodified(args)) {
     if (!find_all_outputs(args, epoch, outputs)) return;
   } else {
     outputs = nullptr;

@@ -161,7 +161,7 @@ __device__ void reduce_slice(Incoming& incoming, const Contribution& item, uint3
 
 // Rows of Type become sums of Partial, and those, marked kPartials, sums of Type.
 template <typename Type, typename Partial>
-__device__ void reduce(const PipelineMemory& memory, Workers reducers, uint64_t epoch) {
+__device__ void reduce(const PipelineMemory& memory, WorkShare reducers, uint64_t epoch) {
   const uint32_t slice = reducers.index * kSliceBytes;
   Incoming incoming{memory.reducing, {}};
   SignalGiver signals{memory.signal_arrivals, static_cast<uint32_t>(reducers.count), epoch};

@@ -34,8 +34,8 @@ struct Variant {
   // ranks.
   static constexpr bool kOwnInPlace = kOneType;
 
-  // What sends_rows_as_they_are() says, as far as possible at compile time.
-  static __device__ bool as_they_are(const CombineArgs& args) {
+  // What sends_unmodified_rows() says, as far as possible at compile time.
+  static __device__ bool unmodified(const CombineArgs& args) {
     return kOneType && layout(args) == hepLayoutFlat && args.call.weight_mode == hepWeightsNone;
   }
 };

@@ -22,7 +22,7 @@ __device__ inline bool wait_for_grid(const KernelContext& context, const WaitPoi
 
 // By one thread of each block of a kernel, when all of the block have read the epochs: whether it is the last
 // to come, which may advance them. `begun` is 0 between kernels.
-__device__ inline bool begins_last(uint64_t* begun) {
+__device__ inline bool is_last_to_begin(uint64_t* begun) {
   if (ptx::atomic_add_acq_rel_gpu(begun, 1) + 1 != gridDim.x) return false;
   *begun = 0;
   return true;
@@ -32,7 +32,7 @@ __device__ inline bool begins_last(uint64_t* begun) {
 // written. Returns to all of them whether this block is the last of the grid to arrive; the last sees what
 // all blocks wrote. `arrivals` is 0 between kernels, whose grids differ.
 template <typename Sync>
-__device__ bool arrive_is_last(uint64_t* arrivals, bool leads, Sync sync) {
+__device__ bool is_last_to_arrive(uint64_t* arrivals, bool leads, Sync sync) {
   __shared__ bool last;
   sync();
   if (leads) {
@@ -44,8 +44,8 @@ __device__ bool arrive_is_last(uint64_t* arrivals, bool leads, Sync sync) {
 }
 
 // By all threads.
-__device__ inline bool arrive_is_last(uint64_t* arrivals) {
-  return arrive_is_last(arrivals, threadIdx.x == 0, [] { __syncthreads(); });
+__device__ inline bool is_last_to_arrive(uint64_t* arrivals) {
+  return is_last_to_arrive(arrivals, threadIdx.x == 0, [] { __syncthreads(); });
 }
 
 }  // namespace hep

@@ -48,8 +48,8 @@ __device__ inline bool agrees(const KernelContext& context, const WaitPoint& poi
 }
 
 // The first is kept.
-__device__ inline void record_bad_index(Firsts* firsts, HostState* host, int64_t token, int64_t k,
-                                        int64_t value) {
+__device__ inline void record_bad_index(FirstErrors* firsts, HostState* host, int64_t token,
+                                        int64_t k, int64_t value) {
   if (ptx::atomic_cas_relaxed_gpu(&firsts->bad_index, 0, 1) != 0) return;
   host->bad_index_token = token;
   host->bad_index_k = k;

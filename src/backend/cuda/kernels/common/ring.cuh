@@ -47,7 +47,7 @@ struct Ring {
   // By as many warps as can be spared, before a barrier of the block. The lanes of one warp would take turns,
   // some 50 cycles each: an instruction on a barrier takes one address for all. (Done by one warp, it made a
   // low-latency combine on 2 H200s up to 1.2 us longer.)
-  __device__ void initialize(int num_consumers, Workers warps) const {
+  __device__ void initialize(int num_consumers, WorkShare warps) const {
     if (warp_lane() != 0) return;
 #pragma unroll 1
     for (int i = warps.index; i < depth; i += warps.count) {

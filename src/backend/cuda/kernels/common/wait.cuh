@@ -15,7 +15,7 @@ constexpr int kPollsPerLookAround = kCompiledProfile.polls_per_look;
 
 // Why a wait has to end without its signal; hepSuccess if it need not.
 __device__ inline hepResult_t reason_to_end(const HostState& host, int peer) {
-  if (ptx::ld_acquire_sys(&host.news) == 0) return hepSuccess;
+  if (ptx::ld_acquire_sys(&host.interrupt) == 0) return hepSuccess;
   const uint32_t result = ptx::ld_relaxed_sys(&host.stop_result);
   if (result != hepSuccess) return static_cast<hepResult_t>(result);
   return ptx::ld_relaxed_sys(&host.peer_left[peer]) != 0 ? hepErrorPeerLost : hepSuccess;

@@ -108,11 +108,11 @@ struct TokenRange {
 };
 
 // Threads or warps of a block that share something out among them, and the calling one's number there.
-struct Workers {
+struct WorkShare {
   int index, count;
 };
 
-__device__ inline Workers all_threads() {
+__device__ inline WorkShare all_threads() {
   return {static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)};
 }
 

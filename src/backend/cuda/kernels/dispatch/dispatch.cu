@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   } else if (has_ring) {
     store_rows<kLayout>(args, experts, pipeline, ring);
   }
-  if (arrive_is_last(&context.state->dispatch.arrivals) && !has_failed(context))
+  if (is_last_to_arrive(&context.state->dispatch.arrivals) && !has_failed(context))
     finish<kLayout>(args, epoch);
 }
 

@@ -22,13 +22,13 @@ __device__ inline uint64_t call_summary(const DispatchArgs& args) {
 
 constexpr int kExtrasBarrier = 1;
 
-__device__ inline Workers extras_threads() {
+__device__ inline WorkShare extras_threads() {
   return {static_cast<int>(threadIdx.x) - kFirstExtrasWarp * kWarpSize, kExtrasThreads};
 }
 __device__ inline void sync_extras() { ptx::barrier_sync(kExtrasBarrier, kExtrasThreads); }
 
 __device__ inline void signal_rows(const DispatchArgs& args, uint64_t epoch, uint64_t call,
-                                   Workers threads) {
+                                   WorkShare threads) {
   for (int rank = threads.index; rank < args.context.num_ranks(); rank += threads.count) {
     RowsSignal& signal = args.context.signals_to(rank)->rows_of(epoch);
     ptx::st_relaxed_sys(&signal.location, rows_location(args, epoch));
@@ -47,7 +47,7 @@ __device__ inline void signal_rows(const DispatchArgs& args, uint64_t epoch, uin
 // before the rows, weights took 5 us of a dispatch of 4096 tokens with 8 blocks on an H200, FP32 scales 11
 // more.)
 template <typename Sync>
-__device__ void publish(const DispatchArgs& args, uint64_t epoch, uint64_t call, Workers threads,
+__device__ void publish(const DispatchArgs& args, uint64_t epoch, uint64_t call, WorkShare threads,
                         Sync sync) {
   const KernelContext& context = args.context;
   const bool has_rows = args.rows.publishing != Publishing::kDone;
@@ -57,7 +57,7 @@ __device__ void publish(const DispatchArgs& args, uint64_t epoch, uint64_t call,
   if (args.call.weights != nullptr) publish_weights(args, epoch, tokens, threads);
   if (args.call.scales != nullptr) publish_scales(args, epoch, tokens, threads);
   if (has_rows) publish_rows(args, epoch, tokens, threads);
-  if (!arrive_is_last(&context.state->extras_published, threads.index == 0, sync)) return;
+  if (!is_last_to_arrive(&context.state->extras_published, threads.index == 0, sync)) return;
   if (has_rows) signal_rows(args, epoch, call, threads);
   if (has_extras)
     for (int rank = threads.index; rank < context.num_ranks(); rank += threads.count)
@@ -104,7 +104,7 @@ struct PublishedExtras {
   // By all extras warps of a block; `failed` is in shared memory.
   __device__ bool wait(uint64_t call, bool* failed) const {
     const KernelContext& context = args.context;
-    const Workers threads = extras_threads();
+    const WorkShare threads = extras_threads();
     if (threads.index == 0) *failed = false;
     sync_extras();
     for (int source = threads.index; source < context.num_ranks(); source += threads.count) {

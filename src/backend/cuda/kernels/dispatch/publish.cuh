@@ -25,7 +25,7 @@ __device__ inline TokenRange tokens_to_publish(const DispatchArgs& args) {
 }
 
 __device__ inline void publish_weights(const DispatchArgs& args, uint64_t epoch, TokenRange tokens,
-                                       Workers threads) {
+                                       WorkShare threads) {
   float* published = at<float>(args.context.own_window(),
                                args.context.window_layout.weights_at(epoch, 0, args.top_k));
   for (int i = tokens.begin * args.top_k + threads.index; i < tokens.end * args.top_k;
@@ -38,7 +38,7 @@ constexpr int kVectorsAtOnce = 4;
 
 // By whole warps.
 __device__ inline void publish_rows(const DispatchArgs& args, uint64_t epoch, TokenRange tokens,
-                                    Workers threads) {
+                                    WorkShare threads) {
   const KernelContext& context = args.context;
   const WindowLayout& layout = context.window_layout;
   char* rows = at<char>(context.own_window(), layout.published_by(epoch));

@@ -88,7 +88,8 @@ __device__ inline void quantize_vector(const QuantizeArgs& args, int token, int 
 }
 
 // Some of the tokens, by whole warps.
-__device__ inline void quantize_rows(const QuantizeArgs& args, TokenRange tokens, Workers threads) {
+__device__ inline void quantize_rows(const QuantizeArgs& args, TokenRange tokens,
+                                     WorkShare threads) {
   const int units = ceil_div(args.hidden, kUnitElements);  // of a row
   const int count = (tokens.end - tokens.begin) * units;
   for (int i = threads.index / kWarpSize; i < count; i += threads.count / kWarpSize) {

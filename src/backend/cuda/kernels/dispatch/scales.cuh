@@ -33,7 +33,7 @@ __device__ inline int widest_piece(const void* rows, int bytes) {
 
 // Copies the scales of some of this rank's tokens to the window.
 __device__ inline void publish_scales(const DispatchArgs& args, uint64_t epoch, TokenRange tokens,
-                                      Workers threads) {
+                                      WorkShare threads) {
   const KernelContext& context = args.context;
   const int bytes = context.shape().scale_bytes;
   with_piece(widest_piece(args.call.scales, bytes), [&](auto piece) {

@@ -261,7 +261,7 @@ __device__ inline bool take_choices(const UpdateArgs& args, uint64_t epoch, uint
 }
 
 // Where the sources' tokens begin. By all threads of a block.
-__device__ inline void line_up_tokens(Sources& sources, int ranks) {
+__device__ inline void exclusive_scan_tokens(Sources& sources, int ranks) {
   for (int source = threadIdx.x; source <= ranks; source += blockDim.x) {
     uint32_t before = 0;
 #pragma unroll 8

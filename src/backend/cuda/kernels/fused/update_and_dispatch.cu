@@ -201,17 +201,17 @@ __device__ void write_totals(const BlockUpdate& block) {
 // By one thread of each block, when all of the block have read the epochs.
 __device__ void advance_epochs(const UpdateArgs& args, uint64_t epoch, uint64_t update) {
   DeviceState* state = args.context.state;
-  if (!begins_last(&state->dispatch.begun)) return;
+  if (!is_last_to_begin(&state->dispatch.begun)) return;
   state->dispatch.epoch = epoch;
   state->routing_epoch = update;
 }
 
 // Where rows are read in place, their owners wait until all have read them. By all threads of all blocks,
 // which agree on whether there are any.
-__device__ void let_owners_go(const UpdateArgs& args, const Sources& sources, uint64_t epoch) {
+__device__ void release_sources(const UpdateArgs& args, const Sources& sources, uint64_t epoch) {
   const KernelContext& context = args.context;
   if (!any_in_place(sources, context.num_ranks())) return;
-  if (!arrive_is_last(&context.state->dispatch.arrivals) || has_failed(context)) return;
+  if (!is_last_to_arrive(&context.state->dispatch.arrivals) || has_failed(context)) return;
   for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x) {
     ptx::st_release_sys(&context.signals_to(rank)->rows_read, epoch);
     if (sources.flags[context.rank] & kInPlace)
@@ -260,7 +260,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const bool here =
       warp_index() >= kAssigningWarps || take_choices(args, epoch, update, sources, memory.experts);
   if (!__syncthreads_and(here)) return;
-  line_up_tokens(sources, shape.num_ranks);
+  exclusive_scan_tokens(sources, shape.num_ranks);
   __syncthreads();
 
   const TokenShare share(sources.first_token[shape.num_ranks]);
@@ -277,7 +277,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       assign_tokens<kLayout>(block, extra_entries);
       if (blockIdx.x == gridDim.x - 1 && warp_index() == 0) write_totals<kLayout>(block);
   }
-  let_owners_go(args, sources, epoch);
+  release_sources(args, sources, epoch);
 }
 
 constexpr KernelTable<UpdateArgs, 6> kKernels{
