@@ -43,7 +43,8 @@
  *                              cuda                           host
  *   stream argument            any stream                     NULL
  *   a call returns             when its work is enqueued      when its work is done
- *   a call waits               never (except hepRoutingQuery) for the peers
+ *   a call waits               never (hepRoutingQuery: for    for the peers
+ *                              the stream)
  *   each rank needs            its own stream                 its own thread or process
  *   capture into a CUDA graph  every call that takes a        -
  *                              stream, except hepRoutingQuery
@@ -52,7 +53,8 @@
  * each time. A call is made for T and K of the latest update that was called, captured or not, on
  * its routing. The device compares them with those of the update that was executed. If they
  * differ, the communicator fails with hepErrorInvalidUsage before a row moves, and
- * `hepGetLastError` names both.
+ * `hepGetLastError` names both. Example: capture an update with T = 8, call one with T = 4, launch
+ * the graph, call a dispatch. The call is made for 4, but the device has executed 8.
  *
  * LANES
  *
@@ -101,14 +103,15 @@
  *   hepCommGetFailure                                  hepCommDestroy
  *
  * A thread that calls the library needs a stack of 64 KiB on the host backend. (Measured on x86-64
- * with glibc: a job of 72 ranks runs with 24 KiB.) On the cuda backend the stack that CUDA needs
- * comes in addition; the default of 8 MiB is enough.
+ * with glibc, 72 ranks: 36 KiB with a library that has the cuda backend, 24 KiB without.) On the
+ * cuda backend the stack that CUDA needs comes in addition; the default of 8 MiB is enough.
  *
  * ERRORS
  *
- * Every function returns a `hepResult_t`, checks its arguments before it enqueues anything, and
- * leaves a sentence with names and numbers for `hepGetLastError`. Peers do not learn of a refused
- * call: a rank that cannot repeat it ends its part with `hepCommAbort` or `hepCommDestroy`.
+ * Every function but hepGetErrorString and hepGetLastError returns a `hepResult_t`. It checks its
+ * arguments before it enqueues anything, and leaves a sentence with names and numbers for
+ * `hepGetLastError`. Peers do not learn of a refused call: a rank that cannot repeat it ends its
+ * part with `hepCommAbort` or `hepCommDestroy`.
  *
  * These are the results besides hepSuccess, with the `hepError` of each name left out. The comment
  * of a function says when it returns InvalidUsage.
@@ -173,7 +176,7 @@
  *   expert-padded   max of tokens_per_expert, an expert     R * T, an expert; R * T * K if a token
  *                                                           may select an expert more than once
  *
- * T is the most tokens of any rank here: max_tokens, or low_latency_tokens. Rows whose place is not
+ * T in this table is max_tokens, or low_latency_tokens. Rows whose place is not
  * below the capacity are dropped, and nothing is written at or past it.
  *
  * ZERO COPY
@@ -186,8 +189,8 @@
  *   operation          x is not quantised               flat layout, hepWeightsNone, partial_type
  *                                                       is type
  *   in halves          copied                           sent
- *   small batches in   copied, because that is sooner   sent, because that is sooner
- *   low latency
+ *   small batches in   copied, because that is sooner;  sent, because that is sooner;
+ *   low latency        the library decides              the library decides
  *
  * The whole of x or y must lie in one registered range, or in the heap. In all other cases, and
  * from any other device memory, the library copies or sends the rows. Outputs need no registration.
@@ -452,9 +455,9 @@ typedef struct {
 /**
  * Opens a rendezvous in this process and writes its id. The caller passes the id to every rank by
  * any means. The id is a secret: a program that has it can take part. It serves one communicator; a
- * rank that brings it a second time waits until hepErrorTimeout. The process must live at least
- * until the `hepCommInitRank` of every rank has returned. Returns hepErrorSystem if no socket could
- * be opened. Thread-safe.
+ * rank that brings it a second time waits, and then gets hepErrorTimeout. The process must live at
+ * least until the `hepCommInitRank` of every rank has returned. Returns hepErrorSystem if no socket
+ * could be opened. Thread-safe.
  */
 HEP_API hepResult_t hepGetUniqueId(hepUniqueId_t* id);
 
@@ -969,7 +972,8 @@ typedef struct {
       expert-major layout it holds the flat row that belongs there, or -1 for padding and for
       dropped rows. */
   int32_t* gather;
-  int64_t gather_capacity; /**< entries that `gather` holds; those past it are not written */
+  int64_t gather_capacity; /**< entries that `gather` holds; those past it are not written; 0 if
+                                and only if `gather` is NULL */
   /** Optional, expert-padded only: [EL] rows of each expert that were written:
       min(tokens_per_expert, capacity). */
   int32_t* expert_rows;
@@ -1070,7 +1074,7 @@ typedef struct {
 
   /* Inputs. */
   /** [capacity][H] expert outputs, at the places that dispatch gave; expert-padded:
-      [EL][capacity][H]. */
+      [EL][capacity][H]. Padding rows are not read, whatever they hold. */
   const void* y;
   /** Rows that y holds, in expert-padded rows of each expert. Further rows count as dropped. 0 only
       if y is NULL. */
