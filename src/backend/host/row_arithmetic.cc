@@ -120,14 +120,13 @@ HEP_INLINE void sum_row(const WeightedRow* rows, int count, int columns, void* t
 }
 
 HEP_INLINE float scale_of(const uint16_t* x, int count) {
-  constexpr uint16_t kNotFinite = 0x7f80;
-  uint16_t largest = 0;
+  constexpr int kNotFinite = 0x7f80;
+  int largest = 0;  // bits, which are in the order of their magnitudes
   for (int i = 0; i < count; ++i) {
-    const uint16_t magnitude = x[i] & 0x7fff;
-    const uint16_t finite = magnitude < kNotFinite ? magnitude : 0;
-    largest = largest < finite ? finite : largest;
+    const int magnitude = x[i] & 0x7fff;
+    largest = std::max(largest, magnitude < kNotFinite ? magnitude : 0);
   }
-  return largest == 0 ? 1.0f : Bfloat16::load(largest) / kLargestE4m3;
+  return largest == 0 ? 1.0f : Bfloat16::load(static_cast<uint16_t>(largest)) / kLargestE4m3;
 }
 
 HEP_INLINE void quantize(const uint16_t* __restrict x, int hidden, int32_t quantize,
