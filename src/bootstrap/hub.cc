@@ -425,6 +425,7 @@ Status create_unique_id(hepUniqueId_t* id, Reach reach) {
   HEP_TRY(open_listener(reach, &listener));
   rendezvous.port = listener.port;
   rendezvous.addresses = listener.addresses;
+  warn_of_addresses_left_out(listener.addresses);
   rendezvous.host = host_fingerprint(rendezvous.secret);
   const hepUniqueId_t written = write_unique_id(rendezvous);
   HEP_TRY(start_hub(std::move(listener), rendezvous.secret, static_cast<int>(timeout_ms)));

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 #include <memory>
+#include <string>
 
 #include "base/log.h"
 #include "net/address.h"
@@ -77,6 +78,19 @@ void add_interface_addresses(bool with_v6, std::vector<in6_addr>* addresses) {
 void Listener::close() {
   if (socket.valid()) ::shutdown(socket.get(), SHUT_RDWR);
   socket.reset();
+}
+
+void warn_of_addresses_left_out(const std::vector<in6_addr>& addresses) {
+  if (addresses.size() <= kMaxAddresses) return;
+  std::string list;
+  for (size_t i = kMaxAddresses; i < addresses.size(); ++i) {
+    const std::string text = address_text(addresses[i], 0);
+    list += (list.empty() ? "" : ", ") + text.substr(0, text.rfind(':'));
+  }
+  log_message(hepLogWarning,
+              "the unique id has room for %zu addresses of this machine; these are left out: %s; "
+              "HEP_RENDEZVOUS_ADDRESS can name the one to use",
+              kMaxAddresses, list.c_str());
 }
 
 Status listen_at(const in6_addr& address, Listener* out) {

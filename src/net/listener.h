@@ -21,6 +21,9 @@ struct Listener {
   void close();
 };
 
+// A unique id has the first kMaxAddresses addresses alone.
+void warn_of_addresses_left_out(const std::vector<in6_addr>& addresses);
+
 // Listens at one address of this machine.
 Status listen_at(const in6_addr& address, Listener* out);
 

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/identity.h"
+#include "base/log.h"
 #include "config/settings.h"
 #include "net/doorway.h"
 #include "net/reach.h"
@@ -70,9 +71,16 @@ class Acceptor final : public Doorway::Keeper {
 Status Links::open() {
   // The setting names an address of the machine of the rendezvous, which may be another one.
   in6_addr wanted;
-  if (!parse_address(setting_text("HEP_RENDEZVOUS_ADDRESS"), &wanted) ||
-      !listen_at(wanted, &listener_).ok())
+  const std::string text = setting_text("HEP_RENDEZVOUS_ADDRESS");
+  const bool is_set = parse_address(text, &wanted);
+  if (!is_set || !listen_at(wanted, &listener_).ok()) {
+    if (is_set)
+      log_message(hepLogWarning,
+                  "HEP_RENDEZVOUS_ADDRESS %s is not an address of this machine, which listens for "
+                  "other ranks at all of its addresses",
+                  text.c_str());
     HEP_TRY(listen_everywhere(&listener_));
+  }
   address_.port = listener_.port;
   address_.num_addresses =
       static_cast<uint16_t>(std::min(listener_.addresses.size(), kMaxAddresses));

@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/log.h"
 #include "unit/bootstrap/bootstrap_fixture.h"
 
 namespace hep {
@@ -82,6 +83,24 @@ class LinksTest : public testing::Test {
 TEST_F(LinksTest, ConnectEachProcessToEveryOther) {
   open(4);
   expect_connected();
+}
+
+void collect(hepLogLevel_t, const char* message, void* context) {
+  static_cast<vector<string>*>(context)->push_back(message);
+}
+
+TEST_F(LinksTest, SayThatTheAddressThatIsSetIsNotOfThisMachine) {
+  vector<string> messages;
+  LogCallback log;
+  log.set(collect, &messages);
+  ::setenv("HEP_RENDEZVOUS_ADDRESS", "192.0.2.7", 1);  // of documentation
+  open(1);
+  ::setenv("HEP_RENDEZVOUS_ADDRESS", "127.0.0.1", 1);
+  open(1);
+  ::unsetenv("HEP_RENDEZVOUS_ADDRESS");
+  ASSERT_EQ(messages.size(), 1u);
+  EXPECT_NE(messages[0].find("192.0.2.7 is not an address of this machine"), string::npos)
+      << messages[0];
 }
 
 TEST_F(LinksTest, DoNotTakeAConnectionThatWasGivenUp) {
