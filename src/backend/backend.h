@@ -78,6 +78,10 @@ class BackendRouting {
   virtual Status combine(const hepCombineArgs_t& args, const Batch& batch, Step step,
                          hepStream_t stream) = 0;
 
+  // Of the latest of these calls, which has failed: whether a part of it that peers see was enqueued
+  // before, so that it cannot be made again.
+  virtual bool has_begun() const { return false; }
+
   // Waits for the stream; fills the three numbers and, if not NULL, tokens_per_expert.
   virtual Status query(hepRoutingCounts_t* counts, hepStream_t stream) = 0;
 

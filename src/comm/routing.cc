@@ -113,7 +113,9 @@ Status check_routing_config(const hepComm& comm, hepRoutingConfig_t* config) {
 // An operation that failed on the way, and not because of its arguments, has failed the communicator.
 Status outcome(hepRouting& routing, const Status& status) {
   if (status.ok()) return status;
-  HEP_TRY(routing.comm->check());
+  hepComm& comm = *routing.comm;
+  if (routing.backend->has_begun()) comm.health->fail(status.result(), comm.rank, status.message());
+  HEP_TRY(comm.check());
   return status;
 }
 

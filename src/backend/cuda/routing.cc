@@ -95,6 +95,7 @@ CudaRouting::~CudaRouting() {
 Status CudaRouting::start() { return backend_.take_routing_memory(lane_, &memory_); }
 
 Status CudaRouting::update(const TopK& choice, hepStream_t stream) {
+  has_begun_ = false;
   const int device = backend_.device();
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
@@ -218,6 +219,7 @@ Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Step step,
 
 Status CudaRouting::dispatch(const DispatchRequest& request, const Batch& batch, Step step,
                              hepStream_t stream) {
+  has_begun_ = false;
   const hepDispatchArgs_t& call = request.args;
   TopK choice = request.update.value_or(TopK{});
   const int device = backend_.device();
@@ -245,6 +247,7 @@ Status CudaRouting::dispatch(const DispatchRequest& request, const Batch& batch,
     HEP_TRY(list_map(step, stream, &choice));
   else if (request.update)
     HEP_TRY(run_update(choice, step, stream));
+  has_begun_ = request.update && !in_one_launch;
   args.context = lane_.kernel;
   args.routing = memory_->get();
   args.num_tokens = batch.num_tokens;
@@ -265,6 +268,7 @@ Status CudaRouting::dispatch(const DispatchRequest& request, const Batch& batch,
 
 Status CudaRouting::combine(const hepCombineArgs_t& call, const Batch& batch, Step step,
                             hepStream_t stream) {
+  has_begun_ = false;
   const int device = backend_.device();
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
@@ -287,8 +291,9 @@ Status CudaRouting::combine(const hepCombineArgs_t& call, const Batch& batch, St
   args.partial_row_bytes = hidden * element_bytes(call.partial_type);
   HEP_TRY(find_outputs(call, step, &args.outputs));
   const NotedWork noted(lane_.work, stream);
-  if (call.row_gradients != nullptr && step != Step::kReceive)
-    HEP_CUDA_TRY(combine::launch_send_gradients(args, lane_.plan, stream));
+  const bool sends_gradients = call.row_gradients != nullptr && step != Step::kReceive;
+  if (sends_gradients) HEP_CUDA_TRY(combine::launch_send_gradients(args, lane_.plan, stream));
+  has_begun_ = sends_gradients;
   HEP_CUDA_TRY(combine::launch_combine(args, lane_.plan, stream));
   return Status();
 }

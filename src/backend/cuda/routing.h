@@ -22,6 +22,7 @@ class CudaRouting : public BackendRouting {
                   hepStream_t stream) override;
   Status combine(const hepCombineArgs_t& args, const Batch& batch, Step step,
                  hepStream_t stream) override;
+  bool has_begun() const override { return has_begun_; }
   Status query(hepRoutingCounts_t* counts, hepStream_t stream) override;
   const void* memory() const override { return memory_->get(); }
 
@@ -36,6 +37,7 @@ class CudaRouting : public BackendRouting {
   CudaBackend& backend_;
   CudaLane& lane_;
   const int alignment_;
+  bool has_begun_ = false;
   std::unique_ptr<DeviceMemory> memory_;
 };
 

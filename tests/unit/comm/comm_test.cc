@@ -11,6 +11,7 @@
 #include "backend/backend.h"
 #include "base/log.h"
 #include "base/rank_threads.h"
+#include "comm/routing.h"
 #include "config/ranks.h"
 #include "unit/bootstrap/bootstrap_fixture.h"
 
@@ -236,6 +237,42 @@ TEST_F(CommTest, AFailedInitKeepsNoLogCallback) {
   const int before = messages;
   expect_on_standard_error("after the failure");
   EXPECT_EQ(messages, before);
+}
+
+// Enqueues one of two launches.
+struct HalfDone final : BackendRouting {
+  Status update(const void*, const Batch&, hepIndexType_t, hepStream_t) override {
+    return error(hepErrorCuda, "no second launch");
+  }
+  Status dispatch(const hepDispatchArgs_t&, const Batch&, Half, hepStream_t) override {
+    return Status();
+  }
+  Status combine(const hepCombineArgs_t&, const Batch&, Half, hepStream_t) override {
+    return Status();
+  }
+  bool has_begun() const override { return true; }
+  Status query(hepRoutingCounts_t*, hepStream_t) override { return Status(); }
+  const void* memory() const override { return nullptr; }
+};
+
+TEST(Operations, ThatHaveBegunAndFailFailTheCommunicatorOnAllRanks) {
+  hepConfig_t config = small_config();
+  hepComm_t comms[2];
+  ASSERT_EQ(hepCommInitAll(comms, 2, nullptr, &config), hepSuccess) << hepGetLastError();
+  hepRouting_t routing = nullptr;
+  ASSERT_EQ(hepRoutingCreate(&routing, comms[0], nullptr), hepSuccess) << hepGetLastError();
+  hepRouting_t inner = routing;
+  ASSERT_TRUE(check_routing(inner).ok());
+  inner->backend = std::make_unique<HalfDone>();
+  EXPECT_EQ(hepRoutingUpdate(routing, nullptr, 0, 1, hepIndexInt32, nullptr), hepErrorCuda);
+  for (const hepComm_t comm : comms) {
+    hepResult_t result = hepSuccess;
+    EXPECT_EQ(hepCommGetAsyncError(comm, &result), hepSuccess);
+    EXPECT_EQ(result, hepErrorCuda);
+    expect_error({result, hepGetLastError()}, hepErrorCuda, {"no second launch", "rank 0"});
+  }
+  EXPECT_EQ(hepRoutingDestroy(routing), hepSuccess) << hepGetLastError();
+  for (const hepComm_t comm : comms) EXPECT_EQ(hepCommDestroy(comm), hepSuccess);
 }
 
 // What a thread does that is to be cancelled amid a call.
