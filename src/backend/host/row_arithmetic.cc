@@ -170,8 +170,7 @@ HEP_INLINE void quantize(const uint16_t* __restrict x, int hidden, int32_t quant
 HEP_ROW_ARITHMETIC(plain, )
 #if defined(__x86_64__)
 HEP_ROW_ARITHMETIC(avx2, __attribute__((target("avx2,fma"))))
-HEP_ROW_ARITHMETIC(
-    avx512, __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,prefer-vector-width=512"))))
+HEP_ROW_ARITHMETIC(avx512, __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl"))))
 #endif
 
 std::vector<RowArithmetic> find_arithmetics() {
