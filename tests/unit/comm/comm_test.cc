@@ -13,6 +13,7 @@
 #include "base/rank_threads.h"
 #include "comm/routing.h"
 #include "config/ranks.h"
+#include "harness/update.h"
 #include "unit/bootstrap/bootstrap_fixture.h"
 
 namespace hep {
@@ -241,13 +242,13 @@ TEST_F(CommTest, AFailedInitKeepsNoLogCallback) {
 
 // Enqueues one of two launches.
 struct HalfDone final : BackendRouting {
-  Status update(const void*, const Batch&, hepIndexType_t, hepStream_t) override {
+  Status update(const TopK&, hepStream_t) override {
     return error(hepErrorCuda, "no second launch");
   }
-  Status dispatch(const hepDispatchArgs_t&, const Batch&, Half, hepStream_t) override {
+  Status dispatch(const DispatchRequest&, const Batch&, Step, hepStream_t) override {
     return Status();
   }
-  Status combine(const hepCombineArgs_t&, const Batch&, Half, hepStream_t) override {
+  Status combine(const hepCombineArgs_t&, const Batch&, Step, hepStream_t) override {
     return Status();
   }
   bool has_begun() const override { return true; }
@@ -264,7 +265,7 @@ TEST(Operations, ThatHaveBegunAndFailFailTheCommunicatorOnAllRanks) {
   hepRouting_t inner = routing;
   ASSERT_TRUE(check_routing(inner).ok());
   inner->backend = std::make_unique<HalfDone>();
-  EXPECT_EQ(hepRoutingUpdate(routing, nullptr, 0, 1, hepIndexInt32, nullptr), hepErrorCuda);
+  EXPECT_EQ(harness::update_routing(routing, nullptr, 0, 1, hepIndexInt32, nullptr), hepErrorCuda);
   for (const hepComm_t comm : comms) {
     hepResult_t result = hepSuccess;
     EXPECT_EQ(hepCommGetAsyncError(comm, &result), hepSuccess);
@@ -284,7 +285,7 @@ struct CancelledCall {
   static void* run(void* context) {
     auto* self = static_cast<CancelledCall*>(context);
     self->begun = true;
-    self->result = hepRoutingUpdate(self->routing, nullptr, 0, 1, hepIndexInt32, nullptr);
+    self->result = harness::update_routing(self->routing, nullptr, 0, 1, hepIndexInt32, nullptr);
     ::pthread_testcancel();
     return nullptr;
   }

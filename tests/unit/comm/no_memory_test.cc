@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <hybridep.h>
 
+#include "harness/update.h"
+
 #include <cstdint>
 #include <cstdlib>
 #include <new>
@@ -78,7 +80,7 @@ class Rank {
 
   hepResult_t call(int step) {
     if (step == kUpdate)
-      return hepRoutingUpdate(routing_, indices_, kTokens, kTopK, hepIndexInt32, nullptr);
+      return harness::update_routing(routing_, indices_, kTokens, kTopK, hepIndexInt32, nullptr);
     if (step == kDispatch) {
       hepDispatchArgs_t args = HEP_DISPATCH_ARGS_INITIALIZER;
       args.layout = hepLayoutExpertMajor;

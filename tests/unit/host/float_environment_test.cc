@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <hybridep.h>
 
+#include "harness/update.h"
+
 #include <cfenv>
 #include <cstdint>
 #include <cstring>
@@ -50,7 +52,7 @@ class OneRank {
     const int32_t experts[] = {0, 1};
     EXPECT_EQ(hepCommInitAll(&comm_, 1, nullptr, &config), hepSuccess);
     EXPECT_EQ(hepRoutingCreate(&routing_, comm_, nullptr), hepSuccess);
-    EXPECT_EQ(hepRoutingUpdate(routing_, experts, 1, 2, hepIndexInt32, nullptr), hepSuccess);
+    EXPECT_EQ(harness::update_routing(routing_, experts, 1, 2, hepIndexInt32, nullptr), hepSuccess);
   }
   ~OneRank() {
     hepRoutingDestroy(routing_);
