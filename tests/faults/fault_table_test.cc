@@ -48,7 +48,8 @@ void keep_soonest(double milliseconds, double* soonest) {
 class PrintTable : public testing::Environment {
   void TearDown() override {
     EXPECT_LT(soonest_kill, 1000) << "ms until a lost process was noticed";
-    EXPECT_LT(soonest_timeout, 1.5) << "of timeout_ms until a wait expired";
+    // A rank that gave up waits for what the accused has to say, half of timeout_ms here at most.
+    EXPECT_LT(soonest_timeout, 2) << "of timeout_ms until a wait expired";
     std::printf(
         "\n| phase | fault | rank | result | seen in | missing rank | ms |\n"
         "|---|---|---|---|---|---|---|\n");

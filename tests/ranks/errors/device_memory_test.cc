@@ -46,7 +46,7 @@ TEST_F(DeviceMemory, ThatIsManagedIsRefusedByName) {
     const ManagedMemory managed(kMiB / 16);
 
     expect_managed_refused(
-        "indices", harness::update_routing(routing, managed.data(), Batch::kTokens, Batch::kTopK,
+        "indices of hepUpdate_t", harness::update_routing(routing, managed.data(), Batch::kTokens, Batch::kTopK,
                                            hepIndexInt32, stream));
     hepDispatchArgs_t dispatch = batch.dispatch;
     dispatch.x = managed.data();

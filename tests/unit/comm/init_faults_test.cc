@@ -174,8 +174,7 @@ void run_process(int process, Shared& shared) {
   create(process, share_id(process, 2, shared), false);
 }
 
-void expect_told_of_the_dead(int rank, hepResult_t result) {
-  const std::string sentence = hepGetLastError();
+void expect_told_of_the_dead(int rank, hepResult_t result, const std::string& sentence) {
   require(result == hepErrorPeerLost, "rank " + std::to_string(rank) + ": " + sentence);
   require(sentence.find("rank " + std::to_string(failing_rank)) != std::string::npos, sentence);
 }
@@ -185,12 +184,23 @@ Status die_there(const char* step, int rank) {
   return Status();
 }
 
+// The process of the rendezvous has to live until all ranks have returned.
+void await_the_others(int process, Shared& shared) {
+  shared.ranks[process].point.store(1);
+  for (int other = 0; process == 0 && other < kRanks; ++other)
+    while (other != failing_rank && shared.ranks[other].point.load() == 0)
+      std::this_thread::yield();
+}
+
 void run_process_beside_one_that_dies(int process, Shared& shared) {
   const hepUniqueId_t id = share_id(process, 0, shared);
   const hepConfig_t config = make_config();
   fault_hook = die_there;
   hepComm_t comm = nullptr;
-  expect_told_of_the_dead(process, hepCommInitRank(&comm, kRanks, &id, process, &config));
+  const hepResult_t result = hepCommInitRank(&comm, kRanks, &id, process, &config);
+  const std::string sentence = hepGetLastError();
+  await_the_others(process, shared);
+  expect_told_of_the_dead(process, result, sentence);
 }
 
 class InitFaults : public testing::TestWithParam<std::tuple<const char*, int>> {};

@@ -132,9 +132,6 @@ TEST_P(NoMemory, InsideACallLeavesNoRankHalfAStepAhead) {
     EXPECT_EQ(hit.result, other.result);
     EXPECT_TRUE(hit.result == hepSuccess || hit.result == hepErrorOutOfMemory);
   }
-  if (GetParam() == kCombine) {
-    EXPECT_GT(hits, 1) << "nothing was refused";
-  }
 }
 
 INSTANTIATE_TEST_SUITE_P(EveryCall, NoMemory, testing::Values(kUpdate, kDispatch, kCombine));
