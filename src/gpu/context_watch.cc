@@ -94,7 +94,8 @@ void ContextWatch::run() noexcept {
     if (looks.ended) return;
     try {
       const Status found = look();
-      if (found.ok()) continue;
+      // Without memory a look tells nothing of the context.
+      if (found.ok() || found.result() == hepErrorOutOfMemory) continue;
       death_ = error(hepErrorCuda, "the CUDA context of device %d has died: %s", context_->device(),
                      found.message().c_str());
       dead_.store(true, std::memory_order_release);

@@ -125,6 +125,12 @@ TEST_F(ContextWatchTest, TellsOfAFault) {
   expect_death("cuEventQuery");
 }
 
+TEST_F(ContextWatchTest, TakesALackOfMemoryForNoDeath) {
+  answers.query = CUDA_ERROR_OUT_OF_MEMORY;
+  EXPECT_TRUE(comes_true([] { return answers.queries >= 2; }));
+  EXPECT_TRUE(watch_->status().ok());
+}
+
 TEST_F(ContextWatchTest, TellsOfAReset) {
   answers.active = 0;
   expect_death("reset");
