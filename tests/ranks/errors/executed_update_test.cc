@@ -121,6 +121,7 @@ void expect_eager_call_noticed(hepLayout_t layout, Sizes called, const std::stri
     graph.begin(batch.self.stream);
     EXPECT_HEP(batch.update(called));
     graph.end(batch.self.stream);
+    batch.self.barrier();
     issue(call, batch);
     batch.self.stream.synchronize();
   });
