@@ -37,7 +37,7 @@ struct Cell {
   bool victim_survives() const { return fault != Fault::kKill && fault != Fault::kStop; }
   bool ends_by_timeout() const;
   bool kills_rendezvous() const;  // which rank 0's process holds
-  int timeout_ms() const;  // of what the fault ends
+  int timeout_ms() const;         // of what the fault ends
   Timeouts timeouts() const;
   hepResult_t expected() const;
   std::vector<int> survivors() const;

@@ -45,9 +45,9 @@ TEST_F(DeviceMemory, ThatIsManagedIsRefusedByName) {
     batch.self.barrier();
     const ManagedMemory managed(kMiB / 16);
 
-    expect_managed_refused(
-        "indices of hepUpdate_t", harness::update_routing(routing, managed.data(), Batch::kTokens, Batch::kTopK,
-                                           hepIndexInt32, stream));
+    expect_managed_refused("indices of hepUpdate_t",
+                           harness::update_routing(routing, managed.data(), Batch::kTokens,
+                                                   Batch::kTopK, hepIndexInt32, stream));
     hepDispatchArgs_t dispatch = batch.dispatch;
     dispatch.x = managed.data();
     expect_managed_refused("x", hepDispatch(routing, &dispatch, stream));
