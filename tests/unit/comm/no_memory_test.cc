@@ -4,8 +4,6 @@
 #include <gtest/gtest.h>
 #include <hybridep.h>
 
-#include "harness/update.h"
-
 #include <cstdint>
 #include <cstdlib>
 #include <new>
@@ -13,16 +11,21 @@
 #include <thread>
 #include <vector>
 
+#include "harness/update.h"
+
 // How many more allocations of this thread succeed; -1: all do.
 static thread_local long allocations_left = -1;
 static thread_local bool has_refused = false;
 
-[[gnu::noinline]] void* operator new(size_t bytes) {
+[[gnu::noinline]] void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
   if (allocations_left >= 0 && allocations_left-- == 0) {
     has_refused = true;
-    throw std::bad_alloc();
+    return nullptr;
   }
-  if (void* const memory = std::malloc(bytes)) return memory;
+  return std::malloc(bytes);
+}
+[[gnu::noinline]] void* operator new(size_t bytes) {
+  if (void* const memory = operator new(bytes, std::nothrow)) return memory;
   throw std::bad_alloc();
 }
 [[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }

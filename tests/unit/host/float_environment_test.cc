@@ -4,8 +4,6 @@
 #include <gtest/gtest.h>
 #include <hybridep.h>
 
-#include "harness/update.h"
-
 #include <cfenv>
 #include <cstdint>
 #include <cstring>
@@ -14,6 +12,8 @@
 #if defined(__x86_64__)
 #include <xmmintrin.h>
 #endif
+
+#include "harness/update.h"
 
 namespace hep {
 namespace {
