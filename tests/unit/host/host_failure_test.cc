@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Waits of the host backend that end without what they waited for.
+#include <new>
+
+#include "backend/host/operation.h"
 #include "host_ranks.h"
 #include "protocol/call_summary.h"
 #include "protocol/signals.h"
@@ -216,6 +219,22 @@ TEST(HostBackend, APeerThatLeftEndsOnlyWaitsForWhatItHasNotSignalled) {
   EXPECT_EQ(ranks.update_one(0, {0, 2}, kTopK).result(), hepErrorPeerLost);
   expect_failure(ranks.backend(0).failure(), hepErrorPeerLost, hepOperationRouting, hepPhaseRecords,
                  2, 2, 1);
+}
+
+// The peers take part in an operation that has begun, so that it cannot be made again.
+TEST(HostOperation, WhoseMemoryRunsOutFailsTheCommunicator) {
+  Waiter waiter(0, kLongTimeoutMs);
+  LaneContext lane{};
+  const Operation operation(lane, waiter, hepOperationCombine, 3);
+  EXPECT_TRUE(operation.run([] { return Status(); }).ok());
+  EXPECT_EQ(waiter.failure().result, hepSuccess);
+  const Status status = operation.run([]() -> Status { throw std::bad_alloc(); });
+  EXPECT_EQ(status.result(), hepErrorOutOfMemory);
+  const hepFailure_t failure = waiter.failure();
+  EXPECT_EQ(failure.result, hepErrorOutOfMemory);
+  EXPECT_EQ(failure.operation, hepOperationCombine);
+  EXPECT_EQ(failure.number, 3u);
+  EXPECT_EQ(failure.missing_rank, 0);
 }
 
 }  // namespace
