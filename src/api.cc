@@ -12,7 +12,6 @@
 #include "bootstrap/bootstrap.h"
 #include "comm/comm.h"
 #include "comm/create.h"
-#include "comm/registration.h"
 #include "comm/routing.h"
 #include "config/abi.h"
 #include "config/config.h"
@@ -191,33 +190,33 @@ hepResult_t hepCommDestroy(hepComm_t comm) {
 hepResult_t hepCommAbort(hepComm_t comm) {
   return call([&]() -> Status {
     HEP_TRY(check_comm(comm));
-    comm->health->abort();
+    comm->abort();
     return Status();
   });
 }
 
 hepResult_t hepCommCount(hepComm_t comm, int* num_ranks) {
-  return query(comm, num_ranks, "num_ranks", [](const hepComm& c) { return c.num_ranks; });
+  return query(comm, num_ranks, "num_ranks", [](const hepComm& c) { return c.num_ranks(); });
 }
 
 hepResult_t hepCommUserRank(hepComm_t comm, int* rank) {
-  return query(comm, rank, "rank", [](const hepComm& c) { return c.rank; });
+  return query(comm, rank, "rank", [](const hepComm& c) { return c.rank(); });
 }
 
 hepResult_t hepCommDevice(hepComm_t comm, int* device) {
-  return query(comm, device, "device", [](const hepComm& c) { return c.device; });
+  return query(comm, device, "device", [](const hepComm& c) { return c.device(); });
 }
 
 hepResult_t hepCommBackend(hepComm_t comm, hepBackend_t* backend) {
   return query(comm, backend, "backend",
-               [](const hepComm& c) { return static_cast<hepBackend_t>(c.config.backend); });
+               [](const hepComm& c) { return static_cast<hepBackend_t>(c.config().backend); });
 }
 
 hepResult_t hepCommLimits(hepComm_t comm, hepLimits_t* limits) {
   return call([&]() -> Status {
     HEP_TRY(check_comm(comm));
     HEP_TRY(check_output_struct(limits, HEP_LIMITS_MAGIC, "hepLimits_t"));
-    const hepLimits_t mine = limits_of(*comm);
+    const hepLimits_t mine = comm->limits();
     write_struct(&mine, sizeof mine, limits);
     return Status();
   });
@@ -228,7 +227,7 @@ hepResult_t hepMemAlloc(hepComm_t comm, size_t bytes, void** pointer) {
     HEP_TRY(check_comm(comm));
     HEP_TRY(check_output(pointer, "pointer"));
     *pointer = nullptr;
-    return allocate_memory(comm, bytes, pointer);
+    return comm->allocate(bytes, pointer);
   });
 }
 
@@ -236,21 +235,21 @@ hepResult_t hepMemFree(hepComm_t comm, void* pointer) {
   return call([&]() -> Status {
     HEP_TRY(check_comm(comm));
     if (pointer == nullptr) return Status();
-    return free_memory(comm, pointer);
+    return comm->free(pointer);
   });
 }
 
 hepResult_t hepCommRegister(hepComm_t comm, void* pointer, size_t bytes) {
   return call([&]() -> Status {
     HEP_TRY(check_comm(comm));
-    return register_memory(*comm, pointer, bytes);
+    return comm->register_memory(pointer, bytes);
   });
 }
 
 hepResult_t hepCommDeregister(hepComm_t comm, void* pointer) {
   return call([&]() -> Status {
     HEP_TRY(check_comm(comm));
-    return deregister_memory(*comm, pointer);
+    return comm->deregister_memory(pointer);
   });
 }
 
@@ -258,7 +257,7 @@ hepResult_t hepCommGetAsyncError(hepComm_t comm, hepResult_t* result) {
   return call([&]() -> Status {
     HEP_TRY(check_comm(comm));
     HEP_TRY(check_output(result, "error"));
-    *result = report(async_error(*comm));
+    *result = report(comm->async_error());
     return Status();
   });
 }
@@ -267,7 +266,7 @@ hepResult_t hepCommGetFailure(hepComm_t comm, hepFailure_t* failure) {
   return call([&]() -> Status {
     HEP_TRY(check_comm(comm));
     HEP_TRY(check_output_struct(failure, HEP_FAILURE_MAGIC, "hepFailure_t"));
-    const hepFailure_t mine = comm->health->failure();
+    const hepFailure_t mine = comm->failure();
     write_struct(&mine, sizeof mine, failure);
     return Status();
   });
@@ -280,7 +279,7 @@ hepResult_t hepRoutingCreate(hepRouting_t* routing, hepComm_t comm,
     *routing = nullptr;
     HEP_TRY(check_comm(comm));
     std::unique_ptr<hepRouting> created;
-    HEP_TRY(create_routing(comm, config, &created));
+    HEP_TRY(hepRouting::create(*comm, config, &created));
     *routing = release_to_caller(std::move(created));
     return Status();
   });
@@ -297,28 +296,28 @@ hepResult_t hepRoutingDestroy(hepRouting_t routing) {
 hepResult_t hepRoutingUpdate(hepRouting_t routing, const hepUpdate_t* update, hepStream_t stream) {
   return call([&]() -> Status {
     HEP_TRY(check_routing(routing));
-    return update_routing(routing, update, stream);
+    return routing->update(update, stream);
   });
 }
 
 hepResult_t hepRoutingGetView(hepRouting_t routing, hepRoutingView_t* view) {
   return call([&]() -> Status {
     HEP_TRY(check_routing(routing));
-    return view_routing(routing, view);
+    return routing->view(view);
   });
 }
 
 hepResult_t hepRoutingQuery(hepRouting_t routing, hepRoutingCounts_t* counts, hepStream_t stream) {
   return call([&]() -> Status {
     HEP_TRY(check_routing(routing));
-    return query_routing(routing, counts, stream);
+    return routing->query(counts, stream);
   });
 }
 
 hepResult_t hepDispatch(hepRouting_t routing, const hepDispatchArgs_t* args, hepStream_t stream) {
   return call([&]() -> Status {
     HEP_TRY(check_routing(routing));
-    return dispatch(routing, args, Step::kWhole, stream);
+    return routing->dispatch(args, Step::kWhole, stream);
   });
 }
 
@@ -326,34 +325,34 @@ hepResult_t hepDispatchSend(hepRouting_t routing, const hepDispatchArgs_t* args,
                             hepStream_t stream) {
   return call([&]() -> Status {
     HEP_TRY(check_routing(routing));
-    return dispatch(routing, args, Step::kSend, stream);
+    return routing->dispatch(args, Step::kSend, stream);
   });
 }
 
 hepResult_t hepDispatchReceive(hepRouting_t routing, hepStream_t stream) {
   return call([&]() -> Status {
     HEP_TRY(check_routing(routing));
-    return receive(routing, hepOperationDispatch, stream);
+    return routing->receive(hepOperationDispatch, stream);
   });
 }
 
 hepResult_t hepCombine(hepRouting_t routing, const hepCombineArgs_t* args, hepStream_t stream) {
   return call([&]() -> Status {
     HEP_TRY(check_routing(routing));
-    return combine(routing, args, Step::kWhole, stream);
+    return routing->combine(args, Step::kWhole, stream);
   });
 }
 
 hepResult_t hepCombineSend(hepRouting_t routing, const hepCombineArgs_t* args, hepStream_t stream) {
   return call([&]() -> Status {
     HEP_TRY(check_routing(routing));
-    return combine(routing, args, Step::kSend, stream);
+    return routing->combine(args, Step::kSend, stream);
   });
 }
 
 hepResult_t hepCombineReceive(hepRouting_t routing, hepStream_t stream) {
   return call([&]() -> Status {
     HEP_TRY(check_routing(routing));
-    return receive(routing, hepOperationCombine, stream);
+    return routing->receive(hepOperationCombine, stream);
   });
 }

@@ -1,69 +1,74 @@
 // SPDX-License-Identifier: Apache-2.0
-// The communicator: created in order, destroyed in reverse.
+// The communicator: what one rank's calls ask of it.
 #pragma once
 
 #include <hybridep.h>
 
 #include <atomic>
+#include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <vector>
 
 #include "backend/backend.h"
-#include "base/deadline.h"
 #include "base/handles.h"
-#include "base/log.h"
 #include "base/status.h"
-#include "comm/health.h"
+#include "comm/parts.h"
 #include "config/lanes.h"
-#include "memory/heap.h"
-#include "memory/registration.h"
-#include "memory/window.h"
-#include "peers/member.h"
 
 struct hepComm {
-  // Ends every operation that still runs, then frees. Never waits for peers.
-  ~hepComm();
+ public:
+  explicit hepComm(std::unique_ptr<hep::CommParts> parts);
 
-  int rank = 0;
-  int num_ranks = 0;
-  hepConfig_t config{};  // resolved; the backend is the one that was chosen
-  int device = -1;
-  int capability_major = 0;  // of the device; 0 on the host
-  bool several_hosts = false;
-  std::vector<hep::Lane> lanes;
+  int rank() const { return parts_->rank; }
+  int num_ranks() const { return parts_->num_ranks; }
+  int device() const { return parts_->device; }                 // -1 on the host
+  const hepConfig_t& config() const { return parts_->config; }  // resolved
+  const hep::Lane& lane(int index) const { return parts_->lanes[index]; }
+  hepLimits_t limits() const;
+  void* handle() const { return handle_.value(); }
 
-  hep::LogCallback log;  // goes last, so that it receives what the others say as they go
-  std::unique_ptr<hep::Window> window;
-  std::unique_ptr<hep::Heap> heap;
-  hep::Registrations registrations;
-  std::unique_ptr<hep::PeerMember> member;  // takes leave when nothing will be signalled any more
-  std::unique_ptr<hep::Backend> backend;
-  std::unique_ptr<hep::Health> health;
+  // Returns the error of the first failed wait or of an abort, if any. Operations return it at once.
+  hep::Status check() const { return parts_->health->check(); }
+  // Returns the same. Without a failure, tells of an index that was no expert's, or of rows that did
+  // not fit.
+  hep::Status async_error() const;
+  hepFailure_t failure() const { return parts_->health->failure(); }
+  void abort() { parts_->health->abort(); }
+  // Fails the communicator because an operation of this rank has failed on the way.
+  void fail(const hep::Status& status);
 
-  const hep::LiveHandle handle{hep::HandleKind::kComm, this};
+  // Memory of the heap.
+  hep::Status allocate(size_t bytes, void** pointer);
+  hep::Status free(void* pointer);
 
-  void* heap_address() const;
+  // Collective.
+  hep::Status register_memory(void* pointer, size_t bytes);
+  hep::Status deregister_memory(void* pointer);
 
-  // The error of the first failed wait or of an abort, if any: operations return it at once.
-  hep::Status check() const { return health->check(); }
+  // Finds the lane with this number among those of a mode.
+  hep::Status find_lane(int32_t mode, int32_t number, int* index) const;
+  hep::Status create_routing(int lane, int alignment,
+                             std::unique_ptr<hep::BackendRouting>* routing);
 
-  // Before there are routings.
-  void set_lanes(std::vector<hep::Lane> made);
-
-  // Every routing says when it comes and goes.
+  // Every routing says when it comes and goes. A communicator with routings is not destroyed.
   void add_routing() { ++num_routings_; }
   void remove_routing(int lane, const hepRouting* routing);
-  int num_routings() const { return num_routings_; }
+  hep::Status check_without_routings() const;
 
-  // The routing of which an operation is between its halves on a lane; NULL: none. One thread at a
-  // time uses a lane.
-  const hepRouting* split_routing(int lane) const { return split_[lane]; }
-  void begin_split(int lane, const hepRouting* routing) { split_[lane] = routing; }
-  void end_split(int lane) { split_[lane] = nullptr; }
+  // The routing whose operation on a lane was sent and not yet received; NULL: none. One thread at
+  // a time uses a lane.
+  const hepRouting* open_routing(int lane) const { return open_[lane]; }
+  void open(int lane, const hepRouting* routing) { open_[lane] = routing; }
+  void close(int lane) { open_[lane] = nullptr; }
 
  private:
+  void* heap_address() const;
+
+  const std::unique_ptr<hep::CommParts> parts_;
   std::atomic<int> num_routings_{0};
-  std::vector<const hepRouting*> split_;  // by lane
+  std::vector<const hepRouting*> open_;  // by lane
+  const hep::LiveHandle handle_{hep::HandleKind::kComm, this};
 };
 
 namespace hep {
@@ -72,19 +77,10 @@ namespace hep {
 Status check_comm(hepComm_t& comm);
 
 inline hepComm_t release_to_caller(std::unique_ptr<hepComm> comm) {
-  return static_cast<hepComm_t>(comm.release()->handle.value());
+  return static_cast<hepComm_t>(comm.release()->handle());
 }
 
 // Ends a communicator that has no routings.
 Status destroy_comm(hepComm_t comm);
-
-hepLimits_t limits_of(const hepComm& comm);
-
-// Returns the first failure. Without one, tells of an index that was no expert's, or of rows that
-// did not fit.
-Status async_error(const hepComm& comm);
-
-Status allocate_memory(hepComm_t comm, size_t bytes, void** pointer);
-Status free_memory(hepComm_t comm, void* pointer);
 
 }  // namespace hep

@@ -67,80 +67,81 @@ Status compare(const std::vector<Hello>& hellos) {
 }
 
 // Resolves the backend `auto` and finds the device.
-Status choose_backend(hepComm& comm) {
-  hepConfig_t& config = comm.config;
+Status choose_backend(CommParts& parts) {
+  hepConfig_t& config = parts.config;
   if (config.backend != hepBackendHost) {
-    const Status found = find_cuda_device(&comm.device);
+    const Status found = find_cuda_device(&parts.device);
     if (found.ok()) {
       if (config.backend == hepBackendAuto)
-        log_message(hepLogInfo, "rank %d: backend cuda is used on device %d", comm.rank,
-                    comm.device);
+        log_message(hepLogInfo, "rank %d: backend cuda is used on device %d", parts.rank,
+                    parts.device);
       config.backend = hepBackendCuda;
-      HEP_TRY(bind_cuda_device(comm.device));  // starts CUDA there, once for all that follows
-      comm.capability_major = capability_major(comm.device);
+      HEP_TRY(bind_cuda_device(parts.device));  // starts CUDA there, once for all that follows
+      parts.capability_major = capability_major(parts.device);
     } else {
       if (config.backend == hepBackendCuda) return found;
       config.backend = hepBackendHost;
-      log_message(hepLogInfo, "rank %d: backend host is used: %s", comm.rank,
+      log_message(hepLogInfo, "rank %d: backend host is used: %s", parts.rank,
                   found.message().c_str());
     }
   }
-  if (config.backend == hepBackendHost) comm.device = -1;
+  if (config.backend == hepBackendHost) parts.device = -1;
   return Status();
 }
 
-Status prepare(const hepConfig_t* config, hepComm& comm, Hello* hello) {
-  HEP_TRY(resolve_config(config, comm.num_ranks, &comm.config));
-  comm.log.set(comm.config.log, comm.config.log_context);
-  HEP_TRY(choose_backend(comm));
-  comm.set_lanes(make_lanes(comm.config, comm.num_ranks));
+Status prepare(const hepConfig_t* config, CommParts& parts, Hello* hello) {
+  HEP_TRY(resolve_config(config, parts.num_ranks, &parts.config));
+  parts.log.set(parts.config.log, parts.config.log_context);
+  HEP_TRY(choose_backend(parts));
+  parts.lanes = make_lanes(parts.config, parts.num_ranks);
 
   hello->version = HEP_VERSION;
-  hello->config = comm.config;
+  hello->config = parts.config;
   hello->config.log = nullptr;
   hello->config.log_context = nullptr;
-  HEP_TRY(probe_memory_kinds(static_cast<hepBackend_t>(comm.config.backend), comm.device,
+  HEP_TRY(probe_memory_kinds(static_cast<hepBackend_t>(parts.config.backend), parts.device,
                              &hello->memory_kinds));
   HEP_TRY(read_host_identity());
   hello->host = host_identity();
   hello->process = process_identity();
   HEP_TRY(random_bytes(&hello->token, sizeof hello->token));
-  if (comm.config.backend == hepBackendCuda) HEP_TRY(device_uuid(comm.device, &hello->device));
-  return fault_point("prepare", comm.rank);
+  if (parts.config.backend == hepBackendCuda) HEP_TRY(device_uuid(parts.device, &hello->device));
+  return fault_point("prepare", parts.rank);
 }
 
 // Several ranks on a device are for tests: elsewhere it is a mistake in the job's launch.
-void log_shared_device(const std::vector<Hello>& hellos, const hepComm& comm) {
-  if (comm.config.backend != hepBackendCuda) return;
-  for (int r = 0; r < comm.num_ranks; ++r)
-    if (r != comm.rank && hellos[r].device == hellos[comm.rank].device)
-      log_message(hepLogInfo, "rank %d: its device %d is rank %d's too", comm.rank, comm.device, r);
+void log_shared_device(const std::vector<Hello>& hellos, const CommParts& parts) {
+  if (parts.config.backend != hepBackendCuda) return;
+  for (int r = 0; r < parts.num_ranks; ++r)
+    if (r != parts.rank && hellos[r].device == hellos[parts.rank].device)
+      log_message(hepLogInfo, "rank %d: its device %d is rank %d's too", parts.rank, parts.device,
+                  r);
 }
 
 // Operations that wait for each other, and do not find room together, may wait until the timeout.
-void warn_of_lanes_without_room(const hepComm& comm) {
+void warn_of_lanes_without_room(const CommParts& parts) {
   int num_sms = 0;
-  if (comm.config.backend != hepBackendCuda || !count_sms(comm.device, &num_sms).ok()) return;
-  const int blocks = blocks_of_all(comm.lanes, profile_of(comm.capability_major));
+  if (parts.config.backend != hepBackendCuda || !count_sms(parts.device, &num_sms).ok()) return;
+  const int blocks = blocks_of_all(parts.lanes, profile_of(parts.capability_major));
   if (blocks <= num_sms) return;
   log_message(
       hepLogWarning,
       "rank %d: the operations of its %zu lanes take %d SMs if they run at the same time, but "
       "device %d has %d: see LANES in hybridep.h",
-      comm.rank, comm.lanes.size(), blocks, comm.device, num_sms);
+      parts.rank, parts.lanes.size(), blocks, parts.device, num_sms);
 }
 
-Status create_window(const std::vector<Hello>& hellos, hepComm& comm, WindowHandle* handle) {
+Status create_window(const std::vector<Hello>& hellos, CommParts& parts, WindowHandle* handle) {
   std::vector<uint32_t> masks;
   for (const Hello& hello : hellos) {
     masks.push_back(hello.memory_kinds);
-    comm.several_hosts |= hello.host != hellos[0].host;
+    parts.several_hosts |= hello.host != hellos[0].host;
   }
   MemoryKind kind;
-  HEP_TRY(choose_memory_kind(static_cast<hepBackend_t>(comm.config.backend), masks,
-                             comm.several_hosts, &kind));
-  HEP_TRY(Window::create(kind, comm.device, window_bytes(comm.lanes), &comm.window));
-  *handle = comm.window->handle();
+  HEP_TRY(choose_memory_kind(static_cast<hepBackend_t>(parts.config.backend), masks,
+                             parts.several_hosts, &kind));
+  HEP_TRY(Window::create(kind, parts.device, window_bytes(parts.lanes), &parts.window));
+  *handle = parts.window->handle();
   return Status();
 }
 
@@ -150,47 +151,49 @@ struct Address {
   LinkAddress link;
 };
 
-Status open_to_peers(const std::vector<Hello>& hellos, hepComm& comm, Address* address) {
-  HEP_TRY(create_window(hellos, comm, &address->window));
-  HEP_TRY(fault_point("window", comm.rank));
+Status open_to_peers(const std::vector<Hello>& hellos, CommParts& parts, Address* address) {
+  HEP_TRY(create_window(hellos, parts, &address->window));
+  HEP_TRY(fault_point("window", parts.rank));
   std::vector<uint64_t> processes;
   for (const Hello& hello : hellos) processes.push_back(hello.process);
-  HEP_TRY(PeerMember::open(hellos[0].token, processes, comm.rank, &comm.member));
-  address->link = comm.member->address();
-  return fault_point("listen", comm.rank);
+  HEP_TRY(PeerMember::open(hellos[0].token, processes, parts.rank, &parts.member));
+  address->link = parts.member->address();
+  return fault_point("listen", parts.rank);
 }
 
-Status connect_to_peers(const std::vector<Address>& addresses, hepComm& comm, Deadline deadline) {
+Status connect_to_peers(const std::vector<Address>& addresses, CommParts& parts,
+                        Deadline deadline) {
   std::vector<WindowHandle> windows;
   std::vector<LinkAddress> links;
   for (const Address& address : addresses) {
     windows.push_back(address.window);
     links.push_back(address.link);
   }
-  HEP_TRY(fault_point("meet", comm.rank));
-  HEP_TRY(comm.window->connect(windows, comm.rank, deadline));
-  HEP_TRY(fault_point("map", comm.rank));
-  HEP_TRY(comm.member->connect(links, deadline));
-  return fault_point("connect", comm.rank);
+  HEP_TRY(fault_point("meet", parts.rank));
+  HEP_TRY(parts.window->connect(windows, parts.rank, deadline));
+  HEP_TRY(fault_point("map", parts.rank));
+  HEP_TRY(parts.member->connect(links, deadline));
+  return fault_point("connect", parts.rank);
 }
 
-Status create_backend(hepComm& comm) {
-  BackendContext context{comm.rank, comm.device, comm.config.timeout_ms, {}};
-  for (const Lane& lane : comm.lanes) {
-    LaneContext seen{lane, comm.rank, {}};
-    for (int r = 0; r < comm.num_ranks; ++r)
-      seen.windows.push_back(at<char>(comm.window->address(r), lane.offset));
+Status create_backend(CommParts& parts) {
+  BackendContext context{parts.rank, parts.device, parts.config.timeout_ms, {}};
+  for (const Lane& lane : parts.lanes) {
+    LaneContext seen{lane, parts.rank, {}};
+    for (int r = 0; r < parts.num_ranks; ++r)
+      seen.windows.push_back(at<char>(parts.window->address(r), lane.offset));
     context.lanes.push_back(std::move(seen));
   }
-  context.registrations = &comm.registrations;
-  comm.heap = std::make_unique<Heap>(align_up(comm.config.heap_bytes, Heap::kAlignment));
-  const bool cuda = comm.config.backend == hepBackendCuda;
-  HEP_TRY(cuda ? create_cuda_backend(std::move(context), &comm.backend)
-               : create_host_backend(std::move(context), &comm.backend));
-  HEP_TRY(fault_point("backend", comm.rank));
-  comm.health = std::make_unique<Health>(comm.rank, comm.num_ranks, *comm.backend, *comm.member);
-  HEP_TRY(comm.health->start(cuda));  // whose kernels fail without a call of the host
-  return fault_point("start", comm.rank);
+  context.registrations = &parts.registrations;
+  parts.heap = std::make_unique<Heap>(align_up(parts.config.heap_bytes, Heap::kAlignment));
+  const bool cuda = parts.config.backend == hepBackendCuda;
+  HEP_TRY(cuda ? create_cuda_backend(std::move(context), &parts.backend)
+               : create_host_backend(std::move(context), &parts.backend));
+  HEP_TRY(fault_point("backend", parts.rank));
+  parts.health =
+      std::make_unique<Health>(parts.rank, parts.num_ranks, *parts.backend, *parts.member);
+  HEP_TRY(parts.health->start(cuda));  // whose kernels fail without a call of the host
+  return fault_point("start", parts.rank);
 }
 
 }  // namespace
@@ -199,11 +202,11 @@ Status create_comm(const hepUniqueId_t& id, int rank, int num_ranks, const hepCo
                    std::unique_ptr<hepComm>* out) {
   HEP_TRY(check_rank(rank, num_ranks));
 
-  auto comm = std::make_unique<hepComm>();
-  comm->rank = rank;
-  comm->num_ranks = num_ranks;
+  auto parts = std::make_unique<CommParts>();
+  parts->rank = rank;
+  parts->num_ranks = num_ranks;
   Hello hello{};
-  const Status prepared = prepare(config, *comm, &hello);
+  const Status prepared = prepare(config, *parts, &hello);
   const int timeout_ms = wanted_init_timeout_ms(config);
   const Deadline deadline =
       Deadline::after_ms(prepared.ok() ? timeout_ms : std::min(timeout_ms, kBadConfigTimeoutMs));
@@ -215,25 +218,26 @@ Status create_comm(const hepUniqueId_t& id, int rank, int num_ranks, const hepCo
   std::vector<Hello> hellos;
   HEP_TRY(agree(*bootstrap, num_ranks, "config", deadline, prepared, hello, &hellos));
   HEP_TRY(compare(hellos));
-  log_shared_device(hellos, *comm);
-  warn_of_lanes_without_room(*comm);
+  log_shared_device(hellos, *parts);
+  warn_of_lanes_without_room(*parts);
 
   Address address{};
-  const Status opened = open_to_peers(hellos, *comm, &address);
+  const Status opened = open_to_peers(hellos, *parts, &address);
   std::vector<Address> addresses;
   HEP_TRY(agree(*bootstrap, num_ranks, "memory", deadline, opened, address, &addresses));
 
   // The peers wait for this rank's connections, not for its next message: they must hear of a failure
   // at once, and this rank of theirs.
-  Status connected = connect_to_peers(addresses, *comm, deadline.or_news(bootstrap->interrupt()));
+  Status connected = connect_to_peers(addresses, *parts, deadline.or_news(bootstrap->interrupt()));
   if (!connected.ok())
     connected = {connected.result(), attribute(rank, connected.message().c_str())};
   if (!connected.ok() && certainty_of(connected.result()) == Certainty::kOwn)
     bootstrap->fail(connected);
   HEP_TRY(agree(*bootstrap, num_ranks, "connections", deadline, connected));
-  comm->window->release_descriptors();
+  parts->window->release_descriptors();
 
-  const Status started = create_backend(*comm);
+  const Status started = create_backend(*parts);
+  auto comm = std::make_unique<hepComm>(std::move(parts));  // nothing may fail after the last step
   HEP_TRY(agree(*bootstrap, num_ranks, "backend", deadline, started));
   *out = std::move(comm);
   return Status();

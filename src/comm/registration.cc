@@ -24,26 +24,26 @@ struct Part {
 };
 static_assert(sizeof(AgreementMessage<Part>) <= PeerGroup::kMaxGatherBytes);
 
-Deadline deadline_of(const hepComm& comm) { return Deadline::after_ms(comm.config.timeout_ms); }
+Deadline deadline_of(const CommParts& comm) { return Deadline::after_ms(comm.config.timeout_ms); }
 
 // A rank that does not come fails the communicator, like any wait for a peer.
 template <typename Payload>
-Status agree(hepComm& comm, Call call, const Status& own, const Payload& payload,
+Status agree(CommParts& comm, Call call, const Status& own, const Payload& payload,
              std::vector<Payload>* payloads) {
   const auto exchange = [&](const void* send, void* receive, size_t bytes) -> Status {
     int missing = -1;
     const Status gathered =
         comm.member->all_gather(send, receive, bytes, deadline_of(comm), &missing);
     if (gathered.ok()) return gathered;
-    HEP_TRY(comm.check());
+    HEP_TRY(comm.health->check());
     comm.health->fail(gathered.result(), missing,
                       std::string(name_of(call)) + ": " + gathered.message());
-    return comm.check();
+    return comm.health->check();
   };
   return agree_over(exchange, comm.num_ranks, own, payload, payloads);
 }
 
-Status agree(hepComm& comm, Call call, const Status& own) {
+Status agree(CommParts& comm, Call call, const Status& own) {
   return agree<Empty>(comm, call, own, Empty{}, nullptr);
 }
 
@@ -56,9 +56,9 @@ Status check_calls(const std::vector<Part>& parts) {
   return Status();
 }
 
-bool maps_memory(const hepComm& comm) { return comm.config.backend == hepBackendCuda; }
+bool maps_memory(const CommParts& comm) { return comm.config.backend == hepBackendCuda; }
 
-Status prepare(hepComm& comm, void* pointer, size_t bytes, Part* part,
+Status prepare(CommParts& comm, void* pointer, size_t bytes, Part* part,
                std::unique_ptr<RegisteredMemory>* memory) {
   HEP_TRY(comm.registrations.find_slot(pointer, bytes, &part->slot));
   if (!maps_memory(comm)) return Status();
@@ -69,7 +69,7 @@ Status prepare(hepComm& comm, void* pointer, size_t bytes, Part* part,
 }
 
 // Maps what the peers have registered, and tells the kernels where it is.
-Status map_parts(hepComm& comm, void* pointer, const std::vector<Part>& parts,
+Status map_parts(CommParts& comm, void* pointer, const std::vector<Part>& parts,
                  RegisteredMemory& memory, std::vector<std::unique_ptr<Mapping>>* mappings) {
   std::vector<RegisteredHandle> handles;
   for (const Part& part : parts) handles.push_back(part.handle);
@@ -86,8 +86,8 @@ Status map_parts(hepComm& comm, void* pointer, const std::vector<Part>& parts,
 
 }  // namespace
 
-Status register_memory(hepComm& comm, void* pointer, size_t bytes) {
-  HEP_TRY(comm.check());
+Status register_memory(CommParts& comm, void* pointer, size_t bytes) {
+  HEP_TRY(comm.health->check());
   Part part{};
   part.call = Call::kRegister;
   std::unique_ptr<RegisteredMemory> memory;
@@ -108,8 +108,8 @@ Status register_memory(hepComm& comm, void* pointer, size_t bytes) {
   return Status();
 }
 
-Status deregister_memory(hepComm& comm, void* pointer) {
-  HEP_TRY(comm.check());
+Status deregister_memory(CommParts& comm, void* pointer) {
+  HEP_TRY(comm.health->check());
   Part part{};
   part.call = Call::kDeregister;
   Status prepared = comm.registrations.registration_of(pointer, &part.slot);

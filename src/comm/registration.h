@@ -5,11 +5,11 @@
 #include <cstddef>
 
 #include "base/status.h"
-#include "comm/comm.h"
+#include "comm/parts.h"
 
 namespace hep {
 
-Status register_memory(hepComm& comm, void* pointer, size_t bytes);
-Status deregister_memory(hepComm& comm, void* pointer);
+Status register_memory(CommParts& comm, void* pointer, size_t bytes);
+Status deregister_memory(CommParts& comm, void* pointer);
 
 }  // namespace hep

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "comm/routing.h"
 
-#include <cinttypes>
 #include <optional>
 #include <utility>
 
 #include "config/abi.h"
-#include "config/arguments.h"
 #include "protocol/at.h"
 #include "protocol/failure.h"
 #include "protocol/routing_layout.h"
@@ -18,105 +16,18 @@ const char* receive_name(hepOperation_t operation) {
   return operation == hepOperationDispatch ? "hepDispatchReceive" : "hepCombineReceive";
 }
 
-// Another operation may not come between the halves of one.
-Status check_not_split(const hepRouting& routing, const char* call) {
-  const hepRouting* open = routing.comm->split_routing(routing.warp_lane);
-  if (open == nullptr) return Status();
-  const Lane& lane = routing.lane();
-  return error(hepErrorInvalidUsage, "%s between the halves of a %s of %s on %s; %s comes first",
-               call, operation_name(open->split),
-               open == &routing ? "this routing" : "another routing",
-               lane_name(lane.mode, lane.number).c_str(), receive_name(open->split));
-}
-
-Status check_updated(const hepRouting& routing, const char* call) {
-  if (routing.updated) return Status();
-  return error(hepErrorInvalidUsage, "%s before the first hepRoutingUpdate of this routing", call);
-}
-
-Status check_has_halves(const hepRouting& routing, const char* call) {
-  if (routing.lane().mode == hepModeLowLatency) return Status();
-  return error(hepErrorUnsupported, "%s needs a routing of hepModeLowLatency", call);
-}
-
-// That an operation may begin.
-Status check_ready(const hepRouting& routing, const char* call, Step step) {
-  HEP_TRY(routing.comm->check());
-  if (step == Step::kSend) HEP_TRY(check_has_halves(routing, call));
-  return check_not_split(routing, call);
-}
-
-void begin_split(hepRouting& routing, hepOperation_t operation) {
-  routing.split = operation;
-  routing.comm->begin_split(routing.warp_lane, &routing);
-}
-
-void end_split(hepRouting& routing) {
-  routing.split = hepOperationNone;
-  routing.comm->end_split(routing.warp_lane);
-}
-
-void note_update(hepRouting& routing, const Batch& batch) {
-  routing.updated = true;
-  routing.has_weights = false;
-  routing.batch = batch;
-}
-
-RoutingState state_of(const hepRouting& routing) {
-  return {routing.comm->config, routing.lane(), routing.batch.num_tokens, routing.has_weights};
-}
-
-// Reads and checks a caller's update.
-Status read_update(const hepRouting& routing, const hepUpdate_t* theirs, TopK* choice) {
-  hepUpdate_t update = HEP_UPDATE_INITIALIZER;
-  HEP_TRY(read_struct(theirs, &update, HEP_UPDATE_MAGIC, "hepUpdate_t"));
-  HEP_TRY(check_update(state_of(routing), update));
-  *choice = {
-      update.indices, {static_cast<int>(update.num_tokens), update.top_k}, update.index_type};
-  return Status();
-}
-
-// Reads a caller's arguments, and reads and checks the update among them. The pointer to it goes.
-Status read_dispatch(const hepRouting& routing, const hepDispatchArgs_t* theirs,
-                     DispatchRequest* request) {
-  HEP_TRY(read_struct(theirs, &request->args, HEP_DISPATCH_ARGS_MAGIC, "hepDispatchArgs_t"));
-  const hepUpdate_t* update = std::exchange(request->args.update, nullptr);
-  if (update == nullptr) return Status();
-  return read_update(routing, update, &request->update.emplace());
-}
-
-Status check_routing_config(const hepComm& comm, hepRoutingConfig_t* config) {
-  switch (config->alignment) {
-    case 0: config->alignment = 1; break;
+Status resolve_alignment(int32_t* alignment) {
+  switch (*alignment) {
+    case 0: *alignment = 1; return Status();
     case 1:
     case 8:
     case 16:
     case 32:
     case 64:
-    case 128: break;
-    default:
-      return error(hepErrorInvalidArgument, "alignment is %d, must be 1, 8, 16, 32, 64 or 128",
-                   config->alignment);
+    case 128: return Status();
   }
-  if (config->mode != hepModeThroughput && config->mode != hepModeLowLatency)
-    return error(hepErrorInvalidArgument, "mode is %d, must be a hepMode_t", config->mode);
-  const int lanes = num_lanes(comm.config, config->mode);
-  if (lanes == 0)
-    return error(hepErrorInvalidArgument,
-                 "mode is hepModeLowLatency, but the config's low_latency_tokens is 0");
-  if (config->lane >= 0 && config->lane < lanes) return Status();
-  return error(hepErrorInvalidArgument, "lane is %d, must be 0 to %d: %s", config->lane, lanes - 1,
-               config->mode == hepModeLowLatency ? "that many have routings of hepModeLowLatency"
-                                                 : "below the config's lanes");
-}
-
-// An operation that failed on the way, and not because of its arguments, has failed the communicator.
-Status outcome(hepRouting& routing, const Status& status) {
-  if (status.ok()) return status;
-  hepComm& comm = *routing.comm;
-  if (routing.backend->has_begun()) comm.health->fail(status.result(), comm.rank, status.message());
-  HEP_TRY(comm.check());
-  return status;
+  return error(hepErrorInvalidArgument, "alignment is %d, must be 1, 8, 16, 32, 64 or 128",
+               *alignment);
 }
 
 }  // namespace
@@ -131,106 +42,116 @@ Status check_routing(hepRouting_t& routing) {
   return Status();
 }
 
-Status create_routing(hepComm_t comm, const hepRoutingConfig_t* theirs,
-                      std::unique_ptr<hepRouting>* out) {
-  HEP_TRY(comm->check());
-  hepRoutingConfig_t config = HEP_ROUTING_CONFIG_INITIALIZER;
-  if (theirs != nullptr)
-    HEP_TRY(read_struct(theirs, &config, HEP_ROUTING_CONFIG_MAGIC, "hepRoutingConfig_t"));
-  HEP_TRY(check_routing_config(*comm, &config));
-
-  const int before = config.mode == hepModeLowLatency ? comm->config.lanes : 0;
-  auto routing = std::make_unique<hepRouting>(comm, before + config.lane);
-  HEP_TRY(comm->backend->create_routing(routing->warp_lane, config.alignment, &routing->backend));
-  *out = std::move(routing);
-  return Status();
-}
-
 Status destroy_routing(hepRouting_t routing) {
-  if (routing->split != hepOperationNone && routing->comm->check().ok())
-    HEP_TRY(check_not_split(*routing, "hepRoutingDestroy"));
+  HEP_TRY(routing->check_may_end());
   delete routing;
   return Status();
 }
 
-Status update_routing(hepRouting_t routing, const hepUpdate_t* theirs, hepStream_t stream) {
-  HEP_TRY(check_ready(*routing, "hepRoutingUpdate", Step::kWhole));
+}  // namespace hep
+
+using namespace hep;
+
+Status hepRouting::create(hepComm& comm, const hepRoutingConfig_t* theirs,
+                          std::unique_ptr<hepRouting>* out) {
+  HEP_TRY(comm.check());
+  hepRoutingConfig_t config = HEP_ROUTING_CONFIG_INITIALIZER;
+  if (theirs != nullptr)
+    HEP_TRY(read_struct(theirs, &config, HEP_ROUTING_CONFIG_MAGIC, "hepRoutingConfig_t"));
+  HEP_TRY(resolve_alignment(&config.alignment));
+  int lane;
+  HEP_TRY(comm.find_lane(config.mode, config.lane, &lane));
+
+  std::unique_ptr<BackendRouting> backend;
+  HEP_TRY(comm.create_routing(lane, config.alignment, &backend));
+  *out = std::make_unique<hepRouting>(comm, lane, std::move(backend));
+  return Status();
+}
+
+hepRouting::hepRouting(hepComm& comm, int lane, std::unique_ptr<BackendRouting> backend)
+    : comm_(comm), lane_(lane), backend_(std::move(backend)) {
+  comm_.add_routing();
+}
+
+hepRouting::~hepRouting() {
+  backend_.reset();  // before the communicator may go
+  comm_.remove_routing(lane_, this);
+}
+
+Status hepRouting::update(const hepUpdate_t* theirs, hepStream_t stream) {
+  HEP_TRY(check_ready("hepRoutingUpdate", Step::kWhole));
   TopK choice;
-  HEP_TRY(read_update(*routing, theirs, &choice));
-  HEP_TRY(outcome(*routing, routing->backend->update(choice, stream)));
-  note_update(*routing, choice.batch);
+  HEP_TRY(read_update(theirs, &choice));
+  HEP_TRY(outcome(backend_->update(choice, stream)));
+  note_update(choice.batch);
   return Status();
 }
 
-Status dispatch(hepRouting_t routing, const hepDispatchArgs_t* theirs, Step step,
-                hepStream_t stream) {
+Status hepRouting::dispatch(const hepDispatchArgs_t* theirs, Step step, hepStream_t stream) {
   const char* call = step == Step::kSend ? "hepDispatchSend" : "hepDispatch";
-  HEP_TRY(check_ready(*routing, call, step));
+  HEP_TRY(check_ready(call, step));
   DispatchRequest request{HEP_DISPATCH_ARGS_INITIALIZER, std::nullopt};
-  HEP_TRY(read_dispatch(*routing, theirs, &request));
-  if (!request.update) HEP_TRY(check_updated(*routing, call));
-  const Batch batch = request.update ? request.update->batch : routing->batch;
-  HEP_TRY(resolve_dispatch(state_of(*routing), batch.num_tokens, &request.args));
-  HEP_TRY(outcome(*routing, routing->backend->dispatch(request, batch, step, stream)));
+  HEP_TRY(read_dispatch(theirs, &request));
+  if (!request.update) HEP_TRY(check_updated(call));
+  const Batch batch = request.update ? request.update->batch : batch_;
+  HEP_TRY(resolve_dispatch(state(), batch.num_tokens, &request.args));
+  HEP_TRY(outcome(backend_->dispatch(request, batch, step, stream)));
 
-  if (request.update) note_update(*routing, batch);
+  if (request.update) note_update(batch);
   // A rank without tokens has no weights to give, and needs none.
-  if (request.args.weights != nullptr || batch.num_tokens == 0) routing->has_weights = true;
+  if (request.args.weights != nullptr || batch.num_tokens == 0) has_weights_ = true;
   if (step == Step::kWhole) return Status();
-  routing->dispatch_request = request;
-  begin_split(*routing, hepOperationDispatch);
+  dispatch_request_ = request;
+  open(hepOperationDispatch);
   return Status();
 }
 
-Status combine(hepRouting_t routing, const hepCombineArgs_t* theirs, Step step,
-               hepStream_t stream) {
+Status hepRouting::combine(const hepCombineArgs_t* theirs, Step step, hepStream_t stream) {
   const char* call = step == Step::kSend ? "hepCombineSend" : "hepCombine";
-  HEP_TRY(check_ready(*routing, call, step));
-  HEP_TRY(check_updated(*routing, call));
+  HEP_TRY(check_ready(call, step));
+  HEP_TRY(check_updated(call));
   hepCombineArgs_t args = HEP_COMBINE_ARGS_INITIALIZER;
   HEP_TRY(read_struct(theirs, &args, HEP_COMBINE_ARGS_MAGIC, "hepCombineArgs_t"));
-  HEP_TRY(resolve_combine(state_of(*routing), &args));
-  HEP_TRY(outcome(*routing, routing->backend->combine(args, routing->batch, step, stream)));
+  HEP_TRY(resolve_combine(state(), &args));
+  HEP_TRY(outcome(backend_->combine(args, batch_, step, stream)));
   if (step == Step::kWhole) return Status();
-  routing->combine_args = args;
-  begin_split(*routing, hepOperationCombine);
+  combine_args_ = args;
+  open(hepOperationCombine);
   return Status();
 }
 
-Status receive(hepRouting_t routing, hepOperation_t operation, hepStream_t stream) {
+Status hepRouting::receive(hepOperation_t operation, hepStream_t stream) {
   const char* call = receive_name(operation);
-  HEP_TRY(routing->comm->check());
-  HEP_TRY(check_has_halves(*routing, call));
-  if (routing->split == hepOperationNone)
+  HEP_TRY(comm_.check());
+  HEP_TRY(check_has_halves(call));
+  if (open_ == hepOperationNone)
     return error(hepErrorInvalidUsage, "%s without the first half of a %s of this routing", call,
                  operation_name(operation));
-  if (routing->split != operation) return check_not_split(*routing, call);
-  HEP_TRY(outcome(*routing, operation == hepOperationDispatch
-                                ? routing->backend->dispatch(routing->dispatch_request,
-                                                             routing->batch, Step::kReceive, stream)
-                                : routing->backend->combine(routing->combine_args, routing->batch,
-                                                            Step::kReceive, stream)));
-  end_split(*routing);
+  if (open_ != operation) return check_not_open(call);
+  HEP_TRY(outcome(operation == hepOperationDispatch
+                      ? backend_->dispatch(dispatch_request_, batch_, Step::kReceive, stream)
+                      : backend_->combine(combine_args_, batch_, Step::kReceive, stream)));
+  close();
   return Status();
 }
 
-Status query_routing(hepRouting_t routing, hepRoutingCounts_t* theirs, hepStream_t stream) {
-  HEP_TRY(routing->comm->check());
-  HEP_TRY(check_updated(*routing, "hepRoutingQuery"));
-  if (routing->split == hepOperationDispatch && routing->dispatch_request.update)
-    HEP_TRY(check_not_split(*routing, "hepRoutingQuery"));
+Status hepRouting::query(hepRoutingCounts_t* theirs, hepStream_t stream) {
+  HEP_TRY(comm_.check());
+  HEP_TRY(check_updated("hepRoutingQuery"));
+  if (open_ == hepOperationDispatch && dispatch_request_.update)
+    HEP_TRY(check_not_open("hepRoutingQuery"));
   hepRoutingCounts_t counts = HEP_ROUTING_COUNTS_INITIALIZER;
   HEP_TRY(read_struct(theirs, &counts, HEP_ROUTING_COUNTS_MAGIC, "hepRoutingCounts_t"));
-  HEP_TRY(routing->backend->query(&counts, stream));
-  HEP_TRY(routing->comm->check());
+  HEP_TRY(backend_->query(&counts, stream));
+  HEP_TRY(comm_.check());
   write_struct(&counts, sizeof counts, theirs);
   return Status();
 }
 
-Status view_routing(hepRouting_t routing, hepRoutingView_t* theirs) {
+Status hepRouting::view(hepRoutingView_t* theirs) const {
   HEP_TRY(check_output_struct(theirs, HEP_ROUTING_VIEW_MAGIC, "hepRoutingView_t"));
-  const RoutingLayout& layout = routing->lane().routing_layout;
-  const void* memory = routing->backend->memory();
+  const RoutingLayout& layout = lane().routing_layout;
+  const void* memory = backend_->memory();
   const RoutingTotals* totals = at<RoutingTotals>(memory, layout.totals);
 
   hepRoutingView_t view = HEP_ROUTING_VIEW_INITIALIZER;
@@ -243,13 +164,79 @@ Status view_routing(hepRouting_t routing, hepRoutingView_t* theirs) {
   return Status();
 }
 
-}  // namespace hep
-
-hepRouting::hepRouting(hepComm* owner, int index) : comm(owner), warp_lane(index) {
-  comm->add_routing();
+Status hepRouting::check_may_end() const {
+  if (open_ == hepOperationNone || !comm_.check().ok()) return Status();
+  return check_not_open("hepRoutingDestroy");
 }
 
-hepRouting::~hepRouting() {
-  backend.reset();  // before the communicator may go
-  comm->remove_routing(warp_lane, this);
+RoutingState hepRouting::state() const {
+  return {comm_.config(), lane(), batch_.num_tokens, has_weights_};
+}
+
+// No operation of a lane may begin between the halves of another.
+Status hepRouting::check_not_open(const char* call) const {
+  const hepRouting* routing = comm_.open_routing(lane_);
+  if (routing == nullptr) return Status();
+  return error(hepErrorInvalidUsage, "%s between the halves of a %s of %s on %s; %s comes first",
+               call, operation_name(routing->open_),
+               routing == this ? "this routing" : "another routing",
+               lane_name(lane().mode, lane().number).c_str(), receive_name(routing->open_));
+}
+
+Status hepRouting::check_updated(const char* call) const {
+  if (updated_) return Status();
+  return error(hepErrorInvalidUsage, "%s before the first hepRoutingUpdate of this routing", call);
+}
+
+Status hepRouting::check_has_halves(const char* call) const {
+  if (lane().mode == hepModeLowLatency) return Status();
+  return error(hepErrorUnsupported, "%s needs a routing of hepModeLowLatency", call);
+}
+
+// Checks that an operation may begin.
+Status hepRouting::check_ready(const char* call, Step step) const {
+  HEP_TRY(comm_.check());
+  if (step == Step::kSend) HEP_TRY(check_has_halves(call));
+  return check_not_open(call);
+}
+
+Status hepRouting::read_update(const hepUpdate_t* theirs, TopK* choice) const {
+  hepUpdate_t update = HEP_UPDATE_INITIALIZER;
+  HEP_TRY(read_struct(theirs, &update, HEP_UPDATE_MAGIC, "hepUpdate_t"));
+  HEP_TRY(check_update(state(), update));
+  *choice = {
+      update.indices, {static_cast<int>(update.num_tokens), update.top_k}, update.index_type};
+  return Status();
+}
+
+// Reads the arguments, and reads and checks the update among them. The pointer to the update goes.
+Status hepRouting::read_dispatch(const hepDispatchArgs_t* theirs, DispatchRequest* request) const {
+  HEP_TRY(read_struct(theirs, &request->args, HEP_DISPATCH_ARGS_MAGIC, "hepDispatchArgs_t"));
+  const hepUpdate_t* update = std::exchange(request->args.update, nullptr);
+  if (update == nullptr) return Status();
+  return read_update(update, &request->update.emplace());
+}
+
+// An operation that fails on the way, and not because of its arguments, fails the communicator.
+Status hepRouting::outcome(const Status& status) {
+  if (status.ok()) return status;
+  if (backend_->has_begun()) comm_.fail(status);
+  HEP_TRY(comm_.check());
+  return status;
+}
+
+void hepRouting::note_update(const Batch& batch) {
+  updated_ = true;
+  has_weights_ = false;
+  batch_ = batch;
+}
+
+void hepRouting::open(hepOperation_t operation) {
+  open_ = operation;
+  comm_.open(lane_, this);
+}
+
+void hepRouting::close() {
+  open_ = hepOperationNone;
+  comm_.close(lane_);
 }

@@ -11,28 +11,63 @@
 #include "base/handles.h"
 #include "base/status.h"
 #include "comm/comm.h"
+#include "config/arguments.h"
 
+// The arguments of its functions are the caller's structs as they came.
 struct hepRouting {
-  hepRouting(hepComm* comm, int warp_lane);
+ public:
+  static hep::Status create(hepComm& comm, const hepRoutingConfig_t* config,
+                            std::unique_ptr<hepRouting>* out);
+  hepRouting(hepComm& comm, int lane, std::unique_ptr<hep::BackendRouting> backend);
   ~hepRouting();
 
-  const hep::Lane& lane() const { return comm->lanes[warp_lane]; }
+  void* handle() const { return handle_.value(); }
 
-  hepComm* const comm;
-  const int warp_lane;
-  std::unique_ptr<hep::BackendRouting> backend;
+  hep::Status update(const hepUpdate_t* update, hepStream_t stream);
+
+  // The whole operation, or its first half.
+  hep::Status dispatch(const hepDispatchArgs_t* args, hep::Step step, hepStream_t stream);
+  hep::Status combine(const hepCombineArgs_t* args, hep::Step step, hepStream_t stream);
+  // The second half of a dispatch or combine.
+  hep::Status receive(hepOperation_t operation, hepStream_t stream);
+
+  hep::Status query(hepRoutingCounts_t* counts, hepStream_t stream);
+  hep::Status view(hepRoutingView_t* view) const;
+
+  // Refuses to end a routing whose operation is between its halves, unless the communicator failed.
+  hep::Status check_may_end() const;
+
+ private:
+  const hep::Lane& lane() const { return comm_.lane(lane_); }
+  hep::RoutingState state() const;
+
+  hep::Status check_not_open(const char* call) const;
+  hep::Status check_updated(const char* call) const;
+  hep::Status check_has_halves(const char* call) const;
+  hep::Status check_ready(const char* call, hep::Step step) const;
+
+  hep::Status read_update(const hepUpdate_t* theirs, hep::TopK* choice) const;
+  hep::Status read_dispatch(const hepDispatchArgs_t* theirs, hep::DispatchRequest* request) const;
+  hep::Status outcome(const hep::Status& status);
+  void note_update(const hep::Batch& batch);
+  void open(hepOperation_t operation);
+  void close();
+
+  hepComm& comm_;
+  const int lane_;
+  std::unique_ptr<hep::BackendRouting> backend_;
 
   // Of the latest update.
-  bool updated = false;
-  bool has_weights = false;  // a dispatch with weights followed it
-  hep::Batch batch{0, 0};
+  bool updated_ = false;
+  bool has_weights_ = false;  // a dispatch with weights followed it
+  hep::Batch batch_{0, 0};
 
-  // An operation whose first half was issued and whose second was not, and its resolved arguments.
-  hepOperation_t split = hepOperationNone;
-  hep::DispatchRequest dispatch_request{};
-  hepCombineArgs_t combine_args{};
+  // The operation that was sent and not yet received, and its resolved arguments.
+  hepOperation_t open_ = hepOperationNone;
+  hep::DispatchRequest dispatch_request_{};
+  hepCombineArgs_t combine_args_{};
 
-  const hep::LiveHandle handle{hep::HandleKind::kRouting, this};
+  const hep::LiveHandle handle_{hep::HandleKind::kRouting, this};
 };
 
 namespace hep {
@@ -41,21 +76,9 @@ namespace hep {
 Status check_routing(hepRouting_t& routing);
 
 inline hepRouting_t release_to_caller(std::unique_ptr<hepRouting> routing) {
-  return static_cast<hepRouting_t>(routing.release()->handle.value());
+  return static_cast<hepRouting_t>(routing.release()->handle());
 }
 
-Status create_routing(hepComm_t comm, const hepRoutingConfig_t* config,
-                      std::unique_ptr<hepRouting>* out);
 Status destroy_routing(hepRouting_t routing);
-Status update_routing(hepRouting_t routing, const hepUpdate_t* update, hepStream_t stream);
-
-// Both halves, or the first.
-Status dispatch(hepRouting_t routing, const hepDispatchArgs_t* args, Step step, hepStream_t stream);
-Status combine(hepRouting_t routing, const hepCombineArgs_t* args, Step step, hepStream_t stream);
-// The second half of a dispatch or combine.
-Status receive(hepRouting_t routing, hepOperation_t operation, hepStream_t stream);
-
-Status query_routing(hepRouting_t routing, hepRoutingCounts_t* counts, hepStream_t stream);
-Status view_routing(hepRouting_t routing, hepRoutingView_t* view);
 
 }  // namespace hep

@@ -260,20 +260,19 @@ TEST(Operations, ThatHaveBegunAndFailFailTheCommunicatorOnAllRanks) {
   hepConfig_t config = small_config();
   hepComm_t comms[2];
   ASSERT_EQ(hepCommInitAll(comms, 2, nullptr, &config), hepSuccess) << hepGetLastError();
-  hepRouting_t routing = nullptr;
-  ASSERT_EQ(hepRoutingCreate(&routing, comms[0], nullptr), hepSuccess) << hepGetLastError();
-  hepRouting_t inner = routing;
-  ASSERT_TRUE(check_routing(inner).ok());
-  inner->backend = std::make_unique<HalfDone>();
+  hepComm_t comm = comms[0];
+  ASSERT_TRUE(check_comm(comm).ok());
+  const hepRouting_t routing =
+      release_to_caller(std::make_unique<hepRouting>(*comm, 0, std::make_unique<HalfDone>()));
   EXPECT_EQ(harness::update_routing(routing, nullptr, 0, 1, hepIndexInt32, nullptr), hepErrorCuda);
-  for (const hepComm_t comm : comms) {
+  for (const hepComm_t each : comms) {
     hepResult_t result = hepSuccess;
-    EXPECT_EQ(hepCommGetAsyncError(comm, &result), hepSuccess);
+    EXPECT_EQ(hepCommGetAsyncError(each, &result), hepSuccess);
     EXPECT_EQ(result, hepErrorCuda);
     expect_error({result, hepGetLastError()}, hepErrorCuda, {"no second launch", "rank 0"});
   }
   EXPECT_EQ(hepRoutingDestroy(routing), hepSuccess) << hepGetLastError();
-  for (const hepComm_t comm : comms) EXPECT_EQ(hepCommDestroy(comm), hepSuccess);
+  for (const hepComm_t each : comms) EXPECT_EQ(hepCommDestroy(each), hepSuccess);
 }
 
 // What a thread does that is to be cancelled amid a call.

@@ -17,7 +17,7 @@
 #include <utility>
 #include <vector>
 
-#include "comm/comm.h"
+#include "comm/parts.h"
 #include "comm/registration.h"
 
 namespace hep {
@@ -352,15 +352,15 @@ TEST(Comm, ThatIsDestroyedAmidAnOperationLeavesAndHasNotFailed) {
   std::unique_ptr<PeerMember> other;
   ASSERT_TRUE(PeerMember::open(3, {7, 7}, 1, &other).ok());
   ASSERT_TRUE(other->start(&peer, false).ok());
-  auto comm = std::make_unique<hepComm>();
-  ASSERT_TRUE(PeerMember::open(3, {7, 7}, 0, &comm->member).ok());
+  auto parts = std::make_unique<CommParts>();
+  ASSERT_TRUE(PeerMember::open(3, {7, 7}, 0, &parts->member).ok());
   auto backend = std::make_unique<StoppedBackend>();
   backend->wait_for(1);
   backend->after_stop = [] { ::poll(nullptr, 0, 200); };  // several looks around
-  comm->backend = std::move(backend);
-  comm->health = std::make_unique<Health>(0, 2, *comm->backend, *comm->member);
-  ASSERT_TRUE(comm->health->start(true).ok());
-  comm.reset();
+  parts->backend = std::move(backend);
+  parts->health = std::make_unique<Health>(0, 2, *parts->backend, *parts->member);
+  ASSERT_TRUE(parts->health->start(true).ok());
+  parts.reset();
   other->stop();
   EXPECT_EQ(peer.left, std::vector<int>{0});
   EXPECT_TRUE(peer.failures.empty()) << peer.failures.front().sentence;

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// The parts of a communicator. comm/create.cc makes them; hepComm owns them.
+#pragma once
+
+#include <hybridep.h>
+
+#include <memory>
+#include <vector>
+
+#include "backend/backend.h"
+#include "base/log.h"
+#include "comm/health.h"
+#include "config/lanes.h"
+#include "memory/heap.h"
+#include "memory/registration.h"
+#include "memory/window.h"
+#include "peers/member.h"
+
+namespace hep {
+
+// The parts stand in the order in which creation makes them, and go in reverse.
+struct CommParts {
+  // Ends every operation that still runs, then frees. Never waits for peers.
+  ~CommParts();
+
+  int rank = 0;
+  int num_ranks = 0;
+  hepConfig_t config{};  // resolved; the backend is the one that was chosen
+  int device = -1;
+  int capability_major = 0;  // of the device; 0 on the host
+  bool several_hosts = false;
+  std::vector<Lane> lanes;
+
+  LogCallback log;  // goes last, so that it receives the messages of the other parts
+  std::unique_ptr<Window> window;
+  std::unique_ptr<Heap> heap;
+  Registrations registrations;
+  std::unique_ptr<PeerMember> member;  // goes after the backend: peers hear of it when this rank
+                                       // signals nothing more
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<Health> health;
+};
+
+}  // namespace hep
