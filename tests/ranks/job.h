@@ -51,20 +51,21 @@ struct RoutingPlace {
   }
 };
 
-// How a dispatch or combine is called: whole, or in halves, between which come as many calls on other
-// lanes, or as there are before the next on its own.
-struct Calls {
+// Whether a dispatch or combine is called in halves. `between` calls on other lanes come between them,
+// or fewer if a call on the same lane is due.
+struct Halves {
   bool split = false;
   int between = 0;
 };
 
-enum class Half { kBoth, kSend, kReceive };
+// The words of the library's Step: what one call does of an operation.
+enum class Step { kWhole, kSend, kReceive };
 
 // One call of a job.
-struct Step {
+struct Call {
   hepOperation_t operation;
   int index;  // in its list
-  Half half;
+  Step step;
 };
 
 struct Update {
@@ -78,7 +79,7 @@ struct Update {
 struct Dispatch {
   int update;
   bool does_update;  // in the same call
-  Calls calls;
+  Halves halves;
   hepLayout_t layout;
   Payload x;
   bool has_weights;
@@ -110,7 +111,7 @@ struct Dispatch {
 
 struct Combine {
   int update;
-  Calls calls;
+  Halves halves;
   hepLayout_t layout;
   hepWeightMode_t mode;
   int weights_of;  // for hepWeightsDispatched: the dispatch that carried the weights
@@ -139,12 +140,12 @@ struct Job {
   std::vector<Update> updates;
   std::vector<Dispatch> dispatches;
   std::vector<Combine> combines;
-  std::vector<Step> order;
+  std::vector<Call> order;
 
-  const RoutingPlace& place_of(const Step& step) const {
-    const int update = step.operation == hepOperationRouting    ? step.index
-                       : step.operation == hepOperationDispatch ? dispatches[step.index].update
-                                                                : combines[step.index].update;
+  const RoutingPlace& place_of(const Call& call) const {
+    const int update = call.operation == hepOperationRouting    ? call.index
+                       : call.operation == hepOperationDispatch ? dispatches[call.index].update
+                                                                : combines[call.index].update;
     return routings[updates[update].routing];
   }
 };
@@ -187,7 +188,7 @@ class JobBuilder {
 
  private:
   bool is_misrouted(const Update& update, int rank) const;
-  std::vector<Step> split_calls() const;
+  std::vector<Call> split_calls() const;
 
   int num_ranks_;
   Random& random_;
@@ -205,7 +206,7 @@ class JobRun {
 
   void load(const Job& job);     // inputs; poisons the outputs
   bool issue();                  // enqueues all operations; false, and a failure, if one is refused
-  bool issue(const Step& step);  // enqueues one
+  bool issue(const Call& call);  // enqueues one
   void verify();                 // after the stream is done: every output byte, against the oracle
   void complete();               // all of it: enqueues, waits until all ranks are done, verifies
   std::vector<unsigned char> outputs();  // the bytes of all outputs
@@ -265,8 +266,8 @@ class JobRun {
   void load_dispatch(const Dispatch& dispatch, DispatchRun* run);
   void load_combine(const Combine& combine, CombineRun* run);
   bool issue_update(const Update& update, UpdateRun* run);
-  bool issue_dispatch(const Dispatch& dispatch, Half half, DispatchRun* run);
-  bool issue_combine(const Combine& combine, Half half, CombineRun* run);
+  bool issue_dispatch(const Dispatch& dispatch, Step step, DispatchRun* run);
+  bool issue_combine(const Combine& combine, Step step, CombineRun* run);
   hepUpdate_t update_args(const Update& update, const UpdateRun& run) const;
   hepDispatchArgs_t dispatch_args(const Dispatch& dispatch, const DispatchRun& run) const;
   hepCombineArgs_t combine_args(const Combine& combine, const CombineRun& run) const;

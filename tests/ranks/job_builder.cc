@@ -181,7 +181,7 @@ int JobBuilder::add_update(int routing, int top_k, const std::vector<hepIndexTyp
       job_.num_experts, top_k, job_.routings[routing].alignment, std::move(batches));
   const int index = static_cast<int>(job_.updates.size());
   job_.updates.push_back({routing, index_types, false, std::move(expected), std::move(maps)});
-  job_.order.push_back({hepOperationRouting, index, Half::kBoth});
+  job_.order.push_back({hepOperationRouting, index, Step::kWhole});
   return index;
 }
 
@@ -205,7 +205,7 @@ int JobBuilder::add_dispatch(int update, hepLayout_t layout, bool has_weights) {
   }
   const int index = static_cast<int>(job_.dispatches.size());
   job_.dispatches.push_back(std::move(dispatch));
-  job_.order.push_back({hepOperationDispatch, index, Half::kBoth});
+  job_.order.push_back({hepOperationDispatch, index, Step::kWhole});
   return index;
 }
 
@@ -224,7 +224,7 @@ int JobBuilder::add_combine(int update, hepLayout_t layout, hepWeightMode_t mode
     combine.capacity.push_back(expected.at(rank).num_rows(layout));
   const int index = static_cast<int>(job_.combines.size());
   job_.combines.push_back(std::move(combine));
-  job_.order.push_back({hepOperationCombine, index, Half::kBoth});
+  job_.order.push_back({hepOperationCombine, index, Step::kWhole});
   return index;
 }
 
@@ -244,27 +244,27 @@ bool JobBuilder::is_misrouted(const Update& update, int rank) const {
 
 void JobBuilder::fold_update(int dispatch) {
   const int update = job_.dispatches[dispatch].update;
-  const auto uses_it = [&](const Step& step) {
-    return step.operation == hepOperationDispatch
-               ? step.index != dispatch && job_.dispatches[step.index].update == update
-               : step.operation == hepOperationCombine &&
-                     job_.combines[step.index].update == update;
+  const auto uses_it = [&](const Call& call) {
+    return call.operation == hepOperationDispatch
+               ? call.index != dispatch && job_.dispatches[call.index].update == update
+               : call.operation == hepOperationCombine &&
+                     job_.combines[call.index].update == update;
   };
   if (std::any_of(job_.order.begin(), job_.order.end(), uses_it)) return;
-  const auto own = std::find_if(job_.order.begin(), job_.order.end(), [&](const Step& step) {
-    return step.operation == hepOperationRouting && step.index == update;
+  const auto own = std::find_if(job_.order.begin(), job_.order.end(), [&](const Call& call) {
+    return call.operation == hepOperationRouting && call.index == update;
   });
   job_.order.erase(own);
   job_.dispatches[dispatch].does_update = true;
 }
 
 // The steps with operations in halves.
-std::vector<Step> JobBuilder::split_calls() const {
+std::vector<Call> JobBuilder::split_calls() const {
   struct Open {
-    Step receive;
+    Call receive;
     int between;
   };
-  std::vector<Step> calls;
+  std::vector<Call> calls;
   std::vector<Open> open;
   const auto close_where = [&](auto condition) {
     for (size_t i = 0; i < open.size();) {
@@ -276,16 +276,16 @@ std::vector<Step> JobBuilder::split_calls() const {
       open.erase(open.begin() + i);
     }
   };
-  for (const Step& step : job_.order) {
+  for (const Call& call : job_.order) {
     close_where([&](const Open& other) {
-      return job_.place_of(other.receive).shares_lane(job_.place_of(step));
+      return job_.place_of(other.receive).shares_lane(job_.place_of(call));
     });
     close_where([](Open& other) { return other.between-- == 0; });
-    const Calls how = step.operation == hepOperationDispatch  ? job_.dispatches[step.index].calls
-                      : step.operation == hepOperationCombine ? job_.combines[step.index].calls
-                                                              : Calls{};
-    calls.push_back({step.operation, step.index, how.split ? Half::kSend : Half::kBoth});
-    if (how.split) open.push_back({{step.operation, step.index, Half::kReceive}, how.between});
+    const Halves how = call.operation == hepOperationDispatch  ? job_.dispatches[call.index].halves
+                       : call.operation == hepOperationCombine ? job_.combines[call.index].halves
+                                                               : Halves{};
+    calls.push_back({call.operation, call.index, how.split ? Step::kSend : Step::kWhole});
+    if (how.split) open.push_back({{call.operation, call.index, Step::kReceive}, how.between});
   }
   close_where([](const Open&) { return true; });
   return calls;

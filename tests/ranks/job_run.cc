@@ -243,18 +243,18 @@ bool JobRun::succeeded(hepResult_t result, const char* call) {
 }
 
 bool JobRun::issue() {
-  for (const Step& step : job_->order)
-    if (!issue(step)) return false;
+  for (const Call& call : job_->order)
+    if (!issue(call)) return false;
   return true;
 }
 
-bool JobRun::issue(const Step& step) {
-  const int index = step.index;
-  switch (step.operation) {
+bool JobRun::issue(const Call& call) {
+  const int index = call.index;
+  switch (call.operation) {
     case hepOperationRouting: return issue_update(job_->updates[index], &updates_[index]);
     case hepOperationDispatch:
-      return issue_dispatch(job_->dispatches[index], step.half, &dispatches_[index]);
-    default: return issue_combine(job_->combines[index], step.half, &combines_[index]);
+      return issue_dispatch(job_->dispatches[index], call.step, &dispatches_[index]);
+    default: return issue_combine(job_->combines[index], call.step, &combines_[index]);
   }
 }
 
@@ -322,19 +322,19 @@ hepDispatchArgs_t JobRun::dispatch_args(const Dispatch& dispatch, const Dispatch
   return args;
 }
 
-bool JobRun::issue_dispatch(const Dispatch& dispatch, Half half, DispatchRun* run) {
+bool JobRun::issue_dispatch(const Dispatch& dispatch, Step step, DispatchRun* run) {
   harness::Stream& stream = rank_.stream;
   const Update& update = job_->updates[dispatch.update];
   const hepRouting_t routing = this->routing(update.routing);
   const hepUpdate_t choice = update_args(update, updates_[dispatch.update]);
   hepDispatchArgs_t args = dispatch_args(dispatch, *run);
   if (dispatch.does_update) args.update = &choice;
-  const hepResult_t result = half == Half::kReceive ? hepDispatchReceive(routing, stream.get())
-                             : half == Half::kSend  ? hepDispatchSend(routing, &args, stream.get())
+  const hepResult_t result = step == Step::kReceive ? hepDispatchReceive(routing, stream.get())
+                             : step == Step::kSend  ? hepDispatchSend(routing, &args, stream.get())
                                                     : hepDispatch(routing, &args, stream.get());
   if (!succeeded(result, "a dispatch")) return false;
   launched();
-  if (half == Half::kSend) return true;
+  if (step == Step::kSend) return true;
   stream.fill(run->x.data, kJunk, run->x.bytes);
   stream.fill(run->scales.data(), kJunk, run->scales.bytes());
   stream.fill(run->weights.data(), kJunk, run->weights.bytes());
@@ -360,16 +360,16 @@ hepCombineArgs_t JobRun::combine_args(const Combine& combine, const CombineRun& 
   return args;
 }
 
-bool JobRun::issue_combine(const Combine& combine, Half half, CombineRun* run) {
+bool JobRun::issue_combine(const Combine& combine, Step step, CombineRun* run) {
   harness::Stream& stream = rank_.stream;
   const hepRouting_t routing = this->routing(job_->updates[combine.update].routing);
   const hepCombineArgs_t args = combine_args(combine, *run);
-  const hepResult_t result = half == Half::kReceive ? hepCombineReceive(routing, stream.get())
-                             : half == Half::kSend  ? hepCombineSend(routing, &args, stream.get())
+  const hepResult_t result = step == Step::kReceive ? hepCombineReceive(routing, stream.get())
+                             : step == Step::kSend  ? hepCombineSend(routing, &args, stream.get())
                                                     : hepCombine(routing, &args, stream.get());
   if (!succeeded(result, "a combine")) return false;
   launched();
-  if (half == Half::kSend) return true;
+  if (step == Step::kSend) return true;
   stream.fill(run->y.data, kJunk, run->y.bytes);
   stream.fill(run->row_weights.data(), kJunk, run->row_weights.bytes());
   stream.fill(run->row_gradients.data(), kJunk, run->row_gradients.bytes());

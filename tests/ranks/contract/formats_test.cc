@@ -179,7 +179,7 @@ TEST(Formats, ScalesComeWithLowLatencyRows) {
         Dispatch& dispatch = builder.dispatch(index);
         dispatch.quantize = quantize;
         dispatch.has_scales = quantize == hepQuantizeNone;
-        dispatch.calls.split = split;
+        dispatch.halves.split = split;
         dispatch.x_memory.assign(num_ranks, number % 2 == 0 ? kHeapMemory : kAnyMemory);
         dispatch.capacity[(number + 1) % num_ranks] /= 2;
         if (num_ranks > 2) dispatch.capacity[(number + 2) % num_ranks] = 0;

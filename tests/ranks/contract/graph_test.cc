@@ -122,14 +122,14 @@ Job low_latency_job_of(const hepConfig_t& config, bool in_halves, int replay) {
     Dispatch& dispatch = builder.dispatch(index);
     dispatch.capacity.assign(num_ranks, most_rows);
     dispatch.x_memory.assign(num_ranks, lane != 0 ? kHeapMemory : kAnyMemory);
-    dispatch.calls = {in_halves, 4};
+    dispatch.halves = {in_halves, 4};
     builder.fold_update(index);
   }
   for (const int index : dispatches) {
     Combine& combine = builder.combine(builder.add_combine(
         builder.dispatch(index).update, hepLayoutExpertMajor, hepWeightsDispatched, index));
     combine.capacity.assign(num_ranks, most_rows);
-    combine.calls = {in_halves, 4};
+    combine.halves = {in_halves, 4};
   }
   return builder.finish("low latency, replay " + std::to_string(replay));
 }
@@ -146,9 +146,9 @@ void replay_low_latency(bool in_halves, bool in_one_graph) {
     std::vector<std::unique_ptr<harness::Graph>> graphs;
     JobRun run(jobs[0], self);
     bool issued = true;
-    const std::vector<Step>& order = jobs[0].order;
+    const std::vector<Call>& order = jobs[0].order;
     for (size_t i = 0; i < order.size(); ++i) {
-      const bool turns = i > 0 && order[i].half != order[i - 1].half;
+      const bool turns = i > 0 && order[i].step != order[i - 1].step;
       if (i == 0 || (turns && !in_one_graph)) {
         if (i > 0) graphs.back()->end(self.stream);
         graphs.push_back(std::make_unique<harness::Graph>());

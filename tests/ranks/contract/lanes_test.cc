@@ -79,22 +79,22 @@ Job batch_on_every_lane(const hepConfig_t& config, int round) {
 
 // Some lanes are ahead of the others. Within a phase the order is the rank's own: first halves wait for
 // nobody, and all that a second one waits for comes in an earlier phase on every rank.
-std::vector<Step> own_order(uint64_t seed, int rank) {
+std::vector<Call> own_order(uint64_t seed, int rank) {
   Random shared(seed), own(seed + 17 * (rank + 1));
   std::vector<int> lanes[2];
   for (int lane = 0; lane < kLowLatencyLanes; ++lane) lanes[shared.chance(50)].push_back(lane);
-  std::vector<Step> order;
-  const auto add_phase = [&](hepOperation_t operation, Half half, const std::vector<int>& of) {
+  std::vector<Call> order;
+  const auto add_phase = [&](hepOperation_t operation, Step step, const std::vector<int>& of) {
     std::vector<int> shuffled = of;
     shuffle(own, shuffled);
-    for (const int lane : shuffled) order.push_back({operation, lane, half});
+    for (const int lane : shuffled) order.push_back({operation, lane, step});
   };
-  for (const auto& group : lanes) add_phase(hepOperationDispatch, Half::kSend, group);
+  for (const auto& group : lanes) add_phase(hepOperationDispatch, Step::kSend, group);
   for (const auto& group : lanes) {
-    add_phase(hepOperationDispatch, Half::kReceive, group);
-    add_phase(hepOperationCombine, Half::kSend, group);
+    add_phase(hepOperationDispatch, Step::kReceive, group);
+    add_phase(hepOperationCombine, Step::kSend, group);
   }
-  for (const auto& group : lanes) add_phase(hepOperationCombine, Half::kReceive, group);
+  for (const auto& group : lanes) add_phase(hepOperationCombine, Step::kReceive, group);
   return order;
 }
 
@@ -106,8 +106,8 @@ TEST(Lanes, FourBatchesInHalvesAreUnderWayInAnOrderOfEachRanksOwn) {
     for (int round = 0; round < kRounds; ++round) {
       JobRun run(jobs[round], self);
       self.barrier();
-      for (const Step& step : own_order(options().seed + round, self.rank))
-        ASSERT_TRUE(run.issue(step));
+      for (const Call& call : own_order(options().seed + round, self.rank))
+        ASSERT_TRUE(run.issue(call));
       self.stream.synchronize();
       self.barrier();
       run.verify();
@@ -127,10 +127,10 @@ Job job_of_lane(const hepConfig_t& config, hepMode_t mode, int lane) {
         random_tokens(random, low_latency ? config.low_latency_tokens : config.max_tokens));
     const hepLayout_t layout = random_layout(random);
     const int dispatch = builder.add_dispatch(update, layout, random.chance(50));
-    builder.dispatch(dispatch).calls.split = low_latency && random.chance(50);
+    builder.dispatch(dispatch).halves.split = low_latency && random.chance(50);
     if (random.chance(50)) builder.fold_update(dispatch);
     const int combine = builder.add_combine(update, layout, hepWeightsRow);
-    builder.combine(combine).calls.split = low_latency && random.chance(50);
+    builder.combine(combine).halves.split = low_latency && random.chance(50);
   }
   return builder.finish(std::string(low_latency ? "low-latency " : "") + "lane " +
                         std::to_string(lane));
@@ -206,11 +206,11 @@ TEST(Lanes, DispatchesUpdateWhateverTheirLanesHaveRoomFor) {
     const int update = builder.add_update(routing, round < 2 ? 4 : config.max_top_k, hepIndexInt32,
                                           random_tokens(random, most_tokens()));
     const int dispatch = builder.add_dispatch(update, hepLayoutExpertMajor, true);
-    builder.dispatch(dispatch).calls.split = split;
+    builder.dispatch(dispatch).halves.split = split;
     builder.fold_update(dispatch);
     const int combine =
         builder.add_combine(update, hepLayoutExpertMajor, hepWeightsDispatched, dispatch);
-    builder.combine(combine).calls.split = split;
+    builder.combine(combine).halves.split = split;
   }
   run_job(config, builder.finish("more choices than a block holds"));
 }
@@ -232,10 +232,10 @@ TEST(Lanes, TakeBatchesOfManyTokens) {
         const int update = builder.add_update(routing, config.max_top_k, hepIndexInt32,
                                               std::vector<int64_t>(num_ranks, tokens));
         const int dispatch = builder.add_dispatch(update, layout, true);
-        builder.dispatch(dispatch).calls.split = split;
+        builder.dispatch(dispatch).halves.split = split;
         builder.fold_update(dispatch);
         const int combine = builder.add_combine(update, layout, hepWeightsDispatched, dispatch);
-        builder.combine(combine).calls.split = split;
+        builder.combine(combine).halves.split = split;
       }
     }
   }

@@ -26,7 +26,7 @@ Job two_modes_job(const hepConfig_t& config) {
     const int dispatch = builder.add_dispatch(update, hepLayoutExpertMajor, true);
     Combine& combine = builder.combine(
         builder.add_combine(update, hepLayoutExpertMajor, hepWeightsDispatched, dispatch));
-    combine.calls.split = builder.dispatch(dispatch).calls.split = mode == hepModeLowLatency;
+    combine.halves.split = builder.dispatch(dispatch).halves.split = mode == hepModeLowLatency;
   }
   return builder.finish("both modes");
 }

@@ -120,9 +120,9 @@ class Steps {
   }
 
   // Halves where they are legal.
-  Calls random_calls(int routing) {
-    const Calls calls{random_.chance(60), static_cast<int>(random_.between(0, 4))};
-    return low_latency_[routing] ? calls : Calls{};
+  Halves random_halves(int routing) {
+    const Halves halves{random_.chance(60), static_cast<int>(random_.between(0, 4))};
+    return low_latency_[routing] ? halves : Halves{};
   }
 
   bool keeps(int step) const { return (size_.steps >> step & 1) != 0; }
@@ -185,7 +185,7 @@ class Steps {
           layout == hepLayoutFlat ? random_capacity(random_, dispatch.gather_capacity[rank]) : 0;
     }
     if (!plain_) vary(&dispatch);
-    dispatch.calls = random_calls(routing);
+    dispatch.halves = random_halves(routing);
     if (random_.chance(50)) builder_.fold_update(index);
   }
 
@@ -221,7 +221,7 @@ class Steps {
     if (layout == hepLayoutExpertPadded)
       for (int64_t& count : rows) count *= config_.num_experts / num_ranks_;
     combine.y_memory = random_memory(rows);
-    combine.calls = random_calls(routing);
+    combine.halves = random_halves(routing);
     if (plain_) return;
     combine.type = random_.pick({hepTypeDefault, hepTypeBfloat16, hepTypeFloat16, hepTypeFloat32});
     combine.partial_type = random_.pick({hepTypeDefault, hepTypeBfloat16, hepTypeFloat32});
@@ -331,10 +331,10 @@ Job random_job(uint64_t seed, const hepConfig_t& config, int num_ranks, const Si
 
 std::string describe(const Job& job) {
   std::ostringstream text;
-  for (const auto& [operation, index, half] : job.order)
+  for (const auto& [operation, index, step] : job.order)
     text << "\n  "
-         << (half == Half::kSend      ? "first half of "
-             : half == Half::kReceive ? "second half of "
+         << (step == Step::kSend      ? "first half of "
+             : step == Step::kReceive ? "second half of "
                                       : "")
          << (operation == hepOperationRouting    ? describe(job, job.updates[index])
              : operation == hepOperationDispatch ? describe(job, job.dispatches[index])

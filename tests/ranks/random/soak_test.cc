@@ -157,13 +157,13 @@ class SetRun {
     for (const Job& job : set_.jobs) left += job.order.size();
     while (left > 0) {
       const auto job = static_cast<size_t>(random.between(0, kJobsInFlight - 1));
-      const std::vector<Step>& steps = set_.jobs[job].order;
-      if (next[job] == steps.size()) continue;
+      const std::vector<Call>& calls = set_.jobs[job].order;
+      if (next[job] == calls.size()) continue;
       int open = 0;
       do {
-        const Step& step = steps[next[job]++];
-        if (!runs_[job]->issue(step)) return false;
-        open += step.half == Half::kSend ? 1 : step.half == Half::kReceive ? -1 : 0;
+        const Call& call = calls[next[job]++];
+        if (!runs_[job]->issue(call)) return false;
+        open += call.step == Step::kSend ? 1 : call.step == Step::kReceive ? -1 : 0;
         --left;
       } while (open > 0);
     }
