@@ -17,7 +17,8 @@
 namespace hep {
 
 // A lane as one rank sees it.
-struct LaneContext : Lane {
+struct LaneContext {
+  const Lane& lane;  // the communicator's; it outlives the backend
   int rank;
   std::vector<void*> windows;  // [R] the lane's parts of the windows as mapped by this rank;
                                // windows[rank] is its own; zero at first
@@ -41,11 +42,12 @@ struct RegisteredAddress {
 
 // Whether rows lie in the heap of this rank's window, where peers read them in place. Those that begin
 // there must end there. `name` is the argument's, for the error.
-Status find_rows_in_heap(const LaneContext& lane, const char* name, const void* rows,
+Status find_rows_in_heap(const LaneContext& context, const char* name, const void* rows,
                          int64_t num_rows, int64_t row_bytes, bool* in_heap);
 
 // The same of the expert outputs of a combine, whose type is the call's.
-Status find_outputs_in_heap(const LaneContext& lane, const hepCombineArgs_t& call, bool* in_heap);
+Status find_outputs_in_heap(const LaneContext& context, const hepCombineArgs_t& call,
+                            bool* in_heap);
 
 // Sizes of a batch: T and K.
 struct Batch {

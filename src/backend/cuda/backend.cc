@@ -25,14 +25,14 @@ Status check_plan(const CudaLane& lane, int device) {
   if (blocks > num_sms)
     return error(hepErrorInvalidArgument,
                  "%s and the block counts ask for %d SMs, but device %d has %d",
-                 lane.context.mode == hepModeLowLatency ? "low_latency_blocks" : "sm_budget",
+                 lane.context.lane.mode == hepModeLowLatency ? "low_latency_blocks" : "sm_budget",
                  blocks, device, num_sms);
   return Status();
 }
 
 constexpr uint64_t kPartAlignment = 256;  // of parts of the scratch
 
-uint64_t block_count_bytes(const LaneContext& lane) {
+uint64_t block_count_bytes(const Lane& lane) {
   return sizeof(uint32_t) * lane.budget.routing_blocks *
          (lane.shape.num_experts + 2 * lane.shape.num_ranks);
 }
@@ -89,11 +89,11 @@ Status CudaBackend::allocate() {
   };
   const uint64_t firsts = reserve(sizeof(FirstErrors));
   registered_offset_ =
-      reserve(sizeof(void*) * kMaxRegistrations * lanes_.front()->context.shape.num_ranks);
+      reserve(sizeof(void*) * kMaxRegistrations * lanes_.front()->context.lane.shape.num_ranks);
   std::vector<uint64_t> states, block_counts;
   for (const auto& lane : lanes_) {
     states.push_back(reserve(sizeof(DeviceState)));
-    block_counts.push_back(reserve(block_count_bytes(lane->context)));
+    block_counts.push_back(reserve(block_count_bytes(lane->context.lane)));
   }
   HEP_TRY(scratch_.allocate(device_, bytes));
   HEP_TRY(host_state_.allocate(sizeof(HostState)));
@@ -111,12 +111,12 @@ Status CudaBackend::allocate() {
 void CudaBackend::start_lane(CudaLane& lane) {
   const LaneContext& context = lane.context;
   KernelContext& kernel = lane.kernel;
-  kernel.window_layout = context.window_layout;
-  kernel.routing_layout = context.routing_layout;
+  kernel.window_layout = context.lane.window_layout;
+  kernel.routing_layout = context.lane.routing_layout;
   kernel.timeout_ns = static_cast<uint64_t>(timeout_ms_) * 1000000;
   kernel.rank = rank_;
-  kernel.mode = context.mode;
-  kernel.lane = context.number;
+  kernel.mode = context.lane.mode;
+  kernel.lane = context.lane.number;
   for (size_t r = 0; r < context.windows.size(); ++r) kernel.windows[r] = context.windows[r];
 }
 
@@ -133,7 +133,7 @@ Status CudaBackend::create_routing(int lane, int alignment,
 Status CudaBackend::set_registered(const std::vector<RegisteredAddress>& addresses) {
   const DeviceGuard guard(device_);
   HEP_TRY(guard.status());
-  const int num_ranks = lanes_.front()->context.shape.num_ranks;
+  const int num_ranks = lanes_.front()->context.lane.shape.num_ranks;
   for (const RegisteredAddress& entry : addresses)
     HEP_TRY(
         scratch_.write(registered_offset_ + sizeof(void*) * (entry.slot * num_ranks + entry.rank),
@@ -210,7 +210,7 @@ Status CudaBackend::take_routing_memory(CudaLane& lane, std::unique_ptr<DeviceMe
   HEP_TRY(current.status());
   const OutsideOfCaptures outside(context_->driver());
   auto created = std::make_unique<DeviceMemory>();
-  HEP_TRY(created->allocate(device_, lane.context.routing_layout.total));
+  HEP_TRY(created->allocate(device_, lane.context.lane.routing_layout.total));
   const Lock lock(lane.mutex);
   lane.spare_routing_memory.reserve(++lane.num_routing_memories);  // returning it must not fail
   *memory = std::move(created);

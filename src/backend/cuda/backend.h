@@ -17,8 +17,8 @@ namespace hep {
 
 // A lane, what it has enqueued, and its device memory.
 struct CudaLane {
-  CudaLane(const LaneContext& lane, const Profile& profile)
-      : context(lane), plan(make_plan(lane, profile)) {}
+  CudaLane(const LaneContext& seen, const Profile& profile)
+      : context(seen), plan(make_plan(seen.lane, profile)) {}
 
   const LaneContext& context;
   const Plan plan;

@@ -125,14 +125,14 @@ Status CudaRouting::list_map(Step step, hepStream_t stream, TopK* choice) {
   choice->index_type = hepIndexInt32;
   if (choice->batch.num_tokens == 0 || step == Step::kReceive) return Status();
   const LaneContext& context = lane_.context;
-  int32_t* listed = at<int32_t>(memory_->get(), context.routing_layout.weights);
+  int32_t* listed = at<int32_t>(memory_->get(), context.lane.routing_layout.weights);
   MapArgs args{};
   args.firsts = lane_.kernel.firsts;
   args.host = lane_.kernel.host;
   args.map = static_cast<const uint8_t*>(choice->indices);
   args.indices = listed;
   args.num_tokens = choice->batch.num_tokens;
-  args.num_experts = context.shape.num_experts;
+  args.num_experts = context.lane.shape.num_experts;
   args.top_k = choice->batch.top_k;
   HEP_CUDA_TRY(route::launch_map(args, lane_.plan, stream));
   choice->indices = listed;
@@ -145,9 +145,9 @@ Status CudaRouting::list_map(Step step, hepStream_t stream, TopK* choice) {
 Status CudaRouting::find_rows(const hepDispatchArgs_t& call, const Batch& batch, Step step,
                               DispatchedRows* rows) {
   const LaneContext& context = lane_.context;
-  const bool low_latency = context.mode == hepModeLowLatency;
-  const uint64_t window_rows = context.window_layout.published;
-  rows->row_bytes = context.shape.hidden * element_bytes(call.type);
+  const bool low_latency = context.lane.mode == hepModeLowLatency;
+  const uint64_t window_rows = context.lane.window_layout.published;
+  rows->row_bytes = context.lane.shape.hidden * element_bytes(call.type);
   rows->location = window_rows;
   rows->publishing = Publishing::kDone;
   if (call.quantize != hepQuantizeNone) {
@@ -172,7 +172,7 @@ Status CudaRouting::find_rows(const hepDispatchArgs_t& call, const Batch& batch,
 // What the dispatch does not do itself.
 Status CudaRouting::publish_rows(const DispatchArgs& args, hepStream_t stream) {
   const LaneContext& context = lane_.context;
-  const WindowLayout& layout = context.window_layout;
+  const WindowLayout& layout = context.lane.window_layout;
   const DispatchCall& call = args.call;
   if (args.num_tokens == 0 || args.rows.publishing != Publishing::kDone ||
       args.rows.location != layout.published)
@@ -188,10 +188,10 @@ Status CudaRouting::publish_rows(const DispatchArgs& args, hepStream_t stream) {
   quantize.x = call.x;
   quantize.rows = window + layout.published;
   quantize.scales = window + layout.scales_at(0, 0);
-  quantize.scale_stride = context.shape.scale_stride();
-  quantize.scale_bytes = context.shape.scale_bytes;
+  quantize.scale_stride = context.lane.shape.scale_stride();
+  quantize.scale_bytes = context.lane.shape.scale_bytes;
   quantize.num_tokens = args.num_tokens;
-  quantize.hidden = context.shape.hidden;
+  quantize.hidden = context.lane.shape.hidden;
   quantize.quantize = call.quantize;
   HEP_CUDA_TRY(dispatch::launch_quantize(quantize, lane_.plan, stream));
   return Status();
@@ -206,8 +206,8 @@ Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Step step,
   HEP_TRY(find_outputs_in_heap(context, call, &in_heap));
   outputs->location = kNotInWindow;
   if (!sends_unmodified_rows(call_of(call)) || step != Step::kWhole) return Status();
-  const int64_t row_bytes = int64_t{context.shape.hidden} * element_bytes(call.type);
-  if (context.mode == hepModeLowLatency)
+  const int64_t row_bytes = int64_t{context.lane.shape.hidden} * element_bytes(call.type);
+  if (context.lane.mode == hepModeLowLatency)
     outputs->most_sent_rows = most_sent_rows(lane_.plan, row_bytes);
   if (in_heap)
     outputs->location =
@@ -242,7 +242,7 @@ Status CudaRouting::dispatch(const DispatchRequest& request, const Batch& batch,
   UpdateArgs args{};
   HEP_TRY(find_rows(call, batch, step, &args.rows));
   const NotedWork noted(lane_.work, stream);
-  const bool in_one_launch = request.update && lane_.context.shape.choice_tokens > 0;
+  const bool in_one_launch = request.update && lane_.context.lane.shape.choice_tokens > 0;
   if (in_one_launch)
     HEP_TRY(list_map(step, stream, &choice));
   else if (request.update)
@@ -286,7 +286,7 @@ Status CudaRouting::combine(const hepCombineArgs_t& call, const Batch& batch, St
   args.top_k = batch.top_k;
   args.step = step;
   args.call = call_of(call);
-  const int hidden = lane_.context.shape.hidden;
+  const int hidden = lane_.context.lane.shape.hidden;
   args.row_bytes = hidden * element_bytes(call.type);
   args.partial_row_bytes = hidden * element_bytes(call.partial_type);
   HEP_TRY(find_outputs(call, step, &args.outputs));
@@ -307,8 +307,8 @@ Status CudaRouting::query(hepRoutingCounts_t* counts, hepStream_t stream) {
   if (capture != cudaStreamCaptureStatusNone)
     return error(hepErrorInvalidUsage, "hepRoutingQuery waits, so it cannot be captured");
 
-  const RoutingLayout& layout = lane_.context.routing_layout;
-  const int local_experts = lane_.context.shape.num_local_experts();
+  const RoutingLayout& layout = lane_.context.lane.routing_layout;
+  const int local_experts = lane_.context.lane.shape.num_local_experts();
   RoutingTotals totals;
   int32_t padded_rows;
   std::vector<int32_t> tokens_per_expert(local_experts);

@@ -19,7 +19,7 @@ HostBackend::HostBackend(BackendContext context, const RowArithmetic& arithmetic
 
 Status HostBackend::create_routing(int lane, int alignment,
                                    std::unique_ptr<BackendRouting>* routing) {
-  const uint64_t bytes = lanes_[lane].context.routing_layout.total;
+  const uint64_t bytes = lanes_[lane].context.lane.routing_layout.total;
   HostRouting::Memory memory(std::calloc(bytes, 1));
   std::unique_ptr<BackendRouting> made;
   if (memory)

@@ -20,17 +20,17 @@ namespace hep {
 
 class Operation {
  public:
-  Operation(const LaneContext& lane, Waiter& waiter, hepOperation_t kind, uint64_t epoch)
-      : lane_(lane), waiter_(waiter), kind_(kind), epoch_(epoch) {}
+  Operation(const LaneContext& context, Waiter& waiter, hepOperation_t kind, uint64_t epoch)
+      : context_(context), waiter_(waiter), kind_(kind), epoch_(epoch) {}
 
   uint64_t epoch() const { return epoch_; }
-  int rank() const { return lane_.rank; }
-  int num_ranks() const { return lane_.shape.num_ranks; }
-  const Shape& shape() const { return lane_.shape; }
-  const WindowLayout& layout() const { return lane_.window_layout; }
+  int rank() const { return context_.rank; }
+  int num_ranks() const { return context_.lane.shape.num_ranks; }
+  const Shape& shape() const { return context_.lane.shape; }
+  const WindowLayout& layout() const { return context_.lane.window_layout; }
   // The i-th rank to visit. Each begins with itself, so that ranks do not meet at one.
   int in_turn(int i) const { return (rank() + i) % num_ranks(); }
-  void* window(int rank) const { return lane_.windows[rank]; }
+  void* window(int rank) const { return context_.windows[rank]; }
   void* own_window() const { return window(rank()); }
 
   // What a peer tells this rank, and what this rank tells a peer.
@@ -68,10 +68,10 @@ class Operation {
 
  private:
   Awaited awaited(hepPhase_t phase, int peer) const {
-    return {kind_, epoch_, lane_.mode, lane_.number, phase, peer};
+    return {kind_, epoch_, context_.lane.mode, context_.lane.number, phase, peer};
   }
 
-  const LaneContext& lane_;
+  const LaneContext& context_;
   Waiter& waiter_;
   const hepOperation_t kind_;
   const uint64_t epoch_;

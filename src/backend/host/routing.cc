@@ -30,7 +30,7 @@ HostRouting::HostRouting(HostBackend& backend, HostLane& lane, Memory memory, in
     : backend_(backend),
       lane_(lane),
       memory_(std::move(memory)),
-      state_(memory_.get(), lane.context.routing_layout, alignment) {}
+      state_(memory_.get(), lane.context.lane.routing_layout, alignment) {}
 
 Status HostRouting::run_update(const TopK& choice, Step step) {
   const Operation operation = backend_.start(lane_, hepOperationRouting, step);
@@ -54,7 +54,8 @@ Status HostRouting::dispatch(const DispatchRequest& request, const Batch& batch,
   bool in_heap = false;
   if (args.quantize == hepQuantizeNone)
     HEP_TRY(find_rows_in_heap(lane_.context, "x", args.x, batch.num_tokens,
-                              lane_.context.shape.hidden * element_bytes(args.type), &in_heap));
+                              lane_.context.lane.shape.hidden * element_bytes(args.type),
+                              &in_heap));
   HEP_TRY(backend_.check_alive());
 
   if (request.update) HEP_TRY(run_update(*request.update, step));
@@ -73,8 +74,8 @@ Status HostRouting::dispatch(const DispatchRequest& request, const Batch& batch,
   if (step == Step::kSend) return {};
   const hepRowCounters_t& counters = state_.totals->row_counters;
   if (counters.overflow != 0 && args.overflow == hepOverflowError)
-    backend_.note_overflow({true, lane_.context.mode, lane_.context.number, operation.epoch(),
-                            counters.needed, args.capacity});
+    backend_.note_overflow({true, lane_.context.lane.mode, lane_.context.lane.number,
+                            operation.epoch(), counters.needed, args.capacity});
   return {};
 }
 
@@ -97,7 +98,7 @@ Status HostRouting::combine(const hepCombineArgs_t& args, const Batch&, Step ste
 Status HostRouting::query(hepRoutingCounts_t* counts, hepStream_t stream) {
   HEP_TRY(backend_.check_stream(stream));
   HEP_TRY(backend_.check_alive());
-  const int num_experts = lane_.context.shape.num_local_experts();
+  const int num_experts = lane_.context.lane.shape.num_local_experts();
   counts->num_flat_rows = state_.totals->num_flat_rows;
   counts->num_expert_rows = state_.totals->num_expert_rows;
   counts->num_padded_rows = state_.expert_offsets[num_experts];

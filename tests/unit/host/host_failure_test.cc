@@ -224,8 +224,9 @@ TEST(HostBackend, APeerThatLeftEndsOnlyWaitsForWhatItHasNotSignalled) {
 // The peers take part in an operation that has begun, so that it cannot be made again.
 TEST(HostOperation, WhoseMemoryRunsOutFailsTheCommunicator) {
   Waiter waiter(0, kLongTimeoutMs);
-  LaneContext lane{};
-  const Operation operation(lane, waiter, hepOperationCombine, 3);
+  const Lane lane{};
+  const LaneContext context{lane, 0, {}};
+  const Operation operation(context, waiter, hepOperationCombine, 3);
   EXPECT_TRUE(operation.run([] { return Status(); }).ok());
   EXPECT_EQ(waiter.failure().result, hepSuccess);
   const Status status = operation.run([]() -> Status { throw std::bad_alloc(); });

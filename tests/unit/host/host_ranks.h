@@ -75,21 +75,19 @@ struct Options {
 // All ranks of a communicator, in this process, each with one routing.
 class Ranks {
  public:
-  explicit Ranks(const Options& options) : layout_(WindowLayout::make(shape_of(options))) {
-    const Shape shape = shape_of(options);
+  explicit Ranks(const Options& options) : lane_(lane_of(options)) {
     for (int r = 0; r < options.num_ranks; ++r) {
-      windows_.emplace_back(std::aligned_alloc(4096, align_up(layout_.total, 4096)), &std::free);
-      std::memset(windows_[r].get(), 0, layout_.total);
+      windows_.emplace_back(std::aligned_alloc(4096, align_up(layout().total, 4096)), &std::free);
+      std::memset(windows_[r].get(), 0, layout().total);
     }
     for (int r = 0; r < options.num_ranks; ++r) {
-      LaneContext lane{
-          {hepModeThroughput, 0, 0, shape, layout_, RoutingLayout::make(shape), Budget{}}, r, {}};
-      for (const auto& window : windows_) lane.windows.push_back(window.get());
-      const BackendContext context{r, -1, options.timeout_ms, {lane}};
+      LaneContext context{lane_, r, {}};
+      for (const auto& window : windows_) context.windows.push_back(window.get());
+      const BackendContext backend{r, -1, options.timeout_ms, {context}};
       backends_.emplace_back();
       routings_.emplace_back();
       batches_.push_back({0, 0});
-      EXPECT_TRUE(create_host_backend(context, &backends_[r]).ok());
+      EXPECT_TRUE(create_host_backend(backend, &backends_[r]).ok());
       EXPECT_TRUE(backends_[r]->create_routing(0, options.alignment, &routings_[r]).ok());
     }
   }
@@ -97,18 +95,18 @@ class Ranks {
   Backend& backend(int rank) { return *backends_[rank]; }
   BackendRouting& routing(int rank) { return *routings_[rank]; }
   void* window(int rank) { return windows_[rank].get(); }
-  const WindowLayout& layout() const { return layout_; }
+  const WindowLayout& layout() const { return lane_.window_layout; }
   Signals& signals(int rank, int peer) {
-    return *at<Signals>(window(rank), layout_.signals_at(peer));
+    return *at<Signals>(window(rank), layout().signals_at(peer));
   }
   RecordHeader& record_header(int rank, int peer, uint64_t epoch) {
-    return *at<RecordHeader>(window(rank), layout_.header_at(epoch, peer));
+    return *at<RecordHeader>(window(rank), layout().header_at(epoch, peer));
   }
 
   // A section of a routing's memory.
   template <typename T>
   const T* section(int rank, uint64_t RoutingLayout::*offset) {
-    return at<T>(routings_[rank]->memory(), RoutingLayout::make(layout_.shape).*offset);
+    return at<T>(routings_[rank]->memory(), lane_.routing_layout.*offset);
   }
   const hepRowCounters_t& counters(int rank) {
     return section<RoutingTotals>(rank, &RoutingLayout::totals)->row_counters;
@@ -148,8 +146,9 @@ class Ranks {
   static void expect_ok(const Status& status) { EXPECT_TRUE(status.ok()) << status.message(); }
 
  private:
-  static Shape shape_of(const Options& options) {
-    Shape shape{};
+  static Lane lane_of(const Options& options) {
+    Lane lane{};
+    Shape& shape = lane.shape;
     shape.num_ranks = options.num_ranks;
     shape.num_experts = options.num_experts;
     shape.max_tokens = options.max_tokens;
@@ -157,10 +156,12 @@ class Ranks {
     shape.hidden = kHidden;
     shape.row_bytes = shape.partial_row_bytes = kHidden * 2;
     shape.heap_bytes = options.heap_bytes;
-    return shape;
+    lane.window_layout = WindowLayout::make(shape);
+    lane.routing_layout = RoutingLayout::make(shape);
+    return lane;
   }
 
-  WindowLayout layout_;
+  const Lane lane_;
   std::vector<std::unique_ptr<void, void (*)(void*)>> windows_;
   std::vector<std::unique_ptr<Backend>> backends_;
   std::vector<std::unique_ptr<BackendRouting>> routings_;
