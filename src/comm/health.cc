@@ -9,8 +9,8 @@
 namespace hep {
 namespace {
 
-// For a rank that is accused to tell what it waits for itself: the time in which failures on a device
-// are found, and some.
+// For a rank that is accused to tell what it waits for itself: the time in which failures on a
+// device are found, and some.
 constexpr std::chrono::milliseconds kExplanation{250};
 
 std::string name(int rank) { return "rank " + std::to_string(rank); }
@@ -65,11 +65,11 @@ bool Health::poll_local_failure(PeerFailure* own) {
   return own->result != hepSuccess;
 }
 
-// Returns what the peers have to know; with result hepSuccess where they know it all. What began
-// here comes before the waits that it ended, which may be found earlier than it is told: whom those
-// waited for is not to be taken for the one who is missing. Of a timeout, a rank tells whom it
-// waited for itself. It does not repeat what it was told, so that every rank can follow the chain
-// of waits to its end.
+// Returns the failure to announce to the peers, or hepSuccess if they have been told.
+// A failure that began here comes first. It also ends waits of this rank, and those may be found
+// earlier; the rank that such a wait waited for is not the one that is missing.
+// For a timeout this rank names whom it waited for itself, never whom it was told of. Every rank
+// can then follow the chain of waits to its end.
 PeerFailure Health::to_tell() const {
   hepFailure_t failure = backend_.failure();
   if (failure.result == hepSuccess) return {};
@@ -96,8 +96,8 @@ hepFailure_t Health::failure() const {
   return failure;
 }
 
-// The record of the backend names whom the wait was for, or nobody. That one may have failed as well,
-// and so this rank may have been told of.
+// The record of the backend names whom the wait was for, or nobody. That one may have failed as
+// well, and so this rank may have been told of.
 int Health::root_cause(const hepFailure_t& failure) const {
   const int awaited = failure.missing_rank;
   switch (failure.result) {
@@ -125,8 +125,8 @@ int Health::end_of_waits(int awaited) const {
   return awaited >= 0 ? awaited : first;
 }
 
-// Goes from a rank that failed because it waited for another to that one, and so on. This rank waits
-// for `awaited`, or for nobody. Returns -1 where the chain has no end.
+// Goes from a rank that failed because it waited for another to that one, and so on. This rank
+// waits for `awaited`, or for nobody. Returns -1 where the chain has no end.
 int Health::end_of_chain(int rank, int awaited) const {
   for (size_t step = 0; step < peers_.size(); ++step) {
     const Peer& peer = peers_[rank];
@@ -202,7 +202,8 @@ void Health::peer_lost(int rank) {
     heard_.notify_all();
   }
   const std::string cause = "the process of " + name(rank) + " is gone";
-  // For the peers as well, which need not have lost it: a connection may end where its processes do not.
+  // For the peers as well, which need not have lost it: a connection may end where its processes do
+  // not.
   stop(hepErrorPeerLost, rank, cause, {rank_, hepErrorPeerLost, rank, name(rank_) + ": " + cause});
 }
 

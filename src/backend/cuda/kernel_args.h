@@ -17,8 +17,8 @@
 
 namespace hep {
 
-// Device memory of one rank's lane, zero at first. Operations of one kind follow each other in stream
-// order; their kernels advance the epochs, so that captured graphs replay.
+// Device memory of one rank's lane, zero at first. Operations of one kind follow each other in
+// stream order; their kernels advance the epochs, so that captured graphs replay.
 struct DeviceState {
   struct Operation {
     uint64_t epoch;     // completed operations of this kind, or begun ones
@@ -35,9 +35,10 @@ struct DeviceState {
   uint64_t combine_tasks;  // combine: tasks of the second half that have been dealt out
 };
 
-// Device memory of all lanes together: 0 to 1 by the first to come.
+// Device memory that all lanes share. Each flag goes 0 -> 1 once; whoever sets it writes the record
+// in HostState.
 struct FirstErrors {
-  uint32_t failed;  // set by the first wait that fails: later ones give up at once
+  uint32_t failed;  // a wait has failed: later ones give up at once
   uint32_t bad_index, overflow;
 };
 
@@ -198,7 +199,8 @@ struct CombineCall {
   float* gradients;
 };
 
-// Whether each contribution is a partial sum by itself, and arrives as it is. All ranks decide alike.
+// Whether each contribution is a partial sum by itself, and arrives as it is. All ranks decide
+// alike.
 HEP_HOST_DEVICE inline bool sends_unmodified_rows(const CombineCall& call) {
   return call.layout == hepLayoutFlat && call.weight_mode == hepWeightsNone &&
          call.type == call.partial_type;
@@ -228,7 +230,8 @@ struct CombineArgs {
   CombinePlan plan;
 };
 
-// Whether this rank's outputs are read where they lie, however few they are: then there are no blocks to send any.
+// Whether this rank's outputs are read where they lie, however few they are: then there are no
+// blocks to send any.
 HEP_HOST_DEVICE inline bool never_sends_outputs(const CombineArgs& args) {
   return args.outputs.location != kNotInWindow && args.outputs.most_sent_rows == 0;
 }

@@ -182,8 +182,8 @@ void take_records(const Operation& operation, RoutingState& state) {
 
 }  // namespace
 
-// The records of the update before last lie where these will, and are no longer read: its peers have sent
-// those of the last one since.
+// Records are double-buffered by parity. Overwriting update n-2 is safe: every peer has sent update
+// n-1, so it has finished reading n-2.
 void send_update(const Operation& operation, const TopK& choice, HostBackend& backend,
                  RoutingState& state) {
   state.totals->num_tokens = choice.batch.num_tokens;

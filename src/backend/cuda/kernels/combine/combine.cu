@@ -56,9 +56,9 @@ __device__ void finish(const CombineArgs& args, bool in_place, uint64_t epoch) {
   if (threadIdx.x == 0) context.state->combine_tasks = 0;
 }
 
-// Whether there is something to finish: the rest of the ranks need not be told where they take turns with two
-// sets of slots and nobody reads outputs in place. `outputs` tells of all ranks once all threads of the block
-// are done.
+// Whether this rank must signal and wait at the end. It need not with double-buffered slots, few
+// tokens, no gradients, and nobody who reads outputs in place. `outputs` is complete once all
+// threads of the block are done.
 template <typename V>
 __device__ bool has_to_finish(const CombineArgs& args, bool in_place, const Outputs* outputs) {
   const KernelContext& context = args.context;

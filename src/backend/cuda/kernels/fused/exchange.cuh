@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The exchange of a routing update that is part of a dispatch: every rank sends all others its tokens'
-// experts as they are, in words that say by themselves whether they have come. One way, no fence.
+// The exchange of a routing update that is part of a dispatch: every rank sends all others its
+// tokens' experts as they are, in words that say by themselves whether they have come. One way, no
+// fence.
 //
 // What a source sends to each rank, for each parity of updates:
 //
@@ -9,7 +10,8 @@
 //   experts  [(T K + 1) / 2]   two selections each
 //   weights  [T K]             if given
 //
-// The words of `header`, `experts` and `weights` carry a tag of the update above and the payload below.
+// The words of `header`, `experts` and `weights` carry a tag of the update above and the payload
+// below.
 #pragma once
 
 #include "backend/cuda/blocks/fused.h"
@@ -34,18 +36,19 @@ enum : uint32_t {
 };
 constexpr int kFlagBits = 3;
 
-// The first word of a header: tokens below, then top_k, then flags. The others are the lower half of the
-// call's summary and the two halves of the location of the rows.
+// The first word of a header: tokens below, then top_k, then flags. The others are the lower half
+// of the call's summary and the two halves of the location of the rows.
 constexpr int kTokenBits = 17, kTopKBits = 6;
 static_assert(kMaxTokens < 1 << kTokenBits && kMaxTopK < 1 << kTopKBits &&
               kTokenBits + kTopKBits + kFlagBits <= 32);
 
-// A word: above, what tells its update from the others that write there, every second one, and from none;
-// below, the payload. It comes again after 2^32 updates.
+// Word: bits 63-32 are the tag, bits 31-0 the payload. The tag is update / 2 with the top bit set,
+// so zeroed memory never matches. Only updates of one parity share a word. A tag repeats after 2^32
+// updates.
 __device__ inline uint32_t choice_tag(uint64_t update) {
   return static_cast<uint32_t>(update >> 1) | 1u << 31;
 }
-// The update that left a tag where `update` is awaited, its lower half; 0: none.
+// Returns the low half of the update that left a tag in a word of `update`'s parity; 0 if none did.
 __device__ inline uint64_t update_of_tag(uint32_t tag, uint64_t update) {
   return tag == 0 ? 0 : uint64_t{tag & ~(1u << 31)} << 1 | (update & 1);
 }
@@ -67,7 +70,7 @@ struct ChoiceWords {
   }
 };
 
-// ------------------------------------------------------------------------------------------ sending
+// ----------------------------------------------------------------------------------------- sending
 
 __device__ inline uint32_t flags_of(const UpdateArgs& args) {
   const bool in_place = args.rows.publishing == Publishing::kDone && args.num_tokens > 0;
@@ -161,7 +164,7 @@ __device__ inline void signal_tokens(const UpdateArgs& args, uint64_t update, To
       ptx::st_relaxed_sys(ChoiceWords(context, rank, context.rank, update).ready() + token, update);
 }
 
-// ---------------------------------------------------------------------------------------- receiving
+// --------------------------------------------------------------------------------------- receiving
 
 // Waits for a word of an update; false as wait_for().
 __device__ inline bool take_word(const KernelContext& context, const WaitPoint& point,
@@ -178,8 +181,8 @@ __device__ inline bool take_word(const KernelContext& context, const WaitPoint& 
   return true;
 }
 
-// The header of a source, a word a lane; what differs from this rank's call fails. By all lanes; all return
-// the number of tokens, or one that is too large after a failure.
+// The header of a source, a word a lane; what differs from this rank's call fails. By all lanes;
+// all return the number of tokens, or one that is too large after a failure.
 constexpr uint32_t kNoHeader = 0xffffffffu;
 __device__ inline uint32_t take_header(const UpdateArgs& args, int source, uint64_t epoch,
                                        uint64_t update, Sources& sources) {
@@ -196,7 +199,8 @@ __device__ inline uint32_t take_header(const UpdateArgs& args, int source, uint6
       uint64_t{__shfl_sync(kFullWarp, payload, 3)} << 32 | __shfl_sync(kFullWarp, payload, 2);
   const uint32_t top_k = first >> kTokenBits & ((1u << kTopKBits) - 1);
   const uint32_t tokens = first & ((1u << kTokenBits) - 1);
-  // A second half is for the first half that was executed, whose sizes are in this rank's own header.
+  // A second half is for the first half that was executed, whose sizes are in this rank's own
+  // header.
   if (source == context.rank && (tokens != args.num_tokens || top_k != args.top_k)) {
     record_failure(context, {hepOperationDispatch, hepPhaseNone, source, epoch},
                    hepErrorInvalidUsage, batch_word(args.num_tokens, args.top_k),
@@ -225,9 +229,9 @@ __device__ inline uint32_t take_header(const UpdateArgs& args, int source, uint6
 // Words of which a thread has the loads under way at once.
 constexpr int kWordsAtOnce = 4;
 
-// Brings the choices of all ranks, [R][choice_tokens][K], kNoExpert for none, to shared memory. Warps share
-// the sources among them, several one source where there are enough. By the first kAssigningWarps warps of a
-// block; false after a failure.
+// Brings the choices of all ranks, [R][choice_tokens][K], kNoExpert for none, to shared memory.
+// Warps share the sources among them, several one source where there are enough. By the first
+// kAssigningWarps warps of a block; false after a failure.
 __device__ inline bool take_choices(const UpdateArgs& args, uint64_t epoch, uint64_t update,
                                     Sources& sources, uint16_t* experts) {
   const KernelContext& context = args.context;
