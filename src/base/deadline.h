@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A point in time by which something must have happened.
+// A deadline is a point in time by which something must have happened.
 #pragma once
 
 #include <poll.h>
@@ -16,15 +16,15 @@ class Deadline {
     return Deadline(Clock::now() + std::chrono::milliseconds(milliseconds));
   }
 
-  // The same point in time, or as soon as there is something to read at `news`, a descriptor that
-  // outlives the deadline.
+  // Returns a deadline that also expires as soon as the descriptor `news` has something to read.
+  // `news` must outlive it.
   Deadline or_news(int interrupt) const {
     Deadline deadline = *this;
     deadline.interrupt_ = interrupt;
     return deadline;
   }
 
-  // The deadline, or `milliseconds` from now if that is earlier.
+  // Returns the deadline, or `milliseconds` from now if that is earlier.
   Deadline or_in(int milliseconds) const {
     Deadline deadline = *this;
     deadline.time_ = std::min(time_, Clock::now() + std::chrono::milliseconds(milliseconds));
@@ -33,12 +33,12 @@ class Deadline {
 
   bool expired() const { return Clock::now() >= time_ || has_news(); }
 
-  // Milliseconds to wait until expired() is to be asked again, at least 0: what poll() takes.
+  // Returns the timeout of poll() after which expired() must be asked again, in milliseconds.
   int remaining_ms() const {
     return interrupt_ < 0 ? left_ms() : has_news() ? 0 : std::min(left_ms(), kNewsMs);
   }
 
-  // Milliseconds that are left, rounded up, at least 0.
+  // Returns the milliseconds that are left, rounded up, at least 0.
   int left_ms() const {
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(time_ - Clock::now()).count();
     return static_cast<int>(std::clamp<int64_t>(left, 0, 1 << 30));

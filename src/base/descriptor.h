@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ownership of a file descriptor.
+// Owns a file descriptor.
 #pragma once
 
 #include <unistd.h>

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// Places at which tests of the creation of communicators make a rank fail. The library never does.
+// A fault point is a place where a test makes a rank fail while it creates a communicator. In
+// production none fails.
 #pragma once
 
 #include "base/status.h"
 
 namespace hep {
 
-// NULL but in those tests, which are linked with the library's objects: the symbol is not exported.
+// The hook of these tests, NULL otherwise. They link the library's objects, because the symbol is
+// not exported.
 using FaultHook = Status (*)(const char* step, int rank);
 inline FaultHook fault_hook = nullptr;
 
-// Stands where a step has done its work, so that what it made has to be freed again.
+// Stands behind the work of a step. A failure here shows that the step's resources are freed.
 inline Status fault_point(const char* step, int rank) {
   return fault_hook == nullptr ? Status() : fault_hook(step, rank);
 }

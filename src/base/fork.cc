@@ -8,7 +8,8 @@
 namespace hep {
 namespace {
 
-// Never destroyed: a process may fork at exit. Clang cannot follow the locks of a number of mutexes.
+// This is never destroyed, because a process may fork at exit. Clang cannot follow the locks of a
+// list of mutexes.
 class ForkMutexes {
  public:
   static ForkMutexes& instance() {

@@ -11,7 +11,7 @@
 namespace hep {
 namespace {
 
-// Never destroyed: handles may be used at exit.
+// This is never destroyed, because handles may be used at exit.
 struct Handles {
   static Handles& instance() {
     static Handles* const handles = new Handles;
@@ -22,9 +22,9 @@ struct Handles {
   std::map<std::pair<HandleKind, const void*>, void*> live HEP_GUARDED_BY(mutex);
 };
 
-// Not canonical on x86-64, and far from any address on other machines.
+// The address is not canonical on x86-64, and is far from every address on other machines.
 constexpr uint64_t kFirstHandle = 0x4845500000000000;
-constexpr uint64_t kHandleStep = 16;  // callers may look at the alignment
+constexpr uint64_t kHandleStep = 16;  // callers may check the alignment
 
 void* next_handle() {
   static std::atomic<uint64_t> next{kFirstHandle};

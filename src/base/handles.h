@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the caller has of an object: a number in the guise of a pointer. No number comes again, so
-// that what has been destroyed is never taken for what was made later at the same address. No number
-// is an address, so that nobody follows it.
+// A handle stands for an object at the caller's. It is a number of the type of a pointer. No number
+// is used twice, so the handle of a destroyed object is never taken for a later object at the same
+// address. No number is an address, so nobody can dereference it.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@ namespace hep {
 
 enum class HandleKind { kComm, kRouting };
 
-// As long as an object has one of these as a member, it has a handle.
+// An object has a handle as long as it has one of these as a member.
 class LiveHandle {
  public:
   LiveHandle(HandleKind kind, void* object);
@@ -25,7 +25,7 @@ class LiveHandle {
   void* const value_;
 };
 
-// Returns the object of a handle, or NULL if it has none, or not any more.
+// Returns the object of a handle, or NULL if the object is gone or there never was one.
 void* find_object(HandleKind kind, const void* handle);
 
 }  // namespace hep

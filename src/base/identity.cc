@@ -15,14 +15,15 @@
 namespace hep {
 namespace {
 
-// FNV-1a.
+// The hash is FNV-1a.
 uint64_t hash(const std::string& text) {
   uint64_t value = 0xcbf29ce484222325u;
   for (const unsigned char c : text) value = (value ^ c) * 0x100000001b3u;
   return value;
 }
 
-// Spreads every bit over all others (the finaliser of splitmix64); distinct in, distinct out.
+// Spreads every bit over all others. Distinct inputs give distinct outputs. (This is the finaliser
+// of splitmix64.)
 uint64_t mix(uint64_t value) {
   value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
   value = (value ^ (value >> 27)) * 0x94d049bb133111ebu;

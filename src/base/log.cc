@@ -19,11 +19,11 @@ struct Sink {
   const LogCallback* owner;
   hepLogCallback_t callback;
   void* context;
-  int deliveries = 0;  // that are under way; guarded by the mutex of Sinks
+  int deliveries = 0;  // messages on their way to it; guarded by the mutex of Sinks
 };
 using SharedSink = std::shared_ptr<Sink>;
 
-// The latest one receives. Never destroyed: messages may come at exit.
+// The last one receives the messages. This is never destroyed, because messages may come at exit.
 struct Sinks {
   static Sinks& instance() {
     static Sinks* const sinks = new Sinks;
@@ -35,7 +35,7 @@ struct Sinks {
   std::vector<SharedSink> entries HEP_GUARDED_BY(mutex);
 };
 
-// A message on its way to a callback, which stays valid as long as this lives.
+// A message on its way to a callback. The callback stays valid as long as this lives.
 class Delivery {
  public:
   Delivery() : outer_(innermost_) {
@@ -59,7 +59,7 @@ class Delivery {
 
   const Sink* sink() const { return sink_.get(); }
 
-  // Those of the calling thread, which is inside a callback then.
+  // Deliveries of the calling thread. If there are any, the thread is inside a callback.
   static int of_this_thread(const Sink& sink) {
     int count = 0;
     for (const Delivery* d = innermost_; d != nullptr; d = d->outer_) count += d->sink() == &sink;

@@ -9,7 +9,7 @@
 namespace hep {
 namespace {
 
-// Threads that are waited for, also when an exception ends the block.
+// Joins its threads at the end of the block, also if an exception ends it.
 class JoinedThreads {
  public:
   JoinedThreads() = default;
@@ -28,7 +28,7 @@ class JoinedThreads {
   std::vector<std::thread> threads_;
 };
 
-// The sentences are so short that a std::string holds them without further memory.
+// The sentences are short enough for a std::string to hold them without an allocation.
 void run_rank(int rank, const std::function<Status(int)>& body, Status* status) noexcept {
   try {
     *status = body(rank);

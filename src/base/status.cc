@@ -22,7 +22,7 @@ std::string format_text(const char* format, va_list arguments) {
   return text;
 }
 
-// A fixed buffer, so that remembering an out-of-memory error needs no memory.
+// The buffer is fixed, so that remembering an out-of-memory error needs no memory.
 thread_local char last_error_text[1024] = "";
 
 }  // namespace

@@ -24,20 +24,21 @@ class [[nodiscard]] Status {
   std::string message_;
 };
 
-// A Status with a sentence in printf's manner.
+// Makes a Status with a sentence, formatted as by printf.
 Status error(hepResult_t result, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
-// The same, ending with the text of errno: "...: Connection refused". hepErrorSystem, or
-// hepErrorOutOfMemory where errno says so.
+// Makes a Status whose sentence ends with the text of errno: "...: Connection refused". The result
+// is hepErrorOutOfMemory if errno says so, otherwise hepErrorSystem.
 Status system_error(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
-// The text of an error number of the system. For a limit that was reached it says which, and its value.
+// Returns the text of an error number of the system. If a limit was reached, the text names the
+// limit and its value.
 std::string system_text(int code);
 
-// Remembers a failed status as the calling thread's last error; returns its result.
+// Remembers a failed status as the last error of the calling thread. Returns its result.
 hepResult_t report(const Status& status);
 
-// The same without a Status, for where no memory can be had.
+// Does the same without a Status, so that it needs no memory.
 hepResult_t report(hepResult_t result, const char* sentence) noexcept;
 
 const char* last_error();

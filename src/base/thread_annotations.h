@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A mutex and its locks that the compiler follows. Clang's -Wthread-safety checks that guarded
-// state is used under its mutex only. Other compilers see no attributes.
+// A mutex and locks that the compiler can check. Clang's -Wthread-safety checks that guarded state
+// is used under its mutex only. Other compilers see no attributes.
 #pragma once
 
 #include <mutex>
@@ -12,25 +12,26 @@
 #define HEP_THREAD_ATTRIBUTE(x)
 #endif
 
-// Of a type: a mutex, and an object that holds one as long as it lives.
+// Attributes of a type: it is a mutex; its object holds a mutex as long as it lives.
 #define HEP_CAPABILITY(name) HEP_THREAD_ATTRIBUTE(capability(name))
 #define HEP_SCOPED_CAPABILITY HEP_THREAD_ATTRIBUTE(scoped_lockable)
 
-// Of data: it is used under the mutex.
+// Attribute of data: the mutex guards it.
 #define HEP_GUARDED_BY(mutex) HEP_THREAD_ATTRIBUTE(guarded_by(mutex))
 
-// Of a function: the caller holds the mutex, or does not hold it.
+// Attributes of a function: its caller holds the mutex; its caller does not hold it.
 #define HEP_REQUIRES(...) HEP_THREAD_ATTRIBUTE(requires_capability(__VA_ARGS__))
 #define HEP_EXCLUDES(...) HEP_THREAD_ATTRIBUTE(locks_excluded(__VA_ARGS__))
 
-// Of a function: it takes the mutex, or gives it back.
+// Attributes of a function: it takes the mutex; it releases the mutex.
 #define HEP_ACQUIRE(...) HEP_THREAD_ATTRIBUTE(acquire_capability(__VA_ARGS__))
 #define HEP_ACQUIRE_SHARED(...) HEP_THREAD_ATTRIBUTE(acquire_shared_capability(__VA_ARGS__))
 #define HEP_RELEASE(...) HEP_THREAD_ATTRIBUTE(release_capability(__VA_ARGS__))
 #define HEP_RELEASE_SHARED(...) HEP_THREAD_ATTRIBUTE(release_shared_capability(__VA_ARGS__))
 #define HEP_RETURN_CAPABILITY(mutex) HEP_THREAD_ATTRIBUTE(lock_returned(mutex))
 
-// Of a function that clang cannot follow; a comment beside it says why it is right.
+// Attribute of a function that clang cannot follow. A comment beside the function says why it is
+// right.
 #define HEP_NO_THREAD_SAFETY_ANALYSIS HEP_THREAD_ATTRIBUTE(no_thread_safety_analysis)
 
 namespace hep {
@@ -52,8 +53,8 @@ class HEP_SCOPED_CAPABILITY Lock {
   Lock(const Lock&) = delete;
   Lock& operator=(const Lock&) = delete;
 
-  // For a condition variable, which gives the mutex back while it waits. Clang reads a predicate
-  // without its caller's locks, so the caller loops instead.
+  // For a condition variable. It releases the mutex while it waits. Clang does not know the
+  // caller's locks inside a predicate, so the caller loops instead.
   std::unique_lock<std::mutex>& native() { return lock_; }
 
  private:
