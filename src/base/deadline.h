@@ -16,9 +16,9 @@ class Deadline {
     return Deadline(Clock::now() + std::chrono::milliseconds(milliseconds));
   }
 
-  // Returns a deadline that also expires as soon as the descriptor `news` has something to read.
-  // `news` must outlive it.
-  Deadline or_news(int interrupt) const {
+  // Returns a deadline that also expires as soon as the descriptor `interrupt` has something to
+  // read. `interrupt` must outlive it.
+  Deadline or_interrupt(int interrupt) const {
     Deadline deadline = *this;
     deadline.interrupt_ = interrupt;
     return deadline;
@@ -31,11 +31,11 @@ class Deadline {
     return deadline;
   }
 
-  bool expired() const { return Clock::now() >= time_ || has_news(); }
+  bool expired() const { return Clock::now() >= time_ || interrupted(); }
 
   // Returns the timeout of poll() after which expired() must be asked again, in milliseconds.
   int remaining_ms() const {
-    return interrupt_ < 0 ? left_ms() : has_news() ? 0 : std::min(left_ms(), kNewsMs);
+    return interrupt_ < 0 ? left_ms() : interrupted() ? 0 : std::min(left_ms(), kInterruptPollMs);
   }
 
   // Returns the milliseconds that are left, rounded up, at least 0.
@@ -46,9 +46,9 @@ class Deadline {
 
  private:
   using Clock = std::chrono::steady_clock;
-  static constexpr int kNewsMs = 50;  // between two looks for news
+  static constexpr int kInterruptPollMs = 50;  // between two looks at the descriptor
 
-  bool has_news() const {
+  bool interrupted() const {
     pollfd entry{interrupt_, POLLIN, 0};  // poll passes over negative descriptors
     return interrupt_ >= 0 && ::poll(&entry, 1, 0) > 0;
   }

@@ -42,7 +42,7 @@ class Bootstrap {
                     Deadline deadline);
 
   // Tells all ranks that this one has failed, in a sentence that names it. They get the error from
-  // the all-gather that they are in, or else from the next, and news() tells them at once.
+  // the all-gather that they are in, or else from the next, and interrupt() tells them at once.
   void fail(const Status& failure);
 
   // Has something to read as soon as another rank is gone or has failed. Of use between two

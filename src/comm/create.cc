@@ -228,7 +228,8 @@ Status create_comm(const hepUniqueId_t& id, int rank, int num_ranks, const hepCo
 
   // The peers wait for this rank's connections, not for its next message: they must hear of a failure
   // at once, and this rank of theirs.
-  Status connected = connect_to_peers(addresses, *parts, deadline.or_news(bootstrap->interrupt()));
+  Status connected =
+      connect_to_peers(addresses, *parts, deadline.or_interrupt(bootstrap->interrupt()));
   if (!connected.ok())
     connected = {connected.result(), attribute(rank, connected.message().c_str())};
   if (!connected.ok() && certainty_of(connected.result()) == Certainty::kOwn)

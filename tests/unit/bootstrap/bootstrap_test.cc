@@ -176,7 +176,7 @@ TEST_F(BootstrapTest, ARankThatLeavesIsNewsForThoseWhoWaitElsewhere) {
     auto bootstrap = joined(id, rank, 3);
     ASSERT_TRUE(bootstrap);
     if (rank == 2) return;
-    const Deadline deadline = later().or_news(bootstrap->interrupt());
+    const Deadline deadline = later().or_interrupt(bootstrap->interrupt());
     while (!deadline.expired()) ::poll(nullptr, 0, deadline.remaining_ms());
     EXPECT_GT(deadline.left_ms(), 0);
     expect_error(bootstrap->all_gather(nullptr, nullptr, 0, "exchange", later()), hepErrorPeerLost,
@@ -189,7 +189,7 @@ TEST_F(BootstrapTest, ARankThatFailsIsNewsForThoseWhoWaitElsewhere) {
   on_threads(3, [&](int rank) {
     auto bootstrap = joined(id, rank, 3);
     ASSERT_TRUE(bootstrap);
-    const Deadline deadline = later().or_news(bootstrap->interrupt());
+    const Deadline deadline = later().or_interrupt(bootstrap->interrupt());
     if (rank == 1) bootstrap->fail(error(hepErrorSystem, "rank 1: no descriptor"));
     while (!deadline.expired()) ::poll(nullptr, 0, deadline.remaining_ms());
     EXPECT_GT(deadline.left_ms(), 0);
