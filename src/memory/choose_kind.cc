@@ -16,24 +16,24 @@ namespace {
 
 constexpr size_t kProbeBytes = 4096;
 
-// Allocates, exports and maps again what was exported. An IPC handle cannot be opened in the
-// process that made it: there, only allocating and exporting are tried.
+// Allocates memory, exports it and maps the export. An IPC handle cannot be opened in the process
+// that made it, so ipc memory is only allocated and exported.
 Status probe(const MemoryKindOperations& operations, int device) {
   std::shared_ptr<Allocation> allocation;
   HEP_TRY(operations.allocate(device, kProbeBytes, &allocation));
   WindowHandle handle{};
   allocation->describe(&handle);
   std::unique_ptr<Mapping> mapping;
-  // As the local memory of a rank of this process it would be found, not imported.
+  // `local` is NULL for the other kinds, so that they import the memory instead of sharing it.
   const std::shared_ptr<Allocation> local =
       operations.kind == MemoryKind::cuda_ipc ? allocation : nullptr;
   return operations.map(device, {handle, allocation->descriptor(), local}, &mapping);
 }
 
-// The kinds that have worked on a device in this process.
+// Remembers the kinds that have worked on a device in this process.
 class WorkingKinds {
  public:
-  // Never destroyed: threads may create communicators at exit.
+  // This is never destroyed, because threads may create communicators at exit.
   static WorkingKinds& instance() {
     static WorkingKinds* const kinds = new WorkingKinds;
     return *kinds;
@@ -54,8 +54,8 @@ class WorkingKinds {
   std::set<std::pair<MemoryKind, int>> kinds_ HEP_GUARDED_BY(mutex_);
 };
 
-// What has worked is not tried again: CUDA may wait for the whole device as it frees memory of
-// cudaMalloc, and so for a kernel of another communicator that waits for a peer.
+// A kind that has worked is not tried again. When CUDA frees memory of cudaMalloc, it may wait for
+// the whole device, and so for a kernel of another communicator that waits for a peer.
 Status probe_once(const MemoryKindOperations& operations, int device) {
   WorkingKinds& working = WorkingKinds::instance();
   if (working.contain(operations.kind, device)) return Status();
@@ -64,7 +64,7 @@ Status probe_once(const MemoryKindOperations& operations, int device) {
   return Status();
 }
 
-// The kinds that HEP_MEMORY admits.
+// Returns the kinds that HEP_MEMORY admits.
 Status admitted_kinds(hepBackend_t backend, uint32_t* mask) {
   *mask = ~0u;
   if (backend == hepBackendHost) return Status();

@@ -15,7 +15,7 @@
 
 #include "base/identity.h"
 
-// Younger than the headers of some systems; the numbers are the same on all architectures.
+// Headers of some systems are older than these calls. The numbers are equal on all architectures.
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
 #endif
@@ -104,7 +104,7 @@ Status take_descriptor(const DescriptorAddress& address, Descriptor* out) {
   if (!process.valid()) return system_error("pidfd_open of process %d fails", address.process_id);
   Descriptor copy(
       static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), address.descriptor, 0)));
-  // A process that dies, or has died and is not waited for yet, has closed its descriptors.
+  // A process that dies has closed its descriptors, also before its parent has waited for it.
   if (!copy.valid() && (errno == ESRCH || errno == EBADF))
     return error(hepErrorPeerLost, "its process %d %s", address.process_id,
                  errno == ESRCH ? "is gone" : "has closed it");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where a process offers a file descriptor to the other processes of its host.
+// The address at which a process offers a file descriptor to the other processes of its host.
 #pragma once
 
 #include <cstdint>
@@ -9,10 +9,11 @@
 
 namespace hep {
 
-// How others reach a channel, and what it offers. Plain bytes; zero means: no channel.
+// Tells others how to reach a channel, and what it offers. It is all-gathered as plain bytes. Zeros
+// mean that there is no channel.
 struct DescriptorAddress {
-  uint64_t token;                    // what a connection to this channel must know
-  uint64_t process_namespace;        // in which process_id has its meaning
+  uint64_t token;                    // a connection to this channel must know it
+  uint64_t process_namespace;        // the namespace of process_id
   uint64_t file_device, file_inode;  // of the offered descriptor
   int32_t process_id;
   int32_t descriptor;  // its number in that process
@@ -24,13 +25,13 @@ struct DescriptorAddress {
 // Describes an open descriptor of this process and listens where others will ask for it.
 Status offer_descriptor(int descriptor, DescriptorAddress* address, Descriptor* listener);
 
-// Connects to the socket of an address without blocking. Where the result is invalid, errno says why.
+// Connects to the socket of an address without blocking. If the result is invalid, errno says why.
 Descriptor connect_to_offer(const DescriptorAddress& address);
 
-// Whether a descriptor stands for the file that an address offers.
+// Returns whether a descriptor stands for the file that an address offers.
 bool is_file_of(int descriptor, const DescriptorAddress& address);
 
-// Takes a copy of an offered descriptor out of its process. Needs the right to trace that process.
+// Copies an offered descriptor out of its process. This needs the right to trace that process.
 // hepErrorPeerLost if the process is gone.
 Status take_descriptor(const DescriptorAddress& address, Descriptor* out);
 

@@ -17,18 +17,18 @@
 namespace hep {
 namespace {
 
-constexpr int kRetryMs = 2;           // before a delivery that the kernel put off is tried again
+constexpr int kRetryMs = 2;           // pause before a delivery that the kernel put off is retried
 constexpr size_t kMaxStrangers = 32;  // connections that have not spoken yet
 constexpr uint64_t kGreetingMagic = 0x4845504445534331u;
 
-// What travels beside a descriptor.
+// The message that travels beside a descriptor.
 struct Greeting {
   uint64_t magic;
   uint64_t token;  // the receiver's
   uint64_t rank;   // the sender's
 };
 
-// What the kernel says of the other end, whatever that claims.
+// What the kernel says of the other end, whatever the other end claims.
 bool get_credentials(int socket, ucred* credentials) {
   socklen_t length = sizeof *credentials;
   return ::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, credentials, &length) == 0;
@@ -39,7 +39,8 @@ bool is_same_user(int socket) {
   return get_credentials(socket, &credentials) && credentials.uid == ::geteuid();
 }
 
-// Whether the other end is the process of an address, as far as its id means something here.
+// Returns whether the other end is the process of an address. Its id counts only if it means the
+// same process here.
 bool is_process_of(int socket, const DescriptorAddress& address) {
   ucred credentials{};
   if (!get_credentials(socket, &credentials) || credentials.uid != ::geteuid()) return false;
@@ -62,8 +63,8 @@ ssize_t send_descriptor(int socket, const Greeting& greeting, int descriptor) {
   return ::sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-// Returns the length of the packet. Room for one descriptor only: the kernel drops what else a
-// stranger may have sent.
+// Returns the length of the packet. There is room for one descriptor only; the kernel drops all
+// others that a stranger may have sent.
 ssize_t receive_descriptor(int socket, Greeting* greeting, Descriptor* descriptor) {
   iovec part{greeting, sizeof *greeting};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
@@ -84,15 +85,15 @@ ssize_t receive_descriptor(int socket, Greeting* greeting, Descriptor* descripto
   return length;
 }
 
-// Errors of a delivery that time can mend: a full queue, too much open or under way, or a receiver
-// that took the connection for a silent stranger's.
+// Returns whether a delivery may succeed later: the queue was full, too much was open or under way,
+// or the receiver took the connection for that of a silent stranger.
 bool is_passing(int code) {
   return code == EAGAIN || code == EINTR || code == ETOOMANYREFS || code == EMFILE ||
          code == ENFILE || code == ENOBUFS || code == ENOMEM || code == EPIPE || code == ECONNRESET;
 }
 
-// One call of exchange_descriptors(). Sends and receives take turns: descriptors that are
-// under way count against a limit of the user's, so a rank that only sent could wait for itself.
+// One call of exchange_descriptors(). Sends and receives take turns. Descriptors that are under way
+// count against a limit of the user, so a rank that only sent could wait for itself.
 class Exchange final : private Doorway::Keeper {
  public:
   Exchange(const Descriptor& listener, const DescriptorAddress& own, int rank,
@@ -105,7 +106,7 @@ class Exchange final : private Doorway::Keeper {
         receive_(receive),
         to_send_(peers.begin(), peers.end()),
         to_receive_(peers) {
-    // Everyone begins with another peer.
+    // Every rank begins with another peer.
     const auto next =
         std::find_if(to_send_.begin(), to_send_.end(), [rank](int peer) { return peer > rank; });
     std::rotate(to_send_.begin(), next, to_send_.end());
@@ -157,7 +158,7 @@ class Exchange final : private Doorway::Keeper {
       to_send_.pop_front();
       const Delivery delivery = deliver(addresses_[peer]);
       if (delivery == Delivery::kAgain) to_send_.push_back(peer);
-      // Sockets do not reach the peer, so neither do its to this rank.
+      // If sockets do not reach the peer, its sockets do not reach this rank either.
       if (delivery == Delivery::kRefused && expects(peer)) take(peer);
     }
   }
@@ -207,27 +208,27 @@ class Exchange final : private Doorway::Keeper {
                  served.message().c_str());
   }
 
-  // A peer speaks as soon as it has connected, so its packet is usually there already.
+  // A peer speaks as soon as it has connected, so its packet has usually arrived.
   bool greet(Doorway::Stranger& stranger) override {
     return is_same_user(stranger.socket.get()) && !hear(stranger);
   }
 
   bool hear(Doorway::Stranger& stranger) override { return read(stranger.socket.get()); }
 
-  // From the shutdown on the other end gets an error and comes again, if it is a peer. What it sent
-  // before that counts.
+  // After the shutdown the other end gets an error and, if it is a peer, comes again. What it sent
+  // before counts.
   void dismiss(Doorway::Stranger& stranger) override {
     ::shutdown(stranger.socket.get(), SHUT_RD);
     hear(stranger);
   }
 
-  // False if there is nothing to read yet.
+  // Returns false if there is nothing to read yet.
   bool read(int connection) {
     Greeting greeting{};
     Descriptor descriptor;
     ssize_t length = receive_descriptor(connection, &greeting, &descriptor);
-    // The kernel looks for a packet first, and then whether the other end is gone. It overlooks a
-    // peer that spoke and left in between, so look again (Linux 6.18, once in 400,000 connections).
+    // The kernel first looks for a packet, and then whether the other end is gone. It misses a peer
+    // that spoke and left in between, so look again. (Linux 6.18: once in 400,000 connections.)
     if (length == 0) length = receive_descriptor(connection, &greeting, &descriptor);
     if (length < 0) return errno != EAGAIN && errno != EINTR;
     if (length != sizeof greeting || greeting.magic != kGreetingMagic ||

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Divides a range of bytes among allocations. Knows offsets only, not the memory behind them.
+// Divides a range of bytes among allocations. It knows offsets only, not the memory behind them.
 #pragma once
 
 #include <cstdint>
@@ -15,10 +15,11 @@ class Heap {
 
   explicit Heap(uint64_t bytes);
 
-  // First fit. False if no free block is large enough; a request of 0 bytes takes one unit.
+  // Takes the first block that fits. Returns false if no free block is large enough. A request of 0
+  // bytes takes one unit.
   bool allocate(uint64_t bytes, uint64_t* offset);
 
-  // False if no allocation begins at the offset.
+  // Returns false if no allocation begins at the offset.
   bool free(uint64_t offset);
 
   uint64_t bytes() const { return bytes_; }

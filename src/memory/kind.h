@@ -33,7 +33,7 @@ constexpr bool passes_descriptors(MemoryKind kind) {
 
 constexpr uint32_t memory_kind_bit(MemoryKind kind) { return 1u << static_cast<uint32_t>(kind); }
 
-// How others reach a window: plain bytes, to be all-gathered.
+// Tells others how to reach a window. It is all-gathered as plain bytes.
 struct WindowHandle {
   uint64_t window;   // random: tells windows apart
   uint64_t process;  // process_identity()
@@ -47,7 +47,7 @@ struct WindowHandle {
 };
 static_assert(std::is_trivially_copyable_v<WindowHandle>);
 
-// Memory that this process has mapped, until destruction.
+// Memory that this process has mapped. The destructor unmaps it.
 class Mapping {
  public:
   Mapping() = default;
@@ -58,14 +58,14 @@ class Mapping {
   virtual void* address() const = 0;
 };
 
-// Memory of this rank, mapped here and ready to be mapped by others. Freed when nobody has it
+// Memory of this rank, mapped here and ready to be mapped by others. It is freed when nobody has it
 // mapped, unless it is borrowed.
 class Allocation : public Mapping {
  public:
   // Fills the fields of the handle that only the kind knows: mapped_bytes and exported.
   virtual void describe(WindowHandle* handle) const = 0;
 
-  // Of the descriptor kinds; -1 otherwise.
+  // Returns the descriptor of a descriptor kind, otherwise -1.
   int descriptor() const { return descriptor_.get(); }
   void close_descriptor() { descriptor_.reset(); }
 
@@ -73,7 +73,7 @@ class Allocation : public Mapping {
   Descriptor descriptor_;
 };
 
-// How to reach a peer's memory, beside its handle.
+// What mapping a peer's memory takes besides its handle.
 struct PeerMemory {
   const WindowHandle& handle;
   int descriptor;                            // of the descriptor kinds, lent; -1 otherwise
@@ -84,9 +84,10 @@ struct MemoryKindOperations {
   MemoryKind kind;
   hepBackend_t backend;
   Status (*allocate)(int device, size_t bytes, std::shared_ptr<Allocation>* out);
-  // For access by `device` of this process.
+  // Maps the memory for access by `device` of this process.
   Status (*map)(int device, const PeerMemory& peer, std::unique_ptr<Mapping>* out);
-  // Describes a whole allocation of the caller's, which stays the caller's. NULL: cannot be.
+  // Describes a whole allocation of the caller's, which stays the caller's. NULL if the kind
+  // cannot.
   Status (*borrow)(int device, uintptr_t address, size_t bytes, std::shared_ptr<Allocation>* out);
 };
 
@@ -102,8 +103,9 @@ struct DeviceRange {
   size_t bytes;
 };
 
-// The allocation in which memory of the caller's lies. hepErrorInvalidArgument if it is no memory
-// of the device, or longer than its allocation; hepErrorUnsupported if it cannot be shared.
+// Finds the allocation that holds memory of the caller's. hepErrorInvalidArgument if it is not
+// memory of the device, or is longer than its allocation; hepErrorUnsupported if it cannot be
+// shared.
 Status find_device_range(int device, const void* pointer, size_t bytes, bool several_hosts,
                          DeviceRange* out);
 

@@ -3,7 +3,7 @@
 
 namespace hep {
 
-// Never destroyed: communicators may be destroyed at exit.
+// This is never destroyed, because communicators may be destroyed at exit.
 LocalAllocations& LocalAllocations::instance() {
   static LocalAllocations* const allocations = new LocalAllocations;
   return *allocations;

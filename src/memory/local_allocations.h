@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The memory that ranks of this process share: they find each other's without the kernel's help.
+// The memory that ranks of this process share. They find each other's here, without an import.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ class LocalAllocations {
   void add(uint64_t id, const std::shared_ptr<Allocation>& allocation);
   void remove(uint64_t id);
 
-  // NULL if it is gone.
+  // Returns NULL if it is gone.
   std::shared_ptr<Allocation> find(uint64_t id);
 
  private:

@@ -10,7 +10,7 @@
 namespace hep {
 namespace {
 
-// Adds up what went wrong with several peers.
+// Collects the errors of several peers.
 class PeerFailures {
  public:
   void add(const Status& status) {
@@ -70,7 +70,7 @@ Status map_peers(int device, int rank, const std::vector<WindowHandle>& handles,
     if (!local) others.push_back(peer);
     if (handle.bytes > 0 && (local || !needs_descriptor(handle))) map(peer, -1);
   }
-  // All or none take part, whether or not they have a descriptor to give.
+  // Either all take part or none, also those that have no descriptor to give.
   if (!others.empty() && std::any_of(handles.begin(), handles.end(), needs_descriptor)) {
     const auto receive = [&](int peer, int descriptor) {
       if (needs_descriptor(handles[peer])) map(peer, descriptor);

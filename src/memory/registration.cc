@@ -111,14 +111,14 @@ Status Registrations::registration_of(const void* pointer, int* slot) const {
   return Status();
 }
 
-bool Registrations::find_location(const void* begin, uint64_t bytes, uint64_t* place) const {
+bool Registrations::find_location(const void* begin, uint64_t bytes, uint64_t* location) const {
   const auto address = reinterpret_cast<uintptr_t>(begin);
   auto range = ranges_.upper_bound(address);
   if (range == ranges_.begin()) return false;
   --range;
   const uint64_t offset = address - range->first;
   if (offset >= range->second.bytes || bytes > range->second.bytes - offset) return false;
-  *place = registered_location(range->second.slot, offset);
+  *location = registered_location(range->second.slot, offset);
   return true;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The memory that ranks share: each rank owns one window and maps those of all others. What lies
-// above sees addresses; how memory is allocated, exported and mapped is known in this folder alone.
+// The memory that ranks share. Each rank owns one window and maps those of all others. Only this
+// folder knows how memory is allocated, exported and mapped; higher floors see addresses.
 #pragma once
 
 #include <cstddef>
@@ -15,15 +15,16 @@
 
 namespace hep {
 
-// A rank's window and its view of its peers'. Used by one thread at a time.
+// A rank's window and its view of its peers' windows. One thread at a time may use it.
 class Window {
  public:
-  // Allocates at least `bytes` zeroed bytes, aligned to pages. Local. `device` is not read by the
-  // host kind.
+  // Allocates at least `bytes` zeroed bytes, aligned to pages. The host kind ignores `device`.
+  // Local.
   static Status create(MemoryKind kind, int device, size_t bytes, std::unique_ptr<Window>* out);
 
-  // Unmaps the peers' memory and frees this rank's. Never waits for peers. Descriptor and fabric
-  // memory lives on for peers that have it mapped, and so does any for those of the same process.
+  // Unmaps the peers' memory and frees this rank's. Never waits for peers. Memory of descriptor and
+  // fabric kinds lives on for peers that have it mapped; memory of every kind does for peers of the
+  // same process.
   ~Window();
 
   WindowHandle handle() const;
@@ -36,11 +37,12 @@ class Window {
   // The window can only be destroyed after an error.
   Status connect(const std::vector<WindowHandle>& handles, int rank, Deadline deadline);
 
-  // Closes sockets and descriptors that were needed for connecting. The caller has made sure that
-  // all ranks have connected.
+  // Closes the sockets and descriptors that only connecting needs. The caller must know that all
+  // ranks have connected.
   void release_descriptors();
 
-  // Where this rank sees a rank's window, its own included; NULL before connect().
+  // Returns the address at which this rank sees a rank's window, its own included; NULL before
+  // connect().
   void* address(int rank) const;
 
   size_t bytes() const { return bytes_; }

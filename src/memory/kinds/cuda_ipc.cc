@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Device memory of cudaMalloc, exported as a cudaIpc handle. The peers' processes must have unmapped
-// it before it is freed; ranks of one process share its ownership instead.
+// Device memory of cudaMalloc, exported as a cudaIpc handle. Other processes must unmap it before
+// it is freed. Ranks of one process share its ownership instead.
 #include <cstring>
 
 #include "gpu/context.h"
@@ -12,7 +12,8 @@ namespace {
 
 static_assert(sizeof(CUipcMemHandle) == sizeof(WindowHandle::exported));
 
-// The driver exports whole blocks of this size: smaller memory would share one with a stranger's.
+// The driver exports whole blocks of this size. Smaller memory would share a block with other
+// memory.
 constexpr size_t kBlockBytes = 2 * 1024 * 1024;
 
 class IpcAllocation : public Allocation {
@@ -88,7 +89,8 @@ class IpcMapping : public Mapping {
   CUdeviceptr address_ = 0;
 };
 
-// Memory of this process: an IPC handle cannot be opened where it was made, and need not be.
+// Memory of this process. An IPC handle cannot be opened by the process that made it, and need not
+// be.
 class LocalMapping : public Mapping {
  public:
   Status map(int device, const std::shared_ptr<Allocation>& local) {

@@ -57,7 +57,7 @@ class VirtualAllocation : public Allocation {
   CUmemFabricHandle fabric_{};
 };
 
-// Memory of this process and device, under the address that it has already. Kernels that run at the
+// Memory of this process and device, at the address that it already has. Kernels that run at the
 // same time must not signal through two addresses of the same memory: the PTX memory model orders
 // accesses through virtual aliases by a proxy fence only.
 class SharedMapping : public Mapping {
@@ -73,7 +73,7 @@ class SharedMapping : public Mapping {
 class VirtualMapping : public Mapping {
  public:
   Status map_descriptor(int device, const PeerMemory& peer) {
-    // This type of handle is the number itself, in the place of a pointer. It stays the caller's.
+    // A handle of this type is the number itself in place of a pointer. The caller keeps owning it.
     void* const number = reinterpret_cast<void*>(static_cast<uintptr_t>(peer.descriptor));
     return memory_.import(device, number, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
                           peer.handle.mapped_bytes);

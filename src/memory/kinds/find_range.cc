@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What kind of memory a pointer of the caller's leads to, and whether others can map it.
+// Finds out what kind of memory a pointer of the caller's leads to, and whether others can map it.
 #include <cinttypes>
 
 #include "gpu/context.h"
@@ -30,7 +30,7 @@ Status check_belongs(const DriverTable& driver, int device, CUdeviceptr address)
   return Status();
 }
 
-// Of memory that was made by cuMemCreate: by which handles it can be passed on.
+// Returns by which handles memory of cuMemCreate can be passed on.
 Status virtual_kind(const DriverTable& driver, CUmemGenericAllocationHandle memory,
                     bool several_hosts, MemoryKind* kind) {
   CUmemAllocationProp properties{};
@@ -88,7 +88,7 @@ Status find_device_range(int device, const void* pointer, size_t bytes, bool sev
   out->begin = begin;
   const uint64_t available = out->bytes - (address - begin);
   if (bytes <= available) return Status();
-  // Mappings of cuMemMap may follow each other; each is an allocation by itself.
+  // Mappings of cuMemMap may adjoin; each is an allocation by itself.
   return error(out->kind == MemoryKind::cuda_ipc ? hepErrorInvalidArgument : hepErrorUnsupported,
                "bytes is %zu, but only %" PRIu64
                " bytes of one allocation follow the pointer; ranges of several are not served",

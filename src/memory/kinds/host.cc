@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Host memory without a name: a memfd, which vanishes with its last descriptor and mapping and needs
-// no file system.
+// Host memory without a name. It is a memfd, which needs no file system and vanishes with its last
+// descriptor and mapping.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -12,7 +12,7 @@
 namespace hep {
 namespace {
 
-// Nobody can take away pages that others have mapped.
+// With these seals nobody can take away pages that others have mapped.
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 
 class HostPages {
@@ -27,7 +27,7 @@ class HostPages {
   Status map(int descriptor, size_t bytes) {
     void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
     if (address == MAP_FAILED) return system_error("cannot map %zu bytes of host memory", bytes);
-    // A forked child must not use its parent's communicators, and would keep their memory.
+    // A forked child must not use its parent's communicators. It would keep their memory alive.
     ::madvise(address, bytes, MADV_DONTFORK);
     address_ = address;
     bytes_ = bytes;
@@ -42,7 +42,7 @@ class HostPages {
   size_t bytes_ = 0;
 };
 
-// A file that would exceed the limit ends the process with SIGXFSZ, which is the application's.
+// A file that exceeds the limit ends the process with SIGXFSZ, unless the application handles it.
 Status check_file_size(size_t bytes) {
   rlimit limit{};
   if (::getrlimit(RLIMIT_FSIZE, &limit) != 0 || bytes <= limit.rlim_cur) return Status();
@@ -77,7 +77,7 @@ class HostAllocation : public Allocation {
 class HostMapping : public Mapping {
  public:
   Status map(int descriptor, size_t bytes) {
-    // Reading past the end of a file would be fatal, so the promise of its size is checked.
+    // Reading past the end of a file is fatal, so the promised size is checked.
     struct stat file;
     if (::fstat(descriptor, &file) != 0) return system_error("cannot ask for the size of memory");
     const int seals = ::fcntl(descriptor, F_GET_SEALS);
