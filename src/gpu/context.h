@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A device as the driver sees it: its primary context, which is also the CUDA runtime's.
+// The primary context of a device, which the driver and the CUDA runtime share.
 #pragma once
 
 #include <memory>
@@ -14,7 +14,7 @@ class DeviceContext {
  public:
   static Status open(int device, std::shared_ptr<DeviceContext>* out);
 
-  // Of a primary context that has been retained.
+  // Takes over a primary context that has been retained.
   static Status take(const DriverTable& driver, CUdevice device, CUcontext context,
                      std::shared_ptr<DeviceContext>* out);
 
@@ -26,12 +26,12 @@ class DeviceContext {
   CUdevice device() const { return device_; }
   CUcontext get() const { return context_; }
 
-  // An error once the caller has reset the device: all that was made in the context went with it, and its
-  // handles and addresses must not be given to CUDA any more. Needs no current context.
+  // Returns an error once the caller has reset the device. The reset has ended everything in the
+  // context, so CUDA must not get its handles and addresses any more. Needs no current context.
   Status check_not_reset() const;
 
-  // Sets `bytes` bytes to zero and waits for that alone: other work of the device may itself be
-  // waiting for a peer. The context must be current.
+  // Sets `bytes` bytes to zero and waits for that alone, because other work of the device may wait
+  // for a peer. The context must be current.
   Status zero(CUdeviceptr address, size_t bytes) const;
 
  private:
@@ -41,11 +41,11 @@ class DeviceContext {
   const DriverTable& driver_;
   const CUdevice device_;
   const CUcontext context_;
-  unsigned long long id_ = 0;  // the same for no other context of the process
+  unsigned long long id_ = 0;  // no other context of the process has it
 };
 
-// Makes a context current for the lifetime of this object. Unlike cudaSetDevice it leaves the
-// thread's device alone and creates no context on a device that was current but unused.
+// Makes a context current for the lifetime of this object. Unlike cudaSetDevice it does not change
+// the thread's device, and creates no context on a device that was current but unused.
 class CurrentContext {
  public:
   explicit CurrentContext(const DeviceContext& context)
@@ -64,8 +64,8 @@ class CurrentContext {
   const CUresult result_;
 };
 
-// Lets the calling thread make calls that CUDA refuses while any thread captures a graph. Nothing that it
-// does may belong to a capture. A context must be current.
+// Lets the calling thread make calls that CUDA refuses while any thread captures a graph. These
+// calls must not belong to a capture. A context must be current.
 class OutsideOfCaptures {
  public:
   explicit OutsideOfCaptures(const DriverTable& driver) : driver_(driver) {

@@ -13,13 +13,13 @@
 namespace hep {
 namespace {
 
-// Between two looks. A fault is seen by the second look after it.
+// Pause between two looks. The second look after a fault sees it.
 constexpr int kLookMs = 100;
 
-// Whether CUDA may still be called: not while the process ends and CUDA goes away.
+// Knows whether CUDA may still be called. It may not while the process ends and CUDA goes away.
 class LooksUntilExit {
  public:
-  // Never destroyed: threads that look may outlive all else.
+  // This is never destroyed, because threads that look may outlive all else.
   static LooksUntilExit& instance() {
     static LooksUntilExit* const looks = new LooksUntilExit;
     return *looks;
@@ -31,7 +31,7 @@ class LooksUntilExit {
     mutex.unlock();
   }
 
-  SharedMutex mutex;  // shared by those that look
+  SharedMutex mutex;  // threads that look share it
   bool ended HEP_GUARDED_BY(mutex) = false;
 };
 
@@ -39,7 +39,7 @@ struct EndAtExit {
   const pid_t process = ::getpid();
 
   ~EndAtExit() {
-    if (process != ::getpid()) return;  // a forked child has none of the threads
+    if (process != ::getpid()) return;  // a forked child does not have the threads
     LooksUntilExit::instance().end();
   }
 };
@@ -100,13 +100,13 @@ void ContextWatch::run() noexcept {
                      found.message().c_str());
       dead_.store(true, std::memory_order_release);
     } catch (const std::bad_alloc&) {
-      continue;  // and again, when there may be memory
+      continue;  // try again when there may be memory
     }
   }
 }
 
-// An event that the device has yet to pass tells of a fault anywhere in the context, whoever caused it; one
-// that it has passed tells nothing, so it is recorded anew.
+// An event that the device has yet to pass reports every fault in the context, whoever caused it.
+// An event that it has passed reports nothing, so it is recorded anew.
 Status ContextWatch::look() {
   HEP_TRY(context_->check_not_reset());
   const CurrentContext current(*context_);

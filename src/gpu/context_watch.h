@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Notices that the CUDA context of a rank has died: by a fault of any kernel of the process, or because the
-// caller has reset the device.
+// Notices that the CUDA context of a rank has died. A fault of any kernel of the process ends it,
+// and so does a reset of the device by the caller.
 #pragma once
 
 #include <sys/types.h>
@@ -16,8 +16,8 @@
 
 namespace hep {
 
-// A thread of its own looks: a call of CUDA may wait for another thread's call, which may wait for a peer,
-// and the thread that listens to the peers must not.
+// The watch has a thread of its own. A call of CUDA may wait for another thread's call, which may
+// wait for a peer; the thread that listens to the peers must not wait for that.
 class ContextWatch {
  public:
   ContextWatch() = default;
@@ -27,7 +27,8 @@ class ContextWatch {
 
   Status start(const std::shared_ptr<DeviceContext>& context);
 
-  // hepErrorCuda once the context has died, with CUDA's name for the reason. From any thread.
+  // Returns hepErrorCuda once the context has died, with CUDA's name for the reason. Any thread may
+  // call it.
   Status status() const { return dead_.load(std::memory_order_acquire) ? death_ : Status(); }
 
  private:

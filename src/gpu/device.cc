@@ -16,7 +16,7 @@ Status keep_current_device(const std::function<Status()>& body) {
 Status check_not_capturing(int device) {
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
-  // The first sees streams that wait for the legacy one, and leaves their capture alone.
+  // The first query sees streams that wait for the legacy stream, and does not end their capture.
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
   cudaError_t result = cudaStreamIsCapturing(cudaStreamLegacy, &capture);
   cudaEvent_t event = nullptr;

@@ -12,8 +12,8 @@
 namespace hep {
 namespace {
 
-// Runs what `enqueue` puts on a stream of its own: the default stream may wait for kernels that wait for
-// a peer.
+// Runs the work that `enqueue` puts on a stream of its own. The default stream may wait for kernels
+// that wait for a peer.
 template <typename Enqueue>
 Status on_own_stream(Enqueue enqueue) {
   cudaStream_t stream;
@@ -24,14 +24,14 @@ Status on_own_stream(Enqueue enqueue) {
   return status;
 }
 
-// Host memory that the device can reach. It is the process's own, so that it stays readable when the
-// context is gone.
+// Host memory that the device can reach. The process itself has allocated it, so it stays readable
+// when the context is gone.
 Status register_pages(size_t bytes, void** out) {
   void* const pages =
       ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (pages == MAP_FAILED) return system_error("no %zu bytes of host memory", bytes);
-  // A forked child gets zeros. Pages that it shared would be copied when the parent writes to them, and the
-  // device would keep the old ones.
+  // A forked child gets zeros. If it shared the pages, a write of the parent would copy them, and
+  // the device would keep the old ones.
   if (::madvise(pages, bytes, MADV_WIPEONFORK) != 0) ::madvise(pages, bytes, MADV_DONTFORK);
   const Status status =
       cuda_status(cudaHostRegister(pages, bytes, cudaHostRegisterMapped | cudaHostRegisterPortable),
@@ -44,17 +44,19 @@ Status register_pages(size_t bytes, void** out) {
   return Status();
 }
 
-// Mapped memory that was given back, by the context that it is registered in: the caller's reset of a device
-// ends a context that does not come again. No more blocks than were in use at once.
+// Keeps mapped memory that was given back, for each context that it is registered in. A reset of
+// the device by the caller ends a context for good. It keeps no more blocks than were in use at
+// once.
 class SpareMemory {
  public:
-  // Never destroyed: communicators may be destroyed at exit.
+  // This is never destroyed, because communicators may be destroyed at exit.
   static SpareMemory& instance() {
     static SpareMemory* const memory = new SpareMemory;
     return *memory;
   }
 
-  // NULL if there is none; then there is room for the block that the caller will make.
+  // Returns NULL if there is none. Then it has reserved room for the block that the caller will
+  // make.
   void* take(uint64_t context, size_t bytes) {
     const Lock lock(mutex_);
     for (auto block = blocks_.begin(); block != blocks_.end(); ++block) {

@@ -25,7 +25,7 @@ class DeviceGuard {
     }
   }
 
-  // Leaves the device as it is, for a caller that will switch.
+  // Changes nothing yet: the caller may switch devices, and the destructor switches back.
   DeviceGuard() : result_(cudaGetDevice(&previous_)), switched_(result_ == cudaSuccess) {}
 
   DeviceGuard(const DeviceGuard&) = delete;
@@ -42,8 +42,8 @@ class DeviceGuard {
   bool switched_ = false;
 };
 
-// Zeroed memory of a device. Freeing it waits for no kernel, so those that use it must be done; only a
-// driver without virtual memory management may wait for the whole device.
+// Zeroed memory of a device. Freeing it waits for no kernel, so kernels that use it must have
+// ended. Only a driver without virtual memory management may wait for the whole device.
 class DeviceMemory {
  public:
   DeviceMemory() = default;
@@ -53,7 +53,7 @@ class DeviceMemory {
 
   Status allocate(int device, size_t bytes);
 
-  // Copies bytes of host memory to an offset, and waits for that alone. The device is current.
+  // Copies bytes of host memory to an offset, and waits for that alone. The device must be current.
   Status write(size_t offset, const void* from, size_t bytes);
 
   void* get() const { return plain_ != nullptr ? plain_ : virtual_.address(); }
@@ -66,8 +66,9 @@ class DeviceMemory {
   std::shared_ptr<DeviceContext> context_;
 };
 
-// Zeroed host memory that the current device can reach. It stays readable whatever becomes of the device.
-// Freeing it would wait for the device: what is given back is kept for the next of the same size.
+// Zeroed host memory that the current device can reach. It stays readable whatever happens to the
+// device. Freeing it would wait for the device, so a block that is given back is kept for the next
+// one of the same size.
 class MappedMemory {
  public:
   MappedMemory() = default;

@@ -39,7 +39,7 @@ struct Driver {
   Status status;
 };
 
-// Never destroyed: memory may be freed at exit.
+// This is never destroyed, because memory may be freed at exit.
 const Driver& loaded_driver() {
   static const Driver* const instance = new Driver;
   return *instance;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA driver, found at run time: the library loads on machines that have none. And the check of
-// the results of CUDA calls, driver and runtime alike.
+// Finds the CUDA driver at run time, so that the library loads on machines without one. Checks the
+// results of calls of the driver and of the runtime.
 #pragma once
 
 #include <cuda.h>
@@ -9,8 +9,8 @@
 
 #include "base/status.h"
 
-// The driver functions in use, without their "cu", each with the CUDA version whose signature is
-// meant.
+// Lists the driver functions in use, without their "cu". Each has the CUDA version of its
+// signature.
 #define HEP_DRIVER_FUNCTIONS(X)                  \
   X(Init, 2000)                                  \
   X(GetErrorName, 6000)                          \
@@ -63,22 +63,23 @@ struct DriverTable {
 #undef HEP_DRIVER_MEMBER
 };
 
-// The driver, loaded and initialised at the first call. hepErrorUnsupported if there is none, it is
-// too old, or it finds no device. Thread-safe.
+// Returns the driver. Loads and initialises it at the first call. hepErrorUnsupported if there is
+// none, it is too old, or it finds no device. Thread-safe.
 Status driver(const DriverTable** table);
 
-// The status of a call's result, with the call and CUDA's own words in the sentence:
-// hepErrorOutOfMemory, hepErrorUnsupported where no device can be used at all, else hepErrorCuda.
-// The runtime's result is also taken off its record of the last error, which belongs to the user.
+// Returns the status of a call. Its sentence has the call and CUDA's own words. The result is
+// hepErrorOutOfMemory, hepErrorUnsupported if no device can be used at all, or hepErrorCuda. The
+// runtime's record of the last error belongs to the user, so a result of the runtime is cleared
+// from it.
 Status cuda_status(cudaError_t result, const char* what);
 Status driver_status(CUresult result, const char* what);
 
-// Says of hepErrorOutOfMemory how many bytes of which device were asked for.
+// Adds to hepErrorOutOfMemory how many bytes of which device the caller asked for.
 Status allocation_status(const Status& status, int device, size_t bytes);
 
 }  // namespace hep
 
-// Returns from the function unless a call of the CUDA runtime, or of the driver, succeeds.
+// Returns from the function if a call of the CUDA runtime, or of the driver, fails.
 #define HEP_CUDA_TRY(call) HEP_TRY(::hep::cuda_status((call), #call))
 #define HEP_DRIVER_TRY(table, function, ...) \
   HEP_TRY(::hep::driver_status((table).function(__VA_ARGS__), "cu" #function))

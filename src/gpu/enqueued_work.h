@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a lane has put on the device, so that its end can be waited for, and nothing else's.
+// The work that a lane has put on the device. A caller can wait for the end of this work alone.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -11,8 +11,8 @@
 
 namespace hep {
 
-// The operations of a lane follow each other on the device, whatever their streams: the end of the latest
-// is the end of all. Used by one thread at a time.
+// The operations of a lane follow each other on the device, whatever their streams. Therefore the
+// end of the latest is the end of all. One thread at a time may use this.
 class EnqueuedWork {
  public:
   EnqueuedWork() = default;
@@ -20,23 +20,24 @@ class EnqueuedWork {
   EnqueuedWork& operator=(const EnqueuedWork&) = delete;
   ~EnqueuedWork();
 
-  // In this context, which is current.
+  // Prepares for work in this context, which is current.
   Status start(const std::shared_ptr<DeviceContext>& context);
 
-  // Takes note of what a call has just put on the stream, which need not live on.
+  // Notes the work that a call has just put on the stream. The stream need not live on.
   void note(cudaStream_t stream);
 
-  // Waits for all that was noted. False if some of it may still run: what was captured runs whenever the
-  // caller launches its graph.
+  // Waits for all noted work. Returns false if some of it may still run: captured work runs
+  // whenever the caller launches its graph.
   bool wait() const;
 
  private:
   std::shared_ptr<DeviceContext> context_;
   cudaEvent_t latest_ = nullptr;
-  bool missed_ = false;  // something that latest_ does not stand for
+  bool missed_ = false;  // there is work that latest_ does not cover
 };
 
-// Notes what is put on the stream as long as it lives, also by a call that fails on the way.
+// Notes the work that is put on the stream while this object lives, also by a call that fails on
+// the way.
 class NotedWork {
  public:
   NotedWork(EnqueuedWork& work, cudaStream_t stream) : work_(work), stream_(stream) {}

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stands in for what this folder does with a device where the library is built without CUDA.
+// Stands in for this folder's functions on devices if the library is built without CUDA.
 #include "gpu/device.h"
 
 namespace hep {

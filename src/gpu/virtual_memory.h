@@ -11,23 +11,23 @@
 
 namespace hep {
 
-// A piece of physical memory, of this process or imported, and where it is mapped.
+// A piece of physical memory, of this process or imported, and the address at which it is mapped.
 class VirtualMemory {
  public:
   VirtualMemory() = default;
   VirtualMemory(const VirtualMemory&) = delete;
   VirtualMemory& operator=(const VirtualMemory&) = delete;
 
-  // Waits for no kernel: those that use the memory must be done.
+  // Waits for no kernel, so kernels that use the memory must have ended.
   ~VirtualMemory();
 
-  // New memory of the device, zeroed, to be exported as `type`.
+  // Allocates zeroed memory of the device that can be exported as `type`.
   Status create(int device, size_t bytes, CUmemAllocationHandleType type);
 
-  // What a peer exported, mapped for access by `device` of this process, wherever the memory lies.
+  // Maps the export of a peer for access by `device` of this process, wherever the memory lies.
   Status import(int device, void* exported, CUmemAllocationHandleType type, size_t bytes);
 
-  // Memory that the caller has made and mapped, and keeps mapped.
+  // Borrows memory that the caller has made, and keeps mapped.
   Status borrow(int device, uintptr_t address, size_t bytes);
 
   Status export_to(void* exported, CUmemAllocationHandleType type) const;
