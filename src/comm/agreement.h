@@ -26,8 +26,9 @@ struct AgreementMessage {
 
 struct Empty {};
 
-// How well a rank knows why it failed. One that waited in vain only guesses who is missing. One that
-// lost another need not know what that one failed of. Every other failure is the rank's own.
+// How well a rank knows why it failed. A rank that waited in vain only guesses who is missing. A
+// rank that lost another one may not know why that one failed. Every other failure is the rank's
+// own.
 enum class Certainty { kGuess, kLoss, kOwn };
 constexpr Certainty certainty_of(int32_t result) {
   return result == hepErrorTimeout    ? Certainty::kGuess
@@ -45,8 +46,8 @@ inline std::string attribute(int rank, const char* text) {
 
 // All-gathers by exchange(send, receive, bytes) the payloads of ranks that have come this far. If
 // the step failed on any rank, it fails on all with the sentences of all that failed. The result is
-// the rank's own if it failed, else that of the lowest rank that did. Where a rank knows better, the
-// others' sentences do not count.
+// the rank's own if it failed, else that of the lowest rank that did. Where a rank knows better,
+// the others' sentences do not count.
 template <typename Exchange, typename Payload>
 Status agree_over(Exchange exchange, int num_ranks, const Status& own, const Payload& payload,
                   std::vector<Payload>* payloads) {
@@ -73,7 +74,7 @@ Status agree_over(Exchange exchange, int num_ranks, const Status& own, const Pay
   std::string sentences;
   for (int r = 0; r < num_ranks; ++r) {
     if (!counts(all[r].result)) continue;
-    all[r].text[sizeof all[r].text - 1] = '\0';  // which a peer cannot be trusted to have done
+    all[r].text[sizeof all[r].text - 1] = '\0';  // a peer cannot be trusted to have ended its text
     if (result == hepSuccess) result = failure_of(all[r].result);
     sentences += (sentences.empty() ? "" : "; ") + attribute(r, all[r].text);
   }

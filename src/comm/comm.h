@@ -28,9 +28,10 @@ struct hepComm {
   hepLimits_t limits() const;
   void* handle() const { return handle_.value(); }
 
-  // Returns the error of the first failed wait or of an abort, if any. Operations return it at once.
+  // Returns the error of the first failed wait or of an abort, if any. Operations return it at
+  // once.
   hep::Status check() const { return parts_->health->check(); }
-  // Returns the same. Without a failure, tells of an index that was no expert's, or of rows that did
+  // Returns the same. Without a failure, reports an index that is not an expert's, or rows that did
   // not fit.
   hep::Status async_error() const;
   hepFailure_t failure() const { return parts_->health->failure(); }
@@ -73,7 +74,7 @@ struct hepComm {
 
 namespace hep {
 
-// Turns a caller's handle into the communicator. Refuses NULL and what is no handle, or not any more.
+// Turns a caller's handle into the communicator. Refuses NULL, and a handle of no communicator.
 Status check_comm(hepComm_t& comm);
 
 inline hepComm_t release_to_caller(std::unique_ptr<hepComm> comm) {

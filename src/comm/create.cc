@@ -23,11 +23,11 @@
 namespace hep {
 namespace {
 
-// A rank whose own config is wrong still tells its peers, and waits for them at most so long:
-// enough for those that start late, and no longer, because there is nothing to come of the wait.
+// A rank whose own config is wrong still tells its peers. It waits for them at most this long,
+// which is enough for those that start late. A longer wait would gain nothing.
 constexpr int kBadConfigTimeoutMs = 10000;
 
-// What ranks compare before they allocate anything.
+// Ranks compare these before they allocate anything.
 struct Hello {
   uint32_t version;
   hepConfig_t config;  // resolved, without pointers
@@ -38,7 +38,7 @@ struct Hello {
   DeviceUuid device;  // zeros on the host backend
 };
 
-// All-gathers the payloads of ranks that have come this far.
+// Agrees on a step, as agree_over() says, and all-gathers the payloads.
 template <typename Payload>
 Status agree(Bootstrap& bootstrap, int num_ranks, const char* phase, Deadline deadline,
              const Status& own, const Payload& payload, std::vector<Payload>* payloads) {
@@ -53,7 +53,7 @@ Status agree(Bootstrap& bootstrap, int num_ranks, const char* phase, Deadline de
   return agree<Empty>(bootstrap, num_ranks, phase, deadline, own, Empty{}, nullptr);
 }
 
-// Every rank compares every other with rank 0, so all come to the same sentence.
+// Every rank compares every other rank with rank 0, so all ranks get the same sentence.
 Status compare(const std::vector<Hello>& hellos) {
   for (size_t r = 1; r < hellos.size(); ++r) {
     if (hellos[r].version != hellos[0].version)
@@ -109,7 +109,7 @@ Status prepare(const hepConfig_t* config, CommParts& parts, Hello* hello) {
   return fault_point("prepare", parts.rank);
 }
 
-// Several ranks on a device are for tests: elsewhere it is a mistake in the job's launch.
+// Several ranks on a device are for tests. Elsewhere they are a mistake in the launch of the job.
 void log_shared_device(const std::vector<Hello>& hellos, const CommParts& parts) {
   if (parts.config.backend != hepBackendCuda) return;
   for (int r = 0; r < parts.num_ranks; ++r)
@@ -118,7 +118,8 @@ void log_shared_device(const std::vector<Hello>& hellos, const CommParts& parts)
                   r);
 }
 
-// Operations that wait for each other, and do not find room together, may wait until the timeout.
+// Operations that wait for each other, but do not find room at the same time, may wait until the
+// timeout.
 void warn_of_lanes_without_room(const CommParts& parts) {
   int num_sms = 0;
   if (parts.config.backend != hepBackendCuda || !count_sms(parts.device, &num_sms).ok()) return;
@@ -145,7 +146,7 @@ Status create_window(const std::vector<Hello>& hellos, CommParts& parts, WindowH
   return Status();
 }
 
-// How the others reach this rank.
+// Tells the others how to reach this rank.
 struct Address {
   WindowHandle window;
   LinkAddress link;
@@ -192,7 +193,7 @@ Status create_backend(CommParts& parts) {
   HEP_TRY(fault_point("backend", parts.rank));
   parts.health =
       std::make_unique<Health>(parts.rank, parts.num_ranks, *parts.backend, *parts.member);
-  HEP_TRY(parts.health->start(cuda));  // whose kernels fail without a call of the host
+  HEP_TRY(parts.health->start(cuda));  // kernels fail without a call of the backend
   return fault_point("start", parts.rank);
 }
 
@@ -226,8 +227,8 @@ Status create_comm(const hepUniqueId_t& id, int rank, int num_ranks, const hepCo
   std::vector<Address> addresses;
   HEP_TRY(agree(*bootstrap, num_ranks, "memory", deadline, opened, address, &addresses));
 
-  // The peers wait for this rank's connections, not for its next message: they must hear of a failure
-  // at once, and this rank of theirs.
+  // The peers wait for this rank's connections, not for its next message. They must hear of its
+  // failure at once, and it of theirs.
   Status connected =
       connect_to_peers(addresses, *parts, deadline.or_interrupt(bootstrap->interrupt()));
   if (!connected.ok())
@@ -265,7 +266,7 @@ Status create_comm_over_nccl(ncclComm* nccl, const hepConfig_t* config,
   });
 }
 
-// Checks every device before any rank starts, so that a wrong one does not leave the others
+// Checks every device before any rank starts, so that a wrong device does not leave the other ranks
 // waiting. *bind tells whether ranks must be bound to devices at all.
 static Status check_devices(int num_ranks, const int* devices, int32_t backend, bool* bind) {
   int current = -1;

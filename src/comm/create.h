@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The creation of communicators: steps that all ranks take, or none.
+// Creates communicators, in steps that either all ranks take or none.
 #pragma once
 
 #include <hybridep.h>
@@ -20,8 +20,8 @@ Status create_all_comms(int num_ranks, const int* devices, const hepConfig_t* co
                         hepComm_t* comms);
 
 // Creates one rank's communicator after the ranks have agreed on a unique id over the caller's
-// all-gather. `own` is the error of this rank so far: the peers are on their way into `all_gather`, so
-// it is told to them before it is returned.
+// all-gather. `own` is the error of this rank so far. The peers are on their way into `all_gather`,
+// so it is told to them before it is returned.
 Status create_comm_over_callback(hepAllGather_t all_gather, void* context, int rank, int num_ranks,
                                  Status own, const hepConfig_t* config,
                                  std::unique_ptr<hepComm>* out);

@@ -9,8 +9,8 @@
 namespace hep {
 namespace {
 
-// For a rank that is accused to tell what it waits for itself: the time in which failures on a
-// device are found, and some.
+// A rank that is said to be missing has this long to tell whom it waits for itself. It is a little
+// more than the time in which failures on a device are found.
 constexpr std::chrono::milliseconds kExplanation{250};
 
 std::string name(int rank) { return "rank " + std::to_string(rank); }
@@ -38,7 +38,8 @@ Status Health::check() {
   std::string message = status.message();
   if (accused >= 0 && peers_[accused].failed && peers_[accused].sentence != cause_)
     message += "; " + peers_[accused].sentence;
-  // The cause names whom its own rank waited for, who need not be the one that is missing.
+  // The cause names the rank that its own rank waited for. Another rank may be the one that is
+  // missing.
   const int missing = explained.missing_rank;
   if (explained.result == hepErrorTimeout && !cause_.empty() && missing >= 0 &&
       missing != reported_rank_)
@@ -46,7 +47,8 @@ Status Health::check() {
   return Status(status.result(), message);
 }
 
-// The one who is missing may just be waiting for somebody else, and is about to tell. Once.
+// Waits once for the word of the rank that is missing: it may itself wait for another rank, and be
+// about to tell.
 void Health::await_explanation() {
   const auto end = std::chrono::steady_clock::now() + kExplanation;
   for (;;) {
@@ -96,13 +98,14 @@ hepFailure_t Health::failure() const {
   return failure;
 }
 
-// The record of the backend names whom the wait was for, or nobody. That one may have failed as
-// well, and so this rank may have been told of.
+// Returns the rank that is to blame. The backend's record names the rank that the wait was for, or
+// nobody. That rank may have failed because of a third one, and this rank may have been told of it.
 int Health::root_cause(const hepFailure_t& failure) const {
   const int awaited = failure.missing_rank;
   switch (failure.result) {
     case hepErrorTimeout: return end_of_waits(awaited);
-    // Whom a rank differs from, or whose call was wrong, stands in its own record, or it was told.
+    // The rank that differs, or whose call was wrong, is in the record, or this rank was told of
+    // it.
     case hepErrorMismatch:
     case hepErrorInvalidUsage:
       return cause_.empty() || reported_rank_ < 0 ? awaited : reported_rank_;
@@ -113,9 +116,10 @@ int Health::root_cause(const hepFailure_t& failure) const {
   }
 }
 
-// The wait that expired first began the failure, and the peers told of it. From there the chain of
-// waits leads to a rank that waits for nobody. Where it leads in a circle, this rank's own wait may
-// lead out of it. Else the ranks wait for each other, and one name is as good as any.
+// Returns the rank at the end of the chain of waits. The wait that expired first began the failure,
+// and the peers reported it. From there the chain leads to a rank that waits for nobody. If it
+// leads in a circle, this rank's own wait may lead out of it. Otherwise the ranks wait for each
+// other, and any of them will do.
 int Health::end_of_waits(int awaited) const {
   const int first = reported_rank_ >= 0 ? reported_rank_ : awaited;
   for (const int begin : {first, awaited}) {
@@ -125,8 +129,8 @@ int Health::end_of_waits(int awaited) const {
   return awaited >= 0 ? awaited : first;
 }
 
-// Goes from a rank that failed because it waited for another to that one, and so on. This rank
-// waits for `awaited`, or for nobody. Returns -1 where the chain has no end.
+// Follows the chain of waits: from a rank that failed to the rank that it waited for, and so on.
+// This rank waits for `awaited`, or for nobody. Returns -1 if the chain has no end.
 int Health::end_of_chain(int rank, int awaited) const {
   for (size_t step = 0; step < peers_.size(); ++step) {
     const Peer& peer = peers_[rank];
@@ -150,7 +154,7 @@ Status Health::sentence_of(const hepFailure_t& failure) const {
   return failure_status(failure, cause);
 }
 
-// Does not tell the peers, for a caller that does.
+// Stops this rank if its device is dead. Does not tell the peers; the caller does.
 void Health::look_at_device() {
   const Status device = backend_.check_device();
   if (device.ok()) return;
@@ -159,29 +163,29 @@ void Health::look_at_device() {
 }
 
 void Health::abort() {
-  const PeerFailure begun{rank_, hepErrorAborted, rank_,
-                          name(rank_) + " has aborted the communicator"};
-  stop(begun.result, -1, "the communicator was aborted", begun);
-  member_.report(begun);
+  const PeerFailure own{rank_, hepErrorAborted, rank_,
+                        name(rank_) + " has aborted the communicator"};
+  stop(own.result, -1, "the communicator was aborted", own);
+  member_.report(own);
 }
 
 void Health::fail(hepResult_t result, int missing_rank, const std::string& cause) {
-  const PeerFailure begun{rank_, result, missing_rank, name(rank_) + ": " + cause};
-  stop(result, missing_rank, cause, begun);
-  member_.report(begun);
+  const PeerFailure own{rank_, result, missing_rank, name(rank_) + ": " + cause};
+  stop(result, missing_rank, cause, own);
+  member_.report(own);
 }
 
 void Health::stop(hepResult_t result, int missing_rank, const std::string& cause,
-                  const PeerFailure& begun) {
-  // What takes memory comes first, so that a call for which there is none changes nothing.
-  std::string own_cause = cause;
-  PeerFailure own_begun = begun;
-  // In one step: of two stops at the same time, the one whose cause is told gives the result too.
+                  const PeerFailure& own) {
+  // The copies come first, so that a call without memory for them changes nothing.
+  std::string kept_cause = cause;
+  PeerFailure kept_own = own;
+  // One lock covers both: of two stops at the same time, one gives the cause and the result.
   const Lock lock(mutex_);
   if (cause_.empty() && backend_.failure().result == hepSuccess) {
-    cause_ = std::move(own_cause);
+    cause_ = std::move(kept_cause);
     reported_rank_ = missing_rank;
-    own_failure_ = std::move(own_begun);
+    own_failure_ = std::move(kept_own);
   }
   backend_.stop(result);
 }
@@ -202,8 +206,8 @@ void Health::peer_lost(int rank) {
     heard_.notify_all();
   }
   const std::string cause = "the process of " + name(rank) + " is gone";
-  // For the peers as well, which need not have lost it: a connection may end where its processes do
-  // not.
+  // The peers are told as well. They need not have lost it, because a connection can end although
+  // its processes live.
   stop(hepErrorPeerLost, rank, cause, {rank_, hepErrorPeerLost, rank, name(rank_) + ": " + cause});
 }
 

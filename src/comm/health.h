@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What one rank knows of its own and its peers' failures: it makes its backend's waits end when a
-// peer cannot answer any more, tells the peers when it fails itself, and says who is to blame.
+// Health knows of this rank's failure and of its peers'. It ends the backend's waits when a peer
+// cannot answer any more, tells the peers when this rank fails, and says who is to blame.
 #pragma once
 
 #include <hybridep.h>
@@ -22,21 +22,23 @@ class Health final : public PeerListener {
   Health(int rank, int num_ranks, Backend& backend, PeerMember& member);
   ~Health() override;
 
-  // From now on peers are heard and told. `looks_around`: waits fail without a call of the backend.
+  // From now on this rank hears its peers and tells them. `looks_around` is set if waits can fail
+  // without a call of the backend.
   Status start(bool looks_around);
 
-  // The error of the first failed wait or of an abort, if any, in a sentence; the peers have then been
+  // Returns the error of the first failed wait or of an abort, if any. By then the peers have been
   // told.
   Status check() HEP_EXCLUDES(mutex_);
 
-  // The same as a record, which names the rank that began it, not one that waited for it itself.
+  // Returns the same as a record. It names the rank that began the failure, not one that only
+  // waited for that rank.
   hepFailure_t failure() const HEP_EXCLUDES(mutex_);
 
   // Ends every wait of this rank, and tells the peers.
   void abort() HEP_EXCLUDES(mutex_);
 
-  // Ends every wait of this rank, and tells the peers, because something else than an operation has
-  // failed. `missing_rank` is who is to blame, or -1.
+  // Ends every wait of this rank and tells the peers, because something other than a wait has
+  // failed. `missing_rank` is to blame; -1 is nobody.
   void fail(hepResult_t result, int missing_rank, const std::string& cause) HEP_EXCLUDES(mutex_);
 
   void peer_left(int rank) noexcept override HEP_EXCLUDES(mutex_);
@@ -45,16 +47,16 @@ class Health final : public PeerListener {
   bool poll_local_failure(PeerFailure* own) override HEP_EXCLUDES(mutex_);
 
  private:
-  // What is known of a peer.
+  // All that this rank knows of a peer.
   struct Peer {
     bool gone = false, failed = false;
-    int missing_rank = -1;  // whom it named when it failed
-    std::string sentence;   // what it said then
+    int missing_rank = -1;  // the rank that it named when it failed
+    std::string sentence;   // its own words
   };
 
   void look_at_device() HEP_EXCLUDES(mutex_);
   void stop(hepResult_t result, int missing_rank, const std::string& cause,
-            const PeerFailure& begun = {}) HEP_EXCLUDES(mutex_);
+            const PeerFailure& own = {}) HEP_EXCLUDES(mutex_);
   PeerFailure to_tell() const HEP_EXCLUDES(mutex_);
   int root_cause(const hepFailure_t& failure) const HEP_REQUIRES(mutex_);
   int end_of_waits(int awaited) const HEP_REQUIRES(mutex_);
@@ -67,17 +69,17 @@ class Health final : public PeerListener {
   PeerMember& member_;
 
   // A thread that holds several mutexes takes them in this order: the table of groups, a group,
-  // this one, the backend's. So nothing here reports to the group under this mutex.
+  // this one, the backend's. Therefore no function reports to the group under this mutex.
   mutable Mutex mutex_;
   std::condition_variable heard_;
   std::vector<Peer> peers_ HEP_GUARDED_BY(mutex_);
   bool awaited_explanation_ HEP_GUARDED_BY(mutex_) = false;
 
-  // What ended this rank's waits from outside, if that came before any of them failed.
+  // The reason that ended this rank's waits from outside, if it came before any of them failed.
   std::string cause_ HEP_GUARDED_BY(mutex_);
   int reported_rank_ HEP_GUARDED_BY(mutex_) = -1;
 
-  // The same for the peers, where it began here and was not told by one; else with result hepSuccess.
+  // The same for the peers, if it began here. Its result is hepSuccess if a peer has told it.
   PeerFailure own_failure_ HEP_GUARDED_BY(mutex_){};
 };
 

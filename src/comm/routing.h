@@ -72,7 +72,7 @@ struct hepRouting {
 
 namespace hep {
 
-// Turns a caller's handle into the routing. Refuses NULL and what is no handle, or not any more.
+// Turns a caller's handle into the routing. Refuses NULL, and a handle of no routing.
 Status check_routing(hepRouting_t& routing);
 
 inline hepRouting_t release_to_caller(std::unique_ptr<hepRouting> routing) {
