@@ -271,7 +271,8 @@ typedef enum {
   hepErrorAborted = 10,        /**< a rank aborted the communicator */
   hepErrorPeerLost = 11,       /**< a peer's process is gone, or the peer has left */
   hepErrorInternal = 12,       /**< a bug in this library; please report it */
-  hepErrorOverflow = 13        /**< rows did not fit in the capacity of a dispatch */
+  hepErrorOverflow = 13,       /**< rows did not fit in the capacity of a dispatch */
+  hepErrorNetwork = 14         /**< the network between domains failed, or does not connect them */
 } hepResult_t;
 
 /** The name of a result, for example "hepErrorTimeout". Never NULL; static storage. Thread-safe. */

@@ -105,6 +105,7 @@ const char* hepGetErrorString(hepResult_t result) {
     case hepErrorPeerLost: return "hepErrorPeerLost";
     case hepErrorInternal: return "hepErrorInternal";
     case hepErrorOverflow: return "hepErrorOverflow";
+    case hepErrorNetwork: return "hepErrorNetwork";
   }
   return "unknown result";
 }

@@ -9,7 +9,7 @@
 namespace hep {
 
 // Returns whether a number is one of hepResult_t. Only this function knows which code is the last.
-constexpr bool is_result(int64_t code) { return code >= hepSuccess && code <= hepErrorOverflow; }
+constexpr bool is_result(int64_t code) { return code >= hepSuccess && code <= hepErrorNetwork; }
 
 // Returns the result of a failure that a peer reports. A number that is no failure becomes
 // hepErrorInternal, because the peer has failed all the same.

@@ -116,7 +116,7 @@ TEST_F(BootstrapTest, ACallbackThatMixesUpRanksIsFoundOut) {
 
 // The newest code of the library, and one that only a later version has.
 TEST_F(BootstrapTest, AFailureWithAnyCodeIsAFailureOfAllRanks) {
-  for (const int code : {int{hepErrorOverflow}, 14}) {
+  for (const int code : {int{hepErrorNetwork}, 15}) {
     ThreadGather group(2);
     on_threads(2, [&](int rank) {
       ThreadGather::Member member{&group, rank};
@@ -125,7 +125,7 @@ TEST_F(BootstrapTest, AFailureWithAnyCodeIsAFailureOfAllRanks) {
       const Status status =
           unique_id_over_callback(ThreadGather::gather, &member, rank, 2, own, &id);
       if (rank == 1)
-        expect_error(status, code == hepErrorOverflow ? hepErrorOverflow : hepErrorInternal,
+        expect_error(status, code == hepErrorNetwork ? hepErrorNetwork : hepErrorInternal,
                      {"rank 1: rank 0 could not", "something new"});
     });
   }
