@@ -116,27 +116,34 @@ HEP_HOST_DEVICE constexpr int inbox_index(int lane, int domain, int num_domains)
 // ------------------------------------------------------------------------------------------ channel
 
 // Where the writes of a kind on a lane come from and go to, as offsets from where the registered
-// memory begins; all ranks have the same layout.
+// memory begins. All ranks have the same layout. Memory of the other domains stands one after the
+// other, without a place for the own one.
 //
-//   from + domain * from_domain + slot * from_slot        own memory, by the destination's domain
-//   to + own_domain * to_domain + target * to_unit        the peer's memory, by the source's domain
+//   from + (index of the destination) * from_domain + slot * from_slot   in the own memory
+//   to + (index of the source there) * to_domain + target * to_unit      in the peer's memory
 struct Channel {
   uint64_t from, from_domain, from_slot;
   uint64_t to, to_domain, to_unit;
-  uint32_t slots;      // that a descriptor may name; 0: the lane has no such writes
-  uint32_t targets;    // that a descriptor may name
+  uint32_t slots;    // that a descriptor may name; 0: the lane has no writes with data of this kind
+  uint32_t targets;  // that a descriptor may name
   uint64_t max_bytes;  // of a write
 
-  HEP_HOST_DEVICE constexpr uint64_t source_of(const WriteDescriptor& write) const {
-    return from + write.domain * from_domain + write.slot * from_slot;
+  HEP_HOST_DEVICE constexpr uint64_t source_of(const WriteDescriptor& write, uint32_t own) const {
+    return from + index_among_others(write.domain, own) * from_domain + write.slot * from_slot;
   }
   HEP_HOST_DEVICE constexpr uint64_t destination_of(const WriteDescriptor& write,
-                                                    uint32_t own_domain) const {
-    return to + own_domain * to_domain + write.target * to_unit;
+                                                    uint32_t own) const {
+    return to + index_among_others(own, write.domain) * to_domain + write.target * to_unit;
   }
-  // Whether the write stays in its channel.
+  // Whether the write stays in its channel. One without data is nowhere.
   HEP_HOST_DEVICE constexpr bool holds(const WriteDescriptor& write) const {
-    return write.slot < slots && write.target < targets && write.bytes <= max_bytes;
+    return write.bytes == 0 ||
+           (write.slot < slots && write.target < targets && write.bytes <= max_bytes);
+  }
+
+ private:
+  HEP_HOST_DEVICE static constexpr uint32_t index_among_others(uint32_t domain, uint32_t own) {
+    return domain < own ? domain : domain - 1;
   }
 };
 
