@@ -3,53 +3,23 @@
 // arrive and complete. It knows nothing of operations.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
-#include <memory>
-#include <string>
 #include <thread>
 #include <vector>
 
 #include "base/status.h"
 #include "base/thread_annotations.h"
-#include "network/descriptor.h"
-#include "network/transport.h"
+#include "network/engine.h"
 
 namespace hep {
 
-// What the backend hands over. The memory outlives the proxy; it is zero at first.
-struct ProxyPlan {
-  struct LanePlan {
-    PackedDescriptor* ring;
-    uint32_t ring_slots;  // a power of two, at most kMaxRingSlots
-    Channel channels[kWriteKinds];
-  };
-
-  int rank, domain, num_domains;
-  std::vector<int> rail;        // [domains] the rank of each domain that this rank writes to
-  std::vector<LanePlan> lanes;  // at most kMaxNetworkLanes
-  Inbox* inboxes;               // [lanes][domains]
-};
-
-// Hears from the proxy's thread, at most once.
-class ProxyListener {
- public:
-  virtual ~ProxyListener() = default;
-
-  // The network has failed: to `rank`, or on this rank alone if that is -1. The proxy makes no more
-  // writes, but counts what still arrives.
-  virtual void network_failed(int rank, const std::string& cause) = 0;
-};
-
 class Proxy {
  public:
-  // Numbers that tests and benchmarks look at.
-  struct Counts {
-    uint64_t writes, bytes, busy, arrivals;
-  };
-
-  // Write number n of a stream goes over transport n mod count. `poll_us` bounds the sleep of a proxy
-  // that has had nothing to do. Neither the transports nor the listener may go before the proxy.
+  // `poll_us` bounds the sleep of a proxy that has had nothing to do. Neither the transports nor the
+  // listener may go before the proxy.
   Proxy(std::vector<Transport*> transports, ProxyPlan plan, ProxyListener& listener, int poll_us);
 
   // Stops the thread. Waits for no peer: writes under way are given up.
@@ -57,23 +27,47 @@ class Proxy {
 
   Status start();
 
-  // Takes note that the rank of a domain is gone: errors of writes to it do not count any more. Any thread.
+  // The rank of a domain is gone: errors of writes to it do not count any more. Any thread.
   void peer_gone(int domain) HEP_EXCLUDES(mutex_);
 
   // Returns when all that had arrived before the call has been counted: what a peer wrote before it went
-  // counts. Bounded by a second, in case the proxy hangs. Any thread but the proxy's.
+  // counts. Returns without that after a second, in case the proxy hangs. Any thread but the proxy's.
   void settle() HEP_EXCLUDES(mutex_);
 
   // From now on descriptors are dropped. Any thread.
-  void abort();
+  void abort() HEP_EXCLUDES(mutex_);
 
   // Wakes a proxy that sleeps, because work is about to come. Any thread.
   void wake() HEP_EXCLUDES(mutex_);
 
-  Counts counts() const;
+  const ProxyEngine::Counts& counts() const { return engine_.counts(); }
 
  private:
+  // What other threads want of the proxy's.
+  struct Requests {
+    std::vector<int> gone;  // domains
+    bool abort = false, stop = false;
+    uint64_t settle = 0;  // number of the latest
+  };
+
+  void run() noexcept;
+  void work() HEP_EXCLUDES(mutex_);
+  bool take_requests() HEP_EXCLUDES(mutex_);
+  void sleep(std::chrono::microseconds longest) HEP_EXCLUDES(mutex_);
+  template <typename Change>
+  void request(Change change) HEP_EXCLUDES(mutex_);
+
+  ProxyEngine engine_;
+  const int rank_, poll_us_;
+  std::thread thread_;
+
+  std::atomic<bool> has_requests_{false};
+  std::atomic<bool> asleep_{false}, woken_{false};
   mutable Mutex mutex_;
+  std::condition_variable changed_;
+  Requests requests_ HEP_GUARDED_BY(mutex_);
+  uint64_t settled_ HEP_GUARDED_BY(mutex_) = 0;  // number of the latest settle() that is done
+  bool ended_ HEP_GUARDED_BY(mutex_) = true;     // nobody settles any more
 };
 
 }  // namespace hep
