@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the backend and the proxy share in memory: the ring of descriptors, the inbox, and the immediate
-// that travels with each write. For host and device.
+// What the backend and the proxy share in memory: the ring of descriptors, the inbox, and the
+// immediate that travels with each write. For host and device.
 //
-// A stream is all writes of one kind on one lane from one domain to another. Its writes are numbered
-// from 0, in the order of their descriptors. The network may reorder them; whoever counts them counts
-// the consecutive ones.
+// A stream is all writes of one kind on one lane from one domain to another. Its writes are
+// numbered from 0, in the order of their descriptors. The network may reorder them; whoever counts
+// them counts the consecutive ones.
 #pragma once
 
 #include <cstdint>
@@ -19,11 +19,12 @@ constexpr int kWriteKinds = 8;  // that an immediate tells apart
 constexpr int kMaxNetworkDomains = 64;
 constexpr int kMaxNetworkLanes = 8;
 
-// Writes of a stream that may be under way at the same time. The receiver tells them apart by the low
-// 8 bits of their number.
+// Writes of a stream that may be under way at the same time. The receiver tells them apart by the
+// low 8 bits of their number.
 constexpr int kMaxInFlight = 128;
 
-// ---------------------------------------------------------------------------------------- immediate
+// ----------------------------------------------------------------------------------------
+// immediate
 
 // Bits 2-0 kind, 5-3 lane, 15-6 domain, 23-16 number, 31-24 zero.
 struct Immediate {
@@ -40,7 +41,8 @@ struct Immediate {
   }
 };
 
-// --------------------------------------------------------------------------------------- descriptor
+// ---------------------------------------------------------------------------------------
+// descriptor
 
 // A write that the proxy is to make. It holds no address: Channel turns it into two offsets.
 struct WriteDescriptor {
@@ -51,18 +53,17 @@ struct WriteDescriptor {
   uint32_t bytes;   // a multiple of 16, less than 2^28; 0: only the immediate goes
 };
 
-// Word 0: bits 63-32 tag, 31-29 zero, 28-26 kind, 25-16 domain, 15-0 slot.
-// Word 1: bits 63-48 tag, 47-24 bytes / 16, 23-0 target.
-// The tag is the position in the sequence of descriptors plus 1. Each word has it, so the two words may
-// become visible one after the other. The tag of a word differs from that of the lap before, and zeroed
-// memory never matches in the first lap.
+// Word 0: bits 63-32 tag, 31-29 zero, 28-26 kind, 25-16 domain, 15-0 slot. Word 1: bits 63-48 tag,
+// 47-24 bytes / 16, 23-0 target. The tag is the position in the sequence of descriptors plus 1.
+// Each word has it, so the two words may become visible one after the other. The tag of a word
+// differs from that of the lap before, and zeroed memory never matches in the first lap.
 struct alignas(16) PackedDescriptor {
   uint64_t words[2];
 };
 
-// A ring of descriptors: one for each lane. Producers claim positions 0, 1, 2, ... and store there. The
-// proxy takes them in order. No producer asks for room: the streams of a lane are bounded, and the ring
-// holds all that may be under way.
+// A ring of descriptors: one for each lane. Producers claim positions 0, 1, 2, ... and store there.
+// The proxy takes them in order. No producer asks for room: the streams of a lane are bounded, and
+// the ring holds all that may be under way.
 constexpr uint32_t kMaxRingSlots = 1 << 15;
 
 HEP_HOST_DEVICE constexpr PackedDescriptor pack(const WriteDescriptor& write, uint64_t position) {
@@ -92,7 +93,8 @@ constexpr uint32_t ring_slots(uint32_t writes) {
   return slots;
 }
 
-// -------------------------------------------------------------------------------------------- inbox
+// --------------------------------------------------------------------------------------------
+// inbox
 
 // What the proxy tells of the streams of one lane between this rank and one domain. The proxy alone
 // writes it, with release; readers load with acquire. The counts only grow.
@@ -108,12 +110,8 @@ struct alignas(128) Inbox {
   }
 };
 
-// Inboxes [lanes][domains]; that of the own domain is unused.
-HEP_HOST_DEVICE constexpr int inbox_index(int lane, int domain, int num_domains) {
-  return lane * num_domains + domain;
-}
-
-// ------------------------------------------------------------------------------------------ channel
+// ------------------------------------------------------------------------------------------
+// channel
 
 // Where the writes of a kind on a lane come from and go to, as offsets from where the registered
 // memory begins. All ranks have the same layout. Memory of the other domains stands one after the

@@ -37,7 +37,7 @@ ProxyEngine::ProxyEngine(std::vector<Transport*> transports, ProxyPlan plan,
       listener_(listener),
       streams_(plan_.lanes.size() * plan_.num_domains * kWriteKinds),
       peers_(plan_.num_domains),
-      writes_(plan_.num_domains * kPeerTags) {
+      writes_(plan_.num_domains * kTagsOfAPeer) {
   for (const ProxyPlan::LanePlan& lane : plan_.lanes)
     rings_.emplace_back(lane.ring, lane.ring_slots);
 }
@@ -58,7 +58,15 @@ void ProxyEngine::poll_until_empty() {
     }
 }
 
-void ProxyEngine::peer_gone(int domain) { peers_[domain].gone = true; }
+void ProxyEngine::peer_gone(int domain) {
+  Peer& peer = peers_[domain];
+  if (std::exchange(peer.gone, true)) return;
+  for (uint64_t left = kPeerTags & ~peer.free_tags; left != 0; left &= left - 1) {
+    Write& write = writes_[domain * kTagsOfAPeer + __builtin_ctzll(left)];
+    complete(write.lane, write.kind, domain, write.number);
+    write.is_complete = true;
+  }
+}
 
 void ProxyEngine::drop_writes() { dropping_ = true; }
 
@@ -68,7 +76,8 @@ void ProxyEngine::fail(int rank, const std::string& cause) {
   listener_.network_failed(rank, cause);
 }
 
-// ------------------------------------------------------------------------------------------- writes
+// -------------------------------------------------------------------------------------------
+// writes
 
 bool ProxyEngine::take_descriptors(int lane) {
   WriteDescriptor write{};
@@ -116,7 +125,7 @@ bool ProxyEngine::begin_writes(int domain) {
 Transport::Outcome ProxyEngine::begin_write(int domain, const Pending& next) {
   Peer& peer = peers_[domain];
   const int bit = __builtin_ctzll(peer.free_tags);
-  const uint32_t tag = domain * kPeerTags + bit;
+  const uint32_t tag = domain * kTagsOfAPeer + bit;
   const Channel& channel = plan_.lanes[next.lane].channels[static_cast<int>(next.write.kind)];
   const auto own = static_cast<uint32_t>(plan_.domain), number = static_cast<uint32_t>(next.number);
   const Immediate immediate{next.write.kind, static_cast<uint32_t>(next.lane), own, number};
@@ -128,7 +137,7 @@ Transport::Outcome ProxyEngine::begin_write(int domain, const Pending& next) {
       &code);
   if (outcome == Transport::Outcome::kTaken) {
     peer.free_tags &= peer.free_tags - 1;
-    writes_[tag] = {next.lane, next.write.kind, next.number};
+    writes_[tag] = {next.lane, next.write.kind, next.number, false};
     add(counts_.writes, 1);
     add(counts_.bytes, next.write.bytes);
   } else if (outcome == Transport::Outcome::kBusy) {
@@ -139,7 +148,8 @@ Transport::Outcome ProxyEngine::begin_write(int domain, const Pending& next) {
   return outcome;
 }
 
-// ------------------------------------------------------------------------------------------- events
+// -------------------------------------------------------------------------------------------
+// events
 
 int ProxyEngine::poll(Transport& transport) {
   std::array<NetworkEvent, kEventsAPoll> events;
@@ -152,20 +162,21 @@ void ProxyEngine::handle(Transport& transport, const NetworkEvent& event) {
   switch (event.kind) {
     case NetworkEvent::Kind::kCompleted: return end_write(event.tag);
     case NetworkEvent::Kind::kFailed:
-      suspect(static_cast<int>(event.tag / kPeerTags), transport.text_of(event.code));
+      suspect(static_cast<int>(event.tag / kTagsOfAPeer), transport.text_of(event.code));
       return end_write(event.tag);
     case NetworkEvent::Kind::kArrived: return arrive(event.immediate);
     case NetworkEvent::Kind::kBroken: return fail(-1, transport.text_of(event.code));
   }
 }
 
-// A write that has failed counts as completed: either its peer is gone, and nobody misses it, or the
-// whole network is about to fail.
+// A write that has failed counts as completed: either its peer is gone, and nobody misses it, or
+// the whole network is about to fail.
 void ProxyEngine::end_write(uint32_t tag) {
-  const int domain = static_cast<int>(tag / kPeerTags);
+  if (tag % kTagsOfAPeer >= kHelloTag) return;
+  const int domain = static_cast<int>(tag / kTagsOfAPeer);
   const Write& write = writes_[tag];
-  peers_[domain].free_tags |= uint64_t{1} << tag % kPeerTags;
-  complete(write.lane, write.kind, domain, write.number);
+  peers_[domain].free_tags |= uint64_t{1} << tag % kTagsOfAPeer;
+  if (!write.is_complete) complete(write.lane, write.kind, domain, write.number);
 }
 
 void ProxyEngine::complete(int lane, WriteKind kind, int domain, uint64_t number) {
@@ -189,7 +200,8 @@ void ProxyEngine::arrive(uint32_t bits) {
                 stream(lane, immediate.kind, domain).arrived.count());
 }
 
-// ----------------------------------------------------------------------------------------- suspects
+// -----------------------------------------------------------------------------------------
+// suspects
 
 void ProxyEngine::suspect(int domain, const std::string& cause) {
   Peer& peer = peers_[domain];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The work of the proxy, step by step: from descriptors to writes, and from what transports tell to the
-// counts in the inboxes. One thread uses it.
+// The work of the proxy, step by step: from descriptors to writes, and from what transports tell to
+// the counts in the inboxes. One thread uses it.
 #pragma once
 
 #include <atomic>
@@ -23,20 +23,20 @@ struct ProxyPlan {
     PackedDescriptor* ring;
     uint32_t ring_slots;  // a power of two, at most kMaxRingSlots
     Channel channels[kWriteKinds];
+    Inbox* inboxes;  // [domains]
   };
 
   int rank, domain, num_domains;
   std::vector<int> rail;        // [domains] the rank of each domain that this rank writes to
   std::vector<LanePlan> lanes;  // at most kMaxNetworkLanes
-  Inbox* inboxes;               // [lanes][domains]
 };
 
 class ProxyListener {
  public:
   virtual ~ProxyListener() = default;
 
-  // The network has failed: to `rank`, or as a whole if that is -1. Called once at most, by the thread
-  // of the proxy, which makes no more writes but counts what still arrives.
+  // The network has failed: to `rank`, or as a whole if that is -1. Called once at most, by the
+  // thread of the proxy, which makes no more writes but counts what still arrives.
   virtual void network_failed(int rank, const std::string& cause) = 0;
 };
 
@@ -50,13 +50,15 @@ class ProxyEngine {
   // Write number n of a stream goes over transport n mod count.
   ProxyEngine(std::vector<Transport*> transports, ProxyPlan plan, ProxyListener& listener);
 
-  // Takes descriptors, begins writes, and polls each transport once. Whether there was anything to do.
+  // Takes descriptors, begins writes, and polls each transport once. Whether there was anything to
+  // do.
   bool step();
 
   // Counts all that has arrived by now.
   void poll_until_empty();
 
-  // Errors of writes to this domain do not count any more, and its writes are not made.
+  // Takes writes to this domain for completed, those under way and those to come: nobody misses
+  // them, and their completions may never come. Errors of them do not count.
   void peer_gone(int domain);
 
   // From now on no write is made.
@@ -70,10 +72,8 @@ class ProxyEngine {
  private:
   using Clock = std::chrono::steady_clock;
 
-  // Tags of a peer are a range of those of a transport, so that a peer which answers nothing leaves the
-  // tags of the others alone.
-  static constexpr uint32_t kPeerTags = 64;
-  static_assert(kPeerTags * kMaxNetworkDomains <= Transport::kMaxWrites);
+  // A bit for each tag of a peer. The writes of the creation may still have theirs.
+  static constexpr uint64_t kPeerTags = (uint64_t{1} << kHelloTag) - 1;
 
   struct Stream {
     uint64_t begun = 0;
@@ -89,7 +89,7 @@ class ProxyEngine {
   // The rank of another domain.
   struct Peer {
     std::deque<Pending> pending;
-    uint64_t free_tags = ~uint64_t{0};
+    uint64_t free_tags = kPeerTags;
     bool gone = false;
     bool is_suspect = false;  // a write to it has failed, and it may turn out to be gone
     Clock::time_point suspect_until;
@@ -101,6 +101,7 @@ class ProxyEngine {
     int lane = 0;
     WriteKind kind{};
     uint64_t number = 0;
+    bool is_complete = false;  // although the transport still has it
   };
 
   bool take_descriptors(int lane);
@@ -118,9 +119,7 @@ class ProxyEngine {
   Stream& stream(int lane, WriteKind kind, int domain) {
     return streams_[(lane * plan_.num_domains + domain) * kWriteKinds + static_cast<int>(kind)];
   }
-  Inbox& inbox(int lane, int domain) {
-    return plan_.inboxes[inbox_index(lane, domain, plan_.num_domains)];
-  }
+  Inbox& inbox(int lane, int domain) { return plan_.lanes[lane].inboxes[domain]; }
 
   const std::vector<Transport*> transports_;
   const ProxyPlan plan_;
@@ -128,7 +127,7 @@ class ProxyEngine {
   std::vector<RingReader> rings_;  // [lanes]
   std::vector<Stream> streams_;    // [lanes][domains][kinds]
   std::vector<Peer> peers_;        // [domains]
-  std::vector<Write> writes_;      // [domains * kPeerTags]
+  std::vector<Write> writes_;      // [domains * kTagsOfAPeer]
   int num_suspects_ = 0;
   bool dropping_ = false;
   bool failed_ = false;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The network of a communicator: a rank's way to the ranks of its number in the other domains. It owns
-// transports and proxy. It exists only where there are several domains.
+// The network of a communicator: a rank's way to the ranks of its number in the other domains. It
+// owns transports and proxy. It exists only where there are several domains.
 #pragma once
 
 #include <memory>
@@ -46,8 +46,8 @@ class Network {
 
   const NetworkAddress& address() const { return address_; }
 
-  // Connects to the rail peers and writes to each of them over each NIC; returns when theirs have come.
-  // `addresses` [ranks]. hepErrorMismatch: ranks differ in provider or number of NICs.
+  // Connects to the rail peers and writes to each of them over each NIC; returns when theirs have
+  // come. `addresses` [ranks]. hepErrorMismatch: ranks differ in provider or number of NICs.
   // hepErrorNetwork: the sentence names the pairs of NICs that do not reach each other.
   Status connect(const std::vector<NetworkAddress>& addresses, Deadline deadline);
 

@@ -17,8 +17,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// After the last thing that it had to do, a proxy looks without a pause, then lets others have its core
-// between two looks, then sleeps, longer and longer.
+// After the last thing that it had to do, a proxy looks without a pause, then lets others have its
+// core between two looks, then sleeps, longer and longer.
 constexpr std::chrono::microseconds kSpinning{20};
 constexpr std::chrono::microseconds kYielding{1000};
 constexpr std::chrono::microseconds kFirstSleep{5};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The proxy of a rank: a thread that makes the writes which the backend asks for, and counts those that
-// arrive and complete. It knows nothing of operations.
+// The proxy of a rank: a thread that makes the writes which the backend asks for, and counts those
+// that arrive and complete. It knows nothing of operations.
 #pragma once
 
 #include <atomic>
@@ -18,8 +18,8 @@ namespace hep {
 
 class Proxy {
  public:
-  // `poll_us` bounds the sleep of a proxy that has had nothing to do. Neither the transports nor the
-  // listener may go before the proxy.
+  // `poll_us` bounds the sleep of a proxy that has had nothing to do. Neither the transports nor
+  // the listener may go before the proxy.
   Proxy(std::vector<Transport*> transports, ProxyPlan plan, ProxyListener& listener, int poll_us);
 
   // Stops the thread. Waits for no peer: writes under way are given up.
@@ -27,11 +27,13 @@ class Proxy {
 
   Status start();
 
-  // The rank of a domain is gone: errors of writes to it do not count any more. Any thread.
+  // The rank of a domain is gone: writes to it count as completed, those under way and those to
+  // come, and their errors do not count. Any thread.
   void peer_gone(int domain) HEP_EXCLUDES(mutex_);
 
-  // Returns when all that had arrived before the call has been counted: what a peer wrote before it went
-  // counts. Returns without that after a second, in case the proxy hangs. Any thread but the proxy's.
+  // Returns when all that had arrived before the call has been counted: what a peer wrote before it
+  // went counts. Returns without that after a second, in case the proxy hangs. Any thread but the
+  // proxy's.
   void settle() HEP_EXCLUDES(mutex_);
 
   // From now on descriptors are dropped. Any thread.

@@ -59,8 +59,8 @@ struct Flight {
 
 }  // namespace
 
-// What lies between endpoints. Whatever happens to a write happens under one mutex, the copy as well: an
-// endpoint may go, and its memory with it.
+// What lies between endpoints. Whatever happens to a write happens under one mutex, the copy as
+// well: an endpoint may go, and its memory with it.
 class SimulatedFabric::Wires {
  public:
   explicit Wires(const SimulatedOptions& options) : options_(options), random_(options.seed) {}
@@ -157,8 +157,8 @@ class SimulatedFabric::Wires {
     return end <= 1 ? 0 : std::uniform_int_distribution<int>(0, end - 1)(random_);
   }
 
-  // A flight that is due; otherwise *next is when to look again. One that keeps its order is not due
-  // before those of its pair that began earlier.
+  // A flight that is due; otherwise *next is when to look again. One that keeps its order is not
+  // due before those of its pair that began earlier.
   std::deque<Flight>::iterator find_due(Clock::time_point* next) HEP_REQUIRES(mutex_) {
     const Clock::time_point now = Clock::now();
     std::set<std::pair<EndpointId, EndpointId>> waiting;

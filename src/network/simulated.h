@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A network within one process, for tests: a thread copies what is written, late, out of order and with
-// refusals, as a seed says. Ranks can be lost, and pairs of them cut off from each other.
+// A network within one process, for tests: a thread copies what is written, late, out of order and
+// with refusals, as a seed says. Ranks can be lost, and pairs of them cut off from each other.
 #pragma once
 
 #include <memory>
@@ -23,19 +23,19 @@ class SimulatedFabric {
  public:
   static Status create(const SimulatedOptions& options, std::shared_ptr<SimulatedFabric>* out);
 
-  // The one that all communicators of the process share whose HEP_NETWORK has this seed. 0: nothing is
-  // late, out of order or refused.
+  // The one that all communicators of the process share whose HEP_NETWORK has this seed. 0: nothing
+  // is late, out of order or refused.
   static Status of_process(uint64_t seed, std::shared_ptr<SimulatedFabric>* out);
 
   ~SimulatedFabric();
 
-  // An endpoint with these sections. Its end drops what it has under way, and fails what is under way to
-  // it.
+  // An endpoint with these sections. Its end drops what it has under way, and fails what is under
+  // way to it.
   static std::unique_ptr<Transport> open(const std::shared_ptr<SimulatedFabric>& fabric,
                                          const std::vector<NetworkSection>& sections);
 
-  // As if the process of the endpoint had died: it receives and completes nothing more, and writes to it
-  // fail.
+  // As if the process of the endpoint had died: it receives and completes nothing more, and writes
+  // to it fail.
   void lose(const NicAddress& endpoint);
 
   // Holds back all between two endpoints, or lets it go again.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A transport writes memory of this rank into registered memory of other ranks, over one NIC. Each write
-// carries 32 bits that the other side receives when the data has landed. Nothing else is asked of a
-// network: no order between writes, no atomics, no reads.
+// A transport writes memory of this rank into registered memory of other ranks, over one NIC. Each
+// write carries 32 bits that the other side receives when the data has landed. Nothing else is
+// asked of a network: no order between writes, no atomics, no reads.
 #pragma once
 
 #include <cstddef>
@@ -9,11 +9,12 @@
 #include <string>
 
 #include "base/status.h"
+#include "network/descriptor.h"
 
 namespace hep {
 
-// A part of the memory of a rank that its peers write to, and that it writes from. Offsets count from
-// a place that is common to all sections; a write lies in one section on each side.
+// A part of the memory of a rank that its peers write to, and that it writes from. Offsets count
+// from a place that is common to all sections; a write lies in one section on each side.
 struct NetworkSection {
   void* address;
   uint64_t offset;
@@ -45,7 +46,7 @@ struct NetworkWrite {
   uint64_t from, to;
   uint64_t bytes;
   uint32_t immediate;
-  uint32_t tag;  // less than Transport::kMaxWrites; none of two writes under way has the same
+  uint32_t tag;  // peer * kTagsOfAPeer + one that no other write under way to the peer has
 };
 
 struct NetworkEvent {
@@ -62,11 +63,14 @@ struct NetworkEvent {
   int code;
 };
 
+// Each peer has a range of the tags, so that one which answers nothing leaves the others theirs.
+constexpr uint32_t kTagsOfAPeer = 64;
+constexpr uint32_t kHelloTag = 62;  // of a peer: this one and the last are for the creation
+constexpr uint32_t kMaxWrites = kTagsOfAPeer * kMaxNetworkDomains;  // under way at the same time
+
 // One thread at a time uses a transport. Its creation is the implementation's own.
 class Transport {
  public:
-  static constexpr uint32_t kMaxWrites = 4096;  // under way at the same time
-
   enum class Outcome { kTaken, kBusy, kFailed };
 
   virtual ~Transport() = default;
@@ -77,12 +81,12 @@ class Transport {
   // Learns where a peer is. Needs no answer of it.
   virtual Status add_peer(int peer, const NicAddress& address) = 0;
 
-  // Begins a write. kBusy: it did not begin, and can be tried again after a poll. kFailed: it will never
-  // begin, and *code says why.
+  // Begins a write. kBusy: it did not begin, and can be tried again after a poll. kFailed: it will
+  // never begin, and *code says why.
   virtual Outcome write(const NetworkWrite& write, int* code) = 0;
 
-  // Makes progress; fills at most `max` events and returns their number. An event of an arrival comes
-  // before that of the completion at the writer, as far as the two can be compared.
+  // Makes progress; fills at most `max` events and returns their number. An event of an arrival
+  // comes before that of the completion at the writer, as far as the two can be compared.
   virtual int poll(NetworkEvent* events, int max) = 0;
 
   // A code of an event in words.

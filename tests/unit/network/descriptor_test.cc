@@ -84,12 +84,6 @@ TEST(Ring, GivesBackWhatWasPushedInItsOrderAndNoMore) {
   }
 }
 
-TEST(Inbox, HasAPlaceForEachLaneAndDomain) {
-  static_assert(sizeof(Inbox) == 128);
-  EXPECT_EQ(inbox_index(0, 3, 4), 3);
-  EXPECT_EQ(inbox_index(2, 1, 4), 9);
-}
-
 // Three domains: the blocks of the two others stand one after the other.
 TEST(Channel, FindsTheBlockOfEachOtherDomainOnBothSides) {
   const Channel rows{1000, 400, 100, 5000, 400, 100, 4, 4, 96};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ranks that write to each other as a backend does: rows through a ring of slots with credits, and parts
-// that land one after the other. Each rank is a domain.
+// Ranks that write to each other as a backend does: rows through a ring of slots with credits, and
+// parts that land one after the other. Each rank is a domain.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -84,10 +84,11 @@ class MeshRank {
   std::vector<NetworkSection> sections() { return {{memory_.data(), 0, memory_.size()}}; }
 
   ProxyPlan plan() {
-    ProxyPlan plan{10 * domain_, domain_, sizes_.num_domains, {}, {}, inboxes_.data()};
+    ProxyPlan plan{10 * domain_, domain_, sizes_.num_domains, {}, {}};
     for (int d = 0; d < sizes_.num_domains; ++d) plan.rail.push_back(10 * d);
     for (int lane = 0; lane < sizes_.num_lanes; ++lane) {
-      ProxyPlan::LanePlan planned{rings_[lane].data(), ring_slots_, {}};
+      ProxyPlan::LanePlan planned{
+          rings_[lane].data(), ring_slots_, {}, &inboxes_[lane * sizes_.num_domains]};
       const uint64_t begin = lane * end_of_lane(), ring = ring_bytes(), chunk = sizes_.chunk;
       const uint64_t pool = sizes_.num_chunks * chunk;
       planned.channels[static_cast<int>(WriteKind::kRows)] = {
@@ -117,7 +118,7 @@ class MeshRank {
   }
 
   const Inbox& inbox(int lane, int other) const {
-    return inboxes_[inbox_index(lane, other, sizes_.num_domains)];
+    return inboxes_[lane * sizes_.num_domains + other];
   }
   const MeshSizes& sizes() const { return sizes_; }
   int num_wrong() const { return num_wrong_; }
@@ -139,7 +140,7 @@ class MeshRank {
   };
 
   void work_with(int lane, int other) {
-    Stream& stream = streams_[inbox_index(lane, other, sizes_.num_domains)];
+    Stream& stream = streams_[lane * sizes_.num_domains + other];
     const Inbox& box = inbox(lane, other);
     const auto to = static_cast<uint32_t>(other);
     while (load(box.arrived_of(WriteKind::kRows)) > stream.rows_read) {
@@ -172,7 +173,7 @@ class MeshRank {
   }
 
   bool is_done_with(int lane, int other) {
-    const Stream& stream = streams_[inbox_index(lane, other, sizes_.num_domains)];
+    const Stream& stream = streams_[lane * sizes_.num_domains + other];
     const Inbox& box = inbox(lane, other);
     const uint64_t all = sizes_.num_chunks;
     return stream.rows_read == all && stream.parts_read == all &&

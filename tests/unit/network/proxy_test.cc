@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The proxy over the simulated network: the same bytes in whatever order they come, and what becomes of
-// peers that leave, die or cannot be reached.
+// The proxy over the simulated network: the same bytes in whatever order they come, and what
+// becomes of peers that leave, die or cannot be reached.
 #include "network/proxy.h"
 
 #include <gtest/gtest.h>
@@ -185,6 +185,35 @@ TEST(ProxyEngine, ForgivesErrorsToAPeerThatIsGone) {
     return load(mesh.rank(0).inbox(0, other).completed_of(WriteKind::kRows));
   };
   while (completed(1) < 4 || completed(2) < 3) engines[0].step();
+  EXPECT_EQ(mesh.rank(0).listener().count(), 0) << mesh.rank(0).listener().cause();
+}
+
+// The transport never tells of them.
+TEST(ProxyEngine, TakesWritesToAPeerThatIsGoneForCompleted) {
+  const auto fabric = simulated({});
+  MeshSizes sizes;
+  sizes.slots = kMaxInFlight;
+  Mesh mesh(sizes, nics_of(fabric));
+  Engines engines(mesh);
+  fabric->cut(mesh.address(0), mesh.address(1), true);
+  const uint64_t* const completed = mesh.rank(0).inbox(0, 1).completed_of(WriteKind::kRows);
+  mesh.rank(0).push_rows(1, 100);  // more than may be under way
+  while (engines[0].step()) {
+  }
+  EXPECT_EQ(load(completed), 0u);
+  engines[0].peer_gone(1);
+  mesh.rank(0).push_rows(1, 10);
+  while (engines[0].step()) {
+  }
+  EXPECT_EQ(load(completed), 110u);
+
+  // News that come late change nothing.
+  fabric->cut(mesh.address(0), mesh.address(1), false);
+  for (uint32_t more = 0; more < 300; more += 100) {
+    mesh.rank(0).push_rows(1, 100);
+    for (int i = 0; i < 1000; ++i) engines[0].step();
+  }
+  EXPECT_EQ(load(completed), 410u);
   EXPECT_EQ(mesh.rank(0).listener().count(), 0) << mesh.rank(0).listener().cause();
 }
 
