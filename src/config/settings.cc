@@ -16,6 +16,7 @@ constexpr const char* kMemoryKinds = "auto|descriptor|ipc|fabric";
 constexpr const char* kHostIsas = "auto|plain|avx2|avx512";
 constexpr const char* kLogLevels = "none|error|warning|info|debug";
 constexpr int kDefaultRendezvousTimeoutMs = 600000;
+constexpr int kDefaultPollUs = 50;
 
 constexpr auto kInteger = Setting::Kind::kInteger;
 constexpr auto kChoice = Setting::Kind::kChoice;
@@ -35,6 +36,20 @@ constexpr Setting kOtherSettings[] = {
      "unset: all"},
     {"HEP_RENDEZVOUS_TIMEOUT_MS", nullptr, kInteger, 1, kMaxTimeoutMs, kDefaultRendezvousTimeoutMs,
      nullptr, "how long a rendezvous that hepGetUniqueId opened waits for its ranks"},
+    {"HEP_NETWORK", nullptr, kText, 0, 0, 0, nullptr,
+     "libfabric's name of the provider between domains; unset or auto: the first usable one of "
+     "efa, "
+     "verbs;ofi_rxm, tcp, net and tcp;ofi_rxm. simulated: within one process, for tests"},
+    {"HEP_NETWORK_INTERFACE", nullptr, kText, 0, 0, 0, nullptr,
+     "NICs of the ranks of a domain, by number: mlx5_0+mlx5_1,mlx5_2+mlx5_3 gives two to each; "
+     "unset: "
+     "those nearest to the GPU"},
+    {"HEP_NETWORK_NICS", nullptr, kInteger, 1, 4, 0, nullptr,
+     "most NICs that a rank uses; automatic: its share of those nearest to its GPU"},
+    {"HEP_NETWORK_POLL_US", nullptr, kInteger, 1, 1000000, kDefaultPollUs, nullptr,
+     "longest sleep of the thread that serves the network, after a pause of all traffic"},
+    {"HEP_NETWORK_LIBRARY", nullptr, kText, 0, 0, 0, nullptr,
+     "file to open for the network; unset: libfabric.so.1"},
     {"HEP_NCCL_LIBRARY", nullptr, kText, 0, 0, 0, nullptr,
      "file to open where the process has not loaded NCCL itself; unset: libnccl.so.2"},
 };

@@ -3,6 +3,9 @@
 // owns transports and proxy. It exists only where there are several domains.
 #pragma once
 
+#include <sys/types.h>
+
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -14,10 +17,10 @@
 
 namespace hep {
 
-constexpr int kMaxNics = 4;  // of a rank
-
 // What a rank tells all others. It is all-gathered as plain bytes.
 struct NetworkAddress {
+  static constexpr int kMaxNics = 4;
+
   char provider[32];
   int32_t num_nics;
   int32_t reserved;
@@ -27,18 +30,23 @@ struct NetworkAddress {
 // Who asks for a network. Ranks of a domain have consecutive numbers.
 struct NetworkPlace {
   int rank, domain_size, num_domains;
+  std::vector<std::string> device_paths;  // as in NicSeeker; empty on the host backend
 
   int domain() const { return rank / domain_size; }
   int number() const { return rank % domain_size; }  // in the domain
   int rail_peer(int domain) const { return domain * domain_size + number(); }
 };
 
+// Says in which way the networks of two ranks do not fit together. hepErrorMismatch names the
+// ranks.
+Status compare_networks(const std::vector<NetworkAddress>& addresses);
+
 // Created in these steps, after each of which all ranks agree: open, connect, start.
 class Network {
  public:
   // Opens NICs of the provider that HEP_NETWORK and its kin ask for, and registers the sections.
-  // hepErrorUnsupported: this build or this machine has no network.
-  static Status open(const NetworkPlace& place, const std::vector<NetworkSection>& sections,
+  // hepErrorUnsupported: this build or this machine has no such network.
+  static Status open(NetworkPlace place, const std::vector<NetworkSection>& sections,
                      std::unique_ptr<Network>* out);
 
   // Stops the proxy and closes the NICs. Waits for no peer.
@@ -46,8 +54,8 @@ class Network {
 
   const NetworkAddress& address() const { return address_; }
 
-  // Connects to the rail peers and writes to each of them over each NIC; returns when theirs have
-  // come. `addresses` [ranks]. hepErrorMismatch: ranks differ in provider or number of NICs.
+  // Collective: connects to the rail peers and exchanges a write with each over each NIC.
+  // `addresses` [ranks]. hepErrorMismatch: ranks differ in provider or number of NICs.
   // hepErrorNetwork: the sentence names the pairs of NICs that do not reach each other.
   Status connect(const std::vector<NetworkAddress>& addresses, Deadline deadline);
 
@@ -57,10 +65,19 @@ class Network {
   Proxy& proxy() { return *proxy_; }  // after start
 
  private:
-  NetworkPlace place_;
+  explicit Network(NetworkPlace place);
+
+  Status open_nics(const std::vector<NetworkSection>& sections);
+  Status open_simulated(const std::string& name, const std::vector<NetworkSection>& sections);
+  std::string name_of(int rank, const NicAddress& nic) const;
+  std::vector<Transport*> nics() const;
+
+  const NetworkPlace place_;
+  const pid_t process_;
+  int64_t poll_us_ = 0;
   NetworkAddress address_{};
-  std::vector<std::unique_ptr<Transport>> transports_;  // one for each NIC
-  std::unique_ptr<Proxy> proxy_;                        // goes first: it uses the transports
+  std::vector<std::unique_ptr<Transport>> nics_;
+  std::unique_ptr<Proxy> proxy_;  // goes first: it uses the NICs
 };
 
 }  // namespace hep

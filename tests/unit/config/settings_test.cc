@@ -49,6 +49,11 @@ TEST_F(Params, EverySettingOfTheSpecificationExists) {
                                           "HEP_MEMORY",
                                           "HEP_RENDEZVOUS_ADDRESS",
                                           "HEP_RENDEZVOUS_TIMEOUT_MS",
+                                          "HEP_NETWORK",
+                                          "HEP_NETWORK_INTERFACE",
+                                          "HEP_NETWORK_NICS",
+                                          "HEP_NETWORK_POLL_US",
+                                          "HEP_NETWORK_LIBRARY",
                                           "HEP_NCCL_LIBRARY"};
   EXPECT_EQ(names, expected);
 }
