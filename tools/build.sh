@@ -12,13 +12,14 @@ is_there() {  # PACKAGE
     ninja-build) command -v ninja ;;
     libcli11-dev) pkg-config --exists CLI11 ;;
     nlohmann-json3-dev) pkg-config --exists nlohmann_json ;;
+    libfabric-dev) pkg-config --exists 'libfabric >= 1.17' ;;
     *) command -v "$1" ;;
   esac >/dev/null 2>&1
 }
 
 missing=()
 for package in meson ninja-build g++ pkg-config ccache libgtest-dev openmpi-bin libopenmpi-dev \
-  libcli11-dev nlohmann-json3-dev "$@"; do
+  libcli11-dev nlohmann-json3-dev libfabric-dev "$@"; do
   if [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" != installed ] &&
     ! is_there "$package"; then
     missing+=("$package")

@@ -12,6 +12,7 @@
 
 #include "base/deadline.h"
 #include "base/status.h"
+#include "network/nic.h"
 #include "network/proxy.h"
 #include "network/transport.h"
 
@@ -19,8 +20,6 @@ namespace hep {
 
 // What a rank tells all others. It is all-gathered as plain bytes.
 struct NetworkAddress {
-  static constexpr int kMaxNics = 4;
-
   char provider[32];
   int32_t num_nics;
   int32_t reserved;

@@ -54,7 +54,7 @@ std::vector<int> choose_nics(const std::vector<std::string>& nic_paths, const Ni
     }
     share = std::max(1, num_near / sharers);
   }
-  const int count = std::min(seeker.wanted > 0 ? seeker.wanted : share, num_near);
+  const int count = std::min({seeker.wanted > 0 ? seeker.wanted : share, num_near, kMaxNics});
   std::vector<int> chosen;
   for (int i = 0; i < count; ++i) chosen.push_back(near[(place * count + i) % num_near]);
   return chosen;

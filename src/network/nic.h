@@ -7,6 +7,8 @@
 
 namespace hep {
 
+constexpr int kMaxNics = 4;  // of a rank
+
 // Whom the choice is for. Paths are those of /sys/devices; an empty one is not known.
 struct NicSeeker {
   std::vector<std::string>

@@ -89,6 +89,7 @@ TEST_F(NetworkTest, CarriesWritesOnceItHasStarted) {
   ranks[0].push(0, {WriteKind::kCredit, 1, 0, 0, 0});
   networks_[0]->proxy().wake();
   while (load(ranks[1].inbox(0, 0).arrived_of(WriteKind::kCredit)) == 0) ::sched_yield();
+  networks_.clear();  // whose proxies use the ranks
 }
 
 // Ranks 0 and 2 form a rail, and 1 and 3. All but the cut pair greet each other in time.

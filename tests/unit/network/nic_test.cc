@@ -116,6 +116,11 @@ TEST(NicChoice, WithoutPathsIsByNumber) {
   EXPECT_EQ(choose(unknown, {}, 1, 2), (Choice{2, 0}));
 }
 
+TEST(NicChoice, IsAtMostFour) {
+  const std::string below = "/sys/devices/pci0000:10/";
+  EXPECT_EQ(choose(Paths(8, below + "nic"), {below + "gpu"}, 0), (Choice{0, 1, 2, 3}));
+}
+
 TEST(NicChoice, OfNoneIsNone) { EXPECT_EQ(choose({}, kDgxDevices, 0), Choice{}); }
 
 // Folders count as wholes: 0000:1 is not half of 0000:10.

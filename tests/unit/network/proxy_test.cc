@@ -130,9 +130,10 @@ TEST(ProxyEngine, CountsItsWritesAndTheirBytes) {
   Mesh mesh(sizes, nics_of(simulated({})));
   Engines engines(mesh);
   engines.finish();
+  while (engines[0].counts().arrivals < 3 * sizes.num_chunks) engines.step();
   EXPECT_EQ(engines[0].counts().writes, 3 * sizes.num_chunks);  // rows, parts, credits
   EXPECT_EQ(engines[0].counts().bytes, 2 * sizes.num_chunks * sizes.chunk);
-  EXPECT_EQ(engines[0].counts().arrivals, 3 * sizes.num_chunks);
+  EXPECT_EQ(engines[0].counts().arrivals, 3 * sizes.num_chunks);  // and no more
 }
 
 // A peer that takes nothing holds up its own writes alone.
