@@ -11,12 +11,13 @@ namespace hep {
 // One flat row: a token that selected at least one expert of the receiving rank.
 // In a window it is relative to its source, in a routing absolute.
 struct Row {
-  uint32_t token;    // index on the source rank
-  uint32_t first;    // index of its first selection
-  uint16_t count;    // its selections, consecutive, in ascending (expert, k) order; at least 1
-  uint16_t ordinal;  // how many lower ranks the token selected: its slot for the partial sum
-  uint16_t source;   // source rank
-  uint16_t reserved;
+  uint32_t token;     // index on the source rank
+  uint32_t first;     // index of its first selection
+  uint16_t count;     // its selections, consecutive, in ascending (expert, k) order; at least 1
+  uint16_t ordinal;   // how many lower ranks of this domain the token selected: its slot for the
+                      // partial sum
+  uint16_t source;    // source rank
+  uint16_t position;  // of a source in another domain: among the rows that it sent to this one
 };
 static_assert(sizeof(Row) == 16);
 
