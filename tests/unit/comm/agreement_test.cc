@@ -72,7 +72,7 @@ TEST(Agreement, PrefersWhatTheExchangeKnowsToTheGuessOfThisRank) {
 }
 
 TEST(Agreement, TakesANumberThatIsNoResultForAnInternalError) {
-  for (const int result : {-1, 14, 1000}) {
+  for (const int result : {-1, 15, 1000}) {
     std::vector<int> payloads;
     const Status status = agree_with(failed(result, "something new"), Status(), &payloads);
     EXPECT_EQ(status.result(), hepErrorInternal);
