@@ -359,7 +359,10 @@ typedef struct {
   /** Independent sequences of operations, 1 to 4; 0: 1. Each takes memory of its own. Low-latency
       routings have four more. */
   int32_t lanes;
-  int32_t domain_size; /**< ranks that map each other's memory; 0: all; less is not served yet */
+  /** L, the ranks that map each other's memory; divides R. The ranks 0 to L - 1 are a domain, the next L
+      are another, and so on; several domains are joined by a network. 0: all ranks, or on the host
+      backend the ranks of each host if there are several. The cuda backend serves one domain. */
+  int32_t domain_size;
 
   /* Tuning, as in Hybrid-EP. 0: the library chooses, within sm_budget. */
   /** Threads of a block of the routing kernel, a multiple of 32. The library uses fewer if the
@@ -398,6 +401,11 @@ typedef struct {
   /** Bound of the creation of a communicator as a whole, in milliseconds, at most 3600000; 0:
       30000. `timeout_ms` does not bound it. */
   int32_t init_timeout_ms;
+
+  /** With several domains: bytes of each of the four rings of a lane through which rows go to the other
+      domains and sums come back. They must hold a row for each other domain, with its sums of
+      min(max_top_k, L) ranks. 0: 64 MiB. */
+  int64_t network_bytes;
 } hepConfig_t;
 
 #define HEP_CONFIG_INITIALIZER HEP_INITIALIZER(hepConfig_t, HEP_CONFIG_MAGIC)
@@ -420,12 +428,12 @@ typedef struct {
   size_t size;
   uint32_t magic;
   uint32_t version;
-  uint64_t total_bytes; /**< the window: the next five and low_latency_bytes */
+  uint64_t total_bytes; /**< the window: the next five, low_latency_bytes and network_bytes */
   uint64_t token_bytes; /**< published rows, scales and weights: max_tokens rows a lane */
-  /** Partial sums on their way back, max_tokens * min(max_top_k, R) rows a lane, and gradients of
-      the weights. */
+  /** Partial sums on their way back, max_tokens * min(max_top_k, L) rows a lane, and gradients of
+      the weights. L is the number of ranks of a domain, and R without several domains. */
   uint64_t partial_bytes;
-  uint64_t record_bytes;  /**< routing records, which arrive from every rank */
+  uint64_t record_bytes;  /**< routing records, which arrive from every rank of the domain */
   uint64_t signal_bytes;  /**< signals between ranks */
   uint64_t heap_bytes;    /**< memory for `hepMemAlloc` */
   uint64_t routing_bytes; /**< in addition: for as many routings as were alive at once on a lane */
@@ -436,11 +444,15 @@ typedef struct {
       bytes for each token, and 24 for each selection of an even max_top_k. */
   uint64_t low_latency_bytes;
   uint64_t low_latency_routing_bytes; /**< routing_bytes of a low-latency routing */
+  /** Of all lanes that are not of low latency, what serves the other domains: rings, records of their
+      ranks, and max_tokens * min(max_top_k, D - 1) sums. 0 with one domain. */
+  uint64_t network_bytes;
 } hepWorkspace_t;
 
 #define HEP_WORKSPACE_INITIALIZER HEP_INITIALIZER(hepWorkspace_t, HEP_WORKSPACE_MAGIC)
 
-/** Tells how much device memory a communicator of this config takes, without a GPU. Thread-safe. */
+/** Tells how much device memory a communicator of this config takes, without a GPU. It knows of no
+    hosts: domain_size 0 stands for one domain. Thread-safe. */
 HEP_API hepResult_t hepWorkspaceSize(const hepConfig_t* config, int num_ranks,
                                      hepWorkspace_t* workspace);
 
@@ -593,6 +605,8 @@ typedef struct {
   int32_t low_latency_lanes;  /**< for routings of hepModeLowLatency: 4, or 0 without them */
   int32_t low_latency_tokens; /**< what max_tokens is for low-latency routings */
   int32_t low_latency_blocks; /**< most SMs of a low-latency operation; host backend: 0 */
+  int32_t num_domains;        /**< D */
+  int32_t domain_size;        /**< L, ranks of a domain */
 } hepLimits_t;
 
 #define HEP_LIMITS_INITIALIZER HEP_INITIALIZER(hepLimits_t, HEP_LIMITS_MAGIC)
@@ -682,13 +696,15 @@ typedef enum {
 
 typedef enum {
   hepPhaseNone = 0,
-  hepPhaseBlocks = 1,  /**< waiting for the other blocks of the same kernel */
-  hepPhaseRecords = 2, /**< routing: waiting for a peer's records */
-  hepPhaseRows = 3,    /**< dispatch: waiting for a peer to publish its rows */
-  hepPhaseWeights = 4, /**< dispatch: waiting for a peer to publish its weights */
-  hepPhaseReaders = 5, /**< waiting for a peer to have read this rank's rows */
-  hepPhaseSlots = 6,   /**< combine: waiting for a peer to free its slots for partial sums */
-  hepPhasePartials = 7 /**< combine: waiting for a peer's partial sums or outputs */
+  hepPhaseBlocks = 1,   /**< waiting for the other blocks of the same kernel */
+  hepPhaseRecords = 2,  /**< routing: waiting for a peer's records */
+  hepPhaseRows = 3,     /**< dispatch: waiting for a peer to publish its rows */
+  hepPhaseWeights = 4,  /**< dispatch: waiting for a peer to publish its weights */
+  hepPhaseReaders = 5,  /**< waiting for a peer to have read this rank's rows */
+  hepPhaseSlots = 6,    /**< combine: waiting for a peer to free its slots for partial sums */
+  hepPhasePartials = 7, /**< combine: waiting for a peer's partial sums or outputs */
+  hepPhaseNetwork = 8,  /**< waiting for the network to take or deliver what this rank sends */
+  hepPhaseLanding = 9   /**< waiting for what a rank of another domain sends */
 } hepPhase_t;
 
 #define HEP_FAILURE_MAGIC 0x48455046u
@@ -725,6 +741,9 @@ typedef struct {
   uint64_t seen;        /**< see above */
   int32_t mode;         /**< hepMode_t of the lane */
   int32_t lane;         /**< lane of the operation, as in hepRoutingConfig_t */
+  /** The rank by way of which the signal comes, if missing_rank is of another domain; otherwise -1. */
+  int32_t via_rank;
+  int32_t reserved;
 } hepFailure_t;
 
 #define HEP_FAILURE_INITIALIZER HEP_INITIALIZER(hepFailure_t, HEP_FAILURE_MAGIC)

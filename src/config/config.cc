@@ -9,7 +9,9 @@
 #include "config/ranks.h"
 #include "config/settings.h"
 #include "protocol/data_type.h"
+#include "protocol/network_layout.h"
 #include "protocol/shape.h"
+#include "protocol/topology.h"
 
 namespace hep {
 namespace {
@@ -51,17 +53,6 @@ Status check_shape(const hepConfig_t& config, int num_ranks) {
   return Status();
 }
 
-Status check_domain(const hepConfig_t& config, int num_ranks) {
-  if (config.domain_size > num_ranks)
-    return error(hepErrorInvalidArgument, "%s is %d, but must be at most num_ranks, %d",
-                 setting_origin("domain_size").c_str(), config.domain_size, num_ranks);
-  if (config.domain_size != num_ranks)
-    return error(hepErrorUnsupported,
-                 "%s is %d, but this version serves only one domain of all %d ranks",
-                 setting_origin("domain_size").c_str(), config.domain_size, num_ranks);
-  return Status();
-}
-
 Status check_blocks(const char* field, int32_t blocks, int32_t sm_budget) {
   if (blocks <= sm_budget) return Status();
   return error(hepErrorInvalidArgument, "%s is %d, but must be at most %s, %d",
@@ -86,7 +77,7 @@ Status check_tuning(const hepConfig_t& config) {
   return Status();
 }
 
-void set_defaults(hepConfig_t* config, int num_ranks) {
+void set_defaults(hepConfig_t* config) {
   const auto set = [](int32_t* field, int32_t value) {
     if (*field == 0) *field = value;
   };
@@ -96,7 +87,6 @@ void set_defaults(hepConfig_t* config, int num_ranks) {
     if (field.default_value != 0 && value_of(field, *config) == 0)
       set_field(field, field.default_value, config);
   set(&config->combine_type, is_summable(config->type) ? config->type : hepTypeBfloat16);
-  set(&config->domain_size, num_ranks);
 }
 
 int32_t or_default(int32_t value, int32_t chosen) { return value != 0 ? value : chosen; }
@@ -109,9 +99,9 @@ Status resolve_config(const hepConfig_t* theirs, int num_ranks, hepConfig_t* res
   HEP_TRY(read_struct(theirs, &config, HEP_CONFIG_MAGIC, "hepConfig_t"));
   HEP_TRY(apply_environment(&config));
   HEP_TRY(check_ranges(config));
-  set_defaults(&config, num_ranks);
+  set_defaults(&config);
   HEP_TRY(check_shape(config, num_ranks));
-  HEP_TRY(check_domain(config, num_ranks));
+  HEP_TRY(check_domains(config, num_ranks));
   HEP_TRY(check_tuning(config));
   *resolved = config;
   return Status();
@@ -138,6 +128,32 @@ Shape make_shape(const hepConfig_t& config, int num_ranks) {
   shape.scale_bytes = config.scale_bytes;
   shape.heap_bytes = config.heap_bytes;
   return shape;
+}
+
+Topology make_topology(const hepConfig_t& config, int num_ranks) {
+  return {num_ranks, config.domain_size != 0 ? config.domain_size : num_ranks};
+}
+
+Status check_domains(const hepConfig_t& config, int num_ranks) {
+  const std::string name = setting_origin("domain_size");
+  const Topology topology = make_topology(config, num_ranks);
+  HEP_TRY(check_domain_size(name.c_str(), topology.domain_size, num_ranks));
+  const int others = topology.num_domains() - 1;
+  if (others == 0) return Status();
+  if (config.backend == hepBackendCuda)
+    return error(
+        hepErrorUnsupported,
+        "%s is %d, which makes %d domains of %d ranks, but the cuda backend serves only one "
+        "domain in this version",
+        name.c_str(), topology.domain_size, others + 1, num_ranks);
+  const uint64_t least =
+      others * NetworkLayout::least_bytes(make_shape(config, num_ranks), topology.domain_size);
+  if (static_cast<uint64_t>(config.network_bytes) < least)
+    return error(hepErrorInvalidArgument,
+                 "%s is %" PRId64 ", but a row for each of %d other domains takes %" PRIu64
+                 " bytes",
+                 setting_origin("network_bytes").c_str(), config.network_bytes, others, least);
+  return Status();
 }
 
 Budget make_budget(const hepConfig_t& config, hepMode_t mode) {

@@ -7,6 +7,7 @@
 #include "base/status.h"
 #include "protocol/choices.h"
 #include "protocol/shape.h"
+#include "protocol/topology.h"
 
 namespace hep {
 
@@ -24,7 +25,7 @@ struct Budget {
 };
 
 // Reads and checks a config, and replaces zeros by the defaults and by what the environment says.
-// `backend` stays auto if it is.
+// `backend` stays auto if it is, and domain_size 0, which is for creation to detect.
 Status resolve_config(const hepConfig_t* theirs, int num_ranks, hepConfig_t* resolved);
 
 // The init_timeout_ms that config and environment ask for, whatever else is wrong with them; the
@@ -33,6 +34,11 @@ int32_t wanted_init_timeout_ms(const hepConfig_t* theirs);
 
 // The following take a resolved config.
 Shape make_shape(const hepConfig_t& config, int num_ranks);
+// A domain_size of 0 stands for one domain of all ranks.
+Topology make_topology(const hepConfig_t& config, int num_ranks);
+// What depends on domains alone: their size, and room in network_bytes. Creation checks it again when
+// it has detected domains, or has chosen a backend.
+Status check_domains(const hepConfig_t& config, int num_ranks);
 Budget make_budget(const hepConfig_t& config, hepMode_t mode);
 
 // Says in which field two resolved configs differ, for example "hidden (7168 and 4096)"; empty if

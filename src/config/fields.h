@@ -25,6 +25,8 @@ constexpr int kMaxSmBudget = kMaxBlocks;
 constexpr int kMaxStages = 32;
 constexpr int kMaxStoreStages = 4;
 constexpr int64_t kMaxHeapBytes = int64_t{1} << 40;
+constexpr int64_t kDefaultNetworkBytes = int64_t{64} << 20;
+constexpr int64_t kMaxNetworkBytes = int64_t{1} << 32;
 
 struct Field {
   enum class Kind {
@@ -67,7 +69,7 @@ inline constexpr Field kFields[] = {
     {HEP_FIELD(lanes), Field::Kind::kDefaulted, 1, kMaxLanes, 1, "HEP_LANES",
      "independent sequences of operations, those of low latency not counted"},
     {HEP_FIELD(domain_size), Field::Kind::kDefaulted, 1, kMaxRanks, 0, "HEP_DOMAIN_SIZE",
-     "ranks that can map each other's memory; less than all are not served yet"},
+     "ranks that map each other's memory; a network joins several such domains"},
     {HEP_FIELD(routing_threads), Field::Kind::kDefaulted, 64, 1024, 0, "HEP_ROUTING_THREADS",
      "threads a block of the routing kernel, a multiple of 32"},
     {HEP_FIELD(routing_blocks), Field::Kind::kDefaulted, 1, kMaxSmBudget, 0, "HEP_ROUTING_BLOCKS",
@@ -91,6 +93,8 @@ inline constexpr Field kFields[] = {
      "most SMs (blocks) that a low-latency operation occupies; HEP_SM_BUDGET if set, otherwise 32"},
     {HEP_FIELD(init_timeout_ms), Field::Kind::kDefaulted, 1, kMaxTimeoutMs, kDefaultInitTimeoutMs,
      "HEP_INIT_TIMEOUT_MS", "bound of the creation of a communicator, in milliseconds"},
+    {HEP_FIELD(network_bytes), Field::Kind::kDefaulted, 1, kMaxNetworkBytes, kDefaultNetworkBytes,
+     "HEP_NETWORK_BYTES", "bytes of each of the four rings of a lane towards the other domains"},
 };
 
 #undef HEP_FIELD
@@ -138,10 +142,11 @@ inline int64_t value_of(const Field& field, const hepConfig_t& config) {
   return is_wide ? wide : narrow;
 }
 
-// Of a field of 32 bits: those that have a variable or a default.
 inline void set_field(const Field& field, int64_t value, hepConfig_t* config) {
   const auto narrow = static_cast<int32_t>(value);
-  std::memcpy(reinterpret_cast<char*>(config) + field.offset, &narrow, sizeof narrow);
+  const bool is_wide = field.bytes == sizeof value;
+  std::memcpy(reinterpret_cast<char*>(config) + field.offset,
+              is_wide ? static_cast<const void*>(&value) : &narrow, field.bytes);
 }
 
 }  // namespace hep

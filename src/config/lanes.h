@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "config/config.h"
+#include "protocol/network_layout.h"
 #include "protocol/routing_layout.h"
 #include "protocol/shape.h"
 #include "protocol/window_layout.h"
@@ -19,10 +20,16 @@ struct Lane {
   hepMode_t mode;
   int32_t number;              // among the lanes of its mode
   uint64_t offset;             // of its part of a window
-  Shape shape;                 // max_tokens is that of its mode
-  WindowLayout window_layout;  // from its part on; the heap, which lies behind all lanes, included
+  Shape shape;                 // of the whole job; max_tokens is that of its mode
+  WindowLayout window_layout;  // from its part on; the heap, which lies behind all lanes, included.
+                               // Its shape is that of a domain, whose ranks share the window.
   RoutingLayout routing_layout;
   Budget budget;
+  NetworkLayout network_layout;  // behind that of the window; empty with one domain
+  NetworkRoutingLayout network_routing_layout;
+
+  const Topology& topology() const { return network_layout.topology; }
+  uint64_t routing_bytes() const { return network_routing_layout.end; }
 };
 
 // All lanes of a resolved config: those of throughput, then those of low latency. A window is

@@ -22,6 +22,8 @@ const char* awaited(int32_t phase) {
     case hepPhaseReaders: return "read this rank's rows";
     case hepPhaseSlots: return "free its slots for partial sums";
     case hepPhasePartials: return "send its partial sums";
+    case hepPhaseNetwork: return "take what this rank sends over the network";
+    case hepPhaseLanding: return "send its rows or sums, whose landing this rank awaits";
     default: return "go on";
   }
 }
@@ -35,8 +37,16 @@ const char* phase_name(int32_t phase) {
     case hepPhaseReaders: return "readers";
     case hepPhaseSlots: return "slots";
     case hepPhasePartials: return "partials";
+    case hepPhaseNetwork: return "network";
+    case hepPhaseLanding: return "landing";
     default: return "none";
   }
+}
+
+// How the signal of a rank of another domain comes.
+std::string way(const hepFailure_t& failure) {
+  if (failure.via_rank < 0) return "";
+  return ", over the network by way of rank " + std::to_string(failure.via_rank) + ",";
 }
 
 std::string default_cause(const hepFailure_t& failure) {
@@ -86,10 +96,10 @@ Status failure_status(const hepFailure_t& failure, const std::string& cause) {
       if (!cause.empty() || failure.operation == hepOperationNone)
         return ended_status(failure, cause);
       return error(hepErrorTimeout,
-                   "rank %d: %s timed out waiting for rank %d to %s: expected signal %" PRIu64
+                   "rank %d: %s timed out waiting for rank %d%s to %s: expected signal %" PRIu64
                    ", saw %" PRIu64,
                    failure.rank, operation_of(failure).c_str(), failure.missing_rank,
-                   awaited(failure.phase), failure.expected, failure.seen);
+                   way(failure).c_str(), awaited(failure.phase), failure.expected, failure.seen);
     case hepErrorMismatch:
       if (!cause.empty()) return ended_status(failure, cause);
       if (failure.operation != hepOperationRouting)

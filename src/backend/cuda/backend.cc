@@ -165,6 +165,7 @@ hepFailure_t CudaBackend::failure() const {
     failure.phase = record.phase;
     failure.rank = record.rank;
     failure.missing_rank = record.missing_rank;
+    failure.via_rank = -1;
     failure.number = record.number;
     failure.expected = record.expected;
     failure.seen = record.seen;
@@ -175,7 +176,7 @@ hepFailure_t CudaBackend::failure() const {
   const Lock lock(mutex_);
   failure.rank = rank_;
   failure.result = stop_result_;
-  failure.missing_rank = -1;
+  failure.missing_rank = failure.via_rank = -1;
   return failure;
 }
 

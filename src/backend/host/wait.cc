@@ -43,7 +43,7 @@ class Backoff {
 Waiter::Waiter(int rank, int timeout_ms)
     : timeout_ms_(timeout_ms), failure_(HEP_FAILURE_INITIALIZER) {
   failure_.rank = rank;
-  failure_.missing_rank = -1;
+  failure_.missing_rank = failure_.via_rank = -1;
 }
 
 Status Waiter::check() const { return failure_status(failure()); }
@@ -101,6 +101,7 @@ Status Waiter::fail(hepResult_t result, const Awaited& awaited, uint64_t expecte
     failure_.operation = awaited.operation;
     failure_.phase = awaited.phase;
     failure_.missing_rank = awaited.peer;
+    failure_.via_rank = awaited.via;
     failure_.number = awaited.number;
     failure_.expected = expected;
     failure_.seen = seen;

@@ -22,6 +22,7 @@ struct Awaited {
   int32_t lane;
   hepPhase_t phase;
   int peer;
+  int via = -1;  // the rank by way of which the signal of a rank of another domain comes
 };
 
 // Thread-safe: a thread a lane waits, any thread may stop them or read the failure.

@@ -280,10 +280,10 @@ TEST(BadObject, ConfigsThatDoNotFitTheNumberOfRanksAreRefused) {
   expect_refused("9 experts on 4 ranks", hepConfigCheck(&config, 4), hepErrorInvalidArgument,
                  {"9"});
   config = small_config();
-  config.domain_size = 2;
+  config.domain_size = 3;
   config.num_experts = 8;
-  expect_refused("domains of 2 of 4 ranks", hepConfigCheck(&config, 4), hepErrorUnsupported,
-                 {"domain_size"});
+  expect_refused("domains of 3 of 4 ranks", hepConfigCheck(&config, 4), hepErrorInvalidArgument,
+                 {"domain_size", "divide"});
   expect_refused("no ranks", hepConfigCheck(&config, 0), hepErrorInvalidArgument, {"num_ranks"});
   expect_refused("73 ranks", hepConfigCheck(&config, 73), hepErrorInvalidArgument, {"73"});
 }

@@ -39,6 +39,7 @@ class StoppedBackend final : public Backend {
   hepFailure_t failure() const override {
     const std::lock_guard<std::mutex> lock(mutex_);
     hepFailure_t failure = HEP_FAILURE_INITIALIZER;
+    failure.via_rank = -1;
     failure.result = result_;
     failure.missing_rank = -1;
     if (result_ == hepSuccess || awaited_ < 0) return failure;

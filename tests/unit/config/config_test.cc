@@ -308,11 +308,32 @@ const Rule kRules[] = {
      4,
      kInvalid,
      {"init_timeout_ms", "3600000"}},
-    {"two domains",
-     [](hepConfig_t* c) { c->domain_size = 2; },
+    {"domains that do not divide the ranks",
+     [](hepConfig_t* c) { c->domain_size = 3; },
+     4,
+     kInvalid,
+     {"domain_size", "3", "divide", "4"}},
+    {"two domains on the cuda backend",
+     [](hepConfig_t* c) {
+       c->backend = hepBackendCuda;
+       c->domain_size = 2;
+     },
      4,
      hepErrorUnsupported,
-     {"domain_size", "2", "4"}},
+     {"domain_size", "2 domains", "4 ranks", "cuda"}},
+    {"rings without room for a row",
+     [](hepConfig_t* c) {
+       c->domain_size = 2;
+       c->network_bytes = 8191;
+     },
+     4,
+     kInvalid,
+     {"network_bytes", "8191", "1 other domains"}},
+    {"negative bytes of rings",
+     [](hepConfig_t* c) { c->network_bytes = -1; },
+     4,
+     kInvalid,
+     {"network_bytes", "4294967296"}},
 };
 
 TEST_F(Config, ABrokenRuleIsNamedWithTheFieldAndTheValues) {
@@ -366,7 +387,9 @@ TEST_F(Config, ZeroMeansTheDocumentedDefault) {
   EXPECT_EQ(resolved.init_timeout_ms, 30000);
   EXPECT_EQ(resolved.sm_budget, 16);
   EXPECT_EQ(resolved.lanes, 1);
-  EXPECT_EQ(resolved.domain_size, kRanks);
+  EXPECT_EQ(resolved.domain_size, 0);  // until creation knows the hosts
+  EXPECT_EQ(make_topology(resolved, kRanks).num_domains(), 1);
+  EXPECT_EQ(resolved.network_bytes, 64 << 20);
   EXPECT_EQ(resolved.heap_bytes, 0);
   EXPECT_EQ(resolved.combine_type, hepTypeBfloat16);
   EXPECT_EQ(resolved.partial_type, hepTypeBfloat16);
@@ -430,7 +453,7 @@ TEST_F(Config, ErrorsNameTheVariableThatAValueComesFrom) {
     const char *variable, *value;
   };
   for (const auto& [variable, value] :
-       {Case{"HEP_TIMEOUT_MS", "-1"}, Case{"HEP_LANES", "5"}, Case{"HEP_DOMAIN_SIZE", "2"},
+       {Case{"HEP_TIMEOUT_MS", "-1"}, Case{"HEP_LANES", "5"}, Case{"HEP_DOMAIN_SIZE", "3"},
         Case{"HEP_DOMAIN_SIZE", "72"}, Case{"HEP_ROUTING_THREADS", "100"},
         Case{"HEP_ROUTING_BLOCKS", "200"}, Case{"HEP_DISPATCH_BLOCKS", "200"},
         Case{"HEP_COMBINE_BLOCKS", "200"}, Case{"HEP_DISPATCH_STAGES", "32"}}) {
@@ -501,6 +524,8 @@ TEST_F(Config, EveryOtherFieldThatDiffersIsNamedWithBothValues) {
     const std::string difference = config_difference(a, b);
     if (word == offsetof(hepConfig_t, heap_bytes) + 4)  // the upper half of 64 bits
       EXPECT_EQ(difference, "heap_bytes (47244640256 and 94489280512)");
+    else if (word == offsetof(hepConfig_t, network_bytes) + 4)
+      EXPECT_EQ(difference, "network_bytes (47244640256 and 94489280512)");
     else
       EXPECT_TRUE(names.insert(difference).second &&
                   difference.find(" (11 and 22)") != std::string::npos)
@@ -511,15 +536,15 @@ TEST_F(Config, EveryOtherFieldThatDiffersIsNamedWithBothValues) {
 
 TEST_F(Config, EachFieldIsReadAndWrittenWhereItLies) {
   hepConfig_t config{};
-  config.heap_bytes = int64_t{5} << 33;
   for (const Field& field : kFields) {
     if (field.kind == Field::Kind::kPointer) continue;
-    if (field.bytes == sizeof(int32_t)) set_field(field, field.offset, &config);
-    EXPECT_EQ(value_of(field, config), field.bytes == sizeof(int32_t)
-                                           ? static_cast<int64_t>(field.offset)
-                                           : config.heap_bytes)
-        << field.name;
+    const int64_t upper_half = field.bytes == sizeof(int32_t) ? 0 : int64_t{5} << 33;
+    const int64_t value = upper_half + static_cast<int64_t>(field.offset);
+    set_field(field, value, &config);
+    EXPECT_EQ(value_of(field, config), value) << field.name;
   }
+  EXPECT_EQ(config.network_bytes,
+            (int64_t{5} << 33) + static_cast<int64_t>(offsetof(hepConfig_t, network_bytes)));
   EXPECT_EQ(config.backend, static_cast<int32_t>(offsetof(hepConfig_t, backend)));
   EXPECT_EQ(config.init_timeout_ms, static_cast<int32_t>(offsetof(hepConfig_t, init_timeout_ms)));
 }

@@ -33,6 +33,7 @@ TEST_F(Params, EverySettingOfTheSpecificationExists) {
   const std::set<std::string> expected = {"HEP_BACKEND",
                                           "HEP_TIMEOUT_MS",
                                           "HEP_INIT_TIMEOUT_MS",
+                                          "HEP_NETWORK_BYTES",
                                           "HEP_SM_BUDGET",
                                           "HEP_LANES",
                                           "HEP_DOMAIN_SIZE",
@@ -170,6 +171,7 @@ TEST_F(Params, EachVariableOverridesItsField) {
   set("HEP_COMBINE_LOAD_STAGES", "8");
   set("HEP_COMBINE_STORE_STAGES", "4");
   set("HEP_COMBINE_BLOCKS", "10");
+  set("HEP_NETWORK_BYTES", "4294967296");
   config_.timeout_ms = 5;
   config_.hidden = 7168;
   ASSERT_TRUE(apply_environment(&config_).ok());
@@ -186,6 +188,7 @@ TEST_F(Params, EachVariableOverridesItsField) {
   EXPECT_EQ(config_.combine_load_stages, 8);
   EXPECT_EQ(config_.combine_store_stages, 4);
   EXPECT_EQ(config_.combine_blocks, 10);
+  EXPECT_EQ(config_.network_bytes, int64_t{1} << 32);
   EXPECT_EQ(config_.hidden, 7168);
 }
 

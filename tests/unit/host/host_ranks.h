@@ -158,6 +158,9 @@ class Ranks {
     shape.heap_bytes = options.heap_bytes;
     lane.window_layout = WindowLayout::make(shape);
     lane.routing_layout = RoutingLayout::make(shape);
+    lane.network_layout = NetworkLayout::make(shape, options.num_ranks, lane.window_layout.heap, 0);
+    lane.network_routing_layout =
+        NetworkRoutingLayout::make(shape, lane.network_layout, lane.routing_layout.total);
     return lane;
   }
 

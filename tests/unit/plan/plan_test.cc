@@ -325,6 +325,41 @@ TEST_F(ConfigWorkspace, ItemsAddUpToTheTotal) {
   }
 }
 
+TEST_F(ConfigWorkspace, OneDomainHasTheWindowThatItHasWithoutDomains) {
+  hepConfig_t config = valid_config();
+  config.domain_size = kRanks;
+  config.low_latency_tokens = 128;
+  for (const Lane& lane : make_lanes(resolved_config(config), kRanks)) {
+    EXPECT_TRUE(lane.network_layout.empty());
+    EXPECT_EQ(lane.window_layout.slots_stride, WindowLayout::make(lane.shape).slots_stride);
+    EXPECT_EQ(lane.network_layout.end, WindowLayout::make(lane.shape).heap);
+    EXPECT_EQ(lane.routing_bytes(), RoutingLayout::make(lane.shape).total);
+  }
+  EXPECT_EQ(make_workspace(resolved_config(config), kRanks).network_bytes, 0u);
+}
+
+TEST_F(ConfigWorkspace, SeveralDomainsShareAWindowOfADomainEach) {
+  hepConfig_t config = valid_config();
+  config.domain_size = 2;
+  config.lanes = 2;
+  config.low_latency_tokens = 128;
+  const std::vector<Lane> lanes = make_lanes(resolved_config(config), kRanks);
+  for (const Lane& lane : lanes) {
+    EXPECT_EQ(lane.window_layout.shape.num_ranks, 2);
+    EXPECT_EQ(lane.window_layout.shape.num_local_experts(), lane.shape.num_local_experts());
+    EXPECT_EQ(lane.window_layout.shape.max_partials(), 2);
+    EXPECT_EQ(lane.window_layout.shape.choice_tokens, 0);
+  }
+  for (size_t i = 0; i + 1 < lanes.size(); ++i)
+    EXPECT_EQ(lanes[i].offset + lanes[i].network_layout.end, lanes[i + 1].offset);
+  const hepWorkspace_t workspace = make_workspace(resolved_config(config), kRanks);
+  EXPECT_GE(workspace.network_bytes, 2 * 3 * (uint64_t{32} * 8 * 7168 * 2));  // three rings of rows
+  EXPECT_EQ(workspace.total_bytes, workspace.token_bytes + workspace.partial_bytes +
+                                       workspace.record_bytes + workspace.signal_bytes +
+                                       workspace.heap_bytes + workspace.low_latency_bytes +
+                                       workspace.network_bytes);
+}
+
 TEST_F(ConfigWorkspace, EveryLaneTakesAsMuchAsTheFirst) {
   hepConfig_t config = valid_config();
   config.heap_bytes = 1 << 20;

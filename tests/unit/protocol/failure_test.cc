@@ -20,13 +20,14 @@ struct Words {
 constexpr Words kOperations[] = {{hepOperationRouting, "routing update 7"},
                                  {hepOperationDispatch, "dispatch 7"},
                                  {hepOperationCombine, "combine 7"}};
-constexpr Words kPhases[] = {{hepPhaseBlocks, "blocks"},   {hepPhaseRecords, "records"},
-                             {hepPhaseRows, "rows"},       {hepPhaseWeights, "weights"},
-                             {hepPhaseReaders, "read"},    {hepPhaseSlots, "slots"},
-                             {hepPhasePartials, "partial"}};
+constexpr Words kPhases[] = {
+    {hepPhaseBlocks, "blocks"},    {hepPhaseRecords, "records"}, {hepPhaseRows, "rows"},
+    {hepPhaseWeights, "weights"},  {hepPhaseReaders, "read"},    {hepPhaseSlots, "slots"},
+    {hepPhasePartials, "partial"}, {hepPhaseNetwork, "network"}, {hepPhaseLanding, "landing"}};
 
 hepFailure_t failure_of(hepResult_t result, int32_t operation, int32_t phase) {
   hepFailure_t failure = HEP_FAILURE_INITIALIZER;
+  failure.via_rank = -1;
   failure.result = result;
   failure.operation = operation;
   failure.phase = phase;
@@ -51,6 +52,13 @@ TEST(FailureStatus, ATimeoutNamesOperationPhaseRanksAndSignals) {
       expect_words(failure_status(failure_of(hepErrorTimeout, operation.value, phase.value)),
                    hepErrorTimeout,
                    {"rank 1", operation.word, "timed out", "rank 3", phase.word, "41", "29"});
+}
+
+TEST(FailureStatus, ARankOfAnotherDomainIsNamedWithTheRankByWayOfWhichItsSignalComes) {
+  hepFailure_t failure = failure_of(hepErrorTimeout, hepOperationDispatch, hepPhaseLanding);
+  failure.via_rank = 2;
+  expect_words(failure_status(failure), hepErrorTimeout,
+               {"waiting for rank 3, over the network by way of rank 2, to"});
 }
 
 TEST(FailureStatus, BlocksThatDoNotComeMayHaveNoRoom) {
