@@ -237,6 +237,36 @@ struct Combine {
   int32_t type, partial_type;
   int hidden;
   std::vector<int64_t> capacity;  // by rank
+  int domain_size = 0;            // ranks of a domain; 0: all
+
+  bool same_domain(int a, int b) const { return domain_size == 0 || domain_of(a) == domain_of(b); }
+  int domain_of(int rank) const { return domain_size == 0 ? 0 : rank / domain_size; }
+};
+
+// Adds numbers column by column, beginning with the first.
+class ColumnSum {
+ public:
+  explicit ColumnSum(int hidden) : columns_(hidden, 0.0f) {}
+  void add(const std::vector<float>& values) {
+    for (size_t h = 0; h < columns_.size(); ++h)
+      columns_[h] = empty_ ? values[h] : columns_[h] + values[h];
+    empty_ = false;
+  }
+  bool empty() const { return empty_; }
+  void clear() {
+    std::fill(columns_.begin(), columns_.end(), 0.0f);
+    empty_ = true;
+  }
+  std::vector<float> rounded_to(int32_t type) const {
+    std::vector<float> values(columns_);
+    for (float& value : values) value = rounded(type, value);
+    return values;
+  }
+  const float* data() const { return columns_.data(); }
+
+ private:
+  std::vector<float> columns_;
+  bool empty_ = true;
 };
 
 // One row of a combine's result. `row(rank, r)` returns y's row r in FP32, `weight(rank, r)` its weight.
@@ -244,9 +274,14 @@ template <typename RowOf, typename WeightOf>
 void combine_token(const Routing& routing, const Combine& combine, int source, int64_t token,
                    RowOf row, WeightOf weight, void* result) {
   const int hidden = combine.hidden;
-  std::vector<float> total(hidden, 0.0f), sum(hidden);
-  bool first_rank = true;
+  std::vector<float> sum(hidden);
+  ColumnSum total(hidden), of_domain(hidden);
+  const auto end_domain = [&] {  // the part of another domain than the token's own
+    if (!of_domain.empty()) total.add(of_domain.rounded_to(combine.partial_type));
+    of_domain.clear();
+  };
   for (int rank = 0; rank < routing.num_ranks(); ++rank) {
+    if (rank > 0 && !combine.same_domain(rank - 1, rank)) end_domain();
     const Arrivals& arrivals = routing.at(rank);
     const int32_t flat_row = arrivals.row_of_token[source][token];
     if (flat_row < 0) continue;
@@ -261,12 +296,10 @@ void combine_token(const Routing& routing, const Combine& combine, int source, i
       accumulate(sum.data(), row(rank, r), weight(rank, r), first, hidden);
       first = false;
     }
-    for (int h = 0; h < hidden; ++h) {
-      const float partial = rounded(combine.partial_type, sum[h]);
-      total[h] = first_rank ? partial : total[h] + partial;
-    }
-    first_rank = false;
+    for (float& value : sum) value = rounded(combine.partial_type, value);
+    (combine.same_domain(rank, source) ? total : of_domain).add(sum);
   }
+  end_domain();
   store_row(combine.type, total.data(), hidden, result);
 }
 

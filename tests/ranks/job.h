@@ -135,6 +135,7 @@ struct Job {
   hepDataType_t type = hepTypeBfloat16, combine_type = hepTypeBfloat16;  // the communicator's
   hepDataType_t partial_type = hepTypeBfloat16;
   int scale_bytes = 0;
+  int domain_size = 0;  // 0: all ranks
   bool least_alignments = false;  // of all pointers but those to the heap and to registered memory
   std::vector<RoutingPlace> routings;
   std::vector<Update> updates;

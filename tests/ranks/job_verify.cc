@@ -251,7 +251,8 @@ void JobRun::verify_combine(const Combine& combine, const CombineRun& run) {
   const int32_t type = type_of(combine);
   const int32_t partial_type =
       combine.partial_type != hepTypeDefault ? combine.partial_type : job_->partial_type;
-  const reference::Combine shape{combine.layout, type, partial_type, hidden, combine.capacity};
+  const reference::Combine shape{combine.layout,   type, partial_type, hidden, combine.capacity,
+                                 job_->domain_size};
   std::vector<unsigned char> y(row_bytes(type));
   const harness::InputRow input = [&](int rank, int64_t r) {
     combine.y.row(rank, r, type, hidden, y.data());
