@@ -43,7 +43,7 @@ ProxyEngine::ProxyEngine(std::vector<Transport*> transports, ProxyPlan plan,
 }
 
 bool ProxyEngine::step() {
-  bool worked = false;
+  bool worked = plan_.chore && plan_.chore();
   for (size_t lane = 0; lane < rings_.size(); ++lane)
     worked |= take_descriptors(static_cast<int>(lane));
   for (int domain = 0; domain < plan_.num_domains; ++domain) worked |= begin_writes(domain);
