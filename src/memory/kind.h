@@ -47,6 +47,9 @@ struct WindowHandle {
 };
 static_assert(std::is_trivially_copyable_v<WindowHandle>);
 
+// Whether the handle is that of a rank which takes part.
+inline bool is_shared(const WindowHandle& handle) { return handle.process != 0; }
+
 // Memory that this process has mapped. The destructor unmaps it.
 class Mapping {
  public:

@@ -65,7 +65,7 @@ Status map_peers(int device, int rank, const std::vector<WindowHandle>& handles,
   for (int peer = 0; peer < static_cast<int>(handles.size()); ++peer) {
     const WindowHandle& handle = handles[peer];
     addresses.push_back(handle.descriptor);
-    if (peer == rank) continue;
+    if (peer == rank || !is_shared(handle)) continue;
     const bool local = handle.process == process_identity();
     if (!local) others.push_back(peer);
     if (handle.bytes > 0 && (local || !needs_descriptor(handle))) map(peer, -1);

@@ -14,7 +14,8 @@
 namespace hep {
 
 // Maps the memory of all peers for `device` of this process. Collective; `handles` [R] are those of
-// all ranks. (*mappings)[R] stay NULL for this rank, and for peers whose handles have 0 bytes.
+// all ranks, and one of zeros stands for a rank that takes no part. (*mappings)[R] stay NULL for
+// this rank, and for peers whose handles have 0 bytes.
 // Every rank tries all its peers, also after a failure, so no rank waits longer than it must.
 // `channel` is this rank's; it may be NULL if no handle is of a kind that passes descriptors.
 Status map_peers(int device, int rank, const std::vector<WindowHandle>& handles,

@@ -56,6 +56,7 @@ Status Window::check(const std::vector<WindowHandle>& handles, int rank) const {
                  handles.size());
   for (size_t peer = 0; peer < handles.size(); ++peer) {
     const WindowHandle& handle = handles[peer];
+    if (!is_shared(handle)) continue;
     if (handle.kind != kind_)
       return error(hepErrorMismatch, "rank %d and rank %zu differ in their kind of memory (%s, %s)",
                    rank, peer, memory_kind_name(kind_), memory_kind_name(handle.kind));

@@ -29,7 +29,8 @@ class Window {
 
   WindowHandle handle() const;
 
-  // Maps the windows of all peers, as map_peers() does. Collective, once.
+  // Maps the windows of all peers, as map_peers() does. A handle of zeros stands for a rank that does
+  // not share its window with this one. Collective, once.
   // hepErrorUnreachable  names each pair of ranks whose devices cannot map each other's memory
   // hepErrorMismatch     windows differ in kind or size
   // hepErrorPeerLost     a peer's window or process is gone
