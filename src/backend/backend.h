@@ -5,6 +5,7 @@
 
 #include <hybridep.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "base/status.h"
 #include "config/lanes.h"
 #include "memory/registration.h"
+#include "network/engine.h"
 #include "protocol/step.h"
 
 namespace hep {
@@ -21,7 +23,7 @@ struct LaneContext {
   const Lane& lane;  // the communicator's; it outlives the backend
   int rank;
   std::vector<void*> windows;  // [R] the lane's parts of the windows as mapped by this rank;
-                               // windows[rank] is its own; zero at first
+                               // windows[rank] is its own; zero at first. NULL of other domains
 };
 
 // What a communicator hands to its backend.
@@ -31,6 +33,7 @@ struct BackendContext {
   int timeout_ms;
   std::vector<LaneContext> lanes;
   const Registrations* registrations = nullptr;  // of this rank, as they come and go
+  std::function<void()> wake_network;  // called when there are writes for the proxy to make
 };
 
 // Where this rank sees memory that a rank has registered.
@@ -94,6 +97,10 @@ class BackendRouting {
 class Backend {
  public:
   virtual ~Backend() = default;
+
+  // Adds its lanes, and what the proxy is to do for it, to a plan. Only with several domains. The proxy
+  // ends before the backend.
+  virtual void join_network(ProxyPlan*) {}
 
   // `lane` is an index of BackendContext::lanes. Routings of different lanes may be used by different
   // threads at once.

@@ -14,12 +14,29 @@ HostBackend::HostBackend(BackendContext context, const RowArithmetic& arithmetic
       contexts_(std::move(context.lanes)),
       arithmetic_(arithmetic),
       waiter_(context.rank, context.timeout_ms) {
-  for (const LaneContext& lane : contexts_) lanes_.push_back({lane});
+  for (const LaneContext& lane : contexts_) {
+    lanes_.push_back({lane, nullptr, nullptr});
+    if (lane.lane.network_layout.empty()) continue;
+    lanes_.back().rail = std::make_unique<Rail>(lane, context.wake_network);
+    lanes_.back().relays = std::make_unique<RelayStation>();
+  }
+}
+
+void HostBackend::join_network(ProxyPlan* plan) {
+  for (const HostLane& lane : lanes_) plan->lanes.push_back(lane.rail->plan());
+  plan->chore = [this] {
+    bool worked = false;
+    for (const HostLane& lane : lanes_) {
+      worked |= lane.rail->send_credits();
+      worked |= lane.relays->work();
+    }
+    return worked;
+  };
 }
 
 Status HostBackend::create_routing(int lane, int alignment,
                                    std::unique_ptr<BackendRouting>* routing) {
-  const uint64_t bytes = lanes_[lane].context.lane.routing_layout.total;
+  const uint64_t bytes = lanes_[lane].context.lane.routing_bytes();
   HostRouting::Memory memory(std::calloc(bytes, 1));
   std::unique_ptr<BackendRouting> made;
   if (memory)
@@ -51,7 +68,7 @@ Status HostBackend::check_stream(hepStream_t stream) const {
 Operation HostBackend::start(HostLane& lane, hepOperation_t kind, Step step) {
   uint64_t& epoch = lane.epochs[kind];
   if (step != Step::kReceive) ++epoch;
-  return Operation(lane.context, waiter_, kind, epoch);
+  return Operation(lane.context, waiter_, lane.rail.get(), kind, epoch);
 }
 
 void HostBackend::note_bad_index(int64_t token, int64_t k, int64_t value) {

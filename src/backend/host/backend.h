@@ -11,6 +11,7 @@
 
 #include "backend/backend.h"
 #include "backend/host/operation.h"
+#include "backend/host/relay.h"
 #include "backend/host/row_arithmetic.h"
 #include "backend/host/wait.h"
 #include "base/status.h"
@@ -21,6 +22,8 @@ namespace hep {
 // A lane, which one thread at a time uses.
 struct HostLane {
   const LaneContext& context;
+  std::unique_ptr<Rail> rail;  // NULL with one domain, as the next
+  std::unique_ptr<RelayStation> relays;
   uint64_t epochs[hepOperationCombine + 1] = {};  // latest operation of each kind
 };
 
@@ -29,6 +32,7 @@ class HostBackend final : public Backend {
   HostBackend(BackendContext context, const RowArithmetic& arithmetic);
 
   Status create_routing(int lane, int alignment, std::unique_ptr<BackendRouting>* routing) override;
+  void join_network(ProxyPlan* plan) override;
   // Peers cannot map memory that was not made for it: tokens there are copied.
   Status set_registered(const std::vector<RegisteredAddress>&) override { return {}; }
   void stop(hepResult_t result) noexcept override { waiter_.stop(result); }

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <optional>
 
+#include "backend/host/relay.h"
 #include "backend/host/routing.h"
 #include "backend/host/row_arithmetic.h"
 #include "backend/host/row_copier.h"
@@ -22,14 +24,22 @@
 namespace hep {
 namespace {
 
+// -0 is a gradient, too.
+bool is_not_zero(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits != 0;
+}
+
 // One combine of this rank.
 class Combiner {
  public:
   Combiner(const Operation& operation, const RowArithmetic& arithmetic,
-           const hepCombineArgs_t& args, const RoutingState& state)
+           const hepCombineArgs_t& args, const RoutingState& state, const Parts* parts = nullptr)
       : operation_(operation),
         args_(args),
         state_(state),
+        parts_(parts),
         sum_outputs_(arithmetic.sum_rows(args.type, args.partial_type)),
         sum_partials_(arithmetic.sum_rows(args.partial_type, args.type)),
         columns_(operation.shape().hidden),
@@ -66,12 +76,11 @@ class Combiner {
   // Before the signal of what was reduced.
   void fence() const { copier_.fence(); }
 
-  // Sends the gradients of the weights of a token's selections here; those of dropped rows stay zero.
-  void send_gradients(int64_t flat_row, void* window) const {
+  // Sends the gradients of the weights of a token's selections here to `gradients` [K]; those of dropped
+  // rows stay zero.
+  void send_gradients(int64_t flat_row, float* gradients) const {
     if (args_.row_gradients == nullptr) return;
     const Row& row = state_.rows[flat_row];
-    auto* gradients = at<float>(
-        window, operation_.layout().gradients_at(operation_.epoch(), row.token, state_.top_k()));
     for (uint32_t j = row.first; j < row.first + row.count; ++j) {
       const int k = state_.selections[j].k;
       if (args_.layout == hepLayoutFlat) {
@@ -90,22 +99,37 @@ class Combiner {
                                                         operation_.epoch(), token, state_.top_k()));
     std::copy_n(sent, state_.top_k(), args_.gradients + token * state_.top_k());
     std::fill_n(sent, state_.top_k(), 0.0f);
+    for (int i = 0; parts_ != nullptr && i < state_.part_counts[token]; ++i)
+      take_remote_gradients(state_.parts_of(token)[i], args_.gradients + token * state_.top_k());
   }
 
-  // Adds up the ranks' sums for one of this rank's tokens; slots are in ascending rank order.
-  void add_partials(int token) {
+  // Adds up the parts of one of this rank's tokens: the sums of this domain's ranks, whose slots are in
+  // ascending rank order, and the parts of other domains, each where its ranks would stand.
+  void add_parts(int token) {
     const WindowLayout& layout = operation_.layout();
     WeightedRows rows;
-    const int count = state_.partial_counts[token];
-    for (int ordinal = 0; ordinal < count; ++ordinal)
-      rows[ordinal] = {
+    int count = 0;
+    const RemotePart* part = parts_ != nullptr ? state_.parts_of(token) : nullptr;
+    const RemotePart* const end = parts_ != nullptr ? part + state_.part_counts[token] : nullptr;
+    for (; part != end && part->domain < operation_.domain(); ++part)
+      rows[count++] = {parts_->row(*part), 1.0f};
+    for (int ordinal = 0; ordinal < state_.partial_counts[token]; ++ordinal)
+      rows[count++] = {
           at<char>(operation_.own_window(), layout.partial_at(operation_.epoch(), token, ordinal)),
           1.0f};
+    for (; part != end; ++part) rows[count++] = {parts_->row(*part), 1.0f};
     sum_partials_(rows.data(), count, columns_, at<char>(args_.out, token * row_bytes_));
   }
 
  private:
   using WeightedRows = std::array<WeightedRow, kMaxTopK>;
+
+  // A domain has those of its own selections, and zeros elsewhere.
+  void take_remote_gradients(const RemotePart& part, float* gradients) const {
+    const float* sent = parts_->gradients(part);
+    for (int k = 0; k < state_.top_k(); ++k)
+      if (is_not_zero(sent[k])) gradients[k] = sent[k];
+  }
 
   int64_t expert_row(uint32_t selection) const {
     return row_of_selection(args_.layout, args_.capacity, operation_.shape().num_local_experts(),
@@ -130,6 +154,7 @@ class Combiner {
   const Operation& operation_;
   const hepCombineArgs_t& args_;
   const RoutingState& state_;
+  const Parts* parts_;          // of other domains; NULL: there are none
   const SumRows sum_outputs_;   // a token's expert rows
   const SumRows sum_partials_;  // the ranks' sums
   const int columns_;
@@ -137,11 +162,6 @@ class Combiner {
   const bool moves_;  // flat rows are what the ranks send
   const RowCopier copier_;
 };
-
-uint64_t call_of(const hepCombineArgs_t& args, const RoutingState& state) {
-  const RoutingTotals& totals = *state.totals;
-  return summary_of(args, totals.num_tokens, totals.num_flat_rows, totals.update);
-}
 
 // Tells a peer what this rank calls, once it has read what it was told before.
 Status tell_call(const Operation& operation, int peer, uint64_t call) {
@@ -159,7 +179,7 @@ Status compare_call(const Operation& operation, int peer, uint64_t call) {
   return operation.compare_calls(hepPhasePartials, peer, call, from.call);
 }
 
-// Sends this rank's sums for the tokens of one source, chunk by chunk. A chunk is signalled even if
+// Sends this rank's sums for the tokens of one source of this domain, chunk by chunk. A chunk is signalled even if
 // it has no rows here: the source waits for every rank.
 void reduce_source(const Operation& operation, int source, Combiner& combiner,
                    const RoutingState& state) {
@@ -172,25 +192,58 @@ void reduce_source(const Operation& operation, int source, Combiner& combiner,
       const Row& row = state.rows[i];
       combiner.reduce(
           i, at<char>(window, layout.partial_at(operation.epoch(), row.token, row.ordinal)));
-      combiner.send_gradients(i, window);
+      combiner.send_gradients(
+          i, at<float>(window, layout.gradients_at(operation.epoch(), row.token, state.top_k())));
     }
     combiner.fence();
-    store_release(at<uint64_t>(window, layout.chunk_ready_at(chunk, operation.rank())),
-                  operation.epoch());
+    store_release(
+        at<uint64_t>(window, layout.chunk_ready_at(chunk, operation.number_of(operation.rank()))),
+        operation.epoch());
   }
 }
 
-Status add_own_tokens(const Operation& operation, Combiner& combiner, const RoutingState& state) {
-  const WindowLayout& layout = operation.layout();
+// Sends this rank's sums for the tokens of the ranks of other domains to the relays in this one. All
+// relays get chunk 0 before any gets chunk 1.
+Status reduce_remote(const Operation& operation, Combiner& combiner, const RoutingState& state) {
+  std::array<uint32_t, kMaxRanks> next_row;
+  std::copy_n(state.source_rows, operation.num_ranks(), next_row.begin());
+  RelayWriter relay(operation, state);
+  for (int chunk = 0; chunk < relay.num_chunks(); ++chunk) {
+    for (int i = 0; i < operation.num_remote(); ++i) {
+      const int source = operation.remote_in_turn(i);
+      if (chunk >= relay.chunks_of(source)) continue;
+      HEP_TRY(relay.begin(source, chunk));
+      uint32_t& next = next_row[source];
+      for (; next < state.source_rows[source + 1] && relay.holds(state.rows[next]); ++next) {
+        combiner.reduce(next, relay.partial(state.rows[next]));
+        combiner.send_gradients(next, relay.gradients(state.rows[next]));
+      }
+      combiner.fence();
+      relay.end();
+    }
+  }
+  return {};
+}
+
+Status await_local_chunk(const Operation& operation, int chunk) {
+  for (int peer = operation.first_local(); peer < operation.end_local(); ++peer) {
+    const auto& ready =
+        *at<uint64_t>(operation.own_window(),
+                      operation.layout().chunk_ready_at(chunk, operation.number_of(peer)));
+    HEP_TRY(operation.wait(hepPhasePartials, peer, ready, operation.epoch()));
+  }
+  return {};
+}
+
+Status add_own_tokens(const Operation& operation, Combiner& combiner, const Parts* parts,
+                      const RoutingState& state) {
   const int tokens = chunk_tokens(state.num_tokens());
   for (int chunk = 0; chunk < ceil_div(state.num_tokens(), tokens); ++chunk) {
-    for (int peer = 0; peer < operation.num_ranks(); ++peer) {
-      const auto& ready = *at<uint64_t>(operation.own_window(), layout.chunk_ready_at(chunk, peer));
-      HEP_TRY(operation.wait(hepPhasePartials, peer, ready, operation.epoch()));
-    }
+    HEP_TRY(await_local_chunk(operation, chunk));
     const int end = std::min(state.num_tokens(), (chunk + 1) * tokens);
     for (int token = chunk * tokens; token < end; ++token) {
-      combiner.add_partials(token);
+      if (parts != nullptr) HEP_TRY(parts->await(token));
+      combiner.add_parts(token);
       combiner.take_gradients(token);
     }
   }
@@ -199,27 +252,39 @@ Status add_own_tokens(const Operation& operation, Combiner& combiner, const Rout
 
 }  // namespace
 
+uint64_t combine_call(const hepCombineArgs_t& args, const RoutingState& state) {
+  const RoutingTotals& totals = *state.totals;
+  return summary_of(args, totals.num_tokens, totals.num_flat_rows, totals.update);
+}
+
 Status send_partials(const Operation& operation, const RowArithmetic& arithmetic,
                      const hepCombineArgs_t& args, const RoutingState& state) {
   Combiner combiner(operation, arithmetic, args, state);
-  const uint64_t call = call_of(args, state);
-  for (int i = 0; i < operation.num_ranks(); ++i) {
+  const uint64_t call = combine_call(args, state);
+  const bool has_others = operation.rail() != nullptr;
+  if (has_others) begin_network_combine(operation, call, state);
+  for (int i = 0; i < operation.domain_size(); ++i) {
     const int source = operation.in_turn(i);
     HEP_TRY(tell_call(operation, source, call));
     reduce_source(operation, source, combiner, state);
   }
-  return {};
+  return has_others ? reduce_remote(operation, combiner, state) : Status();
 }
 
 Status add_partials(const Operation& operation, const RowArithmetic& arithmetic,
                     const hepCombineArgs_t& args, const RoutingState& state) {
-  Combiner combiner(operation, arithmetic, args, state);
-  const uint64_t call = call_of(args, state);
+  std::optional<Parts> parts;
+  if (operation.rail() != nullptr) parts.emplace(operation, args, state);
+  Combiner combiner(operation, arithmetic, args, state, parts ? &*parts : nullptr);
+  const uint64_t call = combine_call(args, state);
   // Ranks without tokens receive nothing that could be wrong, and need not wait.
-  for (int peer = 0; peer < operation.num_ranks() && state.num_tokens() > 0; ++peer)
+  for (int peer = operation.first_local(); peer < operation.end_local() && state.num_tokens() > 0;
+       ++peer)
     HEP_TRY(compare_call(operation, peer, call));
-  HEP_TRY(add_own_tokens(operation, combiner, state));
-  for (int peer = 0; peer < operation.num_ranks(); ++peer)
+  HEP_TRY(add_own_tokens(operation, combiner, parts ? &*parts : nullptr, state));
+  if (parts) HEP_TRY(parts->await_all());
+  if (parts) HEP_TRY(await_relay(operation));
+  for (int peer = operation.first_local(); peer < operation.end_local(); ++peer)
     store_release(&operation.to(peer).slots_free, operation.epoch());
   return {};
 }

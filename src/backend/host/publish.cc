@@ -58,7 +58,7 @@ Status publish(const Operation& operation, const RowArithmetic& arithmetic,
                const hepDispatchArgs_t& args, bool x_in_place, const RoutingState& state) {
   HEP_TRY(wait_for_readers(operation, operation.epoch() - 1));
   const uint64_t place = publish_rows(operation, arithmetic, args, x_in_place, state.num_tokens());
-  for (int peer = 0; peer < operation.num_ranks(); ++peer) {
+  for (int peer = operation.first_local(); peer < operation.end_local(); ++peer) {
     RowsSignal& to = operation.to(peer).rows_of(operation.epoch());
     to.location = place;
     to.has_weights = args.weights != nullptr;
@@ -70,7 +70,7 @@ Status publish(const Operation& operation, const RowArithmetic& arithmetic,
   std::copy_n(args.weights, static_cast<int64_t>(state.num_tokens()) * state.top_k(),
               at<float>(operation.own_window(),
                         operation.layout().weights_at(operation.epoch(), 0, state.top_k())));
-  for (int peer = 0; peer < operation.num_ranks(); ++peer)
+  for (int peer = operation.first_local(); peer < operation.end_local(); ++peer)
     store_release(&operation.to(peer).rows_of(operation.epoch()).weights_ready, operation.epoch());
   return {};
 }

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Dispatch: every rank publishes its tokens, and copies the rows that it is to receive from the peers'
-// windows straight to their places.
+// windows straight to their places. The rows of other domains come in chunks, which lie in the window
+// of the rail peer of their source.
 #include <algorithm>
+#include <array>
 #include <cstring>
 
+#include "backend/host/pack.h"
 #include "backend/host/routing.h"
+#include "backend/host/row_chunk.h"
 #include "backend/host/row_copier.h"
 #include "backend/host/signal.h"
 #include "protocol/at.h"
@@ -17,12 +21,17 @@
 namespace hep {
 namespace {
 
-// What a source has published.
+// What a source has published, or a chunk of it.
 struct Source {
   int rank;
-  const char* window;
   const char* rows;
-  const float* weights;  // [T][K]; NULL: every weight is 1
+  const char* scales;
+  const float* weights;    // [T][K]; NULL: every weight is 1
+  int32_t first_position;  // of a chunk; -1: rows stand by their token
+
+  int64_t index_of(const Row& row) const {
+    return first_position < 0 ? int64_t{row.token} : int64_t{row.position} - first_position;
+  }
 };
 
 // Writes single rows of a dispatch's outputs.
@@ -121,9 +130,9 @@ class Receiver {
     }
   }
 
-  void take_rows(const Source& source) {
-    for (int64_t i = state_.source_rows[source.rank]; i < state_.source_rows[source.rank + 1];
-         ++i) {
+  // Of the flat rows from `begin` on.
+  void take_rows(const Source& source, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
       if (source.weights != nullptr) keep_weights(state_.rows[i], source);
       if (args_.layout == hepLayoutFlat)
         take_flat_row(i, source);
@@ -142,15 +151,15 @@ class Receiver {
   }
 
   void take_row(int64_t place, const Row& row, const Source& source) {
-    outputs_.write(place, source.rows + row.token * outputs_.row_bytes(),
-                   source.window + operation_.layout().scales_at(operation_.epoch(), row.token),
-                   row.source, static_cast<int32_t>(row.token));
+    const int64_t index = source.index_of(row);
+    outputs_.write(place, source.rows + index * outputs_.row_bytes(),
+                   source.scales + index * operation_.shape().scale_stride(), row.source,
+                   static_cast<int32_t>(row.token));
   }
 
   float weight_of(const Row& row, const Selection& selection, const Source& source) const {
-    return source.weights == nullptr
-               ? 1.0f
-               : source.weights[static_cast<int64_t>(row.token) * top_k_ + selection.k];
+    return source.weights == nullptr ? 1.0f
+                                     : source.weights[source.index_of(row) * top_k_ + selection.k];
   }
 
   void keep_weights(const Row& row, const Source& source) {
@@ -199,35 +208,145 @@ Status find_source(const Operation& operation, int rank, int top_k, uint64_t cal
   HEP_TRY(operation.wait(hepPhaseRows, rank, from.ready, operation.epoch()));
   HEP_TRY(operation.compare_calls(hepPhaseRows, rank, call, from.call));
   const char* window = static_cast<const char*>(operation.window(rank));
-  *source = {rank, window, window + from.location, nullptr};
+  *source = {rank, window + from.location,
+             window + operation.layout().scales_at(operation.epoch(), 0), nullptr, -1};
   if (from.has_weights == 0) return {};
   HEP_TRY(operation.wait(hepPhaseWeights, rank, from.weights_ready, operation.epoch()));
   source->weights = at<float>(window, operation.layout().weights_at(operation.epoch(), 0, top_k));
   return {};
 }
 
+// Takes the chunks of the ranks of other domains.
+class ChunkTaker {
+ public:
+  ChunkTaker(const Operation& operation, const hepDispatchArgs_t& args, const RoutingState& state,
+             uint64_t call, Receiver& receiver)
+      : operation_(operation), args_(args), state_(state), call_(call), receiver_(receiver) {
+    std::copy_n(state.source_rows, operation.num_ranks(), next_row_.begin());
+    for (int i = 0; i < operation.num_remote(); ++i)
+      num_chunks_ = std::max(num_chunks_, chunks_of(operation.remote_in_turn(i)));
+  }
+
+  // Of the source that has most.
+  int num_chunks() const { return num_chunks_; }
+
+  // Takes chunk number `chunk` of each source that has so many.
+  Status take(int chunk) {
+    for (int i = 0; i < operation_.num_remote(); ++i) {
+      const int source = operation_.remote_in_turn(i);
+      if (chunk < chunks_of(source)) HEP_TRY(take_chunk(source, chunk));
+    }
+    return {};
+  }
+
+ private:
+  int chunks_of(int source) const {
+    return operation_.network().row_ring.num_chunks(state_.source_domain_rows[source]);
+  }
+
+  Status take_chunk(int rank, int chunk) {
+    Rail& rail = *operation_.rail();
+    const int via = rail.via(rank), domain = operation_.topology().domain_of(rank);
+    uint64_t& taken = rail.rows_taken[rank];
+    HEP_TRY(operation_.wait_by_way(via, hepPhaseLanding, rank,
+                                   rail.arrived(via, WriteKind::kRows, domain), taken + 1));
+    const void* base = at<char>(operation_.window(via),
+                                operation_.network().row_chunk_in_at(rail.index_of(domain), taken));
+    const ChunkHeader& header = *at<ChunkHeader>(base, 0);
+    HEP_TRY(operation_.compare_calls(hepPhaseLanding, rank, call_, header.call));
+    take_rows(rank, chunk, base);
+    ++taken;
+    store_release(
+        at<uint64_t>(operation_.window(via), operation_.network().taken_at(
+                                                 domain, operation_.number_of(operation_.rank()))),
+        taken);
+    return {};
+  }
+
+  void take_rows(int rank, int chunk, const void* base) {
+    const auto& header = *at<ChunkHeader>(base, 0);
+    const int64_t row_bytes = int64_t{operation_.shape().hidden} * element_bytes(args_.type);
+    const RowChunkLayout layout =
+        RowChunkLayout::make(header, row_bytes, operation_.shape().scale_stride(), state_.top_k());
+    const int32_t first = chunk * operation_.network().row_ring.rows;
+    const int32_t end = first + static_cast<int32_t>(header.num_rows);
+    const int64_t begin = next_row_[rank];
+    uint32_t& next = next_row_[rank];
+    while (next < state_.source_rows[rank + 1] && state_.rows[next].position < end) ++next;
+    receiver_.take_rows(
+        {rank, at<char>(base, layout.rows), at<char>(base, layout.scales),
+         header.has_weights != 0 ? at<float>(base, layout.weights) : nullptr, first},
+        begin, next);
+  }
+
+  const Operation& operation_;
+  const hepDispatchArgs_t& args_;
+  const RoutingState& state_;
+  const uint64_t call_;
+  Receiver& receiver_;
+  int num_chunks_ = 0;
+  std::array<uint32_t, kMaxRanks> next_row_{};  // flat row that is to be taken next, by source
+};
+
+// Takes the rows of this domain, each source's at once.
+Status take_local_rows(const Operation& operation, const RoutingState& state, uint64_t call,
+                       Receiver& receiver) {
+  for (int i = 0; i < operation.domain_size(); ++i) {
+    const int s = operation.in_turn(i);
+    Source source;
+    HEP_TRY(find_source(operation, s, state.top_k(), call, &source));
+    receiver.take_rows(source, state.source_rows[s], state.source_rows[s + 1]);
+    store_release(&operation.to(s).rows_read, operation.epoch());
+  }
+  return {};
+}
+
+// Takes chunk 0 of all sources before chunk 1 of any: then rings of any number of slots let all ranks
+// go on. `packer`: whose chunks go in turns with those that are taken, but for chunk 0, which has been
+// sent; NULL: all have been sent.
+Status exchange_chunks(Packer* packer, ChunkTaker& taker) {
+  const int to_pack = packer != nullptr ? packer->num_chunks() : 0;
+  for (int chunk = 0; chunk < std::max(to_pack, taker.num_chunks()); ++chunk) {
+    if (chunk > 0 && chunk < to_pack) HEP_TRY(packer->pack(chunk));
+    if (chunk < taker.num_chunks()) HEP_TRY(taker.take(chunk));
+  }
+  return {};
+}
+
 }  // namespace
 
-Status receive_rows(const Operation& operation, const hepDispatchArgs_t& args,
+Status receive_rows(const Operation& operation, const hepDispatchArgs_t& args, Packer* packer,
                     RoutingState& state) {
   Receiver receiver(operation, args, state);
   receiver.count_rows();
   receiver.write_padding();
   receiver.write_gather();
   const uint64_t call = summary_of(args, state.num_tokens(), state.totals->update);
-  for (int i = 0; i < operation.num_ranks(); ++i) {
-    const int s = operation.in_turn(i);
-    Source source;
-    HEP_TRY(find_source(operation, s, state.top_k(), call, &source));
-    receiver.take_rows(source);
-    store_release(&operation.to(s).rows_read, operation.epoch());
-  }
-  return {};
+  if (packer != nullptr) HEP_TRY(packer->pack(0));  // on its way while this domain's rows are taken
+  HEP_TRY(take_local_rows(operation, state, call, receiver));
+  if (operation.network().empty()) return {};
+  ChunkTaker taker(operation, args, state, call, receiver);
+  return exchange_chunks(packer, taker);
 }
 
 Status wait_for_readers(const Operation& operation, uint64_t epoch) {
-  for (int peer = 0; peer < operation.num_ranks(); ++peer)
+  for (int peer = operation.first_local(); peer < operation.end_local(); ++peer)
     HEP_TRY(operation.wait(hepPhaseReaders, peer, operation.from(peer).rows_read, epoch));
+  return {};
+}
+
+Status wait_for_takers(const Operation& operation) {
+  const Rail& rail = *operation.rail();
+  for (int i = 0; i < rail.num_others(); ++i) {
+    const int domain = rail.in_turn(i);
+    const uint64_t all = rail.rows_taken[rail.peer(domain)];
+    for (int peer = operation.first_local(); peer < operation.end_local(); ++peer)
+      HEP_TRY(operation.wait(
+          hepPhaseReaders, peer,
+          *at<uint64_t>(operation.own_window(),
+                        operation.network().taken_at(domain, operation.number_of(peer))),
+          all));
+  }
   return {};
 }
 

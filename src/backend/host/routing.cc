@@ -2,10 +2,13 @@
 #include "backend/host/routing.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "backend/host/backend.h"
 #include "backend/host/float_environment.h"
+#include "backend/host/pack.h"
+#include "backend/host/relay.h"
 #include "protocol/at.h"
 #include "protocol/data_type.h"
 #include "protocol/records.h"
@@ -13,7 +16,11 @@
 
 namespace hep {
 
-RoutingState::RoutingState(void* memory, const RoutingLayout& layout, int alignment)
+RoutingState::RoutingState(void* memory, const Lane& lane, int alignment)
+    : RoutingState(memory, lane, lane.routing_layout, lane.network_routing_layout, alignment) {}
+
+RoutingState::RoutingState(void* memory, const Lane& lane, const RoutingLayout& layout,
+                           const NetworkRoutingLayout& network, int alignment)
     : alignment(alignment),
       tokens_per_expert(at<int32_t>(memory, layout.tokens_per_expert)),
       expert_offsets(at<int32_t>(memory, layout.expert_offsets)),
@@ -24,13 +31,27 @@ RoutingState::RoutingState(void* memory, const RoutingLayout& layout, int alignm
       partial_counts(at<uint8_t>(memory, layout.partial_counts)),
       rows(at<Row>(memory, layout.rows)),
       selections(at<Selection>(memory, layout.selections)),
-      weights(at<float>(memory, layout.weights)) {}
+      weights(at<float>(memory, layout.weights)),
+      part_rows(at<uint32_t>(memory, network.part_rows)),
+      first_parts(at<uint32_t>(memory, network.first_parts)),
+      part_tokens(at<uint16_t>(memory, network.part_tokens)),
+      part_counts(at<uint8_t>(memory, network.part_counts)),
+      token_parts(at<RemotePart>(memory, network.token_parts)),
+      source_domain_rows(at<uint32_t>(memory, network.source_rows)),
+      rail_first_parts(at<uint32_t>(memory, network.rail_first_parts)),
+      rail_ranks(at<uint8_t>(memory, network.rail_ranks)),
+      max_parts(lane.network_layout.max_parts),
+      max_tokens(lane.shape.max_tokens) {}
 
 HostRouting::HostRouting(HostBackend& backend, HostLane& lane, Memory memory, int alignment)
     : backend_(backend),
       lane_(lane),
       memory_(std::move(memory)),
-      state_(memory_.get(), lane.context.lane.routing_layout, alignment) {}
+      state_(memory_.get(), lane.context.lane, alignment) {}
+
+HostRouting::~HostRouting() {
+  if (lane_.relays) lane_.relays->cancel(state_);  // between the halves of a combine
+}
 
 Status HostRouting::run_update(const TopK& choice, Step step) {
   const Operation operation = backend_.start(lane_, hepOperationRouting, step);
@@ -44,6 +65,26 @@ Status HostRouting::update(const TopK& choice, hepStream_t stream) {
   HEP_TRY(backend_.check_stream(stream));
   HEP_TRY(backend_.check_alive());
   return run_update(choice, Step::kWhole);
+}
+
+// The rows for other domains go in turns with those that come, in halves all at once: then the rings
+// hold them all.
+Status HostRouting::move_rows(const Operation& operation, const hepDispatchArgs_t& args,
+                              bool x_in_place, Step step) {
+  if (step != Step::kReceive)
+    HEP_TRY(publish(operation, backend_.arithmetic(), args, x_in_place, state_));
+  std::optional<Packer> packer;
+  if (operation.rail() != nullptr) packer.emplace(operation, args, state_);
+  if (step == Step::kSend) {
+    for (int chunk = 0; packer && chunk < packer->num_chunks(); ++chunk)
+      HEP_TRY(packer->pack(chunk));
+    return {};
+  }
+  const bool whole = step == Step::kWhole;
+  HEP_TRY(receive_rows(operation, args, whole && packer ? &*packer : nullptr, state_));
+  if (whole) HEP_TRY(wait_for_readers(operation, operation.epoch()));
+  if (packer && whole) HEP_TRY(wait_for_takers(operation));
+  return packer ? packer->await_sent() : Status();
 }
 
 // What the caller's batch is stands in the routing, too: its update was executed when it was called.
@@ -64,13 +105,7 @@ Status HostRouting::dispatch(const DispatchRequest& request, const Batch& batch,
   // A second half waits for the peers' first halves alone, so that one thread can be several ranks: x,
   // which is the caller's again then, is not read in place.
   const bool whole = step == Step::kWhole;
-  HEP_TRY(operation.run([&]() -> Status {
-    if (step != Step::kReceive)
-      HEP_TRY(publish(operation, backend_.arithmetic(), args, in_heap && whole, state_));
-    if (step == Step::kSend) return {};
-    HEP_TRY(receive_rows(operation, args, state_));
-    return whole ? wait_for_readers(operation, operation.epoch()) : Status();
-  }));
+  HEP_TRY(operation.run([&] { return move_rows(operation, args, in_heap && whole, step); }));
   if (step == Step::kSend) return {};
   const hepRowCounters_t& counters = state_.totals->row_counters;
   if (counters.overflow != 0 && args.overflow == hepOverflowError)
@@ -87,11 +122,13 @@ Status HostRouting::combine(const hepCombineArgs_t& args, const Batch&, Step ste
   HEP_TRY(backend_.check_alive());
   const DefaultFloatEnvironment environment;
   const Operation operation = backend_.start(lane_, hepOperationCombine, step);
+  const RowArithmetic& arithmetic = backend_.arithmetic();
   return operation.run([&]() -> Status {
-    if (step != Step::kReceive)
-      HEP_TRY(send_partials(operation, backend_.arithmetic(), args, state_));
-    return step != Step::kSend ? add_partials(operation, backend_.arithmetic(), args, state_)
-                               : Status();
+    if (step != Step::kReceive) {
+      if (lane_.relays) lane_.relays->begin(operation, arithmetic, args, state_);
+      HEP_TRY(send_partials(operation, arithmetic, args, state_));
+    }
+    return step != Step::kSend ? add_partials(operation, arithmetic, args, state_) : Status();
   });
 }
 

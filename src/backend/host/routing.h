@@ -11,18 +11,20 @@
 #include "backend/backend.h"
 #include "backend/host/operation.h"
 #include "base/status.h"
+#include "protocol/network_layout.h"
 #include "protocol/records.h"
 #include "protocol/routing_layout.h"
 
 namespace hep {
 
 class HostBackend;
+class Packer;
 struct HostLane;
 struct RowArithmetic;
 
-// The sections of RoutingLayout by name.
+// The sections of RoutingLayout and NetworkRoutingLayout by name.
 struct RoutingState {
-  RoutingState(void* memory, const RoutingLayout& layout, int alignment);
+  RoutingState(void* memory, const Lane& lane, int alignment);
 
   int num_tokens() const { return totals->num_tokens; }
   int top_k() const { return totals->top_k; }
@@ -38,6 +40,26 @@ struct RoutingState {
   Row* rows;
   Selection* selections;
   float* weights;
+
+  uint32_t* part_rows;
+  uint32_t* first_parts;
+  uint16_t* part_tokens;
+  uint8_t* part_counts;
+  RemotePart* token_parts;
+  uint32_t* source_domain_rows;
+  uint32_t* rail_first_parts;
+  uint8_t* rail_ranks;
+
+  // Of a token, [part_counts].
+  RemotePart* parts_of(int64_t token) const { return token_parts + token * max_parts; }
+  // Of the rows of the rail peer in a domain.
+  uint8_t* rail_ranks_of(int domain) const { return rail_ranks + int64_t{domain} * max_tokens; }
+
+ private:
+  RoutingState(void* memory, const Lane& lane, const RoutingLayout& layout,
+               const NetworkRoutingLayout& network, int alignment);
+
+  int max_parts, max_tokens;
 };
 
 // The halves of the operations. The first ones wait for nothing but peers that are not done with the
@@ -49,14 +71,20 @@ Status receive_update(const Operation& operation, RoutingState& state);
 // `x_in_place`: the peers read the rows where they are, in the heap.
 Status publish(const Operation& operation, const RowArithmetic& arithmetic,
                const hepDispatchArgs_t& args, bool x_in_place, const RoutingState& state);
-Status receive_rows(const Operation& operation, const hepDispatchArgs_t& args, RoutingState& state);
-// Waits until the peers have read this rank's rows.
+// `packer`: sends the rows for other domains meanwhile; NULL: they have been sent, or there are none.
+Status receive_rows(const Operation& operation, const hepDispatchArgs_t& args, Packer* packer,
+                    RoutingState& state);
+// Waits until the peers of this domain have read this rank's rows.
 Status wait_for_readers(const Operation& operation, uint64_t epoch);
+// Waits until they have taken what has come to this rank from other domains.
+Status wait_for_takers(const Operation& operation);
 
 Status send_partials(const Operation& operation, const RowArithmetic& arithmetic,
                      const hepCombineArgs_t& args, const RoutingState& state);
 Status add_partials(const Operation& operation, const RowArithmetic& arithmetic,
                     const hepCombineArgs_t& args, const RoutingState& state);
+// The summary of a call.
+uint64_t combine_call(const hepCombineArgs_t& args, const RoutingState& state);
 
 class HostRouting final : public BackendRouting {
  public:
@@ -67,6 +95,7 @@ class HostRouting final : public BackendRouting {
   using Memory = std::unique_ptr<void, Free>;
 
   HostRouting(HostBackend& backend, HostLane& lane, Memory memory, int alignment);
+  ~HostRouting() override;
 
   Status update(const TopK& choice, hepStream_t stream) override;
   Status dispatch(const DispatchRequest& request, const Batch& batch, Step step,
@@ -78,6 +107,8 @@ class HostRouting final : public BackendRouting {
 
  private:
   Status run_update(const TopK& choice, Step step);
+  Status move_rows(const Operation& operation, const hepDispatchArgs_t& args, bool x_in_place,
+                   Step step);
 
   HostBackend& backend_;
   HostLane& lane_;

@@ -5,6 +5,7 @@
 #include <array>
 
 #include "backend/host/backend.h"
+#include "backend/host/record_blocks.h"
 #include "backend/host/routing.h"
 #include "backend/host/signal.h"
 #include "protocol/at.h"
@@ -22,45 +23,44 @@ struct Choice {
 
 using TokenChoices = std::array<Choice, kMaxTopK>;
 
-// Writes the records of this rank into one peer's window.
+// Writes the records of this rank for one other.
 class RecordWriter {
  public:
   RecordWriter() = default;
-  RecordWriter(const Operation& operation, int destination, const TopK& choice) {
-    void* window = operation.window(destination);
-    const WindowLayout& layout = operation.layout();
-    const uint64_t epoch = operation.epoch();
-    const int num_experts = operation.shape().num_local_experts();
-    source_ = operation.rank();
-    first_expert_ = destination * num_experts;
-    header_ = at<RecordHeader>(window, layout.header_at(epoch, source_));
-    counts_ = at<uint32_t>(window, layout.counts_at(epoch, source_));
-    rows_ = at<Row>(window, layout.rows_at(epoch, source_));
-    selections_ = at<Selection>(window, layout.selections_at(epoch, source_));
-    *header_ = {static_cast<uint32_t>(choice.batch.num_tokens), 0, 0,
-                static_cast<uint32_t>(choice.batch.top_k)};
-    std::fill_n(counts_, num_experts, 0);
+  RecordWriter(const Operation& operation, int destination, const Batch& batch)
+      : RecordWriter(operation.rank(), destination * operation.shape().num_local_experts(),
+                     records_to(operation, destination)) {
+    if (operation.is_local(destination))
+      *to_.header = {static_cast<uint32_t>(batch.num_tokens), 0, 0,
+                     static_cast<uint32_t>(batch.top_k)};
+    is_local_ = operation.is_local(destination);
+    std::fill_n(to_.counts, operation.shape().num_local_experts(), 0);
   }
 
   // Adds a token with its choices among the peer's experts, in ascending (expert, k) order.
-  void add_row(int token, int ordinal, const Choice* choices, int count) {
-    rows_[header_->num_rows++] = {static_cast<uint32_t>(token),   header_->num_selections,
-                                  static_cast<uint16_t>(count),   static_cast<uint16_t>(ordinal),
-                                  static_cast<uint16_t>(source_), 0};
+  void add_row(int token, int ordinal, int position, const Choice* choices, int count) {
+    to_.rows[num_rows_++] = {static_cast<uint32_t>(token),   num_selections_,
+                             static_cast<uint16_t>(count),   static_cast<uint16_t>(ordinal),
+                             static_cast<uint16_t>(source_), static_cast<uint16_t>(position)};
     for (int i = 0; i < count; ++i) {
       const auto expert = static_cast<uint16_t>(choices[i].expert - first_expert_);
-      selections_[header_->num_selections++] = {counts_[expert]++, expert,
-                                                static_cast<uint16_t>(choices[i].k)};
+      to_.selections[num_selections_++] = {to_.counts[expert]++, expert,
+                                           static_cast<uint16_t>(choices[i].k)};
     }
+    if (!is_local_) return;  // where the header has the numbers already
+    to_.header->num_rows = num_rows_;
+    to_.header->num_selections = num_selections_;
   }
 
  private:
+  RecordWriter(int source, int first_expert, const RecordsToWrite& to)
+      : source_(source), first_expert_(first_expert), to_(to) {}
+
   int source_ = 0;
   int first_expert_ = 0;
-  RecordHeader* header_ = nullptr;
-  uint32_t* counts_ = nullptr;
-  Row* rows_ = nullptr;
-  Selection* selections_ = nullptr;
+  RecordsToWrite to_{};
+  bool is_local_ = true;
+  uint32_t num_rows_ = 0, num_selections_ = 0;
 };
 
 int64_t read_index(const TopK& choice, int token, int k) {
@@ -106,21 +106,88 @@ int read_choices(const TopK& choice, int token, int num_experts, HostBackend& ba
                                           : read_ids(choice, token, num_experts, backend, choices);
 }
 
-// What the layouts of a batch depend on must be the same on all ranks.
-Status check_top_k(const Operation& operation, int source, int top_k) {
-  const auto& header = *at<RecordHeader>(operation.own_window(),
-                                         operation.layout().header_at(operation.epoch(), source));
-  if (header.top_k == static_cast<uint32_t>(top_k)) return {};
-  return operation.fail(hepErrorMismatch, hepPhaseRecords, source, top_k, header.top_k);
+// Calls visit(rank, its choices, their number) for each rank that a token selected, in ascending order.
+template <typename Visit>
+void for_each_rank(const TokenChoices& choices, int count, int experts_of_rank, Visit visit) {
+  for (int begin = 0, end; begin < count; begin = end) {
+    const int rank = choices[begin].expert / experts_of_rank;
+    end = begin + 1;
+    while (end < count && choices[end].expert / experts_of_rank == rank) ++end;
+    visit(rank, &choices[begin], end - begin);
+  }
 }
+
+// How much goes to the other domains, whose blocks have no gaps.
+RecordTotals count_records(const Operation& operation, const TopK& choice, HostBackend& backend) {
+  RecordTotals totals;
+  TokenChoices choices;
+  const Shape& shape = operation.shape();
+  for (int token = 0; token < choice.batch.num_tokens; ++token) {
+    const int count = read_choices(choice, token, shape.num_experts, backend, &choices);
+    int domain = -1;
+    for_each_rank(choices, count, shape.num_local_experts(), [&](int rank, const Choice*, int n) {
+      ++totals.rank_rows[rank];
+      totals.rank_selections[rank] += n;
+      if (domain == operation.topology().domain_of(rank)) return;
+      domain = operation.topology().domain_of(rank);
+      ++totals.domain_rows[domain];
+    });
+  }
+  return totals;
+}
+
+// Writes the records of all tokens of this rank, and keeps where each token went.
+class TokenWriter {
+ public:
+  TokenWriter(const Operation& operation, const Batch& batch, RoutingState& state)
+      : operation_(operation), state_(state) {
+    for (int r = 0; r < operation.num_ranks(); ++r) writers_[r] = RecordWriter(operation, r, batch);
+    for (int d = 0; d < operation.topology().num_domains(); ++d)
+      if (d != operation.domain()) num_ranks_[d] = num_ranks_in(operation, d);
+  }
+
+  void add(int token, const TokenChoices& choices, int count) {
+    int domain = -1, ordinal = 0;
+    state_.partial_counts[token] = 0;
+    if (!operation_.network().empty()) state_.part_counts[token] = 0;
+    for_each_rank(choices, count, operation_.shape().num_local_experts(),
+                  [&](int rank, const Choice* own, int n) {
+                    if (domain != operation_.topology().domain_of(rank)) {
+                      domain = operation_.topology().domain_of(rank);
+                      ordinal = 0;
+                      enter(token, domain);
+                    }
+                    const bool is_local = domain == operation_.domain();
+                    const int position = is_local ? 0 : static_cast<int>(rows_[domain]) - 1;
+                    writers_[rank].add_row(token, ordinal++, position, own, n);
+                    (is_local ? state_.partial_counts[token] : num_ranks_[domain][position]) =
+                        static_cast<uint8_t>(ordinal);
+                  });
+  }
+
+ private:
+  // The token goes to a domain.
+  void enter(int token, int domain) {
+    if (domain == operation_.domain()) return;
+    const uint32_t position = rows_[domain]++;
+    state_.part_tokens[state_.first_parts[domain] + position] = static_cast<uint16_t>(token);
+    state_.parts_of(token)[state_.part_counts[token]++] = {static_cast<uint16_t>(domain),
+                                                           static_cast<uint16_t>(position)};
+  }
+
+  const Operation& operation_;
+  RoutingState& state_;
+  std::array<RecordWriter, kMaxRanks> writers_;
+  std::array<uint8_t*, kMaxDomains> num_ranks_{};
+  std::array<uint32_t, kMaxDomains> rows_{};
+};
 
 // Adds up the sources' counts and lays out the experts' blocks.
 void assign_experts(const Operation& operation, RoutingState& state) {
   const int num_experts = operation.shape().num_local_experts();
   std::fill_n(state.tokens_per_expert, num_experts, 0);
   for (int s = 0; s < operation.num_ranks(); ++s) {
-    const uint32_t* counts =
-        at<uint32_t>(operation.own_window(), operation.layout().counts_at(operation.epoch(), s));
+    const uint32_t* counts = records_of(operation, s).counts;
     for (int e = 0; e < num_experts; ++e) state.tokens_per_expert[e] += counts[e];
   }
 
@@ -148,27 +215,22 @@ void index_chunks(const Shape& shape, int source, RoutingState& state) {
 // Copies the records of all sources in canonical order, with relative indices made absolute.
 void take_records(const Operation& operation, RoutingState& state) {
   const Shape& shape = operation.shape();
-  const WindowLayout& layout = operation.layout();
-  const void* window = operation.own_window();
-
   std::array<uint32_t, kMaxExperts> next_place;  // by local expert, of the source at hand
   std::copy_n(state.expert_offsets, shape.num_local_experts(), next_place.begin());
   uint32_t num_rows = 0, num_selections = 0;
   for (int s = 0; s < shape.num_ranks; ++s) {
-    const auto& header = *at<RecordHeader>(window, layout.header_at(operation.epoch(), s));
-    const auto* counts = at<uint32_t>(window, layout.counts_at(operation.epoch(), s));
-    const auto* rows = at<Row>(window, layout.rows_at(operation.epoch(), s));
-    const auto* selections = at<Selection>(window, layout.selections_at(operation.epoch(), s));
+    const RecordsToRead records = records_of(operation, s);
+    const RecordHeader& header = *records.header;
 
     for (uint32_t i = 0; i < header.num_rows; ++i) {
-      state.rows[num_rows + i] = rows[i];
+      state.rows[num_rows + i] = records.rows[i];
       state.rows[num_rows + i].first += num_selections;
     }
     for (uint32_t i = 0; i < header.num_selections; ++i) {
-      state.selections[num_selections + i] = selections[i];
-      state.selections[num_selections + i].place += next_place[selections[i].expert];
+      state.selections[num_selections + i] = records.selections[i];
+      state.selections[num_selections + i].place += next_place[records.selections[i].expert];
     }
-    for (int e = 0; e < shape.num_local_experts(); ++e) next_place[e] += counts[e];
+    for (int e = 0; e < shape.num_local_experts(); ++e) next_place[e] += records.counts[e];
 
     state.source_tokens[s] = header.num_tokens;
     state.source_rows[s] = num_rows;
@@ -190,34 +252,29 @@ void send_update(const Operation& operation, const TopK& choice, HostBackend& ba
   state.totals->top_k = choice.batch.top_k;
   state.totals->update = operation.epoch();
   const Shape& shape = operation.shape();
-  std::array<RecordWriter, kMaxRanks> writers;
-  for (int d = 0; d < shape.num_ranks; ++d) writers[d] = RecordWriter(operation, d, choice);
+  const bool has_others = !operation.network().empty();
+  if (has_others) begin_blocks(operation, count_records(operation, choice, backend), state);
 
+  TokenWriter writer(operation, choice.batch, state);
   TokenChoices choices;
   for (int token = 0; token < choice.batch.num_tokens; ++token) {
     const int count = read_choices(choice, token, shape.num_experts, backend, &choices);
-    int ordinal = 0;
-    for (int begin = 0, end; begin < count; begin = end, ++ordinal) {
-      const int destination = choices[begin].expert / shape.num_local_experts();
-      end = begin + 1;
-      while (end < count && choices[end].expert / shape.num_local_experts() == destination) ++end;
-      writers[destination].add_row(token, ordinal, &choices[begin], end - begin);
-    }
-    state.partial_counts[token] = static_cast<uint8_t>(ordinal);
+    writer.add(token, choices, count);
   }
 
-  for (int d = 0; d < shape.num_ranks; ++d)
+  for (int d = operation.first_local(); d < operation.end_local(); ++d)
     store_release(&operation.to(d).records_ready, operation.epoch());
+  if (has_others) send_blocks(operation);
 }
 
 Status receive_update(const Operation& operation, RoutingState& state) {
-  for (int s = 0; s < operation.num_ranks(); ++s) {
-    HEP_TRY(operation.wait(hepPhaseRecords, s, operation.from(s).records_ready, operation.epoch()));
-    HEP_TRY(check_top_k(operation, s, state.top_k()));
-  }
+  for (int s = 0; s < operation.num_ranks(); ++s)
+    HEP_TRY(await_records(operation, s, state.top_k()));
   assign_experts(operation, state);
   take_records(operation, state);
-  return {};
+  if (operation.network().empty()) return {};
+  keep_blocks(operation, state);
+  return await_blocks_sent(operation);
 }
 
 }  // namespace hep

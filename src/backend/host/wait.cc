@@ -41,7 +41,7 @@ class Backoff {
 }  // namespace
 
 Waiter::Waiter(int rank, int timeout_ms)
-    : timeout_ms_(timeout_ms), failure_(HEP_FAILURE_INITIALIZER) {
+    : rank_(rank), timeout_ms_(timeout_ms), failure_(HEP_FAILURE_INITIALIZER) {
   failure_.rank = rank;
   failure_.missing_rank = failure_.via_rank = -1;
 }
@@ -59,7 +59,7 @@ Status Waiter::wait(const uint64_t* signal, uint64_t expected, const Awaited& aw
     // signal that has arrived meanwhile.
     const bool expired = deadline.expired();
     // So is the news: what a peer signalled before it went counts.
-    const hepResult_t ended = interrupt_.load() ? reason_to_end(awaited.peer) : hepSuccess;
+    const hepResult_t ended = interrupt_.load() ? reason_to_end(awaited) : hepSuccess;
     const uint64_t seen = load_acquire(signal);
     if (seen >= expected) return {};
     if (ended != hepSuccess) return fail(ended, awaited, expected, seen);
@@ -81,10 +81,11 @@ void Waiter::peer_left(int peer) noexcept {
   interrupt_.store(true);
 }
 
-hepResult_t Waiter::reason_to_end(int peer) const {
+hepResult_t Waiter::reason_to_end(const Awaited& awaited) const {
   const Lock lock(mutex_);
   if (stop_result_ != hepSuccess) return stop_result_;
-  return left_[peer] ? hepErrorPeerLost : hepSuccess;
+  const bool by_way_of_another = awaited.via >= 0 && awaited.via != rank_;
+  return left_[by_way_of_another ? awaited.via : awaited.peer] ? hepErrorPeerLost : hepSuccess;
 }
 
 hepFailure_t Waiter::failure() const {

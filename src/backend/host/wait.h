@@ -33,8 +33,12 @@ class Waiter {
   // Fails once a wait has failed or stop() was called; what an operation asks first.
   Status check() const;
 
-  // Returns when *signal has reached `expected`; fails after the timeout, upon stop(), or when the
-  // peer has left.
+  // Returns when *signal has reached `expected`; fails after the timeout, upon stop(), when the peer
+  // has left.
+  //
+  // If the peer is of another domain, a rank of this one counts what comes of it. That rank, which
+  // waits for the same, knows alone whether all has been counted when the peer has left: others are
+  // told by it.
   Status wait(const uint64_t* signal, uint64_t expected, const Awaited& awaited);
 
   // Records a failure, unless there is one; returns the sentence of the first.
@@ -46,7 +50,9 @@ class Waiter {
   hepFailure_t failure() const;
 
  private:
-  hepResult_t reason_to_end(int peer) const;
+  hepResult_t reason_to_end(const Awaited& awaited) const;
+
+  const int rank_;
 
   const int timeout_ms_;
   std::atomic<bool> interrupt_{false};  // whether waits have to look at what follows

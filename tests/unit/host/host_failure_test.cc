@@ -226,7 +226,7 @@ TEST(HostOperation, WhoseMemoryRunsOutFailsTheCommunicator) {
   Waiter waiter(0, kLongTimeoutMs);
   const Lane lane{};
   const LaneContext context{lane, 0, {}};
-  const Operation operation(context, waiter, hepOperationCombine, 3);
+  const Operation operation(context, waiter, nullptr, hepOperationCombine, 3);
   EXPECT_TRUE(operation.run([] { return Status(); }).ok());
   EXPECT_EQ(waiter.failure().result, hepSuccess);
   const Status status = operation.run([]() -> Status { throw std::bad_alloc(); });

@@ -83,7 +83,7 @@ class Ranks {
     for (int r = 0; r < options.num_ranks; ++r) {
       LaneContext context{lane_, r, {}};
       for (const auto& window : windows_) context.windows.push_back(window.get());
-      const BackendContext backend{r, -1, options.timeout_ms, {context}};
+      const BackendContext backend{r, -1, options.timeout_ms, {context}, nullptr, {}};
       backends_.emplace_back();
       routings_.emplace_back();
       batches_.push_back({0, 0});
