@@ -13,7 +13,10 @@
 namespace hep {
 
 CommParts::~CommParts() {
-  health.reset();  // first: it would tell the peers of waits that end here as of a failure
+  // First: it would tell the peers of waits that end here as of a failure.
+  if (health) health->stop_listening();
+  network.reset();  // before `health`, which its proxy tells of failures
+  health.reset();
   if (backend) backend->abort();
 }
 
@@ -86,8 +89,8 @@ hepLimits_t hepComm::limits() const {
   limits.timeout_ms = config.timeout_ms;
   limits.lanes = num_lanes(config, hepModeThroughput);
   limits.low_latency_lanes = num_lanes(config, hepModeLowLatency);
-  limits.num_domains = lane.topology().num_domains();
-  limits.domain_size = lane.topology().domain_size;
+  limits.num_domains = parts_->topology().num_domains();
+  limits.domain_size = parts_->topology().domain_size;
   if (limits.low_latency_lanes == 0) return limits;
   limits.low_latency_tokens = config.low_latency_tokens;
   limits.low_latency_blocks = cuda ? most_blocks(make_plan(parts_->lanes.back(), profile)) : 0;

@@ -93,7 +93,7 @@ Status prepare(const hepConfig_t* config, CommParts& parts, Hello* hello) {
   HEP_TRY(resolve_config(config, parts.num_ranks, &parts.config));
   parts.log.set(parts.config.log, parts.config.log_context);
   HEP_TRY(choose_backend(parts));
-  parts.lanes = make_lanes(parts.config, parts.num_ranks);
+  HEP_TRY(check_domains(parts.config, parts.num_ranks));
 
   hello->version = HEP_VERSION;
   hello->config = parts.config;
@@ -107,6 +107,21 @@ Status prepare(const hepConfig_t* config, CommParts& parts, Hello* hello) {
   HEP_TRY(random_bytes(&hello->token, sizeof hello->token));
   if (parts.config.backend == hepBackendCuda) HEP_TRY(device_uuid(parts.device, &hello->device));
   return fault_point("prepare", parts.rank);
+}
+
+// On the host backend the ranks of each host are a domain, unless domain_size says otherwise. On the
+// cuda backend fabric memory joins hosts.
+Status find_domains(const std::vector<Hello>& hellos, CommParts& parts) {
+  int32_t& size = parts.config.domain_size;
+  if (size == 0 && parts.config.backend == hepBackendHost) {
+    std::vector<uint64_t> hosts;
+    for (const Hello& hello : hellos) hosts.push_back(hello.host);
+    HEP_TRY(detect_domain_size(hosts, &size));
+  }
+  size = make_topology(parts.config, parts.num_ranks).domain_size;
+  HEP_TRY(check_domains(parts.config, parts.num_ranks));
+  parts.lanes = make_lanes(parts.config, parts.num_ranks);
+  return Status();
 }
 
 // Several ranks on a device are for tests. Elsewhere they are a mistake in the launch of the job.
@@ -134,9 +149,10 @@ void warn_of_lanes_without_room(const CommParts& parts) {
 
 Status create_window(const std::vector<Hello>& hellos, CommParts& parts, WindowHandle* handle) {
   std::vector<uint32_t> masks;
-  for (const Hello& hello : hellos) {
-    masks.push_back(hello.memory_kinds);
-    parts.several_hosts |= hello.host != hellos[0].host;
+  for (int r = 0; r < parts.num_ranks; ++r) {
+    if (!parts.topology().share_domain(r, parts.rank)) continue;
+    masks.push_back(hellos[r].memory_kinds);
+    parts.several_hosts |= hellos[r].host != hellos[parts.rank].host;
   }
   MemoryKind kind;
   HEP_TRY(choose_memory_kind(static_cast<hepBackend_t>(parts.config.backend), masks,
@@ -166,9 +182,10 @@ Status connect_to_peers(const std::vector<Address>& addresses, CommParts& parts,
                         Deadline deadline) {
   std::vector<WindowHandle> windows;
   std::vector<LinkAddress> links;
-  for (const Address& address : addresses) {
-    windows.push_back(address.window);
-    links.push_back(address.link);
+  for (int r = 0; r < parts.num_ranks; ++r) {
+    const bool maps = parts.topology().share_domain(r, parts.rank);
+    windows.push_back(maps ? addresses[r].window : WindowHandle{});
+    links.push_back(addresses[r].link);
   }
   HEP_TRY(fault_point("meet", parts.rank));
   HEP_TRY(parts.window->connect(windows, parts.rank, deadline));
@@ -177,22 +194,63 @@ Status connect_to_peers(const std::vector<Address>& addresses, CommParts& parts,
   return fault_point("connect", parts.rank);
 }
 
+// The network reads and writes all but the words and sums that the ranks of a domain share.
+Status open_network(CommParts& parts, NetworkAddress* address) {
+  std::vector<NetworkSection> sections;
+  for (const Lane& lane : parts.lanes) {
+    const uint64_t offset = lane.offset + lane.network_layout.calls_out;
+    sections.push_back({at<char>(parts.window->address(parts.rank), offset), offset,
+                        lane.network_layout.relay - lane.network_layout.calls_out});
+  }
+  const Topology& topology = parts.topology();
+  HEP_TRY(Network::open({parts.rank, topology.domain_size, topology.num_domains(), {}}, sections,
+                        &parts.network));
+  *address = parts.network->address();
+  return fault_point("network", parts.rank);
+}
+
+Status connect_network(Bootstrap& bootstrap, CommParts& parts, Deadline deadline) {
+  if (parts.topology().num_domains() == 1) return Status();
+  NetworkAddress address{};
+  const Status opened = open_network(parts, &address);
+  std::vector<NetworkAddress> addresses;
+  HEP_TRY(agree(bootstrap, parts.num_ranks, "network", deadline, opened, address, &addresses));
+  const Status connected = parts.network->connect(addresses, deadline);
+  return agree(bootstrap, parts.num_ranks, "rails", deadline, connected);
+}
+
+Status start_network(CommParts& parts) {
+  const Topology& topology = parts.topology();
+  ProxyPlan plan{};
+  plan.rank = parts.rank;
+  plan.domain = topology.domain_of(parts.rank);
+  plan.num_domains = topology.num_domains();
+  for (int domain = 0; domain < topology.num_domains(); ++domain)
+    plan.rail.push_back(topology.rank_of(domain, topology.number_of(parts.rank)));
+  parts.backend->join_network(&plan);
+  return parts.network->start(std::move(plan), *parts.health);
+}
+
 Status create_backend(CommParts& parts) {
-  BackendContext context{parts.rank, parts.device, parts.config.timeout_ms, {}};
+  BackendContext context{parts.rank, parts.device, parts.config.timeout_ms, {}, nullptr, {}};
   for (const Lane& lane : parts.lanes) {
     LaneContext seen{lane, parts.rank, {}};
-    for (int r = 0; r < parts.num_ranks; ++r)
-      seen.windows.push_back(at<char>(parts.window->address(r), lane.offset));
+    for (int r = 0; r < parts.num_ranks; ++r) {
+      const bool maps = parts.topology().share_domain(r, parts.rank);
+      seen.windows.push_back(maps ? at<char>(parts.window->address(r), lane.offset) : nullptr);
+    }
     context.lanes.push_back(std::move(seen));
   }
   context.registrations = &parts.registrations;
+  context.wake_network = [&parts] { parts.network->proxy().wake(); };
   parts.heap = std::make_unique<Heap>(align_up(parts.config.heap_bytes, Heap::kAlignment));
   const bool cuda = parts.config.backend == hepBackendCuda;
   HEP_TRY(cuda ? create_cuda_backend(std::move(context), &parts.backend)
                : create_host_backend(std::move(context), &parts.backend));
   HEP_TRY(fault_point("backend", parts.rank));
-  parts.health =
-      std::make_unique<Health>(parts.rank, parts.num_ranks, *parts.backend, *parts.member);
+  parts.health = std::make_unique<Health>(parts.rank, parts.topology(), *parts.backend,
+                                          *parts.member, parts.network.get());
+  if (parts.network) HEP_TRY(start_network(parts));
   HEP_TRY(parts.health->start(cuda));  // kernels fail without a call of the backend
   return fault_point("start", parts.rank);
 }
@@ -219,6 +277,7 @@ Status create_comm(const hepUniqueId_t& id, int rank, int num_ranks, const hepCo
   std::vector<Hello> hellos;
   HEP_TRY(agree(*bootstrap, num_ranks, "config", deadline, prepared, hello, &hellos));
   HEP_TRY(compare(hellos));
+  HEP_TRY(find_domains(hellos, *parts));
   log_shared_device(hellos, *parts);
   warn_of_lanes_without_room(*parts);
 
@@ -237,6 +296,7 @@ Status create_comm(const hepUniqueId_t& id, int rank, int num_ranks, const hepCo
     bootstrap->fail(connected);
   HEP_TRY(agree(*bootstrap, num_ranks, "connections", deadline, connected));
   parts->window->release_descriptors();
+  HEP_TRY(connect_network(*bootstrap, *parts, deadline));
 
   const Status started = create_backend(*parts);
   auto comm = std::make_unique<hepComm>(std::move(parts));  // nothing may fail after the last step

@@ -17,10 +17,21 @@ std::string name(int rank) { return "rank " + std::to_string(rank); }
 
 }  // namespace
 
-Health::Health(int rank, int num_ranks, Backend& backend, PeerMember& member)
-    : rank_(rank), backend_(backend), member_(member), peers_(num_ranks) {}
+Health::Health(int rank, const Topology& topology, Backend& backend, PeerMember& member,
+               Network* network)
+    : rank_(rank),
+      topology_(topology),
+      backend_(backend),
+      member_(member),
+      network_(network),
+      peers_(topology.num_ranks) {}
 
-Health::~Health() { member_.stop(); }
+Health::~Health() { stop_listening(); }
+
+void Health::stop_listening() noexcept {
+  leaves_.store(true);
+  member_.stop();
+}
 
 Status Health::start(bool looks_around) { return member_.start(this, looks_around); }
 
@@ -190,7 +201,23 @@ void Health::stop(hepResult_t result, int missing_rank, const std::string& cause
   backend_.stop(result);
 }
 
+void Health::network_failed(int rank, const std::string& cause) {
+  if (!leaves_.load()) fail(hepErrorNetwork, rank, cause);
+}
+
+// What a peer wrote before it went counts. Errors of writes to it, which it does not take any more, do
+// not.
+void Health::settle(int gone) noexcept {
+  if (network_ == nullptr) return;
+  const int domain = topology_.domain_of(gone);
+  const bool is_rail_peer = topology_.number_of(gone) == topology_.number_of(rank_) &&
+                            !topology_.share_domain(gone, rank_);
+  if (is_rail_peer) network_->proxy().peer_gone(domain);
+  network_->proxy().settle();
+}
+
 void Health::peer_left(int rank) noexcept {
+  settle(rank);
   {
     const Lock lock(mutex_);
     peers_[rank].gone = true;
@@ -200,6 +227,7 @@ void Health::peer_left(int rank) noexcept {
 }
 
 void Health::peer_lost(int rank) {
+  settle(rank);
   {
     const Lock lock(mutex_);
     peers_[rank].gone = true;

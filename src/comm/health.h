@@ -5,6 +5,7 @@
 
 #include <hybridep.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <string>
 #include <vector>
@@ -12,15 +13,22 @@
 #include "backend/backend.h"
 #include "base/status.h"
 #include "base/thread_annotations.h"
+#include "network/network.h"
 #include "peers/member.h"
+#include "protocol/topology.h"
 
 namespace hep {
 
 // Thread-safe.
-class Health final : public PeerListener {
+class Health final : public PeerListener, public ProxyListener {
  public:
-  Health(int rank, int num_ranks, Backend& backend, PeerMember& member);
+  // `network` is NULL with one domain; its proxy runs while peers are heard.
+  Health(int rank, const Topology& topology, Backend& backend, PeerMember& member,
+         Network* network);
   ~Health() override;
+
+  // From now on neither peers nor the network are heard: this rank leaves.
+  void stop_listening() noexcept;
 
   // From now on this rank hears its peers and tells them. `looks_around` is set if waits can fail
   // without a call of the backend.
@@ -41,6 +49,8 @@ class Health final : public PeerListener {
   // failed. `missing_rank` is to blame; -1 is nobody.
   void fail(hepResult_t result, int missing_rank, const std::string& cause) HEP_EXCLUDES(mutex_);
 
+  void network_failed(int rank, const std::string& cause) override HEP_EXCLUDES(mutex_);
+
   void peer_left(int rank) noexcept override HEP_EXCLUDES(mutex_);
   void peer_lost(int rank) override HEP_EXCLUDES(mutex_);
   void peer_failed(const PeerFailure& failure) override HEP_EXCLUDES(mutex_);
@@ -54,6 +64,7 @@ class Health final : public PeerListener {
     std::string sentence;   // its own words
   };
 
+  void settle(int gone) noexcept;
   void look_at_device() HEP_EXCLUDES(mutex_);
   void stop(hepResult_t result, int missing_rank, const std::string& cause,
             const PeerFailure& own = {}) HEP_EXCLUDES(mutex_);
@@ -65,8 +76,11 @@ class Health final : public PeerListener {
   void await_explanation() HEP_EXCLUDES(mutex_);
 
   const int rank_;
+  const Topology topology_;
   Backend& backend_;
   PeerMember& member_;
+  Network* const network_;
+  std::atomic<bool> leaves_{false};
 
   // A thread that holds several mutexes takes them in this order: the table of groups, a group,
   // this one, the backend's. Therefore no function reports to the group under this mutex.

@@ -14,6 +14,7 @@
 #include "memory/heap.h"
 #include "memory/registration.h"
 #include "memory/window.h"
+#include "network/network.h"
 #include "peers/member.h"
 
 namespace hep {
@@ -31,6 +32,8 @@ struct CommParts {
   bool several_hosts = false;
   std::vector<Lane> lanes;
 
+  const Topology& topology() const { return lanes.front().topology(); }
+
   LogCallback log;  // goes last, so that it receives the messages of the other parts
   std::unique_ptr<Window> window;
   std::unique_ptr<Heap> heap;
@@ -38,6 +41,7 @@ struct CommParts {
   std::unique_ptr<PeerMember> member;  // goes after the backend: peers hear of it when this rank
                                        // signals nothing more
   std::unique_ptr<Backend> backend;
+  std::unique_ptr<Network> network;  // NULL with one domain; its proxy uses the backend's memory
   std::unique_ptr<Health> health;
 };
 

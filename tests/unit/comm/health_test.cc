@@ -39,7 +39,6 @@ class StoppedBackend final : public Backend {
   hepFailure_t failure() const override {
     const std::lock_guard<std::mutex> lock(mutex_);
     hepFailure_t failure = HEP_FAILURE_INITIALIZER;
-    failure.via_rank = -1;
     failure.result = result_;
     failure.missing_rank = -1;
     if (result_ == hepSuccess || awaited_ < 0) return failure;
@@ -83,7 +82,7 @@ TEST(Health, GivesTheResultAndTheSentenceOfOneAndTheSameFailure) {
   StoppedBackend backend;
   std::unique_ptr<PeerMember> member;
   ASSERT_TRUE(PeerMember::open(1, {7, 7}, 0, &member).ok());
-  Health health(0, 2, backend, *member);
+  Health health(0, {2, 2}, backend, *member, nullptr);
   std::thread loss;
   backend.before_stop = [&] {
     std::promise<void> lost;
@@ -110,7 +109,7 @@ class HealthOfWaitingRank : public testing::Test {
       EXPECT_TRUE(PeerMember::open(2, {7, 7, 7, 7}, rank, &members_[rank]).ok());
     EXPECT_TRUE(members_[1]->start(&peer_, false).ok());
     backend_.wait_for(2);
-    health_ = std::make_unique<Health>(0, 4, backend_, *members_[0]);
+    health_ = std::make_unique<Health>(0, Topology{4, 4}, backend_, *members_[0], nullptr);
   }
   ~HealthOfWaitingRank() override { members_[1]->stop(); }
 
@@ -261,8 +260,8 @@ class Waits {
       members_.emplace_back();
       EXPECT_TRUE(PeerMember::open(4, processes, rank, &members_.back()).ok());
       backends_[rank].wait_for(awaited[rank]);
-      healths_.push_back(
-          std::make_unique<Health>(rank, num_ranks, backends_[rank], *members_.back()));
+      healths_.push_back(std::make_unique<Health>(rank, Topology{num_ranks, num_ranks},
+                                                  backends_[rank], *members_.back(), nullptr));
       EXPECT_TRUE(healths_.back()->start(false).ok());
     }
   }
@@ -359,7 +358,8 @@ TEST(Comm, ThatIsDestroyedAmidAnOperationLeavesAndHasNotFailed) {
   backend->wait_for(1);
   backend->after_stop = [] { ::poll(nullptr, 0, 200); };  // several looks around
   parts->backend = std::move(backend);
-  parts->health = std::make_unique<Health>(0, 2, *parts->backend, *parts->member);
+  parts->health =
+      std::make_unique<Health>(0, Topology{2, 2}, *parts->backend, *parts->member, nullptr);
   ASSERT_TRUE(parts->health->start(true).ok());
   parts.reset();
   other->stop();
