@@ -48,6 +48,7 @@ bool World::init(int* argc, char*** argv, const WorldOptions& options) {
     std::fprintf(stderr, "backend cuda was asked for, but there is no usable device\n");
     return false;
   }
+  self.domain_size_ = options.domain_size;
   self.backend_ = self.num_devices_ > 0 ? hepBackendCuda : hepBackendHost;
 
   int num_ranks = options.num_ranks;
@@ -169,6 +170,7 @@ int World::max_over_processes(int value) const {
 hepResult_t World::create_comm(int rank, const hepConfig_t& config, hepComm_t* comm) {
   hepConfig_t mine = config;
   if (mine.backend == hepBackendAuto) mine.backend = backend_;
+  if (mine.domain_size == 0) mine.domain_size = domain_size_;
   if (num_processes_ > 1) {
     return hepCommInitCallback(comm, num_ranks(), rank, all_gather_callback, &rank, &mine);
   }

@@ -17,6 +17,7 @@ namespace harness {
 struct WorldOptions {
   int num_ranks = 0;  // all ranks; 0: one a process under mpirun, otherwise one a GPU, or 4
   hepBackend_t backend = hepBackendAuto;
+  int domain_size = 0;  // of communicators whose config leaves it open; 0: all ranks
 };
 
 class World {
@@ -39,6 +40,8 @@ class World {
   int num_local_ranks() const { return num_local_ranks_; }
   bool is_root() const { return process_ == 0; }  // this process hosts rank 0
   hepBackend_t backend() const { return backend_; }
+  int domain_size() const { return domain_size_ != 0 ? domain_size_ : num_ranks(); }
+  bool has_several_domains() const { return domain_size() < num_ranks(); }
   // Of a local rank: its number in this process. -1 on the host backend; ranks may share a GPU.
   int device(int rank) const;
 
@@ -56,7 +59,8 @@ class World {
   // Over processes, outside run(): the highest of the processes' values.
   int max_over_processes(int value) const;
 
-  // Creates this rank's communicator; an auto backend in `config` becomes the world's. In one
+  // Creates this rank's communicator; an auto backend and a domain size of 0 in `config` become the
+  // world's. In one
   // process by unique id, under mpirun over all_gather().
   hepResult_t create_comm(int rank, const hepConfig_t& config, hepComm_t* comm);
 
@@ -68,6 +72,7 @@ class World {
   int num_processes_ = 1, process_ = 0, num_local_ranks_ = 1, num_devices_ = 0;
   int num_gpus_ = 0;
   hepBackend_t backend_ = hepBackendHost;
+  int domain_size_ = 0;
 
   // One collective at a time: local ranks leave their parts, the main thread exchanges them.
   std::mutex mutex_;

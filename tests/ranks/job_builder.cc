@@ -134,6 +134,7 @@ JobBuilder::JobBuilder(int num_ranks, int num_experts, int hidden, Random& rando
     : num_ranks_(num_ranks), random_(random) {
   job_.num_experts = num_experts;
   job_.hidden = hidden;
+  job_.domain_size = harness::world().domain_size();
 }
 
 JobBuilder::JobBuilder(int num_ranks, const hepConfig_t& config, Random& random)
@@ -146,7 +147,6 @@ JobBuilder::JobBuilder(int num_ranks, const hepConfig_t& config, Random& random)
   job_.combine_type = or_default(config.combine_type, summable ? job_.type : hepTypeBfloat16);
   job_.partial_type = or_default(config.partial_type, hepTypeBfloat16);
   job_.scale_bytes = config.scale_bytes;
-  job_.domain_size = config.domain_size;
 }
 
 int JobBuilder::add_routing(int alignment, hepMode_t mode, int lane) {

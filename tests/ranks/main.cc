@@ -15,9 +15,11 @@ namespace {
 constexpr int kSkipped = 77;  // what Meson takes for a skipped test
 
 constexpr char kUsage[] =
-    "usage: mpi_suite [--ranks N] [--backend auto|cuda|host] [--seed S] [--cases N] [--case N]\n"
+    "usage: mpi_suite [--ranks N] [--domain-size N] [--backend auto|cuda|host] [--seed S]\n"
+    "                 [--cases N] [--case N]\n"
     "                 [--cycles N] [--replays N] [--soak SECONDS] [--large] [GoogleTest options]\n"
     "  --ranks    all ranks, over all processes of mpirun; default: 4, or one a process\n"
+    "  --domain-size  ranks of a domain; default: all\n"
     "  --seed     of the random cases\n"
     "  --cases    how many random cases\n"
     "  --case     runs one random case only\n"
@@ -50,6 +52,8 @@ bool parse(int argc, char** argv, harness::WorldOptions* world) {
     const char* const value = argv[++i];
     if (option == "--ranks") {
       world->num_ranks = std::atoi(value);
+    } else if (option == "--domain-size") {
+      world->domain_size = std::atoi(value);
     } else if (option == "--backend") {
       if (!parse_backend(value, &world->backend)) return false;
     } else if (option == "--seed") {
