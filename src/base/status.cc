@@ -3,6 +3,7 @@
 
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdarg>
 #include <cstdio>
@@ -22,8 +23,9 @@ std::string format_text(const char* format, va_list arguments) {
   return text;
 }
 
-// The buffer is fixed, so that remembering an out-of-memory error needs no memory.
-thread_local char last_error_text[1024] = "";
+// The buffer is fixed, so that remembering an out-of-memory error needs no memory. It has room for a
+// short sentence of each rank.
+thread_local char last_error_text[8192] = "";
 
 }  // namespace
 
@@ -58,10 +60,19 @@ hepResult_t report(const Status& status) {
 }
 
 hepResult_t report(hepResult_t result, const char* sentence) noexcept {
-  if (result != hepSuccess) std::snprintf(last_error_text, sizeof last_error_text, "%s", sentence);
+  if (result != hepSuccess) copy_sentence(sentence, last_error_text, sizeof last_error_text);
   return result;
 }
 
 const char* last_error() { return last_error_text; }
+
+void copy_sentence(const char* sentence, char* out, size_t size) noexcept {
+  constexpr char kCut[] = "...";
+  const size_t length = std::strlen(sentence);
+  const size_t copied = std::min(length, size - 1);
+  std::memcpy(out, sentence, copied);
+  out[copied] = '\0';
+  if (copied < length) std::memcpy(out + size - sizeof kCut, kCut, sizeof kCut);
+}
 
 }  // namespace hep
