@@ -15,6 +15,7 @@
 #include "base/blocked_signals.h"
 #include "base/identity.h"
 #include "base/log.h"
+#include "base/rank_list.h"
 #include "base/result.h"
 #include "bootstrap/bootstrap.h"
 #include "bootstrap/connection.h"
@@ -364,15 +365,12 @@ const Peer* Hub::first_waiting() const {
   return nullptr;
 }
 
-// Gives for example "rank 2" or "ranks 2, 5".
 std::string Hub::missing_ranks() const {
-  std::string list;
-  int count = 0;
-  for (size_t rank = 0; rank < seats_.size(); ++rank) {
-    if (seats_[rank].member && seats_[rank].member->contribution) continue;
-    list += (count++ ? ", " : " ") + std::to_string(rank);
-  }
-  return (count == 1 ? "rank" : "ranks") + list;
+  std::vector<int> missing;
+  for (size_t rank = 0; rank < seats_.size(); ++rank)
+    if (!seats_[rank].member || !seats_[rank].member->contribution)
+      missing.push_back(static_cast<int>(rank));
+  return rank_list(missing);
 }
 
 // ------------------------------------------------------------------------------------ its thread

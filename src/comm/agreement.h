@@ -5,11 +5,11 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 #include <string>
 #include <vector>
 
+#include "base/rank_list.h"
 #include "base/result.h"
 #include "base/status.h"
 
@@ -44,17 +44,46 @@ inline std::string attribute(int rank, const char* text) {
   return rest != text && (*rest == ' ' || *rest == ':') ? text : name + ": " + text;
 }
 
+// The sentences of ranks that failed. Ranks that say the same are told together.
+class Sentences {
+ public:
+  void add(int rank, const std::string& text) {
+    const std::string own = "rank " + std::to_string(rank) + ": ";
+    const std::string said = text.compare(0, own.size(), own) == 0 ? text.substr(own.size()) : text;
+    for (Group& group : groups_)
+      if (group.said == said) return group.ranks.push_back(rank);
+    groups_.push_back({said, {rank}});
+  }
+
+  // Returns for example "ranks 0-62: no device; rank 63: no driver".
+  std::string text() const {
+    std::string text;
+    for (const Group& group : groups_)
+      text += (text.empty() ? "" : "; ") + (group.ranks.size() == 1
+                                                ? attribute(group.ranks[0], group.said.c_str())
+                                                : rank_list(group.ranks) + ": " + group.said);
+    return text;
+  }
+
+ private:
+  struct Group {
+    std::string said;
+    std::vector<int> ranks;
+  };
+  std::vector<Group> groups_;
+};
+
 // All-gathers by exchange(send, receive, bytes) the payloads of ranks that have come this far. If
 // the step failed on any rank, it fails on all with the sentences of all that failed. The result is
-// the rank's own if it failed, else that of the lowest rank that did. Where a rank knows better,
-// the others' sentences do not count.
+// the rank's own if it failed, else that of the lowest rank that did. If a rank knows better, the
+// others' sentences do not count.
 template <typename Exchange, typename Payload>
 Status agree_over(Exchange exchange, int num_ranks, const Status& own, const Payload& payload,
                   std::vector<Payload>* payloads) {
   using Message = AgreementMessage<Payload>;
   Message mine{};
   mine.result = own.result();
-  std::snprintf(mine.text, sizeof mine.text, "%s", own.message().c_str());
+  copy_sentence(own.message().c_str(), mine.text, sizeof mine.text);
   mine.payload = payload;
   std::vector<Message> all(num_ranks);
   const Status exchanged = exchange(&mine, all.data(), sizeof mine);
@@ -71,14 +100,14 @@ Status agree_over(Exchange exchange, int num_ranks, const Status& own, const Pay
     return code != hepSuccess && certainty_of(code) == best;
   };
   hepResult_t result = counts(own.result()) ? own.result() : hepSuccess;
-  std::string sentences;
+  Sentences sentences;
   for (int r = 0; r < num_ranks; ++r) {
     if (!counts(all[r].result)) continue;
     all[r].text[sizeof all[r].text - 1] = '\0';  // a peer cannot be trusted to have ended its text
     if (result == hepSuccess) result = failure_of(all[r].result);
-    sentences += (sentences.empty() ? "" : "; ") + attribute(r, all[r].text);
+    sentences.add(r, all[r].text);
   }
-  if (result != hepSuccess) return Status(result, sentences);
+  if (result != hepSuccess) return Status(result, sentences.text());
   if (payloads != nullptr) {
     payloads->clear();
     for (const Message& message : all) payloads->push_back(message.payload);

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "base/identity.h"
+#include "base/rank_list.h"
 #include "net/doorway.h"
 
 namespace hep {
@@ -121,22 +122,15 @@ class Exchange final : private Doorway::Keeper {
     }
     if (!failure_.ok()) return failure_;
     if (!to_receive_.empty())
-      return error(hepErrorTimeout, "rank %d: no file descriptor came in time from rank %s", rank_,
-                   list(to_receive_).c_str());
-    return error(hepErrorTimeout,
-                 "rank %d: its file descriptor could not be sent in time to rank %s: %s", rank_,
-                 list(to_send_).c_str(), system_text(send_error_).c_str());
+      return error(hepErrorTimeout, "rank %d: no file descriptor came in time from %s", rank_,
+                   rank_list(to_receive_).c_str());
+    return error(
+        hepErrorTimeout, "rank %d: its file descriptor could not be sent in time to %s: %s", rank_,
+        rank_list({to_send_.begin(), to_send_.end()}).c_str(), system_text(send_error_).c_str());
   }
 
  private:
   enum class Delivery { kDone, kAgain, kRefused };
-
-  template <typename Ranks>
-  static std::string list(const Ranks& ranks) {
-    std::string text;
-    for (const int peer : ranks) text += (text.empty() ? "" : ", ") + std::to_string(peer);
-    return text;
-  }
 
   void fail(const Status& status) {
     if (failure_.ok()) failure_ = status;

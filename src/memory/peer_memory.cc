@@ -3,27 +3,48 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "base/identity.h"
+#include "base/rank_list.h"
 #include "memory/local_allocations.h"
 
 namespace hep {
 namespace {
 
-// Collects the errors of several peers.
+// Collects the errors of several peers. Peers that fail alike are told together.
 class PeerFailures {
  public:
+  explicit PeerFailures(int rank) : rank_(rank) {}
+
+  void cannot_map(int peer, const Status& status) {
+    if (status.ok()) return;
+    if (result_ == hepSuccess) result_ = status.result();
+    for (auto& [reason, peers] : unmapped_)
+      if (reason == status.message()) return peers.push_back(peer);
+    unmapped_.push_back({status.message(), {peer}});
+  }
+
   void add(const Status& status) {
     if (status.ok()) return;
     if (result_ == hepSuccess) result_ = status.result();
-    text_ += (text_.empty() ? "" : "; ") + status.message();
+    others_ += "; " + status.message();
   }
 
-  Status status() const { return result_ == hepSuccess ? Status() : Status(result_, text_); }
+  Status status() const {
+    if (result_ == hepSuccess) return Status();
+    std::string text;
+    for (const auto& [reason, peers] : unmapped_)
+      text += "; rank " + std::to_string(rank_) + " cannot map the memory of " + rank_list(peers) +
+              ": " + reason;
+    return Status(result_, (text + others_).substr(2));
+  }
 
  private:
+  const int rank_;
   hepResult_t result_ = hepSuccess;
-  std::string text_;
+  std::vector<std::pair<std::string, std::vector<int>>> unmapped_;
+  std::string others_;
 };
 
 bool needs_descriptor(const WindowHandle& handle) {
@@ -31,23 +52,18 @@ bool needs_descriptor(const WindowHandle& handle) {
 }
 
 // `descriptor` is -1 for a peer of this process and for kinds that pass none.
-Status map_peer(int device, int rank, int peer, const WindowHandle& handle, int descriptor,
+Status map_peer(int device, const WindowHandle& handle, int descriptor,
                 std::unique_ptr<Mapping>* out) {
   const MemoryKindOperations* operations = nullptr;
   HEP_TRY(find_memory_kind(handle.kind, &operations));
   std::shared_ptr<Allocation> local;
   if (handle.process == process_identity()) {
     local = LocalAllocations::instance().find(handle.window);
-    if (!local)
-      return error(hepErrorPeerLost, "rank %d cannot map the memory of rank %d, which is gone",
-                   rank, peer);
+    if (!local) return error(hepErrorPeerLost, "it no longer exists");
     descriptor = local->descriptor();
   }
   const Status mapped = operations->map(device, {handle, descriptor, local}, out);
-  if (mapped.ok()) return mapped;
-  return error(mapped.result() == hepErrorCuda ? hepErrorUnreachable : mapped.result(),
-               "rank %d cannot map the memory of rank %d: %s", rank, peer,
-               mapped.message().c_str());
+  return mapped.result() == hepErrorCuda ? Status(hepErrorUnreachable, mapped.message()) : mapped;
 }
 
 }  // namespace
@@ -55,10 +71,10 @@ Status map_peer(int device, int rank, int peer, const WindowHandle& handle, int 
 Status map_peers(int device, int rank, const std::vector<WindowHandle>& handles,
                  DescriptorChannel* channel, Deadline deadline,
                  std::vector<std::unique_ptr<Mapping>>* mappings) {
-  PeerFailures failures;
+  PeerFailures failures(rank);
   mappings->resize(handles.size());
   const auto map = [&](int peer, int descriptor) {
-    failures.add(map_peer(device, rank, peer, handles[peer], descriptor, &(*mappings)[peer]));
+    failures.cannot_map(peer, map_peer(device, handles[peer], descriptor, &(*mappings)[peer]));
   };
   std::vector<int> others;  // of other processes
   std::vector<DescriptorAddress> addresses;

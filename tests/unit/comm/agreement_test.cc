@@ -59,6 +59,37 @@ TEST(Agreement, LeavesOutTheGuessOfARankThatWaitedWhereAnotherKnows) {
             "rank 0: no connection from rank 2; rank 1: none");
 }
 
+// Each of several ranks says one of the sentences; a rank without one has not failed.
+Status agree_all(const std::vector<std::string>& sentences) {
+  const auto exchange = [&sentences](const void*, void* receive, size_t) {
+    Message* const messages = static_cast<Message*>(receive);
+    for (size_t r = 0; r < sentences.size(); ++r)
+      messages[r] = failed(sentences[r].empty() ? hepSuccess : hepErrorSystem, sentences[r]);
+    return Status();
+  };
+  const Status own = sentences[0].empty() ? Status() : Status(hepErrorSystem, sentences[0]);
+  return agree_over(exchange, static_cast<int>(sentences.size()), own, 5,
+                    static_cast<std::vector<int>*>(nullptr));
+}
+
+TEST(Agreement, TellsASentenceOfSeveralRanksOnceWithTheRanksGrouped) {
+  EXPECT_EQ(agree_all({"no descriptor", "", "no descriptor"}).message(),
+            "ranks 0, 2: no descriptor");
+  std::vector<std::string> sentences;
+  for (int r = 0; r < 63; ++r) sentences.push_back("rank " + std::to_string(r) + ": no device");
+  sentences.push_back("");
+  sentences.push_back("rank 64 cannot map the memory of rank 1: no peer access");
+  EXPECT_EQ(agree_all(sentences).message(),
+            "ranks 0-62: no device; rank 64 cannot map the memory of rank 1: no peer access");
+}
+
+TEST(Agreement, ShowsThatASentenceIsTooLongForAMessage) {
+  const Status own = error(hepErrorSystem, "rank 0: %s", std::string(600, 'x').c_str());
+  std::string message = agree_with(Message{}, own, nullptr).message();
+  EXPECT_EQ(message.size(), sizeof(Message::text) - 1);
+  EXPECT_EQ(message.substr(message.size() - 4), "x...");
+}
+
 TEST(Agreement, PrefersWhatTheExchangeKnowsToTheGuessOfThisRank) {
   const auto agree = [](const Status& own) {
     const auto exchange = [](const void*, void*, size_t) {

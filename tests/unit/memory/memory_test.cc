@@ -243,6 +243,19 @@ TEST_F(TwoWindows, ReportAPeerOfThisProcessThatHasGone) {
   expect_error(connect(0), hepErrorPeerLost, "rank 1");
 }
 
+TEST(ThreeWindows, TellTogetherOfPeersThatCannotBeMappedForOneReason) {
+  std::unique_ptr<Window> windows[3];
+  std::vector<WindowHandle> handles;
+  for (std::unique_ptr<Window>& window : windows) {
+    ASSERT_TRUE(Window::create(MemoryKind::host_descriptor, -1, kBytes, &window).ok());
+    handles.push_back(window->handle());
+  }
+  windows[1].reset();
+  windows[2].reset();
+  expect_error(windows[0]->connect(handles, 0, Deadline::after_ms(kPatienceMs)), hepErrorPeerLost,
+               "rank 0 cannot map the memory of ranks 1, 2: it no longer exists");
+}
+
 TEST_F(TwoWindows, ReportAPeerThatClosedItsDescriptor) {
   for (WindowHandle& handle : handles_) pretend_other_process(handle);
   windows_[1].reset();
@@ -287,7 +300,7 @@ TEST(Windows, NameThePeersThatDoNotConnect) {
     if (rank < 2)
       expect_error(
           window->connect(handles, rank, Deadline::after_ms(300)), hepErrorTimeout,
-          "rank " + std::to_string(rank) + ": no file descriptor came in time from rank 2, 3");
+          "rank " + std::to_string(rank) + ": no file descriptor came in time from ranks 2, 3");
     ASSERT_TRUE(world.barrier());
   });
 }
