@@ -86,6 +86,7 @@ Status agree_over(Exchange exchange, int num_ranks, const Status& own, const Pay
   copy_sentence(own.message().c_str(), mine.text, sizeof mine.text);
   mine.payload = payload;
   std::vector<Message> all(num_ranks);
+  if (payloads != nullptr) payloads->reserve(num_ranks);  // after the exchange nothing may fail
   const Status exchanged = exchange(&mine, all.data(), sizeof mine);
   if (!exchanged.ok()) {
     const Certainty known = certainty_of(own.result());

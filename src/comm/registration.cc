@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "comm/registration.h"
 
+#include <memory>
+#include <new>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/deadline.h"
 #include "comm/agreement.h"
@@ -84,10 +88,23 @@ Status map_parts(CommParts& comm, void* pointer, const std::vector<Part>& parts,
   return comm.backend->set_registered(addresses);
 }
 
-}  // namespace
+// Keeps this rank's range and its mappings of the peers' ranges. If it has no range, *memory stays with
+// the caller.
+void keep(CommParts& comm, void* pointer, size_t bytes, const std::vector<Part>& parts,
+          std::unique_ptr<RegisteredMemory>* memory,
+          std::vector<std::unique_ptr<Mapping>> mappings) {
+  for (int r = 0; r < static_cast<int>(mappings.size()); ++r)
+    if (mappings[r]) comm.registrations.keep_mapping(r, parts[r].slot, std::move(mappings[r]));
+  const int slot = parts[comm.rank].slot;
+  if (slot >= 0) comm.registrations.add(pointer, bytes, slot, std::move(*memory));
+}
 
-Status register_memory(CommParts& comm, void* pointer, size_t bytes) {
-  HEP_TRY(comm.health->check());
+void drop(CommParts& comm, void* pointer, const std::vector<Part>& parts) {
+  for (int r = 0; r < comm.num_ranks; ++r) comm.registrations.unmap(r, parts[r].slot);
+  comm.registrations.remove(pointer);
+}
+
+Status take_registration(CommParts& comm, void* pointer, size_t bytes) {
   Part part{};
   part.call = Call::kRegister;
   std::unique_ptr<RegisteredMemory> memory;
@@ -99,17 +116,18 @@ Status register_memory(CommParts& comm, void* pointer, size_t bytes) {
   std::vector<std::unique_ptr<Mapping>> mappings;
   const Status mapped =
       maps_memory(comm) ? map_parts(comm, pointer, parts, *memory, &mappings) : Status();
-  HEP_TRY(agree(comm, part.call, mapped));
-
-  for (int r = 0; r < static_cast<int>(mappings.size()); ++r)
-    if (mappings[r]) comm.registrations.keep_mapping(r, parts[r].slot, std::move(mappings[r]));
-  if (memory) memory->release_descriptors();
-  comm.registrations.add(pointer, bytes, part.slot, std::move(memory));
-  return Status();
+  RegisteredMemory* const own = memory.get();
+  // Nothing may fail after the last step.
+  keep(comm, pointer, bytes, parts, &memory, std::move(mappings));
+  const Status agreed = agree(comm, part.call, mapped);
+  if (!agreed.ok())
+    drop(comm, pointer, parts);
+  else if (own != nullptr)
+    own->release_descriptors();
+  return agreed;
 }
 
-Status deregister_memory(CommParts& comm, void* pointer) {
-  HEP_TRY(comm.health->check());
+Status take_deregistration(CommParts& comm, void* pointer) {
   Part part{};
   part.call = Call::kDeregister;
   Status prepared = comm.registrations.registration_of(pointer, &part.slot);
@@ -123,6 +141,30 @@ Status deregister_memory(CommParts& comm, void* pointer) {
   HEP_TRY(agree(comm, part.call, Status()));
   comm.registrations.remove(pointer);
   return Status();
+}
+
+// Runs a call in which the peers take part. If its memory runs out, the communicator fails, so that no
+// peer waits for this rank.
+template <typename Body>
+Status run(CommParts& comm, Call call, Body body) {
+  HEP_TRY(comm.health->check());
+  try {
+    return body();
+  } catch (const std::bad_alloc&) {
+    comm.health->fail(hepErrorOutOfMemory, comm.rank,
+                      std::string(name_of(call)) + ": out of host memory");
+    return comm.health->check();
+  }
+}
+
+}  // namespace
+
+Status register_memory(CommParts& comm, void* pointer, size_t bytes) {
+  return run(comm, Call::kRegister, [&] { return take_registration(comm, pointer, bytes); });
+}
+
+Status deregister_memory(CommParts& comm, void* pointer) {
+  return run(comm, Call::kDeregister, [&] { return take_deregistration(comm, pointer); });
 }
 
 }  // namespace hep

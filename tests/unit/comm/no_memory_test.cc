@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory that runs out inside a call: operations of the host backend ask for none. What one would do
-// whose memory runs out is tested with its backend.
+// Memory that runs out inside a call. Operations of the host backend ask for none; what one would do is
+// tested with its backend. A registration asks for some.
 #include <gtest/gtest.h>
 #include <hybridep.h>
 
@@ -111,7 +111,7 @@ class Rank {
 
 class NoMemory : public testing::TestWithParam<int> {};
 
-TEST_P(NoMemory, IsNoMatterToACallWhichAllocatesNothing) {
+hepConfig_t small_config() {
   hepConfig_t config = HEP_CONFIG_INITIALIZER;
   config.backend = hepBackendHost;
   config.max_tokens = kTokens;
@@ -120,6 +120,11 @@ TEST_P(NoMemory, IsNoMatterToACallWhichAllocatesNothing) {
   config.max_top_k = kTopK;
   config.type = hepTypeFloat32;
   config.timeout_ms = 30000;
+  return config;
+}
+
+TEST_P(NoMemory, IsNoMatterToACallWhichAllocatesNothing) {
+  const hepConfig_t config = small_config();
   hepComm_t comms[kRanks];
   ASSERT_EQ(hepCommInitAll(comms, kRanks, nullptr, &config), hepSuccess) << hepGetLastError();
   Rank hit(comms[0]), other(comms[1]);
@@ -130,6 +135,36 @@ TEST_P(NoMemory, IsNoMatterToACallWhichAllocatesNothing) {
   EXPECT_EQ(hit.result, hepSuccess) << hit.sentence;
   EXPECT_EQ(other.result, hepSuccess) << other.sentence;
   EXPECT_EQ(hit.wrong + other.wrong, 0);
+}
+
+// Registers memory on two ranks, the first of which has memory for `n` allocations. Returns whether it
+// asked for more.
+bool register_with(long n, hepResult_t results[kRanks]) {
+  const hepConfig_t config = small_config();
+  hepComm_t comms[kRanks];
+  EXPECT_EQ(hepCommInitAll(comms, kRanks, nullptr, &config), hepSuccess) << hepGetLastError();
+  static char memory[kRanks][64];
+  std::thread of_other(
+      [&] { results[1] = hepCommRegister(comms[1], memory[1], sizeof memory[1]); });
+  has_refused = false;
+  allocations_left = n;
+  results[0] = hepCommRegister(comms[0], memory[0], sizeof memory[0]);
+  allocations_left = -1;
+  of_other.join();
+  for (const hepComm_t comm : comms) EXPECT_EQ(hepCommDestroy(comm), hepSuccess);
+  return has_refused;
+}
+
+TEST(NoMemoryForARegistration, FailsItOnAllRanksAtOnce) {
+  hepResult_t results[kRanks];
+  long n = 0;
+  for (; register_with(n, results); ++n) {
+    EXPECT_EQ(results[0], hepErrorOutOfMemory) << "allocation " << n;
+    EXPECT_EQ(results[1], hepErrorOutOfMemory) << "allocation " << n;
+  }
+  EXPECT_GT(n, 0) << "a registration allocates nothing, so this test shows nothing";
+  EXPECT_EQ(results[0], hepSuccess);
+  EXPECT_EQ(results[1], hepSuccess);
 }
 
 TEST(NoMemoryHook, RefusesTheAllocationItIsSetTo) {
