@@ -6,6 +6,7 @@
 #include <cinttypes>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "base/log.h"
 
@@ -205,14 +206,18 @@ void apply_log_level() {
 }
 
 Status apply_environment(hepConfig_t* config) {
+  Status first_error;
   for (const Setting& setting : kSettings) {
     const char* text = environment_text(setting);
     if (!text || setting.kind == Setting::Kind::kText) continue;
     int64_t value = 0;
-    HEP_TRY(parse(setting, text, &value));
-    if (setting.field) set_field(*setting.field, value, config);
+    if (Status parsed = parse(setting, text, &value); !parsed.ok()) {
+      if (first_error.ok()) first_error = std::move(parsed);
+    } else if (setting.field) {
+      set_field(*setting.field, value, config);
+    }
   }
-  return Status();
+  return first_error;
 }
 
 std::string setting_origin(const char* field_name) {

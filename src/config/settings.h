@@ -48,8 +48,8 @@ Status setting_number(const char* name, int64_t* value);
 // Hands HEP_LOG to the log; a wrong word becomes a warning and changes nothing.
 void apply_log_level();
 
-// Overrides the fields of a config by the variables that are set. A wrong number or word is an error, also of
-// a variable without a field.
+// Overrides the fields of a config by the variables that are set. A wrong number or word is an error,
+// also of a variable without a field. It overrides nothing; the other variables still do.
 Status apply_environment(hepConfig_t* config);
 
 // Where a field's value comes from, for errors: "config field lanes", or "HEP_LANES" if that is set.

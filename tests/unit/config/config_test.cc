@@ -429,7 +429,14 @@ TEST_F(Config, TheTimeoutOfCreationIsTakenWhateverElseIsWrong) {
   EXPECT_EQ(wanted_init_timeout_ms(&config), 77);
   setenv("HEP_INIT_TIMEOUT_MS", "88", 1);
   EXPECT_EQ(wanted_init_timeout_ms(&config), 88);
+  setenv("HEP_INIT_TIMEOUT_MS", "soon", 1);
+  EXPECT_EQ(wanted_init_timeout_ms(&config), 77);
   unsetenv("HEP_INIT_TIMEOUT_MS");
+  for (const char* other : {"HEP_BACKEND", "HEP_TIMEOUT_MS", "HEP_LANES"}) {
+    setenv(other, "rubbish", 1);
+    EXPECT_EQ(wanted_init_timeout_ms(&config), 77) << other;
+    unsetenv(other);
+  }
   for (const int wrong : {-1, 3600001}) {
     config.init_timeout_ms = wrong;
     EXPECT_EQ(wanted_init_timeout_ms(&config), 30000);
