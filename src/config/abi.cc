@@ -11,7 +11,7 @@
 namespace hep {
 namespace {
 
-// What every struct of the API begins with.
+// The beginning of every struct of the API.
 struct StructHeader {
   size_t size;
   uint32_t magic;
@@ -19,14 +19,15 @@ struct StructHeader {
 };
 static_assert(sizeof(StructHeader) == 16);
 
-// A field that a later version appends may not lie where older callers have padding, which nobody zeroes.
+// A later version must not append a field where older callers have padding, because nobody zeroes
+// padding.
 template <typename Struct>
 constexpr bool kHasNoPadding = std::has_unique_object_representations_v<Struct>;
 static_assert(kHasNoPadding<hepUpdate_t>);
 static_assert(kHasNoPadding<hepDispatchArgs_t>);
 static_assert(kHasNoPadding<hepCombineArgs_t>);
 
-// Larger than any version's struct; a larger size is garbage, and must not be read past.
+// No version's struct is larger. A larger size is garbage, and nothing must be read so far.
 constexpr size_t kMaxStructBytes = 4096;
 
 Status read_header(const void* theirs, uint32_t magic, const char* name, StructHeader* header) {

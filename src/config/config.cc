@@ -33,8 +33,8 @@ Status check_row(const hepConfig_t& config) {
   return check_row_granularity("config field partial_type", config.hidden, config.partial_type);
 }
 
-// Of the rows that a dispatch may carry: those of `type`, and those of combine, which a dispatch
-// carries in a backward pass, as far as they keep to the limit.
+// Returns the bytes of the largest row that a dispatch may carry. It carries rows of `type`, and in
+// a backward pass rows of combine, as far as they keep to the limit.
 int32_t most_row_bytes(const hepConfig_t& config) {
   const int64_t row_bytes = int64_t{config.hidden} * element_bytes(config.type);
   const int64_t combine_row_bytes = int64_t{config.hidden} * element_bytes(config.combine_type);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// From a caller's config to what the library works with. Pure functions, without a GPU.
+// Turns a caller's config into resolved values. These are pure functions, which need no GPU.
 #pragma once
 
 #include <hybridep.h>
@@ -11,10 +11,10 @@
 
 namespace hep {
 
-// Shared memory of a block that rows in flight may take; the rest is for barriers and records.
+// The shared memory of a block that rows in flight may take. The rest is for barriers and records.
 constexpr int64_t kStageBytes = kMaxAssignBytes;
 
-// What the operations of a lane may take of a GPU, as the config says.
+// The share of a GPU that the operations of a lane may take, as the config says.
 struct Budget {
   int32_t routing_threads, routing_blocks;
   int32_t dispatch_blocks;
@@ -24,12 +24,12 @@ struct Budget {
   int32_t dispatch_stages, combine_load_stages, combine_store_stages;
 };
 
-// Reads and checks a config, and replaces zeros by the defaults and by what the environment says.
-// `backend` stays auto if it is, and domain_size 0, which is for creation to detect.
+// Reads and checks a config. Replaces zeros by the defaults, and fields by the variables that are
+// set. `backend` may stay auto, and domain_size 0: creation detects both.
 Status resolve_config(const hepConfig_t* theirs, int num_ranks, hepConfig_t* resolved);
 
-// The init_timeout_ms that config and environment ask for, whatever else is wrong with them; the
-// default if that is wrong itself.
+// Returns the init_timeout_ms that config and environment ask for, whatever else is wrong with
+// them. If it is wrong itself, returns the default.
 int32_t wanted_init_timeout_ms(const hepConfig_t* theirs);
 
 // The following take a resolved config.
@@ -41,8 +41,8 @@ Topology make_topology(const hepConfig_t& config, int num_ranks);
 Status check_domains(const hepConfig_t& config, int num_ranks);
 Budget make_budget(const hepConfig_t& config, hepMode_t mode);
 
-// Says in which field two resolved configs differ, for example "hidden (7168 and 4096)"; empty if
-// they agree.
+// Returns the field in which two resolved configs differ, for example "hidden (7168 and 4096)".
+// Empty if they agree.
 std::string config_difference(const hepConfig_t& a, const hepConfig_t& b);
 
 }  // namespace hep

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The fields of hepConfig_t, one row each: range, default, comparison between ranks, environment
-// variable and its documentation. A new field is added to the public header and here, nowhere else.
+// variable and its documentation. A new field goes into the public header and into this table.
 #pragma once
 
 #include <hybridep.h>
@@ -48,8 +48,9 @@ struct Field {
 
 #define HEP_FIELD(name) #name, offsetof(hepConfig_t, name), sizeof(hepConfig_t::name)
 
-// In the order of the struct. Fields of the shape (hidden, tokens, experts, top-k) have no variable:
-// they must agree with the buffers that the caller has already sized. The header documents all.
+// In the order of the struct. Fields of the shape (hidden, tokens, experts, top-k) have no
+// variable: they must agree with the buffers that the caller has already sized. The header
+// documents all.
 inline constexpr Field kFields[] = {
     {HEP_FIELD(backend), Field::Kind::kChoice, 0, 2, 0, "HEP_BACKEND",
      "what runs the operations; auto takes cuda where a usable device exists, otherwise host",
@@ -99,7 +100,8 @@ inline constexpr Field kFields[] = {
 
 #undef HEP_FIELD
 
-// How many members a struct has: as many as values that it can be initialised with.
+// Returns the number of a struct's members. It is the number of values that can initialise the
+// struct.
 struct AnyValue {
   template <typename T>
   operator T() const;
@@ -127,12 +129,12 @@ constexpr bool in_order_of_struct() {
   return true;
 }
 
-// Together: every member of the struct has its row, but for size, magic and version.
+// These two say together: every member of the struct has its row, except size, magic and version.
 static_assert(in_order_of_struct(), "the rows of kFields are not in the order of hepConfig_t");
 static_assert(count_members<hepConfig_t>() == std::size(kFields) + 3,
               "a field of hepConfig_t has no row in kFields");
 
-// The value of a field that is not a pointer.
+// Returns the value of a field that is not a pointer.
 inline int64_t value_of(const Field& field, const hepConfig_t& config) {
   const char* const from = reinterpret_cast<const char*>(&config) + field.offset;
   int64_t wide = 0;

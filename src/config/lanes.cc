@@ -10,7 +10,7 @@
 namespace hep {
 namespace {
 
-constexpr uint64_t kScratchBytes = 4096;  // of the kernels of a lane, besides their counters
+constexpr uint64_t kScratchBytes = 4096;  // for the kernels of a lane, besides their counters
 
 // The job as a domain sees it: its ranks and their experts.
 Shape shape_of_domain(const Shape& job, const Topology& topology) {

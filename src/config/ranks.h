@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The rule for ranks and their number, in one wording.
+// The rules for ranks and for their number, each with one wording.
 #pragma once
 
 #include "base/status.h"
@@ -8,7 +8,7 @@ namespace hep {
 
 Status check_num_ranks(int num_ranks);
 
-// Both numbers.
+// Checks both numbers.
 Status check_rank(int rank, int num_ranks);
 
 }  // namespace hep

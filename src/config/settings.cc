@@ -23,7 +23,7 @@ constexpr auto kInteger = Setting::Kind::kInteger;
 constexpr auto kChoice = Setting::Kind::kChoice;
 constexpr auto kText = Setting::Kind::kText;
 
-// Those that override no field.
+// Settings that override no field.
 constexpr Setting kOtherSettings[] = {
     {"HEP_HOST_ISA", nullptr, kChoice, 0, 3, 0, kHostIsas,
      "instructions of the host backend's arithmetic, for tests; auto takes the fastest"},
@@ -91,14 +91,15 @@ const Setting* find_setting(const char* name) {
   return nullptr;
 }
 
-// NULL if unset or empty.
+// Returns NULL if the variable is unset or empty.
 const char* environment_text(const Setting& setting) {
-  // A program with raised rights does not open a library, or listen, where its caller says.
+  // secure_getenv: the caller of a program with raised rights must not choose which library it
+  // opens, or where it listens.
   const char* text = ::secure_getenv(setting.name);
   return text && *text ? text : nullptr;
 }
 
-// The word of a "|" separated list at an index; empty past its end.
+// Returns the word at an index of a list that "|" separates; empty past its end.
 std::string choice_at(const char* choices, int64_t index) {
   const char* begin = choices;
   for (; index > 0; --index) {
@@ -126,7 +127,7 @@ bool parse_integer(const char* text, int64_t* value) {
   return errno == 0 && end != text && *end == '\0';
 }
 
-// What a value must be, for an error.
+// Says what a value must be, for an error.
 std::string requirement(const Setting& setting) {
   const bool integer = setting.kind == Setting::Kind::kInteger;
   return setting_range(setting) + (integer ? ", or 0 for the default" : "");

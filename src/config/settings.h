@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The settings that a user can give in the environment: those of kFields, and those that override no
-// field. This is the only reader of the environment.
+// The settings that a user can give in the environment: those of kFields, and those that override
+// no field. No other code reads the environment.
 #pragma once
 
 #include <hybridep.h>
@@ -34,25 +34,27 @@ struct SettingsTable {
 };
 SettingsTable settings_table();
 
-// What the setting's range is and what its default is, in words, for documentation.
+// Return the setting's range and its default in words, for documentation.
 std::string setting_range(const Setting& setting);
 std::string setting_default(const Setting& setting);
 
-// The variable's text; empty if it is unset, and after an error message if the table lacks it.
+// Returns the variable's text; empty if it is unset. If the table lacks the variable, logs an
+// error.
 std::string setting_text(const char* name);
 
-// The value of an integer or choice, checked; the default if the variable is unset, empty or 0.
-// The error names the variable, its text and what is legal.
+// Gives the checked value of an integer or choice; the default if the variable is unset, empty or
+// 0. The error names the variable, its text and the legal values.
 Status setting_number(const char* name, int64_t* value);
 
-// Hands HEP_LOG to the log; a wrong word becomes a warning and changes nothing.
+// Sets the level of the log to HEP_LOG. A wrong word becomes a warning and changes nothing.
 void apply_log_level();
 
-// Overrides the fields of a config by the variables that are set. A wrong number or word is an error,
-// also of a variable without a field. It overrides nothing; the other variables still do.
+// Overrides the fields of a config by the variables that are set. A wrong number or word is an
+// error, also of a variable without a field. It overrides nothing; the other variables still do.
 Status apply_environment(hepConfig_t* config);
 
-// Where a field's value comes from, for errors: "config field lanes", or "HEP_LANES" if that is set.
+// Returns the origin of a field's value for errors: "config field lanes", or "HEP_LANES" if it is
+// set.
 std::string setting_origin(const char* field_name);
 
 // Checks that every field of a config is in its range.
