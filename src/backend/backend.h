@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a backend must do. Arguments have been read and checked against the contract before they
-// arrive here; a backend checks only what it alone can know, such as where a pointer points.
+// The interface of a backend. Arguments have been read and checked against the contract before they
+// arrive here. A backend checks only what it alone can know, such as where a pointer points.
 #pragma once
 
 #include <hybridep.h>
@@ -22,33 +22,34 @@ namespace hep {
 struct LaneContext {
   const Lane& lane;  // the communicator's; it outlives the backend
   int rank;
-  std::vector<void*> windows;  // [R] the lane's parts of the windows as mapped by this rank;
-                               // windows[rank] is its own; zero at first. NULL of other domains
+  // [R] the lane's part of each rank's window, as this rank maps it; zero at first. NULL for ranks
+  // of other domains.
+  std::vector<void*> windows;
 };
 
-// What a communicator hands to its backend.
+// A communicator hands this to its backend.
 struct BackendContext {
   int rank;
   int device;  // CUDA ordinal; -1 on the host
   int timeout_ms;
   std::vector<LaneContext> lanes;
-  const Registrations* registrations = nullptr;  // of this rank, as they come and go
-  std::function<void()> wake_network;  // called when there are writes for the proxy to make
+  const Registrations* registrations = nullptr;  // of this rank; they come and go
+  std::function<void()> wake_network;            // called when there are writes for the proxy
 };
 
-// Where this rank sees memory that a rank has registered.
+// The address at which this rank sees memory that a rank has registered.
 struct RegisteredAddress {
   int slot;  // among that rank's registrations
   int rank;
   void* address;
 };
 
-// Whether rows lie in the heap of this rank's window, where peers read them in place. Those that begin
-// there must end there. `name` is the argument's, for the error.
+// Finds out whether rows lie in the heap of this rank's window, where peers read them in place.
+// Rows that begin there must end there. `name` is the argument's, for the error.
 Status find_rows_in_heap(const LaneContext& context, const char* name, const void* rows,
                          int64_t num_rows, int64_t row_bytes, bool* in_heap);
 
-// The same of the expert outputs of a combine, whose type is the call's.
+// Does the same for the expert outputs of a combine, whose type is the call's.
 Status find_outputs_in_heap(const LaneContext& context, const hepCombineArgs_t& call,
                             bool* in_heap);
 
@@ -64,11 +65,11 @@ struct TopK {
   int32_t index_type;  // hepIndexType_t
 };
 
-// What a dispatch is asked to do. It is a copy: the caller's structs live no longer than the call of the
-// first half.
+// The resolved arguments of a dispatch. They are a copy, because the caller's structs live no
+// longer than the call of the first half.
 struct DispatchRequest {
-  hepDispatchArgs_t args;      // whose `update` is NULL
-  std::optional<TopK> update;  // with which the dispatch begins
+  hepDispatchArgs_t args;      // its `update` is NULL
+  std::optional<TopK> update;  // the dispatch begins with it
 };
 
 // The routing of one batch on one backend.
@@ -77,20 +78,20 @@ class BackendRouting {
   virtual ~BackendRouting() = default;
 
   virtual Status update(const TopK& choice, hepStream_t stream) = 0;
-  // `batch` is of the request's update, or of the latest that was called.
+  // `batch` belongs to the request's update, or to the update that was called last.
   virtual Status dispatch(const DispatchRequest& request, const Batch& batch, Step step,
                           hepStream_t stream) = 0;
   virtual Status combine(const hepCombineArgs_t& args, const Batch& batch, Step step,
                          hepStream_t stream) = 0;
 
-  // Of the latest of these calls, which has failed: whether a part of it that peers see was enqueued
-  // before, so that it cannot be made again.
+  // Ask after one of these calls has failed. Returns whether it had enqueued a part that peers see.
+  // Such a call cannot be repeated.
   virtual bool has_begun() const { return false; }
 
-  // Waits for the stream; fills the three numbers and, if not NULL, tokens_per_expert.
+  // Waits for the stream. Fills the three numbers and, if it is not NULL, tokens_per_expert.
   virtual Status query(hepRoutingCounts_t* counts, hepStream_t stream) = 0;
 
-  // Memory of RoutingLayout, which the kernels read and write.
+  // Returns the memory of RoutingLayout, which the kernels read and write.
   virtual const void* memory() const = 0;
 };
 
@@ -98,45 +99,46 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  // Adds its lanes, and what the proxy is to do for it, to a plan. Only with several domains. The proxy
-  // ends before the backend.
+  // Adds to a plan its lanes, and the work that the proxy does for it. Called only with several
+  // domains. The proxy ends before the backend.
   virtual void join_network(ProxyPlan*) {}
 
-  // `lane` is an index of BackendContext::lanes. Routings of different lanes may be used by different
-  // threads at once.
+  // `lane` is an index of BackendContext::lanes. Routings of different lanes may be used by
+  // different threads at once.
   virtual Status create_routing(int lane, int alignment,
                                 std::unique_ptr<BackendRouting>* routing) = 0;
 
-  // Operations from now on find registered memory there. Slots that have addresses already, and are in
-  // use, do not change.
+  // From now on operations find registered memory at these addresses. Slots in use keep their
+  // addresses.
   virtual Status set_registered(const std::vector<RegisteredAddress>& addresses) = 0;
 
-  // Makes every wait of this rank, running or to come, end with `result`, unless what it waits for is
-  // already there. The first call counts. From any thread.
+  // Ends every wait of this rank with `result`, now and later, unless its signal has arrived. The
+  // first call counts. Any thread may call it.
   virtual void stop(hepResult_t result) noexcept = 0;
 
-  // Makes waits for this peer end with hepErrorPeerLost, unless what they wait for is already there:
-  // the peer will signal nothing more. From any thread.
+  // Ends every wait for this peer with hepErrorPeerLost, now and later, unless its signal has
+  // arrived: the peer will signal nothing more. Any thread may call it.
   virtual void peer_left(int peer) noexcept = 0;
 
   void abort() noexcept { stop(hepErrorAborted); }
 
-  // The first wait that failed; after a stop that ended none, a record without a wait; otherwise with
-  // result hepSuccess. From any thread.
+  // Returns the record of the first wait that failed. After a stop that ended no wait, the record
+  // names no operation. Without a failure its result is hepSuccess. Any thread may call it.
   virtual hepFailure_t failure() const = 0;
 
-  // hepErrorCuda once the device can do nothing any more, with the reason. From any thread.
+  // Returns hepErrorCuda with the reason once the device has died. Any thread may call it.
   virtual Status check_device() const { return Status(); }
 
-  // The first expert id that was out of range; with k of -1, the first token whose map selects more
-  // experts than top_k, and how many. From any thread.
+  // Returns the first expert id that was out of range. With k of -1 it is the first token whose map
+  // selects more experts than top_k, and `value` is their number. Any thread may call it.
   struct BadIndex {
     bool found;
     int64_t token, k, value;
   };
   virtual BadIndex bad_index() const = 0;
 
-  // The first dispatch with hepOverflowError whose rows did not fit. From any thread.
+  // Returns the first dispatch with hepOverflowError whose rows did not fit. Any thread may call
+  // it.
   struct Overflow {
     bool found;
     int32_t mode, lane;  // as in hepFailure_t
@@ -148,10 +150,10 @@ class Backend {
 
 Status create_host_backend(BackendContext context, std::unique_ptr<Backend>* backend);
 
-// The following return hepErrorUnsupported where the library was built without CUDA.
+// The following return hepErrorUnsupported if the library was built without CUDA.
 Status create_cuda_backend(BackendContext context, std::unique_ptr<Backend>* backend);
 
-// The calling thread's current device, if it is one that the cuda backend can use.
+// Finds the calling thread's current device. It must be one that the cuda backend can use.
 Status find_cuda_device(int* device);
 
 // Makes a device the calling thread's current one.

@@ -13,11 +13,11 @@
 namespace hep {
 namespace {
 
-// TMA bulk copies and mbarriers came with this compute capability.
+// This compute capability brought TMA bulk copies and mbarriers.
 constexpr int kMinCapabilityMajor = 9;
 
-// Blocks wait for each other, so all must find room at once; those of dispatch and combine may take an
-// SM each.
+// Blocks wait for each other, so all must find room at the same time. A block of dispatch or
+// combine may take an SM.
 Status check_plan(const CudaLane& lane, int device) {
   int num_sms = 0;
   HEP_TRY(count_sms(device, &num_sms));
@@ -30,7 +30,7 @@ Status check_plan(const CudaLane& lane, int device) {
   return Status();
 }
 
-constexpr uint64_t kPartAlignment = 256;  // of parts of the scratch
+constexpr uint64_t kPartAlignment = 256;  // of each part of the scratch
 
 uint64_t block_count_bytes(const Lane& lane) {
   return sizeof(uint32_t) * lane.budget.routing_blocks *
@@ -56,7 +56,7 @@ CudaBackend::~CudaBackend() {
   wait_for_own_work();
 }
 
-// Not for what others have put on the device: it may wait for a peer.
+// Does not wait for the work of others on the device, because it may wait for a peer.
 void CudaBackend::wait_for_own_work() {
   if (!context_->check_not_reset().ok()) return;
   const CurrentContext current(*context_);
@@ -79,7 +79,7 @@ Status CudaBackend::start() {
   return watch_.start(context_);
 }
 
-// All scratch in one piece: the driver gives out whole megabytes.
+// Allocates all scratch in one piece, because the driver hands out whole megabytes.
 Status CudaBackend::allocate() {
   uint64_t bytes = 0;
   const auto reserve = [&bytes](uint64_t part) {
@@ -128,8 +128,8 @@ Status CudaBackend::create_routing(int lane, int alignment,
   return Status();
 }
 
-// No kernel reads an address of a slot before an operation uses it, so those that run need not be waited
-// for.
+// Does not wait for running kernels: none reads the address of a slot before an operation uses the
+// slot.
 Status CudaBackend::set_registered(const std::vector<RegisteredAddress>& addresses) {
   const DeviceGuard guard(device_);
   HEP_TRY(guard.status());
@@ -206,7 +206,7 @@ Status CudaBackend::take_routing_memory(CudaLane& lane, std::unique_ptr<DeviceMe
       return Status();
     }
   }
-  // Neither the memory nor its zeros belong to a graph that is being captured.
+  // Neither the allocation nor its zeroing may become part of a graph that is being captured.
   const CurrentContext current(*context_);
   HEP_TRY(current.status());
   const OutsideOfCaptures outside(context_->driver());

@@ -15,7 +15,7 @@
 
 namespace hep {
 
-// A lane, what it has enqueued, and its device memory.
+// A lane with the work that it has enqueued and its device memory.
 struct CudaLane {
   CudaLane(const LaneContext& seen, const Profile& profile)
       : context(seen), plan(make_plan(seen.lane, profile)) {}
@@ -34,7 +34,7 @@ class CudaBackend : public Backend {
  public:
   explicit CudaBackend(BackendContext context);
 
-  // Ends what still runs, waits until it has ended, then frees.
+  // Stops this rank's operations, waits for their end, then frees.
   ~CudaBackend() override;
 
   Status start();
@@ -51,8 +51,8 @@ class CudaBackend : public Backend {
   int device() const { return device_; }
   const Registrations& registrations() const { return registrations_; }
 
-  // Memory of routings. A destroyed routing's serves the next one of its lane: operations that use it may
-  // still run, and those of a lane follow each other on the device anyway.
+  // Memory of routings. The memory of a destroyed routing serves the next routing of its lane.
+  // Operations may still use it then; the next routing's operations follow them on the device.
   Status take_routing_memory(CudaLane& lane, std::unique_ptr<DeviceMemory>* memory);
   void return_routing_memory(CudaLane& lane, std::unique_ptr<DeviceMemory> memory);
 
@@ -68,7 +68,7 @@ class CudaBackend : public Backend {
   const Registrations& registrations_;       // of this rank
   const std::vector<LaneContext> contexts_;  // of the lanes
   std::shared_ptr<DeviceContext> context_;
-  DeviceMemory scratch_;            // of all lanes, one after the other
+  DeviceMemory scratch_;            // for all lanes, one after the other
   uint64_t registered_offset_ = 0;  // of KernelContext::registered
   MappedMemory host_state_;
   std::vector<std::unique_ptr<CudaLane>> lanes_;

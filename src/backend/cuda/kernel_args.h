@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the host passes to kernels, and the memory in which they keep their state.
+// The arguments that the host passes to kernels, and the memory of the kernels' state.
 #pragma once
 
 #include <hybridep.h>
@@ -22,8 +22,8 @@ namespace hep {
 struct DeviceState {
   struct Operation {
     uint64_t epoch;     // completed operations of this kind, or begun ones
-    uint64_t begun;     // blocks that have read it, where it is advanced at the beginning
-    uint64_t arrivals;  // blocks that have come to their end; both are 0 between operations
+    uint64_t begun;     // blocks that have read `epoch`, if it advances at the beginning
+    uint64_t arrivals;  // blocks that have ended; both are 0 between operations
   };
   Operation dispatch, combine;
   uint64_t routing_epoch;
@@ -42,7 +42,7 @@ struct FirstErrors {
   uint32_t bad_index, overflow;
 };
 
-// Host memory that kernels can reach.
+// Host memory that kernels read and write.
 struct HostState {
   uint64_t interrupt;             // host to device: not 0 once waits have to look at what follows
   uint32_t stop_result;           // hepResult_t: not hepSuccess: every wait ends with it
@@ -139,21 +139,21 @@ struct DispatchCall {
   int32_t scale_element_bytes;
 };
 
-// Who brings this rank's tokens to where the peers read them.
+// Who publishes this rank's tokens.
 enum class Publishing : int32_t {
-  kDone,      // they lie there: in the heap, or in the window since the kernel or copy before
-  kCopies,    // in low-latency mode: the dispatch itself copies them to the window
-  kQuantizes  // or quantises them into it
+  kDone,      // they lie in the heap, or an earlier kernel or copy has brought them to the window
+  kCopies,    // the dispatch itself copies them to the window: low-latency mode
+  kQuantizes  // the dispatch itself quantises them into the window: low-latency mode
 };
 
 // The rows that a rank dispatches.
 struct DispatchedRows {
-  uint64_t location;  // of this rank's; of no meaning if the kernel publishes them
+  uint64_t location;  // of this rank's rows; has no meaning if the kernel publishes them
   Publishing publishing;
   int32_t row_bytes;
 };
 
-// What every kernel that dispatches takes.
+// Every kernel that dispatches takes these.
 struct DispatchArgs {
   KernelContext context;
   void* routing;
@@ -175,13 +175,13 @@ struct PipelineArgs : DispatchArgs {
   PipelinePlan plan;
 };
 
-// The same of fused/update_and_dispatch.cu.
+// How a block of fused/update_and_dispatch.cu divides its shared memory.
 struct UpdatePlan {
   int32_t stages;
   int32_t stage_scale_bytes;  // beside the row in a stage
 };
 
-// The routing is updated in the same launch.
+// The arguments of a launch that updates the routing and dispatches.
 struct UpdateArgs : DispatchArgs {
   const void* indices;  // [num_tokens][top_k]
   int32_t alignment;
@@ -199,17 +199,17 @@ struct CombineCall {
   float* gradients;
 };
 
-// Whether each contribution is a partial sum by itself, and arrives as it is. All ranks decide
-// alike.
+// Whether each contribution is a partial sum by itself, so that it arrives unchanged. All ranks
+// decide alike.
 HEP_HOST_DEVICE inline bool sends_unmodified_rows(const CombineCall& call) {
   return call.layout == hepLayoutFlat && call.weight_mode == hepWeightsNone &&
          call.type == call.partial_type;
 }
 
-// Where the peers may read this rank's expert outputs.
+// The expert outputs of this rank that peers may read in place.
 struct ReadableOutputs {
   uint64_t location;       // of y; or kNotInWindow
-  int64_t most_sent_rows;  // so many rows of y are sent all the same
+  int64_t most_sent_rows;  // if y has no more rows, they are sent all the same
 };
 
 struct CombinePlan {
@@ -230,8 +230,8 @@ struct CombineArgs {
   CombinePlan plan;
 };
 
-// Whether this rank's outputs are read where they lie, however few they are: then there are no
-// blocks to send any.
+// Whether peers read this rank's outputs in place, however few they are. Then there are no blocks
+// to send any.
 HEP_HOST_DEVICE inline bool never_sends_outputs(const CombineArgs& args) {
   return args.outputs.location != kNotInWindow && args.outputs.most_sent_rows == 0;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernels, as the host sees them.
+// The kernels as the host sees them.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -10,14 +10,14 @@
 
 namespace hep {
 
-// Loads every instance of every kernel on the current device and grants its shared memory: a kernel that was
-// loaded only when first launched could wait for one that waits for a peer.
+// Loads every instance of every kernel on the current device and grants its shared memory. A kernel
+// that is loaded at its first launch could wait for a kernel that waits for a peer.
 cudaError_t prepare_kernels();
 
 namespace route {
 cudaError_t prepare_map();
 cudaError_t prepare_route();
-// Before the routing update that takes the indices.
+// Comes before the routing update that takes the indices.
 cudaError_t launch_map(const MapArgs& args, const Plan& plan, cudaStream_t stream);
 cudaError_t launch_route(const RouteArgs& args, int32_t index_type, const Plan& plan,
                          cudaStream_t stream);
@@ -26,14 +26,14 @@ cudaError_t launch_route(const RouteArgs& args, int32_t index_type, const Plan& 
 namespace dispatch {
 cudaError_t prepare_quantize();
 cudaError_t prepare_dispatch();
-// Before the dispatch of what it leaves in the window.
+// Comes before the dispatch of the rows that it leaves in the window.
 cudaError_t launch_quantize(const QuantizeArgs& args, const Plan& plan, cudaStream_t stream);
 cudaError_t launch_dispatch(const DispatchArgs& args, const Plan& plan, cudaStream_t stream);
 }  // namespace dispatch
 
 namespace fused {
 cudaError_t prepare_update_and_dispatch();
-// The update of the routing and its dispatch at once, where can_assign() says that there is room for it.
+// Updates the routing and dispatches in one launch, if can_assign() says that there is room for it.
 cudaError_t launch_update_and_dispatch(UpdateArgs args, int32_t index_type, const Plan& plan,
                                        cudaStream_t stream);
 }  // namespace fused
@@ -41,12 +41,12 @@ cudaError_t launch_update_and_dispatch(UpdateArgs args, int32_t index_type, cons
 namespace combine {
 cudaError_t prepare_gradients();
 cudaError_t prepare_combine();
-// Before the combine of the same arguments.
+// Comes before the combine of the same arguments.
 cudaError_t launch_send_gradients(const CombineArgs& args, const Plan& plan, cudaStream_t stream);
 cudaError_t launch_combine(CombineArgs args, const Plan& plan, cudaStream_t stream);
 }  // namespace combine
 
-// What an instance of a kernel is compiled for, as values of the API's enums.
+// The values of the API's enums that an instance of a kernel is compiled for.
 constexpr int32_t kAny = -1;
 struct InstanceKey {
   int32_t layout = kAny;        // hepLayout_t
@@ -75,7 +75,7 @@ struct KernelTable {
   Row rows[kInstances];
   int most_dynamic_bytes = kMaxDynamicSharedBytes;
 
-  // The first row that serves a call; -1 if none does.
+  // Returns the first row that serves a call; -1 if none does.
   constexpr int find(const InstanceKey& call) const {
     for (int i = 0; i < kInstances; ++i)
       if (rows[i].key.serves(call)) return i;

@@ -15,12 +15,13 @@
 namespace hep {
 namespace {
 
-// NULL is legal; whether a pointer may be NULL has been checked.
+// NULL is legal here; a pointer that must not be NULL has been checked before.
 Status check_device_pointer(const void* pointer, const char* name, int device) {
   if (pointer == nullptr) return Status();
   cudaPointerAttributes attributes;
   HEP_CUDA_TRY(cudaPointerGetAttributes(&attributes, pointer));
-  // Its pages may lie on the host, from where CUDA does not promise that bulk copies fetch them.
+  // Pages of managed memory may lie on the host. CUDA does not promise that bulk copies fetch them
+  // there.
   if (attributes.type == cudaMemoryTypeManaged)
     return error(hepErrorInvalidArgument,
                  "%s is %p, which is managed memory; the cuda backend needs memory that stays on "
@@ -118,8 +119,8 @@ Status CudaRouting::run_update(TopK choice, Step step, hepStream_t stream) {
   return Status();
 }
 
-// Turns a map, if that is what it is, into indices. They lie where the weights of a dispatch will: those that
-// are there have no more use once the routing is updated.
+// Turns a map into indices. They lie where the weights of a dispatch will lie. Weights of an
+// earlier dispatch are of no use once the routing is updated.
 Status CudaRouting::list_map(Step step, hepStream_t stream, TopK* choice) {
   if (choice->index_type != hepIndexMap) return Status();
   choice->index_type = hepIndexInt32;
@@ -139,9 +140,9 @@ Status CudaRouting::list_map(Step step, hepStream_t stream, TopK* choice) {
   return Status();
 }
 
-// Rows in the heap or in registered memory are read where they are; others are copied to the window, or
-// quantised into it: by the dispatch itself where latency counts. In halves it copies all, so that the
-// second half waits for nobody to read.
+// Peers read rows in the heap or in registered memory in place. Other rows are copied to the window
+// or quantised into it. In low-latency mode the dispatch itself does that. In halves it copies all
+// rows, so that the second half need not wait until peers have read them.
 Status CudaRouting::find_rows(const hepDispatchArgs_t& call, const Batch& batch, Step step,
                               DispatchedRows* rows) {
   const LaneContext& context = lane_.context;
@@ -169,7 +170,7 @@ Status CudaRouting::find_rows(const hepDispatchArgs_t& call, const Batch& batch,
   return Status();
 }
 
-// What the dispatch does not do itself.
+// Publishes the rows that the dispatch does not publish itself.
 Status CudaRouting::publish_rows(const DispatchArgs& args, hepStream_t stream) {
   const LaneContext& context = lane_.context;
   const WindowLayout& layout = context.lane.window_layout;
@@ -197,8 +198,8 @@ Status CudaRouting::publish_rows(const DispatchArgs& args, hepStream_t stream) {
   return Status();
 }
 
-// Outputs in the heap or in registered memory need not be sent if nothing is to be done to them first:
-// the peers read them. In halves they are, so that the second half waits for nobody to read.
+// Peers read outputs in the heap or in registered memory in place if they need no change first. In
+// halves all outputs are sent, so that the second half need not wait until peers have read them.
 Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Step step,
                                  ReadableOutputs* outputs) {
   const LaneContext& context = lane_.context;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stands in for the cuda backend where the library is built without CUDA.
+// Stands in for the cuda backend if the library is built without CUDA.
 #include "backend/backend.h"
 
 namespace hep {
