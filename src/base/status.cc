@@ -3,12 +3,13 @@
 
 #include <sys/resource.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
 #include <system_error>
+
+#include "base/sentence.h"
 
 namespace hep {
 namespace {
@@ -65,14 +66,5 @@ hepResult_t report(hepResult_t result, const char* sentence) noexcept {
 }
 
 const char* last_error() { return last_error_text; }
-
-void copy_sentence(const char* sentence, char* out, size_t size) noexcept {
-  constexpr char kCut[] = "...";
-  const size_t length = std::strlen(sentence);
-  const size_t copied = std::min(length, size - 1);
-  std::memcpy(out, sentence, copied);
-  out[copied] = '\0';
-  if (copied < length) std::memcpy(out + size - sizeof kCut, kCut, sizeof kCut);
-}
 
 }  // namespace hep

@@ -5,7 +5,6 @@
 
 #include <hybridep.h>
 
-#include <cstddef>
 #include <string>
 #include <utility>
 
@@ -43,9 +42,6 @@ hepResult_t report(const Status& status);
 hepResult_t report(hepResult_t result, const char* sentence) noexcept;
 
 const char* last_error();
-
-// Copies a sentence to `size` bytes. One that does not fit ends with "...".
-void copy_sentence(const char* sentence, char* out, size_t size) noexcept;
 
 }  // namespace hep
 

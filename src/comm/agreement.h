@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "base/rank_list.h"
 #include "base/result.h"
+#include "base/sentence.h"
 #include "base/status.h"
 
 namespace hep {

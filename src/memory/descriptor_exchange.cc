@@ -12,7 +12,7 @@
 #include <string>
 
 #include "base/identity.h"
-#include "base/rank_list.h"
+#include "base/sentence.h"
 #include "net/doorway.h"
 
 namespace hep {

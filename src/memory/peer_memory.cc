@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "base/identity.h"
-#include "base/rank_list.h"
+#include "base/sentence.h"
 #include "memory/local_allocations.h"
 
 namespace hep {

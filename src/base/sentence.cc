@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "base/rank_list.h"
+#include "base/sentence.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace hep {
 
@@ -16,6 +17,15 @@ std::string rank_list(std::vector<int> ranks) {
     if (end - begin > 2) list += "-" + std::to_string(ranks[end - 1]);
   }
   return list;
+}
+
+void copy_sentence(const char* sentence, char* out, size_t size) noexcept {
+  constexpr char kCut[] = "...";
+  const size_t length = std::strlen(sentence);
+  const size_t copied = std::min(length, size - 1);
+  std::memcpy(out, sentence, copied);
+  out[copied] = '\0';
+  if (copied < length) std::memcpy(out + size - sizeof kCut, kCut, sizeof kCut);
 }
 
 }  // namespace hep

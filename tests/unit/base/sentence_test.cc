@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "base/rank_list.h"
+#include "base/sentence.h"
 
 #include <gtest/gtest.h>
 
