@@ -12,41 +12,16 @@
  * pointers go to the kernel. Results are compared with those of the tokens as they were before, in
  * double precision, element by element, within a bound that `dense` derives.
  */
-#include <hybridep.h>
 #include <math.h>
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+
+#include "example.h"
 
 enum { RANKS = 2, TOKENS = 48, TOP_K = 2, EXPERTS = 8, HIDDEN = 256 };
 enum { BLOCK = 128, BLOCKS = HIDDEN / BLOCK, LOCAL_EXPERTS = EXPERTS / RANKS, ALIGNMENT = 128 };
 
-typedef uint16_t bf16;
 typedef uint8_t e4m3;
 
-#define CHECK(call)                                            \
-  do {                                                         \
-    if ((call) != hepSuccess) {                                \
-      fprintf(stderr, "%s\n  %s\n", #call, hepGetLastError()); \
-      exit(1);                                                 \
-    }                                                          \
-  } while (0)
-
 /* ------------------------------------------------------------------------------------ numbers */
-
-static bf16 to_bf16(float value) { /* to nearest even */
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  return (bf16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-static float from_bf16(bf16 value) {
-  const uint32_t bits = (uint32_t)value << 16;
-  float result;
-  memcpy(&result, &bits, sizeof result);
-  return result;
-}
 
 static float from_e4m3(e4m3 code) {
   const int exponent = code >> 3 & 15, mantissa = code & 7;
@@ -164,18 +139,13 @@ static void dense(const bf16* x, const struct expert* expert, struct result* y) 
   }
 }
 
-struct rank {
-  int index;
-  hepComm_t comm;
-  int wrong;
-  double worst; /* the largest error, as a part of its bound */
-};
+static double worst[RANKS]; /* by rank: the largest error, as a part of its bound */
 
 static void compare(struct rank* self, const bf16* actual, const struct result* expected) {
   for (int n = 0; n < HIDDEN; ++n) {
     const double error = fabs(from_bf16(actual[n]) - expected->value[n]);
     self->wrong += !(error <= expected->bound[n]); /* NaN is wrong, too */
-    self->worst = fmax(self->worst, error / expected->bound[n]);
+    worst[self->index] = fmax(worst[self->index], error / expected->bound[n]);
   }
 }
 
@@ -226,7 +196,7 @@ static void* allocate(int64_t bytes) {
   return memory;
 }
 
-static void moe_layer(struct rank* self) {
+static void moe_layer(struct rank* self, hepComm_t comm) {
   const struct batch* const batch = &batches[self->index];
   const hepStream_t stream = NULL; /* on a GPU: the stream of the layer */
 
@@ -234,7 +204,7 @@ static void moe_layer(struct rank* self) {
   hepRoutingConfig_t routing_config = HEP_ROUTING_CONFIG_INITIALIZER;
   routing_config.alignment = ALIGNMENT;
   hepRouting_t routing;
-  CHECK(hepRoutingCreate(&routing, self->comm, &routing_config));
+  CHECK(hepRoutingCreate(&routing, comm, &routing_config));
   hepUpdate_t update = HEP_UPDATE_INITIALIZER;
   update.indices = batch->experts;
   update.num_tokens = TOKENS;
@@ -291,12 +261,7 @@ static void moe_layer(struct rank* self) {
   free(y);
 }
 
-static void* run_rank(void* argument) {
-  moe_layer(argument);
-  return NULL;
-}
-
-int main(void) {
+static void run_rank(struct rank* self) {
   /* FP8 goes out, and BF16 comes back: combine_type is BF16 unless told otherwise. */
   hepConfig_t config = HEP_CONFIG_INITIALIZER;
   config.backend = hepBackendHost;
@@ -306,27 +271,20 @@ int main(void) {
   config.hidden = HIDDEN;
   config.num_experts = EXPERTS;
   config.max_top_k = TOP_K;
+  hepComm_t comm;
+  CHECK(hepCommInitRank(&comm, RANKS, &self->id, self->index, &config));
+  moe_layer(self, comm);
+  CHECK(hepCommDestroy(comm));
+}
 
-  hepComm_t comms[RANKS];
-  struct rank ranks[RANKS];
-  pthread_t threads[RANKS];
-  int wrong = 0;
-  double worst = 0;
+int main(void) {
   make_problem();
-  CHECK(hepCommInitAll(comms, RANKS, NULL, &config));
-  for (int rank = 0; rank < RANKS; ++rank) {
-    ranks[rank] = (struct rank){rank, comms[rank], 0, 0};
-    if (pthread_create(&threads[rank], NULL, run_rank, &ranks[rank]) != 0) return 1;
-  }
-  for (int rank = 0; rank < RANKS; ++rank) {
-    pthread_join(threads[rank], NULL);
-    wrong += ranks[rank].wrong;
-    worst = fmax(worst, ranks[rank].worst);
-  }
-  for (int rank = 0; rank < RANKS; ++rank) CHECK(hepCommDestroy(comms[rank]));
+  const int wrong = run_ranks(RANKS, run_rank);
+  double largest = 0;
+  for (int rank = 0; rank < RANKS; ++rank) largest = fmax(largest, worst[rank]);
   printf(
       "%d ranks, %d tokens each, %d experts in FP8: %d wrong values, largest error %.0f %% of its "
       "bound\n",
-      RANKS, TOKENS, EXPERTS, wrong, 100 * worst);
+      RANKS, TOKENS, EXPERTS, wrong, 100 * largest);
   return wrong != 0;
 }

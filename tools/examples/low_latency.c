@@ -4,29 +4,9 @@
  * other work runs. Two ranks, threads of this program on the host backend. Each expert doubles its
  * tokens, and a token's weights add up to one, so every token must come back doubled.
  */
-#include <hybridep.h>
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "example.h"
 
 enum { RANKS = 2, BATCHES = 2, TOKENS = 16, HIDDEN = 256, EXPERTS = 8, TOP_K = 2 };
-
-/* BF16 is the upper half of a float; the numbers here are small integers. */
-typedef uint16_t bf16;
-
-static bf16 to_bf16(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  return (bf16)(bits >> 16);
-}
-
-static float from_bf16(bf16 value) {
-  const uint32_t bits = (uint32_t)value << 16;
-  float result;
-  memcpy(&result, &bits, sizeof result);
-  return result;
-}
 
 /* A batch of a rank: its tokens, and room for rows of others. */
 enum { CAPACITY = RANKS * TOKENS, LOCAL_EXPERTS = EXPERTS / RANKS };
@@ -45,14 +25,6 @@ static void run_experts(struct batch* batch) {
       rows[i] = to_bf16(2 * from_bf16(rows[i]));
   }
 }
-
-#define CHECK(call)                                            \
-  do {                                                         \
-    if ((call) != hepSuccess) {                                \
-      fprintf(stderr, "%s\n  %s\n", #call, hepGetLastError()); \
-      exit(1);                                                 \
-    }                                                          \
-  } while (0)
 
 static void decode(hepComm_t comm, struct batch* batches) {
   const hepStream_t stream = NULL; /* on a GPU: a stream */
@@ -101,14 +73,7 @@ static void decode(hepComm_t comm, struct batch* batches) {
   for (int b = 0; b < BATCHES; ++b) CHECK(hepRoutingDestroy(routings[b]));
 }
 
-struct rank {
-  int index;
-  hepUniqueId_t id;
-  int wrong;
-};
-
-static void* run_rank(void* argument) {
-  struct rank* const self = argument;
+static void run_rank(struct rank* self) {
   struct batch* const batches = calloc(BATCHES, sizeof *batches);
   if (batches == NULL) exit(1);
   for (int b = 0; b < BATCHES; ++b) {
@@ -138,24 +103,10 @@ static void* run_rank(void* argument) {
     for (int i = 0; i < TOKENS * HIDDEN; ++i)
       self->wrong += from_bf16(batches[b].out[i]) != 2 * from_bf16(batches[b].x[i]);
   free(batches);
-  return NULL;
 }
 
 int main(void) {
-  struct rank ranks[RANKS];
-  pthread_t threads[RANKS];
-  hepUniqueId_t id;
-  int wrong = 0;
-
-  CHECK(hepGetUniqueId(&id));
-  for (int rank = 0; rank < RANKS; ++rank) {
-    ranks[rank] = (struct rank){rank, id, 0};
-    if (pthread_create(&threads[rank], NULL, run_rank, &ranks[rank]) != 0) return 1;
-  }
-  for (int rank = 0; rank < RANKS; ++rank) {
-    pthread_join(threads[rank], NULL);
-    wrong += ranks[rank].wrong;
-  }
+  const int wrong = run_ranks(RANKS, run_rank);
   printf("%d ranks, %d batches of %d tokens: %d wrong values\n", RANKS, BATCHES, TOKENS, wrong);
   return wrong != 0;
 }

@@ -4,41 +4,13 @@
  * of this program and run on the host backend, so that it works on any machine. Each expert doubles
  * its tokens, and a token's weights add up to one, so every token must come back doubled.
  */
-#include <hybridep.h>
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "example.h"
 
 enum { RANKS = 2, TOKENS = 64, HIDDEN = 256, EXPERTS = 8, TOP_K = 2 };
-
-/* BF16 is the upper half of a float. */
-typedef uint16_t bf16;
-
-static bf16 to_bf16(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  return (bf16)(bits >> 16);
-}
-
-static float from_bf16(bf16 value) {
-  const uint32_t bits = (uint32_t)value << 16;
-  float result;
-  memcpy(&result, &bits, sizeof result);
-  return result;
-}
 
 static void run_experts(bf16* rows, int64_t num_rows) {
   for (int64_t i = 0; i < num_rows * HIDDEN; ++i) rows[i] = to_bf16(2 * from_bf16(rows[i]));
 }
-
-#define CHECK(call)                                            \
-  do {                                                         \
-    if ((call) != hepSuccess) {                                \
-      fprintf(stderr, "%s\n  %s\n", #call, hepGetLastError()); \
-      exit(1);                                                 \
-    }                                                          \
-  } while (0)
 
 static void moe_layer(int rank, const hepUniqueId_t* id, const bf16* x, const int32_t* experts,
                       const float* weights, bf16* out) {
@@ -96,14 +68,7 @@ static void moe_layer(int rank, const hepUniqueId_t* id, const bf16* x, const in
   /* GUIDE: end */
 }
 
-struct rank {
-  int index;
-  hepUniqueId_t id;
-  int wrong;
-};
-
-static void* run_rank(void* argument) {
-  struct rank* const self = argument;
+static void run_rank(struct rank* self) {
   static bf16 x[RANKS][TOKENS * HIDDEN], out[RANKS][TOKENS * HIDDEN];
   int32_t experts[TOKENS * TOP_K];
   float weights[TOKENS * TOP_K];
@@ -121,24 +86,10 @@ static void* run_rank(void* argument) {
   for (int i = 0; i < TOKENS * HIDDEN; ++i) {
     self->wrong += from_bf16(result[i]) != 2 * from_bf16(mine[i]);
   }
-  return NULL;
 }
 
 int main(void) {
-  struct rank ranks[RANKS];
-  pthread_t threads[RANKS];
-  hepUniqueId_t id;
-  int wrong = 0;
-
-  CHECK(hepGetUniqueId(&id)); /* on one rank; the others get a copy of it by any means */
-  for (int rank = 0; rank < RANKS; ++rank) {
-    ranks[rank] = (struct rank){rank, id, 0};
-    if (pthread_create(&threads[rank], NULL, run_rank, &ranks[rank]) != 0) return 1;
-  }
-  for (int rank = 0; rank < RANKS; ++rank) {
-    pthread_join(threads[rank], NULL);
-    wrong += ranks[rank].wrong;
-  }
+  const int wrong = run_ranks(RANKS, run_rank);
   printf("%d ranks, %d tokens each, %d experts: %d wrong values\n", RANKS, TOKENS, EXPERTS, wrong);
   return wrong != 0;
 }
