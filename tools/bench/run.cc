@@ -15,6 +15,20 @@
 
 namespace bench {
 
+int run_program(CLI::App& app, const char* name, const Options& options, int argc, char** argv,
+                const std::function<bool(harness::World&)>& run) {
+  CLI11_PARSE(app, argc, argv);
+  if (!harness::World::init(&argc, &argv, {options.ranks, options.backend})) return 1;
+  bool succeeded = false;
+  try {
+    succeeded = run(harness::world());
+  } catch (const std::exception& exception) {
+    std::fprintf(stderr, "%s: %s\n", name, exception.what());
+  }
+  harness::World::finalize();
+  return succeeded ? 0 : 1;
+}
+
 void prepare_root(const harness::World& world, const std::function<void()>& prepare) {
   std::string failure;
   try {

@@ -2,6 +2,7 @@
 // A run: every shape that was asked for, on every rank; and what the ranks do together.
 #pragma once
 
+#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -13,6 +14,12 @@
 #include "options.h"
 
 namespace bench {
+
+// Parses the command line, starts the ranks, and calls `run`, which returns whether no value was wrong.
+// It throws std::runtime_error if something failed. Returns the exit status of the program. `options`
+// are those that `app` fills.
+int run_program(CLI::App& app, const char* name, const Options& options, int argc, char** argv,
+                const std::function<bool(harness::World&)>& run);
 
 // Calls `prepare` in the process of rank 0. Collective over processes: if it throws, all throw
 // std::runtime_error, so that none waits for another.

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // hep_latency: how long one low-latency operation takes. Results are compared with a reference. See
 // --help.
-#include <cstdio>
-#include <exception>
 #include <memory>
 
 #include "bench/command_line.h"
@@ -76,14 +74,6 @@ int main(int argc, char** argv) {
   CLI::App app(kDescription);
   add_latency_options(&app, &options);
   app.footer(kDefinitions);
-  CLI11_PARSE(app, argc, argv);
-  if (!harness::World::init(&argc, &argv, {options.ranks, options.backend})) return 1;
-  bool succeeded = false;
-  try {
-    succeeded = run(harness::world(), options);
-  } catch (const std::exception& exception) {
-    std::fprintf(stderr, "hep_latency: %s\n", exception.what());
-  }
-  harness::World::finalize();
-  return succeeded ? 0 : 1;
+  return run_program(app, "hep_latency", options, argc, argv,
+                     [&](harness::World& world) { return run(world, options); });
 }

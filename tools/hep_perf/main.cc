@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // hep_perf: how long routing updates, dispatches and combines take, and how many bytes they move a
 // second. Results are compared with a reference. See --help.
-#include <cstdio>
-#include <exception>
 #include <memory>
+#include <stdexcept>
+#include <string>
 
 #include "bench/command_line.h"
 #include "bench/run.h"
@@ -128,14 +128,6 @@ int main(int argc, char** argv) {
   CLI::App app(kDescription);
   add_perf_options(&app, &options);
   app.footer(kDefinitions);
-  CLI11_PARSE(app, argc, argv);
-  if (!harness::World::init(&argc, &argv, {options.ranks, options.backend})) return 1;
-  bool succeeded = false;
-  try {
-    succeeded = run(harness::world(), options);
-  } catch (const std::exception& exception) {
-    std::fprintf(stderr, "hep_perf: %s\n", exception.what());
-  }
-  harness::World::finalize();
-  return succeeded ? 0 : 1;
+  return run_program(app, "hep_perf", options, argc, argv,
+                     [&](harness::World& world) { return run(world, options); });
 }
