@@ -105,7 +105,9 @@ hepFailure_t Health::failure() const {
   hepFailure_t failure = backend_.failure();
   if (failure.result == hepSuccess) return failure;
   const Lock lock(mutex_);
+  const int awaited = failure.missing_rank;
   failure.missing_rank = root_cause(failure);
+  if (failure.missing_rank != awaited) failure.via_rank = -1;
   return failure;
 }
 

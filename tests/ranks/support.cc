@@ -31,6 +31,7 @@ hepConfig_t small_config() {
   config.num_experts = 4 * harness::world().num_ranks();
   config.max_top_k = 4;
   config.heap_bytes = 1 << 20;
+  if (harness::world().has_several_domains()) config.domain_size = harness::world().domain_size();
   config.timeout_ms = config.init_timeout_ms = kTimeoutMs;
   return config;
 }

@@ -166,8 +166,9 @@ class PaddedBlocks {
   void expected_out(int64_t token, uint16_t* out) const {
     const Dispatch& job = job_.dispatches[0];
     const std::vector<int64_t> capacities(world().num_ranks(), capacity());
-    const reference::Combine shape{hepLayoutExpertPadded, hepTypeBfloat16, hepTypeBfloat16, kHidden,
-                                   capacities};
+    const reference::Combine shape{
+        hepLayoutExpertPadded, hepTypeBfloat16, hepTypeBfloat16, kHidden, capacities,
+        world().domain_size()};
     std::vector<float> values(kHidden);
     const auto row = [&](int rank, int64_t r) {
       const reference::Selection& s = selection_at(rank, r);

@@ -292,6 +292,7 @@ TEST(BadObject, InitRefusesArgumentsThatMakeNoSense) {
   hepConfig_t config = small_config();
   config.backend = world().backend();
   config.num_experts = 8;
+  config.domain_size = 0;
   config.init_timeout_ms = 500;
   hepUniqueId_t id;
   ASSERT_HEP(hepGetUniqueId(&id));

@@ -69,8 +69,9 @@ TEST(Failure, EveryRankLearnsOfAllBadConfigs) {
     EXPECT_EQ(world().create_comm(rank, mine, &comm), hepErrorInvalidArgument)
         << "rank " << rank << ": " << hepGetLastError();
     EXPECT_EQ(comm, nullptr);
-    expect_mentions(hepGetLastError(), {"rank 0", "hidden", "12",
-                                        "rank " + std::to_string(last_rank()), "domain_size", "72"});
+    expect_mentions(
+        hepGetLastError(),
+        {"rank 0", "hidden", "12", "rank " + std::to_string(last_rank()), "domain_size", "72"});
   });
 }
 
@@ -217,7 +218,9 @@ void expect_failure_named(Rank& self, const Absence& absence, const hepRoutingCo
   EXPECT_HEP(hepCommGetFailure(self.comm, &failure));
   EXPECT_EQ(failure.result, hepErrorTimeout);
   EXPECT_EQ(failure.operation, absence.operation);
-  EXPECT_EQ(failure.phase, absence.phase);
+  // Rows and sums of another domain are missed where they land.
+  const bool landing = world().has_several_domains() && failure.phase == hepPhaseLanding;
+  EXPECT_TRUE(failure.phase == absence.phase || landing) << failure.phase;
   EXPECT_EQ(failure.rank, self.rank);
   EXPECT_EQ(failure.missing_rank, last_rank());
   EXPECT_EQ(failure.number, absence.number);

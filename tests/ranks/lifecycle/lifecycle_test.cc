@@ -87,6 +87,7 @@ TEST(Lifecycle, OneCallCreatesAllRanksOfAProcess) {
 TEST(Lifecycle, OneRankAloneIsACommunicator) {
   hepConfig_t config = world_config();
   config.num_experts = 4;
+  config.domain_size = 0;
   const int device = world().device(0);
   hepComm_t comm = nullptr;
   ASSERT_HEP(hepCommInitAll(&comm, 1, &device, &config));
