@@ -53,6 +53,17 @@ HostRouting::~HostRouting() {
   if (lane_.relays) lane_.relays->cancel(state_);  // between the halves of a combine
 }
 
+// A first half waits for no peer's second half, so the rings must hold its batch beside the one before.
+Status HostRouting::check_halves(Step step) const {
+  const Lane& lane = lane_.context.lane;
+  if (step == Step::kWhole || lane.network_layout.empty() || lane.network_layout.holds_two_batches)
+    return {};
+  return error(hepErrorUnsupported,
+               "rank %d: halves of operations between domains need rings for two batches of %d "
+               "tokens, which do not fit in the config's network_bytes or in %d chunks",
+               lane_.context.rank, lane.shape.max_tokens, kMaxNetworkSlots);
+}
+
 Status HostRouting::run_update(const TopK& choice, Step step) {
   const Operation operation = backend_.start(lane_, hepOperationRouting, step);
   return operation.run([&] {
@@ -91,6 +102,7 @@ Status HostRouting::move_rows(const Operation& operation, const hepDispatchArgs_
 Status HostRouting::dispatch(const DispatchRequest& request, const Batch& batch, Step step,
                              hepStream_t stream) {
   HEP_TRY(backend_.check_stream(stream));
+  HEP_TRY(check_halves(step));
   const hepDispatchArgs_t& args = request.args;
   bool in_heap = false;
   if (args.quantize == hepQuantizeNone)
@@ -117,6 +129,7 @@ Status HostRouting::dispatch(const DispatchRequest& request, const Batch& batch,
 Status HostRouting::combine(const hepCombineArgs_t& args, const Batch&, Step step,
                             hepStream_t stream) {
   HEP_TRY(backend_.check_stream(stream));
+  HEP_TRY(check_halves(step));
   bool in_heap = false;  // makes no difference here, but a y that leaves the heap is refused
   HEP_TRY(find_outputs_in_heap(lane_.context, args, &in_heap));
   HEP_TRY(backend_.check_alive());

@@ -106,6 +106,7 @@ class HostRouting final : public BackendRouting {
   const void* memory() const override { return memory_.get(); }
 
  private:
+  Status check_halves(Step step) const;
   Status run_update(const TopK& choice, Step step);
   Status move_rows(const Operation& operation, const hepDispatchArgs_t& args, bool x_in_place,
                    Step step);
