@@ -223,6 +223,9 @@ void expect_failure_named(Rank& self, const Absence& absence, const hepRoutingCo
   EXPECT_TRUE(failure.phase == absence.phase || landing) << failure.phase;
   EXPECT_EQ(failure.rank, self.rank);
   EXPECT_EQ(failure.missing_rank, last_rank());
+  const int domain_size = world().domain_size();
+  const int via = self.rank / domain_size * domain_size + last_rank() % domain_size;
+  EXPECT_TRUE(failure.via_rank == -1 || failure.via_rank == via) << failure.via_rank;
   EXPECT_EQ(failure.number, absence.number);
   EXPECT_LT(failure.seen, failure.expected);
   EXPECT_EQ(failure.mode, place.mode);

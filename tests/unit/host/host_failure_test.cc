@@ -221,6 +221,46 @@ TEST(HostBackend, APeerThatLeftEndsOnlyWaitsForWhatItHasNotSignalled) {
                  2, 2, 1);
 }
 
+// The last ranks of two domains stay away; nobody delivers anything.
+TEST(HostDomains, UpdateNamesTheRankOfAnotherDomainAndTheRankByWayOfWhichItsRecordsCome) {
+  Options options;
+  options.num_ranks = 4;
+  options.num_experts = 4;
+  options.domain_size = 2;
+  options.timeout_ms = kShortTimeoutMs;
+  Ranks ranks(options);
+  ranks.run([&](int rank) {
+    if (rank >= 2) return;
+    const Status status = ranks.update_one(rank, Ints{3, 0}, 2);
+    EXPECT_EQ(status.result(), hepErrorTimeout);
+    EXPECT_NE(status.message().find("rank 2, over the network by way of rank 0, to send its "
+                                    "routing records"),
+              std::string::npos)
+        << status.message();
+    const hepFailure_t failure = ranks.backend(rank).failure();
+    EXPECT_EQ(failure.phase, hepPhaseRecords);
+    EXPECT_EQ(failure.missing_rank, 2);
+    EXPECT_EQ(failure.via_rank, 0);
+  });
+}
+
+// A rank that has left wrote all that it had to; the rank by way of which it comes knows alone whether
+// all has been counted.
+TEST(HostDomains, ARankOfAnotherDomainThatLeftEndsTheWaitsOfTheRankByWayOfWhichItsRecordsCome) {
+  Options options;
+  options.num_ranks = 4;
+  options.domain_size = 2;
+  options.timeout_ms = kShortTimeoutMs;
+  Ranks ranks(options);
+  for (int rank = 0; rank < 2; ++rank) ranks.backend(rank).peer_left(2);
+  ranks.run([&](int rank) {
+    if (rank >= 2) return;
+    const Status status = ranks.update_one(rank, Ints{3, 0}, 2);
+    EXPECT_EQ(status.result(), rank == 0 ? hepErrorPeerLost : hepErrorTimeout) << status.message();
+    EXPECT_EQ(ranks.backend(rank).failure().missing_rank, 2);
+  });
+}
+
 // The peers take part in an operation that has begun, so that it cannot be made again.
 TEST(HostOperation, WhoseMemoryRunsOutFailsTheCommunicator) {
   Waiter waiter(0, kLongTimeoutMs);

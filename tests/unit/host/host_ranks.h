@@ -31,6 +31,7 @@
 namespace hep {
 
 constexpr int kHidden = 8;
+constexpr uint64_t kNetworkBytes = 1 << 20;
 constexpr int kLongTimeoutMs = 60000;
 constexpr int kShortTimeoutMs = 50;
 constexpr uint16_t kCanary = 0xabcd;
@@ -70,6 +71,7 @@ struct Options {
   int64_t heap_bytes = 0;
   int alignment = 1;
   int timeout_ms = kLongTimeoutMs;
+  int domain_size = 0;  // 0: all ranks
 };
 
 // All ranks of a communicator, in this process, each with one routing.
@@ -77,13 +79,15 @@ class Ranks {
  public:
   explicit Ranks(const Options& options) : lane_(lane_of(options)) {
     for (int r = 0; r < options.num_ranks; ++r) {
-      windows_.emplace_back(std::aligned_alloc(4096, align_up(layout().total, 4096)), &std::free);
-      std::memset(windows_[r].get(), 0, layout().total);
+      const uint64_t bytes = align_up(layout().total, 4096);
+      windows_.emplace_back(std::aligned_alloc(4096, bytes), &std::free);
+      std::memset(windows_[r].get(), 0, bytes);
     }
     for (int r = 0; r < options.num_ranks; ++r) {
       LaneContext context{lane_, r, {}};
-      for (const auto& window : windows_) context.windows.push_back(window.get());
-      const BackendContext backend{r, -1, options.timeout_ms, {context}, nullptr, {}};
+      for (int peer = 0; peer < options.num_ranks; ++peer)
+        context.windows.push_back(lane_.topology().share_domain(r, peer) ? window(peer) : nullptr);
+      const BackendContext backend{r, -1, options.timeout_ms, {context}, nullptr, [] {}};
       backends_.emplace_back();
       routings_.emplace_back();
       batches_.push_back({0, 0});
@@ -156,9 +160,15 @@ class Ranks {
     shape.hidden = kHidden;
     shape.row_bytes = shape.partial_row_bytes = kHidden * 2;
     shape.heap_bytes = options.heap_bytes;
-    lane.window_layout = WindowLayout::make(shape);
+    const int domain_size = options.domain_size != 0 ? options.domain_size : options.num_ranks;
+    Shape domain = shape;
+    domain.num_ranks = domain_size;
+    domain.num_experts = domain_size * shape.num_local_experts();
+    lane.window_layout = WindowLayout::make(domain);
     lane.routing_layout = RoutingLayout::make(shape);
-    lane.network_layout = NetworkLayout::make(shape, options.num_ranks, lane.window_layout.heap, 0);
+    lane.network_layout =
+        NetworkLayout::make(shape, domain_size, lane.window_layout.heap, kNetworkBytes);
+    lane.window_layout.move_heap(lane.network_layout.end);
     lane.network_routing_layout =
         NetworkRoutingLayout::make(shape, lane.network_layout, lane.routing_layout.total);
     return lane;
