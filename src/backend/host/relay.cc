@@ -147,12 +147,20 @@ const NetworkCall& Relay::call_of(int domain) const {
       operation_.network().call_in_at(operation_.epoch(), operation_.rail()->index_of(domain)));
 }
 
+// No part is made of sums that were called otherwise. A rank tells its call before it sends its sums.
+Status Relay::compare_calls(int domain) const {
+  for (int rank = operation_.first_local(); rank < operation_.end_local(); ++rank)
+    HEP_TRY(operation_.compare_calls(hepPhasePartials, rank, call_,
+                                     operation_.from(rank).outputs_of(operation_.epoch()).call));
+  return operation_.compare_calls(hepPhaseLanding, operation_.rail()->peer(domain), call_,
+                                  call_of(domain).call);
+}
+
 Status Relay::relay_chunk(int domain) {
   Rail& rail = *operation_.rail();
   const NetworkLayout& network = operation_.network();
   const int index = rail.index_of(domain), chunk = next_chunk_[domain];
-  HEP_TRY(
-      operation_.compare_calls(hepPhaseLanding, rail.peer(domain), call_, call_of(domain).call));
+  HEP_TRY(compare_calls(domain));
   const uint64_t number = rail.parts_sent[domain];
   const uint64_t bytes = add_up(
       domain, chunk, at<char>(operation_.own_window(), network.relay_chunk_at(index, number)),

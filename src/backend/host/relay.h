@@ -66,6 +66,7 @@ class Relay {
   int chunks_of(int domain) const;
   bool may_send(int domain) const;
   bool is_complete(int domain, uint64_t number) const;
+  Status compare_calls(int domain) const;
   Status relay_chunk(int domain);
   uint64_t add_up(int domain, int chunk, void* sums, void* out) const;
   const NetworkCall& call_of(int domain) const;

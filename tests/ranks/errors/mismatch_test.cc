@@ -30,6 +30,7 @@ void expect_mismatch(const std::string& what, hepMode_t mode, Update update,
       ASSERT_HEP(batch.update());
     else
       batch.update_in_the_dispatch();
+    self.barrier();  // a failure ends an update whose records are still on the way
     if (self.rank == last) spoil(batch);
     hepResult_t result = hepSuccess;
     if (operation == hepOperationDispatch)
@@ -180,6 +181,7 @@ TEST(Mismatch, OfTheRoutingIsReportedToAll) {
     self.barrier();
     ASSERT_HEP(first.update());
     ASSERT_HEP(second.update());
+    self.barrier();
     Batch& batch = self.rank == last ? second : first;
     hepDispatch(batch.routing.get(), &batch.dispatch, self.stream.get());
     self.stream.synchronize();
