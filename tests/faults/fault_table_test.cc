@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <iterator>
 #include <ostream>
 #include <string>
 #include <thread>
@@ -20,8 +21,8 @@ constexpr const char* kPhaseNames[] = {"Init",    "Idle",  "Routing", "Dispatch"
                                        "Combine", "Graph", "Destroy"};
 constexpr const char* kFaultNames[] = {"Kill", "Stop", "Abort", "Late", "Order"};
 constexpr const char* kOperationNames[] = {"at rest", "routing", "dispatch", "combine"};
-constexpr const char* kWaitNames[] = {"",        "blocks",  "records", "rows",
-                                      "weights", "readers", "slots",   "partials"};
+constexpr const char* kWaitNames[] = {"",        "blocks", "records",  "rows",    "weights",
+                                      "readers", "slots",  "partials", "network", "landing"};
 
 // For a fault that needs no timeout to be noticed, on a busy machine.
 constexpr int kNoticedMs = 8000;
@@ -61,13 +62,13 @@ const testing::Environment* const print_table = testing::AddGlobalTestEnvironmen
 void add_to_table(const Cell& cell, int rank, const Report& report) {
   const hepFailure_t& failure = report.failure;
   char line[512];
-  std::snprintf(line, sizeof line, "| %s | %s | %d%s | %s | %s %s | %s | %.0f |",
-                kPhaseNames[static_cast<int>(cell.phase)],
-                kFaultNames[static_cast<int>(cell.fault)], rank,
-                rank == options().victim ? " (victim)" : "", hepGetErrorString(report.result),
-                kOperationNames[failure.operation & 3], kWaitNames[failure.phase & 7],
-                failure.result == hepSuccess ? "-" : std::to_string(failure.missing_rank).c_str(),
-                report.milliseconds);
+  std::snprintf(
+      line, sizeof line, "| %s | %s | %d%s | %s | %s %s | %s | %.0f |",
+      kPhaseNames[static_cast<int>(cell.phase)], kFaultNames[static_cast<int>(cell.fault)], rank,
+      rank == options().victim ? " (victim)" : "", hepGetErrorString(report.result),
+      kOperationNames[failure.operation & 3], kWaitNames[failure.phase % std::size(kWaitNames)],
+      failure.result == hepSuccess ? "-" : std::to_string(failure.missing_rank).c_str(),
+      report.milliseconds);
   table().push_back(line);
 }
 

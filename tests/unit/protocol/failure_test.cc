@@ -23,7 +23,7 @@ constexpr Words kOperations[] = {{hepOperationRouting, "routing update 7"},
 constexpr Words kPhases[] = {
     {hepPhaseBlocks, "blocks"},    {hepPhaseRecords, "records"}, {hepPhaseRows, "rows"},
     {hepPhaseWeights, "weights"},  {hepPhaseReaders, "read"},    {hepPhaseSlots, "slots"},
-    {hepPhasePartials, "partial"}, {hepPhaseNetwork, "network"}, {hepPhaseLanding, "landing"}};
+    {hepPhasePartials, "partial"}, {hepPhaseNetwork, "network"}, {hepPhaseLanding, "land"}};
 
 hepFailure_t failure_of(hepResult_t result, int32_t operation, int32_t phase) {
   hepFailure_t failure = HEP_FAILURE_INITIALIZER;
