@@ -23,7 +23,7 @@ const char* awaited(int32_t phase) {
     case hepPhaseSlots: return "free its slots for partial sums";
     case hepPhasePartials: return "send its partial sums";
     case hepPhaseNetwork: return "take what this rank sends over the network";
-    case hepPhaseLanding: return "send its rows or partial sums over the network";
+    case hepPhaseLanding: return "send its rows or partial sums, which land here";
     default: return "go on";
   }
 }
