@@ -71,6 +71,7 @@ class MeshRank {
   MeshRank(const MeshSizes& sizes, int domain)
       : sizes_(sizes),
         domain_(domain),
+        allowed_(sizes.num_chunks),
         memory_(end_of_lane() * sizes.num_lanes),
         inboxes_(sizes.num_lanes * sizes.num_domains),
         ring_slots_(ring_slots(sizes.num_domains * 4 * sizes.slots)) {
@@ -107,6 +108,17 @@ class MeshRank {
     for (int lane = 0; lane < sizes_.num_lanes; ++lane)
       for (int other = 0; other < sizes_.num_domains; ++other)
         if (other != domain_) work_with(lane, other);
+  }
+
+  // Chunks of each kind that are to be exchanged for now.
+  void allow(uint64_t num_chunks) { allowed_ = num_chunks; }
+
+  // Own writes to another that are not complete.
+  uint64_t num_outstanding(int lane, int other) const {
+    const Stream& stream = streams_[lane * sizes_.num_domains + other];
+    const Inbox& box = inbox(lane, other);
+    return stream.rows_sent + stream.parts_sent - load(box.completed_of(WriteKind::kRows)) -
+           load(box.completed_of(WriteKind::kParts));
   }
 
   // Whether all chunks of all others are here and right, and all own ones are delivered.
@@ -152,12 +164,12 @@ class MeshRank {
       check(parts_in(lane, other, stream.parts_read), lane, other, domain_, stream.parts_read, 'p');
       ++stream.parts_read;
     }
-    while (stream.rows_sent < sizes_.num_chunks && has_room(box, stream.rows_sent)) {
+    while (stream.rows_sent < allowed_ && has_room(box, stream.rows_sent)) {
       const auto slot = static_cast<uint32_t>(stream.rows_sent % sizes_.slots);
       fill(rows_out(lane, other, slot), lane, domain_, other, stream.rows_sent++, 'r');
       push(lane, {WriteKind::kRows, to, slot, slot, sizes_.chunk});
     }
-    while (stream.parts_sent < sizes_.num_chunks &&
+    while (stream.parts_sent < allowed_ &&
            stream.parts_sent < load(box.completed_of(WriteKind::kParts)) + sizes_.slots) {
       const auto slot = static_cast<uint32_t>(stream.parts_sent % sizes_.slots);
       const auto target = static_cast<uint32_t>(stream.parts_sent);
@@ -175,7 +187,7 @@ class MeshRank {
   bool is_done_with(int lane, int other) {
     const Stream& stream = streams_[lane * sizes_.num_domains + other];
     const Inbox& box = inbox(lane, other);
-    const uint64_t all = sizes_.num_chunks;
+    const uint64_t all = allowed_;
     return stream.rows_read == all && stream.parts_read == all &&
            load(box.completed_of(WriteKind::kRows)) == all &&
            load(box.completed_of(WriteKind::kParts)) == all &&
@@ -224,6 +236,7 @@ class MeshRank {
 
   const MeshSizes sizes_;
   const int domain_;
+  uint64_t allowed_;
   std::vector<char> memory_;
   std::vector<Inbox> inboxes_;
   const uint32_t ring_slots_;

@@ -95,11 +95,11 @@ TEST_P(ProxyWeather, BringsTheSameBytesWithEverySeed) {
   }
 }
 
-// The thread sanitizer makes everything ten times as slow.
-#ifdef __SANITIZE_THREAD__
+// The sanitizers make everything ten times as slow.
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 constexpr uint64_t kSeeds = 5;
 #else
-constexpr uint64_t kSeeds = 50;
+constexpr uint64_t kSeeds = 30;
 #endif
 
 INSTANTIATE_TEST_SUITE_P(Simulated, ProxyWeather,
