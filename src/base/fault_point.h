@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A fault point is a place where a test makes a rank fail while it creates a communicator. In
-// production none fails.
+// A fault point is a place where a test makes a rank fail: the creation of a communicator after
+// each step, and the proxy of the network between two steps. In production none fails.
 #pragma once
 
 #include "base/status.h"
