@@ -769,7 +769,7 @@ typedef struct {
   size_t size;
   uint32_t magic;
   uint32_t version;
-  /** Each expert's block starts at a multiple: 1, 8, 16, 32, 64 or 128; 0: 1. */
+  /** Each expert's block starts at a multiple of this number of rows, 1 to 4096; 0: 1. */
   int32_t alignment;
   /** hepMode_t. hepModeLowLatency needs low_latency_tokens in the communicator's config. */
   int32_t mode;

@@ -8,6 +8,7 @@
 #include "protocol/at.h"
 #include "protocol/failure.h"
 #include "protocol/routing_layout.h"
+#include "protocol/shape.h"
 
 namespace hep {
 namespace {
@@ -17,17 +18,10 @@ const char* receive_name(hepOperation_t operation) {
 }
 
 Status resolve_alignment(int32_t* alignment) {
-  switch (*alignment) {
-    case 0: *alignment = 1; return Status();
-    case 1:
-    case 8:
-    case 16:
-    case 32:
-    case 64:
-    case 128: return Status();
-  }
-  return error(hepErrorInvalidArgument, "alignment is %d, must be 1, 8, 16, 32, 64 or 128",
-               *alignment);
+  if (*alignment == 0) *alignment = 1;
+  if (*alignment >= 1 && *alignment <= kMaxAlignment) return Status();
+  return error(hepErrorInvalidArgument, "alignment is %d, must be 1 to %d", *alignment,
+               kMaxAlignment);
 }
 
 }  // namespace

@@ -12,6 +12,7 @@ constexpr int kMaxRanks = 72;
 constexpr int kMaxTokens = 65536;
 constexpr int kMaxTopK = 32;
 constexpr int kMaxExperts = 4096;
+constexpr int kMaxAlignment = 4096;  // of experts' blocks in the expert-major layout
 constexpr int kMaxBlocks = 256;  // of a kernel
 constexpr int kMaxLanes = 4;
 constexpr int kLowLatencyLanes = 4;

@@ -80,9 +80,8 @@ TEST(BadRouting, RoutingsRefuseBadConfigs) {
     hepResult_t expected;
     Mentions mentions;
   } table[] = {
-      {"alignment 3", 3, 0, 0, kInvalid, {"alignment", "3"}},
       {"alignment -8", -8, 0, 0, kInvalid, {"alignment", "-8"}},
-      {"alignment 256", 256, 0, 0, kInvalid, {"alignment", "256"}},
+      {"alignment 4097", 4097, 0, 0, kInvalid, {"alignment", "4097", "4096"}},
       {"low latency", 0, hepModeLowLatency, 0, kInvalid, {"mode", "low_latency_tokens"}},
       {"mode", 0, 9, 0, kInvalid, {"mode", "9"}},
       {"lane", 0, 0, 1, kInvalid, {"lane", "1"}},

@@ -111,7 +111,7 @@ class Steps {
  private:
   // On a lane of either mode.
   void add_routing() {
-    const int alignment = random_.pick({1, 8, 16, 32, 64, 128});
+    const int alignment = random_.pick({1, 3, 8, 16, 50, 64, 100, 128});
     const bool low_latency = config_.low_latency_tokens > 0 && random_.chance(60);
     const int lanes = low_latency ? 4 : std::max(config_.lanes, 1);
     builder_.add_routing(alignment, low_latency ? hepModeLowLatency : hepModeThroughput,

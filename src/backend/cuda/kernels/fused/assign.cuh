@@ -157,13 +157,15 @@ __device__ inline void assign_experts(const UpdateArgs& args, const AssignMemory
   const Shape& shape = args.context.shape();
   const int local_experts = shape.num_local_experts();
   const int stride = assign_counters(shape);
+  const Divisor by_alignment(args.alignment);
+  static_assert(kMaxAssignBytes / sizeof(uint16_t) + kMaxAlignment <= Divisor::kLimit);
   uint32_t end = 0;
   for (int base = 0; base < local_experts; base += kWarpSize) {
     const int e = base + warp_lane();
     uint32_t* counter = e < local_experts ? memory.counters + e : nullptr;
     const ClassCounts classes(counter, stride);
     const uint32_t count = classes.total();
-    const uint32_t aligned = (count + args.alignment - 1) & ~(args.alignment - 1);
+    const uint32_t aligned = by_alignment(count + args.alignment - 1) * args.alignment;
     const uint32_t through = warp_inclusive_sum(aligned);
     const uint32_t begin = end + through - aligned;
     if (e < local_experts) {
