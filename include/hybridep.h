@@ -822,8 +822,8 @@ typedef struct {
   size_t size;
   uint32_t magic;
   uint32_t version;
-  /** [num_tokens][top_k] expert ids, aligned to their size, or a byte map (hepIndexMap). NULL is
-      legal if num_tokens is 0. */
+  /** [num_tokens][top_k] expert ids, aligned to their size, or a byte map (hepIndexMap). Ignored if
+      num_tokens is 0. */
   const void* indices;
   /** T, 0 to max_tokens (of a low-latency routing: low_latency_tokens). Ranks may differ. Replays
       of a captured graph have the T of its capture. A smaller batch gives -1 for all selections of
@@ -942,6 +942,9 @@ typedef enum {
  * registration. `rows` and `x` are aligned to 16 bytes. Outputs must not overlap each other or the
  * inputs; the library does not check that. An optional output is not written if NULL.
  *
+ * Pointers to arrays without elements are ignored, whatever they are: those to arrays of [T] if T
+ * is 0, and those to arrays of [capacity] if capacity is 0.
+ *
  *   output rows                                          contents
  *   rows of tokens, place below capacity                 the token's row
  *   rows of tokens, other places                         dropped: not written
@@ -968,7 +971,7 @@ typedef struct {
   int32_t quantize;
 
   /* Inputs. */
-  const void* x; /**< [T][H]; NULL if T is 0 */
+  const void* x; /**< [T][H] */
   /** [T][K], or NULL: every weight is 1. Either all ranks with tokens give them or none does;
       otherwise hepErrorMismatch. */
   const float* weights;
@@ -979,8 +982,7 @@ typedef struct {
 
   /* Outputs. */
   void* rows; /**< [capacity][H] */
-  /** Rows that `rows` and the arrays below hold. 0 only if `rows` is NULL: this rank then takes no
-      rows. */
+  /** Rows that `rows` and the arrays below hold. 0: this rank takes no rows. */
   int64_t capacity;
   /** Optional. Expert layouts: [capacity]. Flat: [capacity][K], the weights of the selections of
       this rank's experts, 0 elsewhere. */
@@ -1077,7 +1079,8 @@ typedef enum {
 
 /**
  * A combine. Pointers are device memory of this rank, without registration. `y` and `out` are
- * aligned to 16 bytes and must not overlap.
+ * aligned to 16 bytes and must not overlap. Pointers to arrays without elements are ignored, as in
+ * hepDispatchArgs_t.
  */
 typedef struct {
   size_t size;
@@ -1096,15 +1099,14 @@ typedef struct {
   /** [capacity][H] expert outputs, at the places that dispatch gave; expert-padded:
       [EL][capacity][H]. Padding rows are not read, whatever they hold. */
   const void* y;
-  /** Rows that y holds, in expert-padded rows of each expert. Further rows count as dropped. 0 only
-      if y is NULL. */
+  /** Rows that y holds, in expert-padded rows of each expert. Further rows count as dropped. */
   int64_t capacity;
   /** For hepWeightsRow, one for each row in each layout: [capacity], expert-padded [EL][capacity].
       Otherwise NULL. */
   const float* row_weights;
 
   /* Output. */
-  void* out; /**< [T][H] in the tokens' order; NULL if T is 0 */
+  void* out; /**< [T][H] in the tokens' order */
 
   /* Gradients of the weights, in a backward pass. Either every rank passes both pointers or none
      does; otherwise hepErrorMismatch. Ranks without rows or tokens may pass NULL for what they

@@ -197,6 +197,7 @@ Status hepRouting::check_ready(const char* call, Step step) const {
 Status hepRouting::read_update(const hepUpdate_t* theirs, TopK* choice) const {
   hepUpdate_t update = HEP_UPDATE_INITIALIZER;
   HEP_TRY(read_struct(theirs, &update, HEP_UPDATE_MAGIC, "hepUpdate_t"));
+  if (update.num_tokens == 0) update.indices = nullptr;
   HEP_TRY(check_update(state(), update));
   *choice = {
       update.indices, {static_cast<int>(update.num_tokens), update.top_k}, update.index_type};

@@ -34,9 +34,6 @@ Status check_capacity(const void* rows, int64_t capacity, const char* name) {
   if (capacity < 0)
     return error(hepErrorInvalidArgument, "capacity is %" PRId64 ", must not be negative",
                  capacity);
-  if (capacity == 0 && rows != nullptr)
-    return error(hepErrorInvalidArgument,
-                 "capacity is 0, but %s is not NULL: a rank that takes no rows gives NULL", name);
   return check_rows(rows, capacity, name, "capacity");
 }
 
@@ -130,6 +127,19 @@ Status check_scales(const RoutingState& routing, const hepDispatchArgs_t& args,
   return Status();
 }
 
+// Without tokens and without rows, pointers mean nothing.
+void ignore_unused(int64_t num_tokens, hepDispatchArgs_t* args) {
+  if (num_tokens == 0) {
+    args->x = args->scales = nullptr;
+    args->weights = nullptr;
+  }
+  if (args->capacity != 0) return;
+  args->rows = args->row_scales = nullptr;
+  args->row_weights = nullptr;
+  args->row_experts = args->row_sources = args->row_tokens = nullptr;
+  if (args->gather_capacity == 0) args->gather = nullptr;
+}
+
 Status check_gather(const hepDispatchArgs_t& args) {
   HEP_TRY(check_belongs(args.gather, "gather", args.layout, hepLayoutFlat, "hepLayoutFlat"));
   if (args.gather_capacity < 0)
@@ -143,6 +153,16 @@ Status check_gather(const hepDispatchArgs_t& args) {
 }
 
 // ------------------------------------------------------------------------------------- combine
+
+void ignore_unused(int64_t num_tokens, hepCombineArgs_t* args) {
+  if (num_tokens == 0) {
+    args->out = nullptr;
+    args->gradients = nullptr;
+  }
+  if (args->capacity != 0) return;
+  args->y = nullptr;
+  args->row_weights = args->row_gradients = nullptr;
+}
 
 Status check_combine_types(const hepConfig_t& config, const hepCombineArgs_t& args) {
   HEP_TRY(check_summable("type", args.type));
@@ -212,6 +232,7 @@ Status check_update(const RoutingState& routing, const hepUpdate_t& update) {
 
 Status resolve_dispatch(const RoutingState& routing, int64_t num_tokens, hepDispatchArgs_t* args) {
   const hepConfig_t& config = routing.config;
+  ignore_unused(num_tokens, args);
   if (args->type == hepTypeDefault) args->type = config.type;
   HEP_TRY(check_layout(args->layout));
   HEP_TRY(check_dispatch_type(config, routing.lane.shape.row_bytes, args->type));
@@ -236,6 +257,7 @@ Status resolve_dispatch(const RoutingState& routing, int64_t num_tokens, hepDisp
 
 Status resolve_combine(const RoutingState& routing, hepCombineArgs_t* args) {
   const hepConfig_t& config = routing.config;
+  ignore_unused(routing.num_tokens, args);
   if (args->type == hepTypeDefault) args->type = config.combine_type;
   if (args->partial_type == hepTypeDefault) args->partial_type = config.partial_type;
   HEP_TRY(check_layout(args->layout));

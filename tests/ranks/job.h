@@ -136,6 +136,7 @@ struct Job {
   hepDataType_t partial_type = hepTypeBfloat16;
   int scale_bytes = 0;
   int domain_size = 0;  // 0: all ranks
+  bool wild_pointers = false;     // where arrays have no elements
   bool least_alignments = false;  // of all pointers but those to the heap and to registered memory
   std::vector<RoutingPlace> routings;
   std::vector<Update> updates;
@@ -185,6 +186,7 @@ class JobBuilder {
   Dispatch& dispatch(int index) { return job_.dispatches[index]; }
   Combine& combine(int index) { return job_.combines[index]; }
   void align_least() { job_.least_alignments = true; }
+  void use_wild_pointers() { job_.wild_pointers = true; }
   Job finish(const std::string& name);
 
  private:
@@ -272,6 +274,8 @@ class JobRun {
   hepUpdate_t update_args(const Update& update, const UpdateRun& run) const;
   hepDispatchArgs_t dispatch_args(const Dispatch& dispatch, const DispatchRun& run) const;
   hepCombineArgs_t combine_args(const Combine& combine, const CombineRun& run) const;
+  void spoil_unused(const Dispatch& dispatch, hepDispatchArgs_t* args) const;
+  void spoil_unused(const Combine& combine, hepCombineArgs_t* args) const;
   bool follow_update(const Update& update, UpdateRun* run);
   void launched();
   struct Piece {

@@ -35,6 +35,12 @@ constexpr size_t kArrayAlignment = 4;
 // Inputs in registered memory begin at multiples.
 constexpr size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
+// Points nowhere, and is aligned to nothing.
+template <typename T>
+void spoil(T*& pointer) {
+  pointer = reinterpret_cast<T*>(uintptr_t{13});
+}
+
 size_t index_alignment(hepIndexType_t type) {
   return type == hepIndexMap ? 1 : type == hepIndexInt64 ? sizeof(int64_t) : sizeof(int32_t);
 }
@@ -292,8 +298,38 @@ bool JobRun::follow_update(const Update& update, UpdateRun* run) {
 }
 
 hepUpdate_t JobRun::update_args(const Update& update, const UpdateRun& run) const {
-  return harness::make_update(run.ids(), update.expected->batch(rank_.rank).num_tokens,
-                              update.expected->top_k(), update.index_types[rank_.rank]);
+  hepUpdate_t args = harness::make_update(run.ids(), update.expected->batch(rank_.rank).num_tokens,
+                                          update.expected->top_k(), update.index_types[rank_.rank]);
+  if (job_->wild_pointers && args.num_tokens == 0) spoil(args.indices);
+  return args;
+}
+
+void JobRun::spoil_unused(const Dispatch& dispatch, hepDispatchArgs_t* args) const {
+  if (tokens_of(dispatch) == 0) {
+    spoil(args->x);
+    spoil(args->weights);
+    if (dispatch.has_scales) spoil(args->scales);
+  }
+  if (args->capacity > 0) return;
+  spoil(args->rows);
+  spoil(args->row_weights);
+  spoil(args->row_sources);
+  spoil(args->row_tokens);
+  if (dispatch.delivers_scales()) spoil(args->row_scales);
+  if (dispatch.layout != hepLayoutFlat) return;
+  spoil(args->row_experts);
+  if (args->gather_capacity == 0) spoil(args->gather);
+}
+
+void JobRun::spoil_unused(const Combine& combine, hepCombineArgs_t* args) const {
+  if (expected(combine.update).batch(rank_.rank).num_tokens == 0) {
+    spoil(args->out);
+    spoil(args->gradients);
+  }
+  if (args->capacity > 0) return;
+  spoil(args->y);
+  spoil(args->row_weights);
+  spoil(args->row_gradients);
 }
 
 hepDispatchArgs_t JobRun::dispatch_args(const Dispatch& dispatch, const DispatchRun& run) const {
@@ -319,6 +355,7 @@ hepDispatchArgs_t JobRun::dispatch_args(const Dispatch& dispatch, const Dispatch
   args.expert_rows = run.expert_rows.as<int32_t>();
   args.gather = run.gather.as<int32_t>();
   args.gather_capacity = dispatch.gather_capacity[rank_.rank];
+  if (job_->wild_pointers) spoil_unused(dispatch, &args);
   return args;
 }
 
@@ -357,6 +394,7 @@ hepCombineArgs_t JobRun::combine_args(const Combine& combine, const CombineRun& 
   args.row_gradients = run.row_gradients.as<float>();
   args.gradients = run.gradients.as<float>();
   args.out = run.out.data();
+  if (job_->wild_pointers) spoil_unused(combine, &args);
   return args;
 }
 

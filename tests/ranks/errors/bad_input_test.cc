@@ -168,7 +168,6 @@ TEST(BadInput, DispatchRefusesBadMatrices) {
        [](Batch&, Args& a) { a.rows = nullptr; },
        kInvalid,
        {"rows", "64"}},
-      {"rows without capacity", [](Batch&, Args& a) { a.capacity = 0; }, kInvalid, {"capacity"}},
       {"capacity", [](Batch&, Args& a) { a.capacity = -5; }, kInvalid, {"capacity", "-5"}},
   });
 }
@@ -268,7 +267,6 @@ TEST(BadInput, CombineRefusesBadMatrices) {
   using Args = hepCombineArgs_t;
   expect_combine_refused({
       {"no y", [](Batch&, Args& a) { a.y = nullptr; }, kInvalid, {"y", "64"}},
-      {"y without capacity", [](Batch&, Args& a) { a.capacity = 0; }, kInvalid, {"capacity"}},
       {"capacity", [](Batch&, Args& a) { a.capacity = -1; }, kInvalid, {"capacity", "-1"}},
       {"y misaligned",
        [](Batch& b, Args& a) { a.y = misaligned<char>(b.rows, 4); },

@@ -87,6 +87,7 @@ class Steps {
   Job make(const std::string& name) {
     const int num_routings = static_cast<int>(random_.between(1, 3));
     const int num_steps = static_cast<int>(random_.between(2, 6));
+    if (random_.chance(50)) builder_.use_wild_pointers();
     for (int routing = 0; routing < num_routings; ++routing) {
       add_routing();
       current_.push_back(-1);
