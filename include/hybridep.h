@@ -337,8 +337,8 @@ typedef struct {
   int32_t backend;    /**< hepBackend_t */
   int32_t type;       /**< hepDataType_t of the rows; 0: hepTypeBfloat16 */
   int32_t max_tokens; /**< most tokens that a rank dispatches in one batch, 1 to 65536 */
-  /** H, in elements. A row (H * element size) is a multiple of 16 bytes in each type, and at most
-      64 KiB in `type`. */
+  /** H, in elements, of calls that do not say otherwise. A row (H * element size) is a multiple of
+      16 bytes in each type, and at most 64 KiB in `type`. */
   int32_t hidden;
   int32_t num_experts; /**< E, a multiple of the number of ranks, at most 4096 */
   int32_t max_top_k;   /**< most selections of a token, 1 to 32; 0: 8 */
@@ -1025,13 +1025,17 @@ typedef struct {
       and H = 7168 in BF16: 19 ranks at most.) Otherwise they are two launches. A map of experts
       takes one more in either case. */
   const hepUpdate_t* update;
+
+  /** H of this call, the same on all ranks; 0: the config's. Its rows, in `type`, are a multiple of
+      16 bytes, and have at most `row_bytes` of hepLimits_t. */
+  int64_t hidden;
 } hepDispatchArgs_t;
 
 #define HEP_DISPATCH_ARGS_INITIALIZER HEP_INITIALIZER(hepDispatchArgs_t, HEP_DISPATCH_ARGS_MAGIC)
 
 /**
  * Brings every token to the ranks of its selected experts. Collective: all ranks call it on the
- * routing of the same update, with the same layout, type and quantisation; otherwise the
+ * routing of the same update, with the same layout, type, hidden and quantisation; otherwise the
  * communicator fails with hepErrorMismatch. When it is done, in stream order, the caller may reuse
  * `x` and all other arguments. The struct is read during the call only. The routing keeps `weights`
  * for a later combine in weight mode hepWeightsDispatched. Returns hepErrorInvalidUsage before the
@@ -1117,14 +1121,19 @@ typedef struct {
   /** [T][K] the tokens' gradients: those of the selections' rows, bit for bit; 0 if nothing was
       selected or the row is dropped. */
   float* gradients;
+
+  /** H of this call, the same on all ranks; 0: the config's. Its rows, in `type` and in
+      `partial_type`, are a multiple of 16 bytes. Its partial sums have at most as many bytes as
+      those of the config's hidden in the config's partial_type. */
+  int64_t hidden;
 } hepCombineArgs_t;
 
 #define HEP_COMBINE_ARGS_INITIALIZER HEP_INITIALIZER(hepCombineArgs_t, HEP_COMBINE_ARGS_MAGIC)
 
 /**
  * Brings the experts' results back and sums them. Collective: all ranks call it on the routing of
- * the same update, with the same layout, weight mode and types; otherwise the communicator fails
- * with hepErrorMismatch. When it is done, in stream order, the caller may reuse all arguments. The
+ * the same update, with the same layout, weight mode, types and hidden; otherwise the communicator
+ * fails with hepErrorMismatch. When it is done, in stream order, the caller may reuse all arguments. The
  * struct is read during the call only.
  *
  *   step                              numbers

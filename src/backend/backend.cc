@@ -30,7 +30,7 @@ Status find_outputs_in_heap(const LaneContext& context, const hepCombineArgs_t& 
   const Shape& shape = context.lane.shape;
   const int experts = call.layout == hepLayoutExpertPadded ? shape.num_local_experts() : 1;
   return find_rows_in_heap(context, "y", call.y, std::min(call.capacity, kMostRows) * experts,
-                           int64_t{shape.hidden} * element_bytes(call.type), in_heap);
+                           call.hidden * element_bytes(call.type), in_heap);
 }
 
 }  // namespace hep

@@ -3,6 +3,7 @@
 
 #include <cinttypes>
 
+#include "protocol/call_summary.h"
 #include "protocol/data_type.h"
 #include "protocol/quantization.h"
 
@@ -50,17 +51,26 @@ Status check_belongs(const void* pointer, const char* name, int32_t layout, hepL
                layout_name);
 }
 
+// Puts the config's in place of zero.
+Status resolve_hidden(const hepConfig_t& config, int64_t* hidden) {
+  if (*hidden == 0) *hidden = config.hidden;
+  if (*hidden >= 1 && *hidden <= kMaxHidden) return Status();
+  return error(hepErrorInvalidArgument,
+               "hidden is %" PRId64 ", must be 1 to %d, or 0 for the config's, %d", *hidden,
+               kMaxHidden, config.hidden);
+}
+
 // ------------------------------------------------------------------------------------ dispatch
 
-Status check_dispatch_type(const hepConfig_t& config, int32_t row_bytes, int32_t type) {
-  HEP_TRY(check_type("type", type));
-  HEP_TRY(check_row_granularity("type", config.hidden, type));
-  const int64_t bytes = int64_t{config.hidden} * element_bytes(type);
+Status check_dispatch_rows(int32_t row_bytes, const hepDispatchArgs_t& args) {
+  HEP_TRY(check_type("type", args.type));
+  HEP_TRY(check_row_granularity("type", args.hidden, args.type));
+  const int64_t bytes = args.hidden * element_bytes(args.type);
   if (bytes <= row_bytes) return Status();
   return error(hepErrorInvalidArgument,
-               "type is %d (%s), which makes rows of %" PRId64
-               " bytes, but the communicator's types make room for %d",
-               type, type_name(type), bytes, row_bytes);
+               "type is %d (%s) and hidden %" PRId64 ", which makes rows of %" PRId64
+               " bytes, but the communicator has room for rows of %d",
+               args.type, type_name(args.type), args.hidden, bytes, row_bytes);
 }
 
 Status check_quantization(const hepConfig_t& config, const hepDispatchArgs_t& args) {
@@ -75,12 +85,12 @@ Status check_quantization(const hepConfig_t& config, const hepDispatchArgs_t& ar
   if (args.scales != nullptr)
     return error(hepErrorInvalidArgument, "scales is given, but quantize %d computes them",
                  args.quantize);
-  const int bytes = quantization_scale_bytes(config.hidden, args.quantize);
+  const int bytes = quantization_scale_bytes(static_cast<int>(args.hidden), args.quantize);
   if (bytes <= config.scale_bytes) return Status();
   return error(hepErrorInvalidArgument,
-               "quantize %d makes %d bytes of scales a row of %d elements, but the config's "
-               "scale_bytes is %d",
-               args.quantize, bytes, config.hidden, config.scale_bytes);
+               "quantize %d makes %d bytes of scales a row of %" PRId64
+               " elements, but the config's scale_bytes is %d",
+               args.quantize, bytes, args.hidden, config.scale_bytes);
 }
 
 Status check_column_major(const hepConfig_t& config, const hepDispatchArgs_t& args) {
@@ -164,11 +174,21 @@ void ignore_unused(int64_t num_tokens, hepCombineArgs_t* args) {
   args->row_weights = args->row_gradients = nullptr;
 }
 
+// That partial sums find room in the slots.
+Status check_partial_rows(int32_t slot_bytes, const hepCombineArgs_t& args) {
+  const int64_t bytes = args.hidden * element_bytes(args.partial_type);
+  if (bytes <= slot_bytes) return Status();
+  return error(hepErrorInvalidArgument,
+               "hidden is %" PRId64 ", which makes partial sums of %" PRId64
+               " bytes in %s, but the communicator has room for partial sums of %d",
+               args.hidden, bytes, type_name(args.partial_type), slot_bytes);
+}
+
 Status check_combine_types(const hepConfig_t& config, const hepCombineArgs_t& args) {
   HEP_TRY(check_summable("type", args.type));
-  HEP_TRY(check_row_granularity("type", config.hidden, args.type));
+  HEP_TRY(check_row_granularity("type", args.hidden, args.type));
   HEP_TRY(check_partial_type("partial_type", args.partial_type));
-  HEP_TRY(check_row_granularity("partial_type", config.hidden, args.partial_type));
+  HEP_TRY(check_row_granularity("partial_type", args.hidden, args.partial_type));
   if (element_bytes(args.partial_type) <= element_bytes(config.partial_type)) return Status();
   return error(hepErrorInvalidArgument,
                "partial_type is %d (%s), but the config's partial_type, %d (%s), makes no room for "
@@ -235,7 +255,8 @@ Status resolve_dispatch(const RoutingState& routing, int64_t num_tokens, hepDisp
   ignore_unused(num_tokens, args);
   if (args->type == hepTypeDefault) args->type = config.type;
   HEP_TRY(check_layout(args->layout));
-  HEP_TRY(check_dispatch_type(config, routing.lane.shape.row_bytes, args->type));
+  HEP_TRY(resolve_hidden(config, &args->hidden));
+  HEP_TRY(check_dispatch_rows(routing.lane.shape.row_bytes, *args));
   if (args->overflow != hepOverflowDrop && args->overflow != hepOverflowError)
     return error(hepErrorInvalidArgument, "overflow is %d, must be a hepOverflow_t",
                  args->overflow);
@@ -261,7 +282,9 @@ Status resolve_combine(const RoutingState& routing, hepCombineArgs_t* args) {
   if (args->type == hepTypeDefault) args->type = config.combine_type;
   if (args->partial_type == hepTypeDefault) args->partial_type = config.partial_type;
   HEP_TRY(check_layout(args->layout));
+  HEP_TRY(resolve_hidden(config, &args->hidden));
   HEP_TRY(check_combine_types(config, *args));
+  HEP_TRY(check_partial_rows(routing.lane.shape.partial_row_bytes, *args));
   HEP_TRY(check_capacity(args->y, args->capacity, "y"));
   HEP_TRY(check_rows(args->out, routing.num_tokens, "out", "num_tokens"));
   HEP_TRY(check_weight_mode(routing, *args));

@@ -122,7 +122,6 @@ Shape make_shape(const hepConfig_t& config, int num_ranks) {
   shape.num_experts = config.num_experts;
   shape.max_tokens = config.max_tokens;
   shape.max_top_k = config.max_top_k;
-  shape.hidden = config.hidden;
   shape.row_bytes = most_row_bytes(config);
   shape.partial_row_bytes = config.hidden * element_bytes(config.partial_type);
   shape.scale_bytes = config.scale_bytes;

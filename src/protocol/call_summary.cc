@@ -6,7 +6,9 @@
 namespace hep {
 namespace {
 
-int field(uint64_t summary, int index) { return static_cast<int>(summary >> 8 * index & 0xff); }
+int field(uint64_t summary, int bit, int num_bits) {
+  return static_cast<int>(summary >> bit & ((uint64_t{1} << num_bits) - 1));
+}
 
 const char* layout_name(int layout) {
   switch (layout) {
@@ -52,15 +54,16 @@ std::string describe_given(const char* name, uint64_t summary, int bit) {
 }  // namespace
 
 std::string describe_call(int32_t operation, uint64_t summary) {
-  std::string text = std::string("layout ") + layout_name(field(summary, 0)) + ", type " +
-                     name_of_type(field(summary, 1));
+  std::string text = std::string("layout ") + layout_name(field(summary, 0, 2)) + ", type " +
+                     name_of_type(field(summary, kTypeBit, 4)) + ", hidden " +
+                     std::to_string(field(summary, kHiddenBit, 16) + 1);
   if (operation == hepOperationDispatch)
-    text += std::string(", quantize ") + quantization_name(field(summary, 2)) +
+    text += std::string(", quantize ") + quantization_name(field(summary, kSecondTypeBit, 4)) +
             describe_given("weights", summary, kFirstGivenBit) +
             describe_given("scales", summary, kSecondGivenBit);
   else
-    text += std::string(", partial type ") + name_of_type(field(summary, 2)) + ", weight mode " +
-            weight_mode_name(field(summary, 3) & 15) +
+    text += std::string(", partial type ") + name_of_type(field(summary, kSecondTypeBit, 4)) +
+            ", weight mode " + weight_mode_name(field(summary, kWeightModeBit, 2)) +
             describe_given("gradients", summary, kFirstGivenBit);
   return text + ", the routing of update " + std::to_string(summary >> 32);
 }

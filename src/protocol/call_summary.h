@@ -23,24 +23,31 @@ HEP_HOST_DEVICE constexpr Given given(bool has_entries, bool is_given) {
 // Bits of a summary:
 //
 //            dispatch       combine
-//    0-7     layout         layout
-//    8-15    type           type
-//   16-23    quantisation   partial type
-//   24-27                   weight mode
-//   28-29    weights        gradients      Given
-//   30-31    scales                        Given
+//    0-1     layout         layout
+//    2-3                    weight mode
+//    4-7     type           type
+//    8-11    quantisation   partial type
+//   12-13    weights        gradients      Given
+//   14-15    scales                        Given
+//   16-31    hidden - 1     hidden - 1
 //   32-63    the update of the routing
-constexpr int kFirstGivenBit = 28, kSecondGivenBit = 30;
+constexpr int kWeightModeBit = 2, kTypeBit = 4, kSecondTypeBit = 8;
+constexpr int kFirstGivenBit = 12, kSecondGivenBit = 14, kHiddenBit = 16;
+constexpr int kMaxHidden = 1 << 16;
+
+HEP_HOST_DEVICE constexpr uint64_t hidden_in_summary(int64_t hidden) {
+  return (static_cast<uint64_t>(hidden - 1) & (kMaxHidden - 1)) << kHiddenBit;
+}
 
 // `call`: of a dispatch, as the caller gave it or as kernels take it.
 template <typename DispatchCall>
 HEP_HOST_DEVICE constexpr uint64_t summary_of(const DispatchCall& call, int num_tokens,
                                               uint64_t update) {
-  return update << 32 |
+  return update << 32 | hidden_in_summary(call.hidden) |
          static_cast<uint64_t>(given(num_tokens > 0, call.scales != nullptr)) << kSecondGivenBit |
          static_cast<uint64_t>(given(num_tokens > 0, call.weights != nullptr)) << kFirstGivenBit |
-         static_cast<uint64_t>(call.quantize) << 16 | static_cast<uint64_t>(call.type) << 8 |
-         static_cast<uint64_t>(call.layout);
+         static_cast<uint64_t>(call.quantize) << kSecondTypeBit |
+         static_cast<uint64_t>(call.type) << kTypeBit | static_cast<uint64_t>(call.layout);
 }
 
 // The same of a combine. `num_rows`: flat rows that this rank has received.
@@ -49,10 +56,11 @@ HEP_HOST_DEVICE constexpr uint64_t summary_of(const CombineCall& call, int num_t
                                               int64_t num_rows, uint64_t update) {
   const bool has_rows = num_rows > 0 && call.capacity > 0;
   const bool gives = num_tokens > 0 ? call.gradients != nullptr : call.row_gradients != nullptr;
-  return update << 32 |
+  return update << 32 | hidden_in_summary(call.hidden) |
          static_cast<uint64_t>(given(num_tokens > 0 || has_rows, gives)) << kFirstGivenBit |
-         static_cast<uint64_t>(call.weight_mode) << 24 |
-         static_cast<uint64_t>(call.partial_type) << 16 | static_cast<uint64_t>(call.type) << 8 |
+         static_cast<uint64_t>(call.partial_type) << kSecondTypeBit |
+         static_cast<uint64_t>(call.type) << kTypeBit |
+         static_cast<uint64_t>(call.weight_mode) << kWeightModeBit |
          static_cast<uint64_t>(call.layout);
 }
 
@@ -66,7 +74,7 @@ HEP_HOST_DEVICE constexpr bool given_alike(Given a, Given b) {
 
 // Whether two ranks have called alike.
 HEP_HOST_DEVICE constexpr bool alike(uint64_t a, uint64_t b) {
-  constexpr uint64_t kGivenBits = uint64_t{15} << kFirstGivenBit;
+  constexpr uint64_t kGivenBits = uint64_t{15} << kFirstGivenBit;  // both
   return (a & ~kGivenBits) == (b & ~kGivenBits) &&
          given_alike(given_in(a, kFirstGivenBit), given_in(b, kFirstGivenBit)) &&
          given_alike(given_in(a, kSecondGivenBit), given_in(b, kSecondGivenBit));

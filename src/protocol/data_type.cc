@@ -55,13 +55,12 @@ Status check_partial_type(const char* name, int32_t type) {
                type_name(type));
 }
 
-Status check_row_granularity(const char* name, int32_t hidden, int32_t type) {
-  const int64_t bytes = int64_t{hidden} * element_bytes(type);
+Status check_row_granularity(const char* name, int64_t hidden, int32_t type) {
+  const int64_t bytes = hidden * element_bytes(type);
   if (bytes % kRowGranularity == 0) return Status();
   return error(hepErrorInvalidArgument,
-               "%s is %d (%s), which makes rows of %" PRId64
-               " bytes (hidden is %d), but a row must "
-               "be a multiple of %" PRId64 " bytes",
+               "%s is %d (%s), which makes rows of %" PRId64 " bytes (hidden is %" PRId64
+               "), but a row must be a multiple of %" PRId64 " bytes",
                name, type, type_name(type), bytes, hidden, kRowGranularity);
 }
 

@@ -28,6 +28,6 @@ Status check_summable(const char* name, int32_t type);
 Status check_partial_type(const char* name, int32_t type);
 
 // Refuses a type whose rows of `hidden` elements cannot be moved in pieces of 16 bytes.
-Status check_row_granularity(const char* name, int32_t hidden, int32_t type);
+Status check_row_granularity(const char* name, int64_t hidden, int32_t type);
 
 }  // namespace hep

@@ -13,7 +13,7 @@ constexpr int kMaxTokens = 65536;
 constexpr int kMaxTopK = 32;
 constexpr int kMaxExperts = 4096;
 constexpr int kMaxAlignment = 4096;  // of experts' blocks in the expert-major layout
-constexpr int kMaxBlocks = 256;  // of a kernel
+constexpr int kMaxBlocks = 256;      // of a kernel
 constexpr int kMaxLanes = 4;
 constexpr int kLowLatencyLanes = 4;
 constexpr int64_t kMaxRowBytes = 64 * 1024;
@@ -57,7 +57,6 @@ struct Shape {
   int32_t num_experts;
   int32_t max_tokens;
   int32_t max_top_k;
-  int32_t hidden;             // elements of a row
   int32_t row_bytes;          // most of a dispatched row
   int32_t partial_row_bytes;  // most of a partial sum
   int32_t scale_bytes;        // scales beside a dispatched row

@@ -62,6 +62,7 @@ class CudaWaits : public testing::Test {
 
     dispatch_.layout = combine_.layout = hepLayoutFlat;
     dispatch_.type = combine_.type = combine_.partial_type = hepTypeBfloat16;
+    dispatch_.hidden = combine_.hidden = kHidden;
     dispatch_.x = combine_.y = x_.data();
     dispatch_.rows = combine_.out = rows_.data();
     dispatch_.capacity = combine_.capacity = kCapacity;

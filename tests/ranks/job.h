@@ -93,6 +93,7 @@ struct Dispatch {
   int stride_slack;    // pieces of 16 bytes that the columns are further apart than they need be
   bool no_row_scales;  // the tokens have scales, but this dispatch does not ask for them
   hepOverflow_t overflow;
+  int hidden;  // 0: the communicator's
 
   // By rank.
   std::vector<Memory> x_memory;
@@ -118,6 +119,7 @@ struct Combine {
   Payload y;
   RowWeights row_weights;
   hepDataType_t type, partial_type;  // 0: the communicator's
+  int hidden;                        // likewise
   bool has_gradients;
   RowWeights row_gradients;
 
@@ -306,8 +308,13 @@ class JobRun {
   int32_t type_of(const Combine& combine) const {
     return combine.type != hepTypeDefault ? combine.type : job_->combine_type;
   }
-  int64_t row_bytes(int32_t type) const {
-    return int64_t{job_->hidden} * reference::bytes_of(type);
+  template <typename Operation>
+  int hidden_of(const Operation& operation) const {
+    return operation.hidden != 0 ? operation.hidden : job_->hidden;
+  }
+  template <typename Operation>
+  int64_t row_bytes(const Operation& operation, int32_t type) const {
+    return int64_t{hidden_of(operation)} * reference::bytes_of(type);
   }
 
   const reference::Routing& expected(int update) const { return *job_->updates[update].expected; }

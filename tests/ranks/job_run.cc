@@ -95,9 +95,9 @@ void JobRun::register_memory() {
     if (memory[rank_.rank] == kRegisteredMemory) bytes += aligned(num_rows * row_bytes);
   };
   for (const Dispatch& dispatch : job_->dispatches)
-    add(dispatch.x_memory, tokens_of(dispatch), row_bytes(type_of_x(dispatch)));
+    add(dispatch.x_memory, tokens_of(dispatch), row_bytes(dispatch, type_of_x(dispatch)));
   for (const Combine& combine : job_->combines)
-    add(combine.y_memory, rows_of(combine), row_bytes(type_of(combine)));
+    add(combine.y_memory, rows_of(combine), row_bytes(combine, type_of(combine)));
   if (!registers_) return;
   registered_ = harness::Buffer(backend_, bytes);
   succeeded(hepCommRegister(rank_.comm, registered_.data(), bytes), "hepCommRegister");
@@ -122,10 +122,11 @@ void JobRun::allocate() {
     const reference::Routing& routing = expected(combine.update);
     const int64_t tokens = routing.batch(rank_.rank).num_tokens;
     const int64_t rows = rows_of(combine);
-    allocate_input(rows * row_bytes(type_of(combine)), combine.y_memory[rank_.rank], &run.y);
+    allocate_input(rows * row_bytes(combine, type_of(combine)), combine.y_memory[rank_.rank],
+                   &run.y);
     if (combine.mode == hepWeightsRow)
       run.row_weights = guarded(rows * sizeof(float), kArrayAlignment);
-    run.out = guarded(tokens * row_bytes(type_of(combine)), kRowAlignment);
+    run.out = guarded(tokens * row_bytes(combine, type_of(combine)), kRowAlignment);
     if (combine.has_gradients) {
       const int columns = combine.layout == hepLayoutFlat ? routing.top_k() : 1;
       run.row_gradients = guarded(rows * columns * sizeof(float), kArrayAlignment);
@@ -165,11 +166,12 @@ void JobRun::allocate_dispatch(const Dispatch& dispatch, DispatchRun* run) {
   const auto array = [this](int64_t count) {
     return guarded(count * sizeof(int32_t), kArrayAlignment);
   };
-  allocate_input(tokens * row_bytes(type_of_x(dispatch)), dispatch.x_memory[rank_.rank], &run->x);
+  allocate_input(tokens * row_bytes(dispatch, type_of_x(dispatch)), dispatch.x_memory[rank_.rank],
+                 &run->x);
   if (dispatch.has_scales) run->scales = guarded(tokens * job_->scale_bytes, 1);
   if (dispatch.has_weights) run->weights = array(tokens * routing.top_k());
   run->counters = harness::Buffer(backend_, sizeof(hepRowCounters_t));
-  run->rows = guarded(rows * row_bytes(type_of(dispatch)), kRowAlignment);
+  run->rows = guarded(rows * row_bytes(dispatch, type_of(dispatch)), kRowAlignment);
   if (dispatch.delivers_scales()) {
     const int64_t experts = dispatch.layout == hepLayoutExpertPadded ? arrivals.num_experts() : 1;
     run->row_scales =
@@ -213,9 +215,9 @@ void JobRun::load_dispatch(const Dispatch& dispatch, DispatchRun* run) {
   const int rank = rank_.rank;
   const int64_t tokens = expected(dispatch.update).batch(rank).num_tokens;
   const int32_t type = type_of_x(dispatch);
-  upload_rows(backend_, tokens, row_bytes(type), run->x.data,
+  upload_rows(backend_, tokens, row_bytes(dispatch, type), run->x.data,
               [&](int64_t token, unsigned char* to) {
-                dispatch.x.row(rank, token, type, job_->hidden, to);
+                dispatch.x.row(rank, token, type, hidden_of(dispatch), to);
               });
   if (dispatch.has_scales)
     upload_rows(backend_, tokens, job_->scale_bytes, run->scales.data(),
@@ -228,9 +230,9 @@ void JobRun::load_dispatch(const Dispatch& dispatch, DispatchRun* run) {
 
 void JobRun::load_combine(const Combine& combine, CombineRun* run) {
   const int32_t type = type_of(combine);
-  upload_rows(backend_, run->y.bytes / row_bytes(type), row_bytes(type), run->y.data,
-              [&](int64_t row, unsigned char* to) {
-                combine.y.row(rank_.rank, row, type, job_->hidden, to);
+  upload_rows(backend_, run->y.bytes / row_bytes(combine, type), row_bytes(combine, type),
+              run->y.data, [&](int64_t row, unsigned char* to) {
+                combine.y.row(rank_.rank, row, type, hidden_of(combine), to);
               });
   const auto load = [&](const RowWeights& source, harness::GuardedBuffer* to) {
     const std::vector<float> values = make_floats(source, rank_.rank, to->bytes() / sizeof(float));
@@ -345,6 +347,7 @@ hepDispatchArgs_t JobRun::dispatch_args(const Dispatch& dispatch, const Dispatch
   args.row_tokens = run.row_tokens.as<int32_t>();
   args.type = dispatch.type;
   args.quantize = dispatch.quantize;
+  args.hidden = dispatch.hidden;
   args.overflow = dispatch.overflow;
   args.scales = run.scales.data();
   args.row_scales = run.row_scales.data();
@@ -391,6 +394,7 @@ hepCombineArgs_t JobRun::combine_args(const Combine& combine, const CombineRun& 
   args.row_weights = run.row_weights.as<float>();
   args.type = combine.type;
   args.partial_type = combine.partial_type;
+  args.hidden = combine.hidden;
   args.row_gradients = run.row_gradients.as<float>();
   args.gradients = run.gradients.as<float>();
   args.out = run.out.data();

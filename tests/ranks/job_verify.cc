@@ -137,9 +137,9 @@ void JobRun::verify_dispatch(const Dispatch& dispatch, const DispatchRun& run) {
 void JobRun::verify_rows(const Dispatch& dispatch, const DispatchRun& run,
                          const std::string& where) {
   const harness::ExpectedDispatch rows = expected_dispatch(dispatch);
-  const int hidden = job_->hidden;
-  const int64_t bytes = row_bytes(type_of(dispatch));
-  std::vector<unsigned char> x(row_bytes(type_of_x(dispatch))), scales(job_->scale_bytes);
+  const int hidden = hidden_of(dispatch);
+  const int64_t bytes = row_bytes(dispatch, type_of(dispatch));
+  std::vector<unsigned char> x(row_bytes(dispatch, type_of_x(dispatch))), scales(job_->scale_bytes);
   const harness::InputRow input = [&](int source, int64_t token) {
     dispatch.x.row(source, token, type_of_x(dispatch), hidden, x.data());
     return x.data();
@@ -156,7 +156,7 @@ void JobRun::verify_scales(const Dispatch& dispatch, const DispatchRun& run,
                            const std::string& where) {
   if (!dispatch.delivers_scales()) return;
   const harness::ExpectedDispatch rows = expected_dispatch(dispatch);
-  const int hidden = job_->hidden, bytes = job_->scale_bytes;
+  const int hidden = hidden_of(dispatch), bytes = job_->scale_bytes;
   const int64_t capacity = dispatch.capacity[rank_.rank];
   std::vector<unsigned char> input(bytes), row(hidden), scales(bytes);
   std::vector<uint16_t> bf16(hidden);
@@ -247,13 +247,13 @@ harness::ExpectedCombine::WeightOf JobRun::combine_weights(const Combine& combin
 void JobRun::verify_combine(const Combine& combine, const CombineRun& run) {
   const std::string place = where("combine", &run - combines_.data());
   const reference::Routing& routing = expected(combine.update);
-  const int hidden = job_->hidden;
+  const int hidden = hidden_of(combine);
   const int32_t type = type_of(combine);
   const int32_t partial_type =
       combine.partial_type != hepTypeDefault ? combine.partial_type : job_->partial_type;
   const reference::Combine shape{combine.layout,   type, partial_type, hidden, combine.capacity,
                                  job_->domain_size};
-  std::vector<unsigned char> y(row_bytes(type));
+  std::vector<unsigned char> y(row_bytes(combine, type));
   const harness::InputRow input = [&](int rank, int64_t r) {
     combine.y.row(rank, r, type, hidden, y.data());
     return y.data();
@@ -264,7 +264,7 @@ void JobRun::verify_combine(const Combine& combine, const CombineRun& run) {
     rows.row(rank_.rank, token, &values, out);
     return true;
   };
-  expect_rows(run.out, row_bytes(type), expected_row, place + "out");
+  expect_rows(run.out, row_bytes(combine, type), expected_row, place + "out");
 
   auto gradients = untouched<float>(run.gradients);
   for (size_t at = 0; at < gradients.size(); at += routing.top_k()) {

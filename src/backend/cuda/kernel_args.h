@@ -119,7 +119,7 @@ struct QuantizeArgs {
 
 // The caller's arguments of a dispatch, as far as kernels use them: see hepDispatchArgs_t.
 struct DispatchCall {
-  int32_t layout, overflow, type, quantize;
+  int32_t layout, overflow, type, quantize, hidden;
   const void* x;
   const float* weights;
 
@@ -190,7 +190,7 @@ struct UpdateArgs : DispatchArgs {
 
 // The caller's arguments of a combine, as far as kernels use them: see hepCombineArgs_t.
 struct CombineCall {
-  int32_t layout, weight_mode, type, partial_type;
+  int32_t layout, weight_mode, type, partial_type, hidden;
   const void* y;
   int64_t capacity;
   const float* row_weights;

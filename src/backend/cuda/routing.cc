@@ -54,6 +54,7 @@ DispatchCall call_of(const hepDispatchArgs_t& given) {
   call.overflow = given.overflow;
   call.type = given.type;
   call.quantize = given.quantize;
+  call.hidden = static_cast<int32_t>(given.hidden);
   call.x = given.x;
   call.weights = given.weights;
   call.rows = given.rows;
@@ -78,6 +79,7 @@ CombineCall call_of(const hepCombineArgs_t& given) {
   call.weight_mode = given.weight_mode;
   call.type = given.type;
   call.partial_type = given.partial_type;
+  call.hidden = static_cast<int32_t>(given.hidden);
   call.y = given.y;
   call.capacity = given.capacity;
   call.row_weights = given.row_weights;
@@ -148,7 +150,7 @@ Status CudaRouting::find_rows(const hepDispatchArgs_t& call, const Batch& batch,
   const LaneContext& context = lane_.context;
   const bool low_latency = context.lane.mode == hepModeLowLatency;
   const uint64_t window_rows = context.lane.window_layout.published;
-  rows->row_bytes = context.lane.shape.hidden * element_bytes(call.type);
+  rows->row_bytes = static_cast<int32_t>(call.hidden) * element_bytes(call.type);
   rows->location = window_rows;
   rows->publishing = Publishing::kDone;
   if (call.quantize != hepQuantizeNone) {
@@ -192,7 +194,7 @@ Status CudaRouting::publish_rows(const DispatchArgs& args, hepStream_t stream) {
   quantize.scale_stride = context.lane.shape.scale_stride();
   quantize.scale_bytes = context.lane.shape.scale_bytes;
   quantize.num_tokens = args.num_tokens;
-  quantize.hidden = context.lane.shape.hidden;
+  quantize.hidden = call.hidden;
   quantize.quantize = call.quantize;
   HEP_CUDA_TRY(dispatch::launch_quantize(quantize, lane_.plan, stream));
   return Status();
@@ -207,7 +209,7 @@ Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Step step,
   HEP_TRY(find_outputs_in_heap(context, call, &in_heap));
   outputs->location = kNotInWindow;
   if (!sends_unmodified_rows(call_of(call)) || step != Step::kWhole) return Status();
-  const int64_t row_bytes = int64_t{context.lane.shape.hidden} * element_bytes(call.type);
+  const int64_t row_bytes = call.hidden * element_bytes(call.type);
   if (context.lane.mode == hepModeLowLatency)
     outputs->most_sent_rows = most_sent_rows(lane_.plan, row_bytes);
   if (in_heap)
@@ -287,7 +289,7 @@ Status CudaRouting::combine(const hepCombineArgs_t& call, const Batch& batch, St
   args.top_k = batch.top_k;
   args.step = step;
   args.call = call_of(call);
-  const int hidden = lane_.context.lane.shape.hidden;
+  const int hidden = static_cast<int>(call.hidden);
   args.row_bytes = hidden * element_bytes(call.type);
   args.partial_row_bytes = hidden * element_bytes(call.partial_type);
   HEP_TRY(find_outputs(call, step, &args.outputs));

@@ -42,7 +42,7 @@ class Combiner {
         parts_(parts),
         sum_outputs_(arithmetic.sum_rows(args.type, args.partial_type)),
         sum_partials_(arithmetic.sum_rows(args.partial_type, args.type)),
-        columns_(operation.shape().hidden),
+        columns_(static_cast<int>(args.hidden)),
         row_bytes_(int64_t{columns_} * element_bytes(args.type)),
         moves_(args.layout == hepLayoutFlat && args.weight_mode == hepWeightsNone &&
                args.type == args.partial_type),

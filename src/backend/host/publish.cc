@@ -18,7 +18,7 @@ namespace {
 
 void quantize_rows(const Operation& operation, const RowArithmetic& arithmetic,
                    const hepDispatchArgs_t& args, int num_tokens) {
-  const int hidden = operation.shape().hidden;
+  const int hidden = static_cast<int>(args.hidden);
   const WindowLayout& layout = operation.layout();
   for (int64_t token = 0; token < num_tokens; ++token)
     arithmetic.quantize_row(
@@ -44,7 +44,7 @@ uint64_t publish_rows(const Operation& operation, const RowArithmetic& arithmeti
   if (args.scales != nullptr) copy_scales(operation, args.scales, num_tokens);
   if (x_in_place) return static_cast<const char*>(args.x) - window;
   const uint64_t rows = operation.layout().published_by(operation.epoch());
-  const uint64_t row_bytes = uint64_t(operation.shape().hidden) * element_bytes(args.type);
+  const uint64_t row_bytes = static_cast<uint64_t>(args.hidden) * element_bytes(args.type);
   if (args.quantize != hepQuantizeNone)
     quantize_rows(operation, arithmetic, args, num_tokens);
   else if (num_tokens > 0)

@@ -39,7 +39,7 @@ class Outputs {
  public:
   Outputs(const Operation& operation, const hepDispatchArgs_t& args, int64_t num_rows)
       : args_(args),
-        row_bytes_(int64_t{operation.shape().hidden} * element_bytes(args.type)),
+        row_bytes_(args.hidden * element_bytes(args.type)),
         scale_bytes_(operation.shape().scale_bytes),
         copier_(row_bytes_, num_rows) {}
 

@@ -107,8 +107,7 @@ Status HostRouting::dispatch(const DispatchRequest& request, const Batch& batch,
   bool in_heap = false;
   if (args.quantize == hepQuantizeNone)
     HEP_TRY(find_rows_in_heap(lane_.context, "x", args.x, batch.num_tokens,
-                              lane_.context.lane.shape.hidden * element_bytes(args.type),
-                              &in_heap));
+                              args.hidden * element_bytes(args.type), &in_heap));
   HEP_TRY(backend_.check_alive());
 
   if (request.update) HEP_TRY(run_update(*request.update, step));

@@ -214,6 +214,48 @@ TEST(BadInput, DispatchRefusesAGatherListWithoutCapacity) {
   });
 }
 
+TEST(BadInput, DispatchRefusesRowsThatDoNotFit) {
+  using Args = hepDispatchArgs_t;
+  expect_dispatch_refused({
+      {"negative", [](Batch&, Args& a) { a.hidden = -8; }, kInvalid, {"hidden", "-8", "64"}},
+      {"too large", [](Batch&, Args& a) { a.hidden = 65537; }, kInvalid, {"hidden", "65536"}},
+      {"cut to 32 bits",
+       [](Batch&, Args& a) { a.hidden = (int64_t{1} << 32) + 64; },
+       kInvalid,
+       {"hidden", "4294967360"}},
+      {"no multiple of 16 bytes",
+       [](Batch&, Args& a) { a.hidden = 12; },
+       kInvalid,
+       {"24 bytes", "hidden is 12", "multiple of 16"}},
+      {"longer than the communicator's rows",
+       [](Batch&, Args& a) { a.hidden = 72; },
+       kInvalid,
+       {"hidden 72", "144 bytes", "128"}},
+      {"longer in another type",
+       [](Batch&, Args& a) {
+         a.hidden = 48;
+         a.type = hepTypeFloat32;
+       },
+       kInvalid,
+       {"hidden 48", "192 bytes", "128"}},
+  });
+}
+
+TEST(BadInput, CombineRefusesPartialSumsThatDoNotFit) {
+  using Args = hepCombineArgs_t;
+  expect_combine_refused({
+      {"negative", [](Batch&, Args& a) { a.hidden = -1; }, kInvalid, {"hidden", "-1"}},
+      {"no multiple of 16 bytes",
+       [](Batch&, Args& a) { a.hidden = 4; },
+       kInvalid,
+       {"8 bytes", "hidden is 4", "multiple of 16"}},
+      {"longer than the communicator's",
+       [](Batch&, Args& a) { a.hidden = 72; },
+       kInvalid,
+       {"hidden is 72", "144 bytes", "128"}},
+  });
+}
+
 TEST(BadInput, CombineRefusesTypesThatItCannotAdd) {
   using Args = hepCombineArgs_t;
   expect_combine_refused({

@@ -81,6 +81,21 @@ TEST(Mismatch, OfTheTypeOfADispatchIsReportedToAll) {
                   {"dispatch 1", "hepTypeBfloat16", "hepTypeFloat16"});
 }
 
+TEST(Mismatch, OfTheHiddenSizeOfACallIsReportedToAll) {
+  expect_mismatch("hidden", hepOperationDispatch, [](Batch& batch) { batch.dispatch.hidden = 56; },
+                  {"dispatch 1", "hidden 64", "hidden 56"});
+  expect_mismatch("hidden", hepOperationCombine, [](Batch& batch) { batch.combine.hidden = 8; },
+                  {"combine 1", "hidden 64", "hidden 8"});
+}
+
+TEST(Mismatch, OfTheHiddenSizeOfADispatchThatUpdatesIsReportedToAll) {
+  if (world().num_ranks() < 2) GTEST_SKIP() << "needs two ranks to disagree";
+  for (const hepMode_t mode : {hepModeThroughput, hepModeLowLatency})
+    expect_mismatch("hidden", mode, Update::kInTheDispatch, hepOperationDispatch,
+                    [](Batch& batch) { batch.dispatch.hidden = 56; },
+                    {"dispatch 1", "hidden 64", "hidden 56"});
+}
+
 TEST(Mismatch, OfTheQuantisationOfADispatchIsReportedToAll) {
   expect_mismatch("quantisation", hepOperationDispatch,
                   [](Batch& batch) {

@@ -190,6 +190,12 @@ class Steps {
     if (random_.chance(50)) builder_.fold_update(index);
   }
 
+  // Of rows that fit whatever their type; 0: the config's.
+  int random_hidden() {
+    constexpr int kUnit = 16;
+    return static_cast<int>(random_.between(0, config_.hidden / kUnit)) * kUnit;
+  }
+
   // A type that the communicator has room for, and what goes with it.
   void vary(Dispatch* dispatch) {
     const int32_t combine_type =
@@ -199,9 +205,11 @@ class Steps {
                                      hepTypeFloat8E4M3, hepTypeFloat8E5M2, hepTypeBytes});
     if (random_.chance(40) && reference::bytes_of(other) <= room) dispatch->type = other;
     const int32_t type = dispatch->type != hepTypeDefault ? dispatch->type : config_.type;
+    if (random_.chance(30)) dispatch->hidden = random_hidden();
+    const int hidden = dispatch->hidden != 0 ? dispatch->hidden : config_.hidden;
     const auto quantize = random_.pick({hepQuantizeFloat32, hepQuantizeUe8m0});
     if (type == hepTypeFloat8E4M3 && random_.chance(60) &&
-        config_.scale_bytes >= quantized_scale_bytes(config_.hidden))
+        config_.scale_bytes >= quantized_scale_bytes(hidden))
       dispatch->quantize = quantize;
     dispatch->has_scales =
         config_.scale_bytes > 0 && dispatch->quantize == hepQuantizeNone && random_.chance(60);
@@ -228,6 +236,7 @@ class Steps {
     combine.partial_type = random_.pick({hepTypeDefault, hepTypeBfloat16, hepTypeFloat32});
     if (config_.partial_type != hepTypeFloat32) combine.partial_type = hepTypeDefault;
     combine.has_gradients = random_.chance(40);
+    if (random_.chance(30)) combine.hidden = random_hidden();
   }
 
   const uint64_t seed_;
@@ -276,10 +285,11 @@ std::string describe(const Job& job, const Update& update) {
 std::string describe(const Job& job, const Dispatch& dispatch) {
   std::ostringstream text;
   text << "dispatch on routing " << job.updates[dispatch.update].routing << ": "
-       << layout_name(dispatch.layout) << ", type " << dispatch.type << ", quantize "
-       << dispatch.quantize << ", scales " << dispatch.has_scales << " by "
-       << dispatch.scale_element_bytes << ", weights " << dispatch.has_weights << ", overflow "
-       << dispatch.overflow << ", capacity " << list(dispatch.capacity);
+       << layout_name(dispatch.layout) << ", type " << dispatch.type << ", hidden "
+       << dispatch.hidden << ", quantize " << dispatch.quantize << ", scales "
+       << dispatch.has_scales << " by " << dispatch.scale_element_bytes << ", weights "
+       << dispatch.has_weights << ", overflow " << dispatch.overflow << ", capacity "
+       << list(dispatch.capacity);
   if (dispatch.does_update) text << ", with the " << describe(job, job.updates[dispatch.update]);
   return text.str();
 }
@@ -287,9 +297,9 @@ std::string describe(const Job& job, const Dispatch& dispatch) {
 std::string describe(const Job& job, const Combine& combine) {
   std::ostringstream text;
   text << "combine on routing " << job.updates[combine.update].routing << ": "
-       << layout_name(combine.layout) << ", type " << combine.type << ", partial type "
-       << combine.partial_type << ", weight mode " << combine.mode << ", gradients "
-       << combine.has_gradients << ", capacity " << list(combine.capacity);
+       << layout_name(combine.layout) << ", type " << combine.type << ", hidden " << combine.hidden
+       << ", partial type " << combine.partial_type << ", weight mode " << combine.mode
+       << ", gradients " << combine.has_gradients << ", capacity " << list(combine.capacity);
   return text.str();
 }
 

@@ -157,7 +157,6 @@ class Ranks {
     shape.num_experts = options.num_experts;
     shape.max_tokens = options.max_tokens;
     shape.max_top_k = options.max_top_k;
-    shape.hidden = kHidden;
     shape.row_bytes = shape.partial_row_bytes = kHidden * 2;
     shape.heap_bytes = options.heap_bytes;
     const int domain_size = options.domain_size != 0 ? options.domain_size : options.num_ranks;
@@ -185,6 +184,7 @@ inline hepDispatchArgs_t dispatch_args(hepLayout_t layout, const Matrix& x, Matr
   hepDispatchArgs_t args{};
   args.layout = layout;
   args.type = hepTypeBfloat16;
+  args.hidden = kHidden;
   args.x = x.data();
   args.rows = rows.data();
   args.capacity = static_cast<int64_t>(rows.size()) / kHidden;
@@ -197,6 +197,7 @@ inline hepCombineArgs_t combine_args(hepLayout_t layout, hepWeightMode_t mode, c
   args.layout = layout;
   args.weight_mode = mode;
   args.type = args.partial_type = hepTypeBfloat16;
+  args.hidden = kHidden;
   args.y = y.data();
   args.capacity = static_cast<int64_t>(y.size()) / kHidden;
   args.out = out.data();

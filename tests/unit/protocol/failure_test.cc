@@ -106,6 +106,7 @@ hepDispatchArgs_t dispatch_call(bool gives_weights, bool gives_scales) {
   hepDispatchArgs_t call = HEP_DISPATCH_ARGS_INITIALIZER;
   call.layout = hepLayoutExpertMajor;
   call.type = hepTypeFloat16;
+  call.hidden = 7168;
   call.weights = gives_weights ? &weights : nullptr;
   call.scales = gives_scales ? &weights : nullptr;
   return call;
@@ -119,6 +120,18 @@ TEST(CallSummary, RanksWithTokensGiveWeightsAndScalesAllOrNone) {
       EXPECT_FALSE(alike(own, summary_of(dispatch_call(!weights, scales), 1, 3)));
       EXPECT_FALSE(alike(own, summary_of(dispatch_call(weights, !scales), 1, 3)));
     }
+}
+
+TEST(CallSummary, EveryHiddenSizeIsTold) {
+  for (const int hidden : {1, 7168, 7176, 65536}) {
+    hepDispatchArgs_t own = dispatch_call(true, true);
+    hepDispatchArgs_t theirs = own;
+    own.hidden = hidden;
+    theirs.hidden = hidden == 65536 ? 1 : hidden + 1;
+    EXPECT_FALSE(alike(summary_of(own, 5, 3), summary_of(theirs, 5, 3)));
+    const std::string words = describe_call(hepOperationDispatch, summary_of(own, 5, 3));
+    EXPECT_NE(words.find("hidden " + std::to_string(hidden) + ","), std::string::npos) << words;
+  }
 }
 
 TEST(CallSummary, RanksWithoutTokensGoWithAllOthers) {
@@ -155,17 +168,19 @@ TEST(CallSummary, RanksWithTokensOrRowsGiveGradientsAllOrNone) {
 TEST(CallSummary, InWordsTellsEveryFieldOfBothOperations) {
   const std::string dispatch =
       describe_call(hepOperationDispatch, summary_of(dispatch_call(true, false), 1, 9));
-  for (const char* word : {"expert-major", "hepTypeFloat16", "quantize none", "with weights",
-                           "without scales", "update 9"})
+  for (const char* word : {"expert-major", "hepTypeFloat16", "hidden 7168", "quantize none",
+                           "with weights", "without scales", "update 9"})
     EXPECT_NE(dispatch.find(word), std::string::npos) << dispatch;
   hepCombineArgs_t call = HEP_COMBINE_ARGS_INITIALIZER;
   call.layout = hepLayoutFlat;
   call.type = hepTypeFloat32;
   call.partial_type = hepTypeBfloat16;
   call.weight_mode = hepWeightsRow;
+  call.hidden = 48;
   const std::string combine = describe_call(hepOperationCombine, summary_of(call, 1, 0, 9));
-  for (const char* word : {"flat", "type hepTypeFloat32", "partial type hepTypeBfloat16",
-                           "weight mode row", "without gradients", "update 9"})
+  for (const char* word :
+       {"flat", "type hepTypeFloat32", "hidden 48", "partial type hepTypeBfloat16",
+        "weight mode row", "without gradients", "update 9"})
     EXPECT_NE(combine.find(word), std::string::npos) << combine;
 }
 

@@ -40,8 +40,8 @@ constexpr uint64_t place_memory_bytes(const Shape& shape) {
                       sizeof(uint16_t) * selections,
                   kStageAlignment);
 }
-constexpr Shape kSmallShape{1, 1, 1, 1, 8, 16, 16, 0, 0, 0};
-constexpr Shape kLargeShape{72, 4032, 512, 8, 7168, 14336, 14336, 0, 0, 0};
+constexpr Shape kSmallShape{1, 1, 1, 1, 16, 16, 0, 0, 0};
+constexpr Shape kLargeShape{72, 4032, 512, 8, 14336, 14336, 0, 0, 0};
 static_assert(place_memory_bytes(kSmallShape) == assign_bytes(kSmallShape));
 static_assert(place_memory_bytes(kLargeShape) == assign_bytes(kLargeShape));
 

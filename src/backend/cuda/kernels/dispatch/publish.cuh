@@ -50,7 +50,7 @@ __device__ inline void publish_rows(const DispatchArgs& args, uint64_t epoch, To
     quantize.scale_stride = context.shape().scale_stride();
     quantize.scale_bytes = context.shape().scale_bytes;
     quantize.num_tokens = args.num_tokens;
-    quantize.hidden = context.shape().hidden;
+    quantize.hidden = args.call.hidden;
     quantize.quantize = args.call.quantize;
     quantize_rows(quantize, tokens, threads);
     return;
