@@ -845,7 +845,7 @@ typedef struct {
 HEP_API hepResult_t hepRoutingUpdate(hepRouting_t routing, const hepUpdate_t* update,
                                      hepStream_t stream);
 
-/** How many rows the latest dispatch of a routing had, on the device. */
+/** How many rows a dispatch had, on the device. */
 typedef struct {
   /** The capacity that takes all rows: rows that the layout needs, with the padding rows of
       expert-major; in expert-padded the rows of the fullest expert. */
@@ -996,8 +996,8 @@ typedef struct {
   int32_t* gather;
   int64_t gather_capacity; /**< entries that `gather` holds; those past it are not written; 0 if
                                 and only if `gather` is NULL */
-  /** Optional, expert-padded only: [EL] rows of each expert that were written:
-      min(tokens_per_expert, capacity). */
+  /** Optional, expert layouts only: [EL] rows of each expert that were written, without padding.
+      tokens_per_expert, or less if rows were dropped. */
   int32_t* expert_rows;
 
   /* Scales of the output rows. */
@@ -1029,6 +1029,14 @@ typedef struct {
   /** H of this call, the same on all ranks; 0: the config's. Its rows, in `type`, are a multiple of
       16 bytes, and have at most `row_bytes` of hepLimits_t. */
   int64_t hidden;
+
+  /* Counts. They are of this call, and nothing overwrites them later. They are written whatever T
+     and capacity are. */
+  /** Optional, expert-major only: [EL] rows of each expert's block that were written, with padding:
+      the group sizes of a grouped GEMM. The offsets of the next block and of this one, each at most
+      capacity, differ by it; the sum is `written` of the row counters. */
+  int64_t* group_sizes;
+  hepRowCounters_t* row_counters; /**< optional: [1], aligned to 8 bytes */
 } hepDispatchArgs_t;
 
 #define HEP_DISPATCH_ARGS_INITIALIZER HEP_INITIALIZER(hepDispatchArgs_t, HEP_DISPATCH_ARGS_MAGIC)

@@ -43,6 +43,15 @@ Status check_layout(int32_t layout) {
   return error(hepErrorInvalidArgument, "layout is %d, must be a hepLayout_t", layout);
 }
 
+// An output that exists in the expert layouts alone.
+Status check_expert_rows(const hepDispatchArgs_t& args) {
+  if (args.expert_rows == nullptr || args.layout != hepLayoutFlat)
+    return check_array(args.expert_rows, "expert_rows");
+  return error(hepErrorInvalidArgument,
+               "expert_rows is given, but belongs to layouts hepLayoutExpertMajor and "
+               "hepLayoutExpertPadded only");
+}
+
 // An output that exists in one layout alone.
 Status check_belongs(const void* pointer, const char* name, int32_t layout, hepLayout_t its_layout,
                      const char* layout_name) {
@@ -271,8 +280,11 @@ Status resolve_dispatch(const RoutingState& routing, int64_t num_tokens, hepDisp
   HEP_TRY(check_array(args->row_tokens, "row_tokens"));
   HEP_TRY(check_belongs(args->row_experts, "row_experts", args->layout, hepLayoutFlat,
                         "hepLayoutFlat"));
-  HEP_TRY(check_belongs(args->expert_rows, "expert_rows", args->layout, hepLayoutExpertPadded,
-                        "hepLayoutExpertPadded"));
+  HEP_TRY(check_expert_rows(*args));
+  HEP_TRY(check_belongs(args->group_sizes, "group_sizes", args->layout, hepLayoutExpertMajor,
+                        "hepLayoutExpertMajor"));
+  HEP_TRY(check_alignment(args->group_sizes, sizeof(int64_t), "group_sizes"));
+  HEP_TRY(check_alignment(args->row_counters, sizeof(int64_t), "row_counters"));
   return check_gather(*args);
 }
 

@@ -100,16 +100,25 @@ hepUpdate_t* update_args(Struct& args) {
   return update;
 }
 
-// The rows of each expert are counted also where there are none.
+// Whether a pointer is in the memory of a struct, and is given.
+template <typename Args, typename T>
+bool gives(Struct& args, T* Args::*pointer) {
+  static const Args none{};
+  const auto offset =
+      reinterpret_cast<const char*>(&(none.*pointer)) - reinterpret_cast<const char*>(&none);
+  return args.num_bytes() >= offset + sizeof(T*) && args.as<Args>()->*pointer != nullptr;
+}
+
+// Rows are counted also where there are none.
 hepDispatchArgs_t* dispatch_args(Struct& args, Struct& update) {
   static int32_t expert_rows[kExperts];
   auto* dispatch = args.as<hepDispatchArgs_t>();
-  if (args.num_bytes() >= offsetof(hepDispatchArgs_t, expert_rows) + sizeof(int32_t*) &&
-      dispatch->expert_rows != nullptr)
-    dispatch->expert_rows = expert_rows;
-  if (args.num_bytes() >= offsetof(hepDispatchArgs_t, update) + sizeof(hepUpdate_t*) &&
-      dispatch->update != nullptr)
-    dispatch->update = update_args(update);
+  static int64_t group_sizes[kExperts];
+  static hepRowCounters_t row_counters;
+  if (gives(args, &hepDispatchArgs_t::expert_rows)) dispatch->expert_rows = expert_rows;
+  if (gives(args, &hepDispatchArgs_t::update)) dispatch->update = update_args(update);
+  if (gives(args, &hepDispatchArgs_t::group_sizes)) dispatch->group_sizes = group_sizes;
+  if (gives(args, &hepDispatchArgs_t::row_counters)) dispatch->row_counters = &row_counters;
   return dispatch;
 }
 

@@ -176,6 +176,26 @@ inline hepRowCounters_t row_counters(const Arrivals& arrivals, hepLayout_t layou
   return {needed, std::min(needed, capacity), needed > capacity ? 1 : 0};
 }
 
+// Rows of each expert that an expert layout of that capacity takes.
+inline std::vector<int32_t> expert_rows(const Arrivals& arrivals, hepLayout_t layout,
+                                        int64_t capacity) {
+  std::vector<int32_t> rows(arrivals.num_experts(), 0);
+  for (const Selection& selection : arrivals.selections)
+    if (arrivals.row_of(layout, capacity, selection) >= 0) ++rows[selection.expert];
+  return rows;
+}
+
+// Rows of each expert's block that the expert-major layout takes, padding included.
+inline std::vector<int64_t> group_sizes(const Arrivals& arrivals, int64_t capacity) {
+  std::vector<int64_t> sizes(arrivals.num_experts(), 0);
+  int expert = 0;
+  for (int64_t place = 0; place < capacity && place < arrivals.expert_offsets.back(); ++place) {
+    while (place >= arrivals.expert_offsets[expert + 1]) ++expert;
+    ++sizes[expert];
+  }
+  return sizes;
+}
+
 // The flat row that belongs at each place of the expert-major layout.
 inline std::vector<int32_t> gather_list(const Arrivals& arrivals, int64_t capacity) {
   std::vector<int32_t> list;

@@ -248,11 +248,11 @@ class JobRun {
     harness::Buffer counters;
     harness::GuardedBuffer scales, weights;
     harness::GuardedBuffer rows, row_scales, row_weights, row_experts, row_sources, row_tokens,
-        gather, expert_rows;
+        gather, expert_rows, group_sizes, row_counters;
 
     std::vector<harness::GuardedBuffer*> outputs() {
-      return {&rows,        &row_scales, &row_weights, &row_experts,
-              &row_sources, &row_tokens, &gather,      &expert_rows};
+      return {&rows,       &row_scales, &row_weights, &row_experts, &row_sources,
+              &row_tokens, &gather,     &expert_rows, &group_sizes, &row_counters};
     }
   };
   struct CombineRun {

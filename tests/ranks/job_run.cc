@@ -185,7 +185,10 @@ void JobRun::allocate_dispatch(const Dispatch& dispatch, DispatchRun* run) {
     run->row_sources = array(rows);
     run->row_tokens = array(rows);
     if (dispatch.layout == hepLayoutFlat) run->row_experts = array(rows * columns);
-    if (dispatch.layout == hepLayoutExpertPadded) run->expert_rows = array(arrivals.num_experts());
+    if (dispatch.layout != hepLayoutFlat) run->expert_rows = array(arrivals.num_experts());
+    if (dispatch.layout == hepLayoutExpertMajor)
+      run->group_sizes = guarded(arrivals.num_experts() * sizeof(int64_t), sizeof(int64_t));
+    run->row_counters = guarded(sizeof(hepRowCounters_t), sizeof(int64_t));
   }
   run->gather = array(dispatch.gather_capacity[rank_.rank]);
 }
@@ -356,6 +359,8 @@ hepDispatchArgs_t JobRun::dispatch_args(const Dispatch& dispatch, const Dispatch
     args.row_scales_stride = dispatch.scale_stride(rank_.rank);
   }
   args.expert_rows = run.expert_rows.as<int32_t>();
+  args.group_sizes = run.group_sizes.as<int64_t>();
+  args.row_counters = run.row_counters.as<hepRowCounters_t>();
   args.gather = run.gather.as<int32_t>();
   args.gather_capacity = dispatch.gather_capacity[rank_.rank];
   if (job_->wild_pointers) spoil_unused(dispatch, &args);

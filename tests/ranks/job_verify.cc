@@ -222,11 +222,17 @@ void JobRun::verify_lists(const Dispatch& dispatch, const DispatchRun& run,
   std::copy_n(whole.begin(), std::min(whole.size(), gather.size()), gather.begin());
   expect_array(run.gather, gather, where + "gather");
 
-  auto expert_rows = untouched<int32_t>(run.expert_rows);
-  for (size_t e = 0; e < expert_rows.size(); ++e)
-    expert_rows[e] =
-        static_cast<int32_t>(std::min<int64_t>(arrivals.tokens_per_expert[e], capacity));
-  expect_array(run.expert_rows, expert_rows, where + "expert_rows");
+  if (!dispatch.extras) return;
+  const hepRowCounters_t counters = reference::row_counters(arrivals, dispatch.layout, capacity);
+  expect_array(run.row_counters,
+               std::vector<int64_t>{counters.needed, counters.written, counters.overflow},
+               where + "row_counters");
+  if (dispatch.layout != hepLayoutFlat)
+    expect_array(run.expert_rows, reference::expert_rows(arrivals, dispatch.layout, capacity),
+                 where + "expert_rows");
+  if (dispatch.layout == hepLayoutExpertMajor)
+    expect_array(run.group_sizes, reference::group_sizes(arrivals, capacity),
+                 where + "group_sizes");
 }
 
 harness::ExpectedDispatch JobRun::expected_dispatch(const Dispatch& dispatch) const {

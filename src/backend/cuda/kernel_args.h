@@ -132,6 +132,8 @@ struct DispatchCall {
   int32_t* gather;
   int64_t gather_capacity;
   int32_t* expert_rows;
+  int64_t* group_sizes;
+  hepRowCounters_t* row_counters;
 
   const void* scales;
   void* row_scales;

@@ -66,6 +66,8 @@ DispatchCall call_of(const hepDispatchArgs_t& given) {
   call.gather = given.gather;
   call.gather_capacity = given.gather_capacity;
   call.expert_rows = given.expert_rows;
+  call.group_sizes = given.group_sizes;
+  call.row_counters = given.row_counters;
   call.scales = given.scales;
   call.row_scales = given.row_scales;
   call.row_scales_stride = given.row_scales_stride;
@@ -239,6 +241,8 @@ Status CudaRouting::dispatch(const DispatchRequest& request, const Batch& batch,
                                  {call.scales, "scales"},
                                  {call.row_scales, "row_scales"},
                                  {call.expert_rows, "expert_rows"},
+                                 {call.group_sizes, "group_sizes"},
+                                 {call.row_counters, "row_counters"},
                                  {choice.indices, "indices of hepUpdate_t"}},
                                 device));
 

@@ -100,10 +100,14 @@ class Receiver {
     counters.needed = needed_rows();
     counters.written = std::min(counters.needed, args_.capacity);
     counters.overflow = counters.needed > args_.capacity;
-    if (args_.expert_rows == nullptr) return;
-    for (int e = 0; e < num_experts_; ++e)
-      args_.expert_rows[e] =
-          static_cast<int32_t>(std::min<int64_t>(state_.tokens_per_expert[e], args_.capacity));
+    if (args_.row_counters != nullptr) *args_.row_counters = counters;
+    for (int e = 0; e < num_experts_; ++e) {
+      if (args_.expert_rows != nullptr)
+        args_.expert_rows[e] = static_cast<int32_t>(written_rows(e, state_.tokens_per_expert[e]));
+      if (args_.group_sizes != nullptr)
+        args_.group_sizes[e] =
+            written_rows(e, state_.expert_offsets[e + 1] - state_.expert_offsets[e]);
+    }
   }
 
   void write_padding() {
@@ -142,6 +146,11 @@ class Receiver {
   }
 
  private:
+  // Of `count` rows of an expert.
+  int64_t written_rows(int expert, int32_t count) const {
+    return rows_below_capacity(args_.layout, args_.capacity, state_.expert_offsets[expert], count);
+  }
+
   int64_t num_padded_rows() const { return state_.expert_offsets[num_experts_]; }
 
   int64_t needed_rows() const {

@@ -179,6 +179,10 @@ TEST(BadInput, DispatchRefusesExtrasOfAnotherLayout) {
        [](Batch& b, Args& a) { a.expert_rows = b.numbers.as<int32_t>(); },
        kInvalid,
        {"expert_rows"}},
+      {"group_sizes",
+       [](Batch& b, Args& a) { a.group_sizes = b.numbers.as<int64_t>(); },
+       kInvalid,
+       {"group_sizes", "hepLayoutExpertMajor"}},
       {"row_experts",
        [](Batch& b, Args& a) {
          a.layout = hepLayoutExpertMajor;

@@ -50,6 +50,12 @@ std::vector<DispatchPointer> dispatch_pointers() {
          args.capacity = 16;
          args.expert_rows = static_cast<int32_t*>(memory);
        }},
+      {"group_sizes", 8,
+       [](Batch&, Args& args, void* memory) {
+         args.layout = hepLayoutExpertMajor;
+         args.group_sizes = static_cast<int64_t*>(memory);
+       }},
+      {"row_counters", 8, field(&Args::row_counters)},
       {"scales", 1, field(&Args::scales)},
       {"row_scales", 4,
        [](Batch& batch, Args& args, void* memory) {

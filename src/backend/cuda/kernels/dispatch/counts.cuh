@@ -6,7 +6,7 @@
 #include "backend/cuda/kernels/common/routing_view.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/kernels/dispatch/extras.cuh"
-#include "protocol/at.h"
+#include "protocol/output_layout.h"
 #include "protocol/routing_layout.h"
 
 namespace hep::dispatch {
@@ -36,20 +36,32 @@ __device__ inline void report_overflow(const DispatchArgs& args, uint64_t epoch,
   ptx::st_release_sys(&host->overflow_ready, 1);
 }
 
+// Rows of each expert, and of its block, that were written. A lane has an expert.
+template <int kLayout>
+__device__ void write_expert_counts(const DispatchArgs& args, const ExpertBlocks& experts) {
+  const DispatchCall& call = args.call;
+  for (int e = warp_lane(); e < args.context.shape().num_local_experts(); e += kWarpSize) {
+    const int32_t offset = experts.offsets[e];
+    if (call.expert_rows != nullptr)
+      call.expert_rows[e] = static_cast<int32_t>(
+          rows_below_capacity(kLayout, call.capacity, offset, experts.counts[e]));
+    if (kLayout == hepLayoutExpertMajor && call.group_sizes != nullptr)
+      call.group_sizes[e] =
+          rows_below_capacity(kLayout, call.capacity, offset, experts.offsets[e + 1] - offset);
+  }
+}
+
 // By one warp.
 template <int kLayout>
 __device__ void write_counts(const DispatchArgs& args, const ExpertBlocks& experts,
                              int64_t num_flat_rows, uint64_t epoch) {
-  if (args.call.expert_rows != nullptr)
-    for (int e = warp_lane(); e < args.context.shape().num_local_experts(); e += kWarpSize)
-      args.call.expert_rows[e] =
-          static_cast<int32_t>(min(static_cast<int64_t>(experts.counts[e]), args.call.capacity));
+  if (kLayout != hepLayoutFlat) write_expert_counts<kLayout>(args, experts);
   const int64_t needed = needed_rows<kLayout>(args, experts, num_flat_rows);
   if (warp_lane() != 0) return;
-  hepRowCounters_t& counters = routing_of(args).totals()->row_counters;
-  counters.needed = needed;
-  counters.written = min(needed, args.call.capacity);
-  counters.overflow = needed > args.call.capacity;
+  const hepRowCounters_t counters{needed, min(needed, args.call.capacity),
+                                  needed > args.call.capacity};
+  routing_of(args).totals()->row_counters = counters;
+  if (args.call.row_counters != nullptr) *args.call.row_counters = counters;
   if (needed > args.call.capacity && args.call.overflow == hepOverflowError)
     report_overflow(args, epoch, needed);
 }
