@@ -173,7 +173,7 @@
  *   layout          rows that take everything               without hepRoutingQuery
  *   flat            num_flat_rows                           R * T
  *   expert-major    num_padded_rows                         R * T * K + EL * (alignment - 1)
- *   expert-padded   max of tokens_per_expert, an expert     R * T, an expert; R * T * K if a token
+ *   expert-padded   max_expert_rows, an expert              R * T, an expert; R * T * K if a token
  *                                                           may select an expert more than once
  *
  * T in this table is max_tokens, or low_latency_tokens. Rows whose place is not
@@ -885,6 +885,10 @@ typedef struct {
   int64_t num_flat_rows;      /**< rows that the flat layout needs */
   int64_t num_expert_rows;    /**< expert rows without padding */
   int64_t num_padded_rows;    /**< rows that the expert-major layout needs, with padding */
+  int64_t max_expert_rows;    /**< max of tokens_per_expert: capacity of the expert-padded layout */
+  /** The most selections that a token of any rank made in the update, those past top_k of a map
+      included: the top_k that cuts nothing. The same on all ranks. */
+  int64_t max_selections;
 } hepRoutingCounts_t;
 
 #define HEP_ROUTING_COUNTS_INITIALIZER HEP_INITIALIZER(hepRoutingCounts_t, HEP_ROUTING_COUNTS_MAGIC)

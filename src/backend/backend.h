@@ -88,7 +88,7 @@ class BackendRouting {
   // Such a call cannot be repeated.
   virtual bool has_begun() const { return false; }
 
-  // Waits for the stream. Fills the three numbers and, if it is not NULL, tokens_per_expert.
+  // Waits for the stream. Fills the numbers and, if it is not NULL, tokens_per_expert.
   virtual Status query(hepRoutingCounts_t* counts, hepStream_t stream) = 0;
 
   // Returns the memory of RoutingLayout, which the kernels read and write.

@@ -11,7 +11,7 @@
 namespace hep {
 
 // What precedes the choices of a source: see fused/exchange.cuh.
-constexpr int kChoiceHeaderWords = 4;
+constexpr int kChoiceHeaderWords = 5;
 
 // Words that carry the experts of a token, two each, at most.
 HEP_HOST_DEVICE constexpr int choice_words(int top_k) { return ceil_div(top_k, 2); }

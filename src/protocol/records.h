@@ -42,8 +42,9 @@ struct RecordHeader {
   uint32_t num_tokens;  // T of the source
   uint32_t num_rows;
   uint32_t num_selections;
-  uint32_t top_k;  // must be the same on all ranks
+  uint16_t top_k;           // must be the same on all ranks
+  uint16_t max_selections;  // the most that a token made, those past top_k of a map included
 };
-static_assert(sizeof(RecordHeader) == 16);
+static_assert(sizeof(RecordHeader) == 16 && kMaxExperts <= UINT16_MAX);
 
 }  // namespace hep

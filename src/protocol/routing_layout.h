@@ -35,6 +35,7 @@ struct RoutingTotals {
   // Of the update that filled this routing: which one of the lane, and its T and K.
   uint64_t update;
   int32_t num_tokens, top_k;
+  int64_t max_selections;  // of all ranks' headers
 };
 
 struct RoutingLayout {

@@ -74,6 +74,7 @@ struct Update {
   bool query;                               // asks for the counts at once
   std::shared_ptr<const reference::Routing> expected;
   std::vector<std::vector<unsigned char>> maps;  // by rank, for hepIndexMap
+  int64_t max_selections;                        // of a token, those that were cut included
 };
 
 struct Dispatch {

@@ -106,6 +106,20 @@ std::vector<int64_t> choose_by_map(Random& random, int num_experts, int top_k,
   return chosen;
 }
 
+// The most selections that a token makes: of those in `experts`, or of all in its row of a map.
+int64_t most_selections(const std::vector<int64_t>& experts, int num_experts, int top_k,
+                        const std::vector<unsigned char>& map) {
+  int64_t most = 0;
+  for (size_t i = 0; i < map.size(); i += num_experts)
+    most = std::max<int64_t>(
+        most, num_experts - std::count(map.begin() + i, map.begin() + i + num_experts, 0));
+  for (size_t i = 0; i < experts.size(); i += top_k)
+    most = std::max<int64_t>(
+        most, std::count_if(experts.begin() + i, experts.begin() + i + top_k,
+                            [&](int64_t expert) { return expert >= 0 && expert < num_experts; }));
+  return most;
+}
+
 }  // namespace
 
 void make_bytes(uint64_t seed, int rank, int64_t index, int count, unsigned char* out) {
@@ -178,10 +192,14 @@ int JobBuilder::add_update(int routing, int top_k, const std::vector<hepIndexTyp
       batches[rank].indices.insert(batches[rank].indices.end(), chosen.begin(), chosen.end());
     }
   }
+  int64_t most = 0;
+  for (int rank = 0; rank < num_ranks_; ++rank)
+    most =
+        std::max(most, most_selections(batches[rank].indices, job_.num_experts, top_k, maps[rank]));
   auto expected = std::make_shared<reference::Routing>(
       job_.num_experts, top_k, job_.routings[routing].alignment, std::move(batches));
   const int index = static_cast<int>(job_.updates.size());
-  job_.updates.push_back({routing, index_types, false, std::move(expected), std::move(maps)});
+  job_.updates.push_back({routing, index_types, false, std::move(expected), std::move(maps), most});
   job_.order.push_back({hepOperationRouting, index, Step::kWhole});
   return index;
 }

@@ -107,6 +107,8 @@ void JobRun::expect_counts(const Update& update) {
   EXPECT_EQ(counts.num_flat_rows, static_cast<int64_t>(arrivals.rows.size())) << place;
   EXPECT_EQ(counts.num_expert_rows, static_cast<int64_t>(arrivals.selections.size())) << place;
   EXPECT_EQ(counts.num_padded_rows, static_cast<int64_t>(arrivals.places.size())) << place;
+  EXPECT_EQ(counts.max_expert_rows, arrivals.num_rows(hepLayoutExpertPadded)) << place;
+  EXPECT_EQ(counts.max_selections, update.max_selections) << place;
 }
 
 void JobRun::verify_update(const Update& update, const UpdateRun& run) {

@@ -27,6 +27,7 @@ struct DeviceState {
   };
   Operation dispatch, combine;
   uint64_t routing_epoch;
+  uint32_t most_selections[2];  // of a token of this rank, by the update's parity; 0 before it
 
   uint64_t routing_counted;  // routing: blocks that have counted their tokens, over all operations
   uint64_t
@@ -87,6 +88,7 @@ struct KernelContext {
 };
 
 struct MapArgs {
+  DeviceState* state;
   FirstErrors* firsts;
   HostState* host;
   const uint8_t* map;  // [num_tokens][num_experts]

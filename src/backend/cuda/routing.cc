@@ -132,6 +132,7 @@ Status CudaRouting::list_map(Step step, hepStream_t stream, TopK* choice) {
   const LaneContext& context = lane_.context;
   int32_t* listed = at<int32_t>(memory_->get(), context.lane.routing_layout.weights);
   MapArgs args{};
+  args.state = lane_.kernel.state;
   args.firsts = lane_.kernel.firsts;
   args.host = lane_.kernel.host;
   args.map = static_cast<const uint8_t*>(choice->indices);
@@ -333,6 +334,8 @@ Status CudaRouting::query(hepRoutingCounts_t* counts, hepStream_t stream) {
   counts->num_flat_rows = totals.num_flat_rows;
   counts->num_expert_rows = totals.num_expert_rows;
   counts->num_padded_rows = padded_rows;
+  counts->max_expert_rows = *std::max_element(tokens_per_expert.begin(), tokens_per_expert.end());
+  counts->max_selections = totals.max_selections;
   if (counts->tokens_per_expert != nullptr)
     std::copy(tokens_per_expert.begin(), tokens_per_expert.end(), counts->tokens_per_expert);
   return Status();

@@ -78,7 +78,8 @@ void begin_block(const Operation& operation, int domain, const RecordTotals& tot
   for (int number = 0; number < operation.domain_size(); ++number) {
     const int rank = operation.topology().rank_of(domain, number);
     block.headers()[number] = {header.num_tokens, totals.rank_rows[rank],
-                               totals.rank_selections[rank], header.top_k};
+                               totals.rank_selections[rank], static_cast<uint16_t>(header.top_k),
+                               0};
   }
 }
 

@@ -151,6 +151,9 @@ Status HostRouting::query(hepRoutingCounts_t* counts, hepStream_t stream) {
   counts->num_flat_rows = state_.totals->num_flat_rows;
   counts->num_expert_rows = state_.totals->num_expert_rows;
   counts->num_padded_rows = state_.expert_offsets[num_experts];
+  counts->max_expert_rows =
+      *std::max_element(state_.tokens_per_expert, state_.tokens_per_expert + num_experts);
+  counts->max_selections = state_.totals->max_selections;
   if (counts->tokens_per_expert != nullptr)
     std::copy_n(state_.tokens_per_expert, num_experts, counts->tokens_per_expert);
   return {};

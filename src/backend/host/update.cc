@@ -32,7 +32,7 @@ class RecordWriter {
                      records_to(operation, destination)) {
     if (operation.is_local(destination))
       *to_.header = {static_cast<uint32_t>(batch.num_tokens), 0, 0,
-                     static_cast<uint32_t>(batch.top_k)};
+                     static_cast<uint16_t>(batch.top_k), 0};
     is_local_ = operation.is_local(destination);
     std::fill_n(to_.counts, operation.shape().num_local_experts(), 0);
   }
@@ -51,6 +51,8 @@ class RecordWriter {
     to_.header->num_rows = num_rows_;
     to_.header->num_selections = num_selections_;
   }
+
+  void set_max_selections(int count) { to_.header->max_selections = static_cast<uint16_t>(count); }
 
  private:
   RecordWriter(int source, int first_expert, const RecordsToWrite& to)
@@ -95,11 +97,11 @@ int read_map(const TopK& choice, int token, int num_experts, HostBackend& backen
     ++count;
   }
   if (count > choice.batch.top_k) backend.note_bad_index(token, -1, count);
-  return std::min(count, choice.batch.top_k);
+  return count;
 }
 
 // Reads one token's choices, in ascending (expert, k) order, which is also by rank; returns how
-// many there are.
+// many it has made. Those past top_k are not among them.
 int read_choices(const TopK& choice, int token, int num_experts, HostBackend& backend,
                  TokenChoices* choices) {
   return choice.index_type == hepIndexMap ? read_map(choice, token, num_experts, backend, choices)
@@ -123,7 +125,8 @@ RecordTotals count_records(const Operation& operation, const TopK& choice, HostB
   TokenChoices choices;
   const Shape& shape = operation.shape();
   for (int token = 0; token < choice.batch.num_tokens; ++token) {
-    const int count = read_choices(choice, token, shape.num_experts, backend, &choices);
+    const int count = std::min(read_choices(choice, token, shape.num_experts, backend, &choices),
+                               choice.batch.top_k);
     int domain = -1;
     for_each_rank(choices, count, shape.num_local_experts(), [&](int rank, const Choice*, int n) {
       ++totals.rank_rows[rank];
@@ -140,13 +143,16 @@ RecordTotals count_records(const Operation& operation, const TopK& choice, HostB
 class TokenWriter {
  public:
   TokenWriter(const Operation& operation, const Batch& batch, RoutingState& state)
-      : operation_(operation), state_(state) {
+      : operation_(operation), state_(state), top_k_(batch.top_k) {
     for (int r = 0; r < operation.num_ranks(); ++r) writers_[r] = RecordWriter(operation, r, batch);
     for (int d = 0; d < operation.topology().num_domains(); ++d)
       if (d != operation.domain()) num_ranks_[d] = num_ranks_in(operation, d);
   }
 
-  void add(int token, const TokenChoices& choices, int count) {
+  // `made` counts the token's selections, those past top_k of a map included.
+  void add(int token, const TokenChoices& choices, int made) {
+    most_ = std::max(most_, made);
+    const int count = std::min(made, top_k_);
     int domain = -1, ordinal = 0;
     state_.partial_counts[token] = 0;
     if (!operation_.network().empty()) state_.part_counts[token] = 0;
@@ -165,6 +171,11 @@ class TokenWriter {
                   });
   }
 
+  // After the last token.
+  void finish() {
+    for (int r = 0; r < operation_.num_ranks(); ++r) writers_[r].set_max_selections(most_);
+  }
+
  private:
   // The token goes to a domain.
   void enter(int token, int domain) {
@@ -177,6 +188,8 @@ class TokenWriter {
 
   const Operation& operation_;
   RoutingState& state_;
+  const int top_k_;
+  int most_ = 0;
   std::array<RecordWriter, kMaxRanks> writers_;
   std::array<uint8_t*, kMaxDomains> num_ranks_{};
   std::array<uint32_t, kMaxDomains> rows_{};
@@ -218,9 +231,12 @@ void take_records(const Operation& operation, RoutingState& state) {
   std::array<uint32_t, kMaxExperts> next_place;  // by local expert, of the source at hand
   std::copy_n(state.expert_offsets, shape.num_local_experts(), next_place.begin());
   uint32_t num_rows = 0, num_selections = 0;
+  state.totals->max_selections = 0;
   for (int s = 0; s < shape.num_ranks; ++s) {
     const RecordsToRead records = records_of(operation, s);
     const RecordHeader& header = *records.header;
+    state.totals->max_selections =
+        std::max<int64_t>(state.totals->max_selections, header.max_selections);
 
     for (uint32_t i = 0; i < header.num_rows; ++i) {
       state.rows[num_rows + i] = records.rows[i];
@@ -258,9 +274,10 @@ void send_update(const Operation& operation, const TopK& choice, HostBackend& ba
   TokenWriter writer(operation, choice.batch, state);
   TokenChoices choices;
   for (int token = 0; token < choice.batch.num_tokens; ++token) {
-    const int count = read_choices(choice, token, shape.num_experts, backend, &choices);
-    writer.add(token, choices, count);
+    const int made = read_choices(choice, token, shape.num_experts, backend, &choices);
+    writer.add(token, choices, made);
   }
+  writer.finish();
 
   for (int d = operation.first_local(); d < operation.end_local(); ++d)
     store_release(&operation.to(d).records_ready, operation.epoch());

@@ -21,6 +21,7 @@ struct Sources {
   uint32_t first_token[kMaxRanks + 1];  // tokens of the ranks before, in canonical order
   const char* rows[kMaxRanks];
   uint8_t flags[kMaxRanks];
+  uint32_t max_selections;  // of a token; of a map, those that were cut included
 };
 
 // The rows of the block, in canonical order.

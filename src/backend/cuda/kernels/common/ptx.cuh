@@ -65,6 +65,10 @@ __device__ inline uint64_t atomic_add_relaxed_gpu(uint64_t* address, uint64_t va
   return before;
 }
 
+__device__ inline void atomic_max_relaxed_gpu(uint32_t* address, uint32_t value) {
+  asm volatile("red.max.relaxed.gpu.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+}
+
 __device__ inline uint32_t atomic_cas_relaxed_gpu(uint32_t* address, uint32_t expected,
                                                   uint32_t desired) {
   uint32_t before;

@@ -86,7 +86,7 @@ struct AssignMemory {
 struct BlockUpdate {
   const UpdateArgs& args;
   const AssignMemory& memory;
-  const Sources& sources;
+  Sources& sources;
   const TokenShare& share;
   const SelectionWarpLanes& lanes;
   RankOfExpert rank_of;
@@ -103,6 +103,7 @@ __device__ inline void count_choices(const BlockUpdate& block) {
   const int local_base = context.rank * shape.num_local_experts();
   const int ranks = shape.num_ranks;
   const uint32_t num_tokens = sources.first_token[ranks];
+  uint32_t most = 0;
   for (uint32_t base = warp_index() * kWarpSize; base < num_tokens; base += kAssigningThreads) {
     const uint32_t token = base + warp_lane();
     const bool valid = token < num_tokens;
@@ -112,19 +113,24 @@ __device__ inline void count_choices(const BlockUpdate& block) {
     const uint16_t* experts = memory.experts + (source * shape.choice_tokens +
                                                 (valid ? token - sources.first_token[source] : 0)) *
                                                    args.top_k;
-    uint32_t selections = 0;
+    uint32_t selections = 0, made = 0;
 #pragma unroll 4
     for (int k = 0; k < args.top_k; ++k) {
-      const uint32_t expert = valid ? experts[k] - local_base : kNoExpert;
+      const uint32_t chosen = valid ? experts[k] : kNoExpert;
+      made += chosen != kNoExpert;
+      const uint32_t expert = chosen - local_base;
       if (expert >= static_cast<uint32_t>(shape.num_local_experts())) continue;
       atomicAdd(&count.by_expert[expert], 1u);
       ++selections;
     }
+    most = max(most, made);
     if (selections == 0) continue;
     atomicAdd(count.rows, 1u);
     atomicAdd(count.selections, selections);
     atomicAdd(&memory.source_rows[source], 1u);
   }
+  most = __reduce_max_sync(kFullWarp, most);
+  if (warp_lane() == 0 && most > 0) atomicMax(&block.sources.max_selections, most);
 }
 
 // A counter of all classes.
@@ -221,7 +227,9 @@ __device__ inline void assign_sources(const UpdateArgs& args, const AssignMemory
     }
     rows += __shfl_sync(kFullWarp, through, kWarpSize - 1);
   }
-  if (warp_lane() == 0) source_rows[ranks] = rows;
+  if (warp_lane() != 0) return;
+  source_rows[ranks] = rows;
+  routing_of(args).totals()->max_selections = sources.max_selections;
 }
 
 // A lane's selection of the tokens at hand.

@@ -37,7 +37,8 @@ enum : uint32_t {
 constexpr int kFlagBits = 3;
 
 // The first word of a header: tokens below, then top_k, then flags. The others are the lower half
-// of the call's summary and the two halves of the location of the rows.
+// of the call's summary, the two halves of the location of the rows, and the most selections that a
+// token of a map has made. Without a map the last word is 0, because the experts tell.
 constexpr int kTokenBits = 17, kTopKBits = 6;
 static_assert(kMaxTokens < 1 << kTokenBits && kMaxTopK < 1 << kTopKBits &&
               kTokenBits + kTopKBits + kFlagBits <= 32);
@@ -81,13 +82,15 @@ __device__ inline uint32_t flags_of(const UpdateArgs& args) {
   return flags;
 }
 
-__device__ inline uint32_t header_word(const UpdateArgs& args, uint64_t epoch, int word) {
+__device__ inline uint32_t header_word(const UpdateArgs& args, uint64_t epoch, uint64_t update,
+                                       int word) {
   const uint64_t location = dispatch::rows_location(args, epoch);
   switch (word) {
     case 0: return (flags_of(args) << kTopKBits | args.top_k) << kTokenBits | args.num_tokens;
     case 1: return static_cast<uint32_t>(summary_of(args.call, args.num_tokens, 0));
     case 2: return static_cast<uint32_t>(location);
-    default: return static_cast<uint32_t>(location >> 32);
+    case 3: return static_cast<uint32_t>(location >> 32);
+    default: return __ldcg(&args.context.state->most_selections[update & 1]);
   }
 }
 
@@ -139,7 +142,7 @@ __device__ void send_choices(const UpdateArgs& args, SelectionPair<Index> pair, 
       const int word = i % kChoiceHeaderWords;
       ptx::st_relaxed_sys(
           ChoiceWords(context, i / kChoiceHeaderWords, context.rank, update).header + word,
-          choice_word(update, header_word(args, epoch, word)));
+          choice_word(update, header_word(args, epoch, update, word)));
     }
   if (args.call.weights == nullptr) return;
   for (uint32_t i = (gridDim.x - 1 - blockIdx.x) * blockDim.x + threadIdx.x; i < count;
@@ -197,6 +200,7 @@ __device__ inline uint32_t take_header(const UpdateArgs& args, int source, uint6
   const uint32_t call = __shfl_sync(kFullWarp, payload, 1);
   const uint64_t location =
       uint64_t{__shfl_sync(kFullWarp, payload, 3)} << 32 | __shfl_sync(kFullWarp, payload, 2);
+  const uint32_t most_of_map = __shfl_sync(kFullWarp, payload, 4);
   const uint32_t top_k = first >> kTokenBits & ((1u << kTopKBits) - 1);
   const uint32_t tokens = first & ((1u << kTokenBits) - 1);
   // A second half is for the first half that was executed, whose sizes are in this rank's own
@@ -222,6 +226,7 @@ __device__ inline uint32_t take_header(const UpdateArgs& args, int source, uint6
     sources.num_tokens[source] = tokens;
     sources.flags[source] = first >> (kTokenBits + kTopKBits);
     sources.rows[source] = published_at(context, source, location);
+    atomicMax(&sources.max_selections, most_of_map);
   }
   return tokens;
 }

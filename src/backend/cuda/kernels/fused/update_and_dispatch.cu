@@ -204,6 +204,7 @@ __device__ void advance_epochs(const UpdateArgs& args, uint64_t epoch, uint64_t 
   if (!is_last_to_begin(&state->dispatch.begun)) return;
   state->dispatch.epoch = epoch;
   state->routing_epoch = update;
+  state->most_selections[(update + 1) & 1] = 0;
 }
 
 // Where rows are read in place, their owners wait until all have read them. By all threads of all blocks,
@@ -232,6 +233,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const uint64_t epoch = context.state->dispatch.epoch + 1;
   const uint64_t update = context.state->routing_epoch + 1;
   const SelectionPair<Index> first_pair(args, blockIdx.x * blockDim.x + threadIdx.x);
+  if (threadIdx.x == 0) sources.max_selections = 0;
   if (__syncthreads_or(has_failed(context))) return;
 
   if (args.step != Step::kReceive) {

@@ -34,6 +34,7 @@ __device__ int list_experts(const MapArgs& args, const uint8_t* selected, int32_
 }
 
 __global__ void __launch_bounds__(kMapThreads) map_kernel(const __grid_constant__ MapArgs args) {
+  int most = 0;
   const int warps = gridDim.x * (kMapThreads / kWarpSize);
   for (int token = warp_index() * gridDim.x + blockIdx.x; token < args.num_tokens; token += warps) {
     int32_t* indices = args.indices + static_cast<int64_t>(token) * args.top_k;
@@ -42,7 +43,12 @@ __global__ void __launch_bounds__(kMapThreads) map_kernel(const __grid_constant_
     if (warp_lane() >= count && warp_lane() < args.top_k) indices[warp_lane()] = -1;
     if (warp_lane() == 0 && count > args.top_k)
       record_bad_index(args.firsts, args.host, token, -1, count);
+    most = max(most, count);
   }
+  // Of the update that follows.
+  if (warp_lane() == 0 && most > 0)
+    ptx::atomic_max_relaxed_gpu(&args.state->most_selections[(args.state->routing_epoch + 1) & 1],
+                                most);
 }
 
 constexpr KernelTable<MapArgs, 1> kKernels{{{{}, map_kernel}}};

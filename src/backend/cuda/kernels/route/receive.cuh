@@ -95,16 +95,18 @@ __device__ inline void assign_experts(const RouteArgs& args, const ReceiveMemory
 __device__ inline void assign_sources(const RouteArgs& args, const ReceiveMemory& memory,
                                       uint64_t epoch) {
   const KernelContext& context = args.context;
-  uint32_t rows = 0, selections = 0;
+  uint32_t rows = 0, selections = 0, most = 0;
   for (int base = 0; base < context.num_ranks(); base += kWarpSize) {
     const int source = base + warp_lane();
     uint4 header = make_uint4(0, 0, 0, 0);
     if (source < context.num_ranks())
       header = __ldcg(reinterpret_cast<const uint4*>(header_from(args, source, epoch)));
     const uint32_t num_rows = header.y, num_selections = header.z;
-    if (source < context.num_ranks() && header.w != args.top_k)
+    const uint32_t top_k = header.w & 0xffff;
+    most = max(most, header.w >> 16);
+    if (source < context.num_ranks() && top_k != args.top_k)
       record_failure(context, {hepOperationRouting, hepPhaseRecords, source, epoch},
-                     hepErrorMismatch, args.top_k, header.w);
+                     hepErrorMismatch, args.top_k, top_k);
     const uint32_t rows_through = warp_inclusive_sum(num_rows);
     const uint32_t selections_through = warp_inclusive_sum(num_selections);
     if (source < context.num_ranks()) {
@@ -122,6 +124,7 @@ __device__ inline void assign_sources(const RouteArgs& args, const ReceiveMemory
   }
   __syncwarp();
   if (blockIdx.x != 0) return;
+  most = __reduce_max_sync(kFullWarp, most);
   uint32_t* source_rows = routing_of(args).source_rows();
   for (int i = warp_lane(); i <= context.num_ranks(); i += kWarpSize)
     source_rows[i] = memory.row_base[i];
@@ -129,6 +132,7 @@ __device__ inline void assign_sources(const RouteArgs& args, const ReceiveMemory
     RoutingTotals* totals = routing_of(args).totals();
     totals->num_flat_rows = rows;
     totals->num_expert_rows = selections;
+    totals->max_selections = most;
   }
 }
 

@@ -28,8 +28,10 @@ __device__ uint64_t send(const RouteArgs& args, void* shared) {
   const uint64_t epoch = context.state->routing_epoch + 1;
   if (__syncthreads_or(has_failed(context))) return 0;
 
-  count_tokens<Index>(args, range, first_expert,
-                      sending.counters + warp_index() * num_counters(context.shape()));
+  const uint32_t most = count_tokens<Index>(
+      args, range, first_expert, sending.counters + warp_index() * num_counters(context.shape()));
+  if (warp_lane() == 0 && most > 0)
+    ptx::atomic_max_relaxed_gpu(&context.state->most_selections[epoch & 1], most);
   __syncthreads();
   sum_over_warps(args, sending);
   // All of them have begun then, and know the epoch.
@@ -38,6 +40,7 @@ __device__ uint64_t send(const RouteArgs& args, void* shared) {
     return 0;
   if (blockIdx.x == 0 && threadIdx.x == 0) {
     context.state->routing_epoch = epoch;
+    context.state->most_selections[(epoch + 1) & 1] = 0;
     note_update(args, epoch);
   }
   sum_over_blocks(args, sending);

@@ -68,10 +68,11 @@ __device__ int expert_of_warp_lane(const RouteArgs& args, const SelectionWarpLan
   return expert_at<Index>(args, static_cast<int64_t>(token) * args.top_k + lanes.index);
 }
 
-// Counts the warp's tokens. `first_expert` is that of the lane's first selection.
+// Counts the warp's tokens. `first_expert` is that of the lane's first selection. Returns to lane 0 the most
+// selections that a token has made.
 template <typename Index>
-__device__ void count_tokens(const RouteArgs& args, TokenRange range, int first_expert,
-                             uint32_t* memory) {
+__device__ uint32_t count_tokens(const RouteArgs& args, TokenRange range, int first_expert,
+                                 uint32_t* memory) {
   const Shape& shape = args.context.shape();
   const SelectionWarpLanes lanes(args.top_k);
   const RankOfExpert rank_of(shape);
@@ -79,11 +80,13 @@ __device__ void count_tokens(const RouteArgs& args, TokenRange range, int first_
   for (int i = warp_lane(); i < num_counters(shape); i += kWarpSize) memory[i] = 0;
   __syncwarp();
 
+  uint32_t most = 0;
   int next_expert = first_expert;
   for (int first = range.begin; first < range.end; first += lanes.groups) {
     const int expert = next_expert;
     next_expert = expert_of_warp_lane<Index>(args, lanes, first + lanes.groups, range.end);
     const int rank = expert >= 0 ? rank_of(expert) : kNone;
+    most = max(most, __popc(__ballot_sync(kFullWarp, rank != kNone) & lanes.of_group));
     const uint32_t same_rank = __match_any_sync(kFullWarp, rank);
     // The first of a token's selections that goes to a rank stands for the row.
     const uint32_t rows = __ballot_sync(
@@ -100,6 +103,7 @@ __device__ void count_tokens(const RouteArgs& args, TokenRange range, int first_
     }
     __syncwarp();
   }
+  return __reduce_max_sync(kFullWarp, lanes.group < lanes.groups ? most : 0);
 }
 
 // Makes the counters of each warp start where those of the block's warps before it end, and writes
@@ -157,8 +161,10 @@ __device__ inline void send_headers(const RouteArgs& args, const SendMemory& mem
        rank += warps * gridDim.x) {
     void* window = context.windows[rank];
     if (warp_lane() == 0) {
-      const RecordHeader header{static_cast<uint32_t>(args.num_tokens), totals.rows[rank],
-                                totals.selections[rank], static_cast<uint32_t>(args.top_k)};
+      const RecordHeader header{
+          static_cast<uint32_t>(args.num_tokens), totals.rows[rank], totals.selections[rank],
+          static_cast<uint16_t>(args.top_k),
+          static_cast<uint16_t>(__ldcg(&context.state->most_selections[epoch & 1]))};
       *at<RecordHeader>(window, context.window_layout.header_at(epoch, context.rank)) = header;
     }
     uint32_t* counts = at<uint32_t>(window, context.window_layout.counts_at(epoch, context.rank));
