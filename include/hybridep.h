@@ -1041,6 +1041,11 @@ typedef struct {
       capacity, differ by it; the sum is `written` of the row counters. */
   int64_t* group_sizes;
   hepRowCounters_t* row_counters; /**< optional: [1], aligned to 8 bytes */
+
+  /** [T][E]: in place of `weights`, a weight for each token and expert. A selection has that of its
+      expert; the others are not read. It counts as giving weights: some ranks may give these, and
+      others `weights`. */
+  const float* dense_weights;
 } hepDispatchArgs_t;
 
 #define HEP_DISPATCH_ARGS_INITIALIZER HEP_INITIALIZER(hepDispatchArgs_t, HEP_DISPATCH_ARGS_MAGIC)
@@ -1138,6 +1143,12 @@ typedef struct {
       `partial_type`, are a multiple of 16 bytes. Its partial sums have at most as many bytes as
       those of the config's hidden in the config's partial_type. */
   int64_t hidden;
+
+  /** [T][E]: in place of `gradients`, the gradients by expert, and 0 where nothing was selected or
+      the row is dropped. If a token selects an expert more than once, its gradients are added in
+      FP32, in ascending k. It counts as giving gradients: some ranks may give this, and others
+      `gradients`. */
+  float* dense_gradients;
 } hepCombineArgs_t;
 
 #define HEP_COMBINE_ARGS_INITIALIZER HEP_INITIALIZER(hepCombineArgs_t, HEP_COMBINE_ARGS_MAGIC)

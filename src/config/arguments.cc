@@ -150,13 +150,26 @@ Status check_scales(const RoutingState& routing, const hepDispatchArgs_t& args,
 void ignore_unused(int64_t num_tokens, hepDispatchArgs_t* args) {
   if (num_tokens == 0) {
     args->x = args->scales = nullptr;
-    args->weights = nullptr;
+    args->weights = args->dense_weights = nullptr;
   }
   if (args->capacity != 0) return;
   args->rows = args->row_scales = nullptr;
   args->row_weights = nullptr;
   args->row_experts = args->row_sources = args->row_tokens = nullptr;
   if (args->gather_capacity == 0) args->gather = nullptr;
+}
+
+// Leaves the array in `sparse`, of whichever form it is.
+template <typename T>
+Status resolve_dense(const char* sparse_name, const char* dense_name, T* dense, T** sparse) {
+  HEP_TRY(check_array(*sparse, sparse_name));
+  HEP_TRY(check_array(dense, dense_name));
+  if (dense == nullptr) return Status();
+  if (*sparse != nullptr)
+    return error(hepErrorInvalidArgument, "%s and %s are both given: give one", sparse_name,
+                 dense_name);
+  *sparse = dense;
+  return Status();
 }
 
 Status check_gather(const hepDispatchArgs_t& args) {
@@ -176,7 +189,7 @@ Status check_gather(const hepDispatchArgs_t& args) {
 void ignore_unused(int64_t num_tokens, hepCombineArgs_t* args) {
   if (num_tokens == 0) {
     args->out = nullptr;
-    args->gradients = nullptr;
+    args->gradients = args->dense_gradients = nullptr;
   }
   if (args->capacity != 0) return;
   args->y = nullptr;
@@ -224,7 +237,6 @@ Status check_weight_mode(const RoutingState& routing, const hepCombineArgs_t& ar
 
 Status check_gradients(const RoutingState& routing, const hepCombineArgs_t& args) {
   HEP_TRY(check_array(args.row_gradients, "row_gradients"));
-  HEP_TRY(check_array(args.gradients, "gradients"));
   if (args.row_gradients != nullptr && args.gradients == nullptr && routing.num_tokens > 0)
     return error(hepErrorInvalidArgument, "row_gradients is given, but gradients is NULL");
   if (args.gradients != nullptr && args.row_gradients == nullptr && args.capacity > 0)
@@ -274,7 +286,7 @@ Status resolve_dispatch(const RoutingState& routing, int64_t num_tokens, hepDisp
   HEP_TRY(check_capacity(args->rows, args->capacity, "rows"));
   HEP_TRY(check_quantization(config, *args));
   HEP_TRY(check_scales(routing, *args, num_tokens));
-  HEP_TRY(check_array(args->weights, "weights"));
+  HEP_TRY(resolve_dense("weights", "dense_weights", args->dense_weights, &args->weights));
   HEP_TRY(check_array(args->row_weights, "row_weights"));
   HEP_TRY(check_array(args->row_sources, "row_sources"));
   HEP_TRY(check_array(args->row_tokens, "row_tokens"));
@@ -300,6 +312,7 @@ Status resolve_combine(const RoutingState& routing, hepCombineArgs_t* args) {
   HEP_TRY(check_capacity(args->y, args->capacity, "y"));
   HEP_TRY(check_rows(args->out, routing.num_tokens, "out", "num_tokens"));
   HEP_TRY(check_weight_mode(routing, *args));
+  HEP_TRY(resolve_dense("gradients", "dense_gradients", args->dense_gradients, &args->gradients));
   return check_gradients(routing, *args);
 }
 

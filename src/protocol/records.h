@@ -8,6 +8,10 @@
 
 namespace hep {
 
+// Stands for no expert where 16 bits hold one.
+constexpr uint16_t kNoExpert = UINT16_MAX;
+static_assert(kMaxExperts <= kNoExpert);
+
 // One flat row: a token that selected at least one expert of the receiving rank.
 // In a window it is relative to its source, in a routing absolute.
 struct Row {
@@ -45,6 +49,6 @@ struct RecordHeader {
   uint16_t top_k;           // must be the same on all ranks
   uint16_t max_selections;  // the most that a token made, those past top_k of a map included
 };
-static_assert(sizeof(RecordHeader) == 16 && kMaxExperts <= UINT16_MAX);
+static_assert(sizeof(RecordHeader) == 16);
 
 }  // namespace hep

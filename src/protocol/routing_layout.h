@@ -22,6 +22,7 @@ namespace hep {
 //   chunk_rows         [R][max_chunks + 1] uint32_t   flat row, absolute, at which each chunk of a
 //                                         source's tokens begins, and after the last one the end
 //                                         of its rows
+//   own_experts        [max_tokens][K] uint16_t   experts that the tokens of this rank selected
 //   partial_counts     [max_tokens] uint8_t   ranks that each token of this rank selected
 //   sent_rows          [max_tokens][max_partials] SentRow   on the cuda backend
 //   rows               [R * max_tokens] Row, in canonical order
@@ -40,7 +41,7 @@ struct RoutingTotals {
 
 struct RoutingLayout {
   uint64_t tokens_per_expert, expert_offsets, totals, source_tokens, source_rows, chunk_rows,
-      partial_counts, sent_rows, rows, selections, weights, total;
+      own_experts, partial_counts, sent_rows, rows, selections, weights, total;
   int32_t num_experts;  // EL
 
   HEP_HOST_DEVICE static constexpr RoutingLayout make(const Shape& shape) {
@@ -60,6 +61,7 @@ struct RoutingLayout {
     r.source_tokens = section(ranks * sizeof(uint32_t));
     r.source_rows = section((ranks + 1) * sizeof(uint32_t));
     r.chunk_rows = section(ranks * (shape.max_chunks() + 1) * sizeof(uint32_t));
+    r.own_experts = section(tokens * shape.max_top_k * sizeof(uint16_t));
     r.partial_counts = section(tokens);
     r.sent_rows = section(tokens * shape.max_partials() * sizeof(SentRow));
     r.rows = section(max_rows * sizeof(Row));

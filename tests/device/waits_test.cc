@@ -82,7 +82,7 @@ class CudaWaits : public testing::Test {
 
   // Update 1, in which the peer has no tokens and this rank has those that select `experts`.
   void update(const std::vector<int32_t>& experts) {
-    write(layout().header_at(1, kPeer), RecordHeader{0, 0, 0, kTopK});
+    write(layout().header_at(1, kPeer), RecordHeader{0, 0, 0, kTopK, 0});
     for (int block = 0; block < kMaxBlocks; ++block)
       write(layout().block_records_at(kPeer, block), uint64_t{1});
     const Array<int32_t> indices(experts);

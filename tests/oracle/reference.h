@@ -360,4 +360,18 @@ std::vector<float> token_gradients(const Routing& routing, hepLayout_t layout,
   return result;
 }
 
+// The same by expert: [E], those of an expert that the token selects more than once added up.
+inline std::vector<float> by_expert(const Routing& routing, int num_experts, int source,
+                                    int64_t token, const std::vector<float>& by_selection) {
+  std::vector<float> result(num_experts, 0.0f);
+  std::vector<bool> selected(num_experts, false);
+  for (int k = 0; k < routing.top_k(); ++k) {
+    const int64_t expert = routing.batch(source).indices[token * routing.top_k() + k];
+    if (expert < 0 || expert >= num_experts) continue;
+    result[expert] = selected[expert] ? result[expert] + by_selection[k] : by_selection[k];
+    selected[expert] = true;
+  }
+  return result;
+}
+
 }  // namespace reference

@@ -84,11 +84,12 @@ struct Dispatch {
   hepLayout_t layout;
   Payload x;
   bool has_weights;
-  std::vector<std::vector<float>> weights;  // [source], [T][K]
-  bool extras;                              // asks for every optional output of the layout
-  hepDataType_t type;                       // of rows; 0: the communicator's
-  hepQuantization_t quantize;               // x is BF16
-  bool has_scales;                          // forwards scales
+  std::vector<std::vector<float>> weights;        // [source], [T][K]
+  std::vector<std::vector<float>> dense_weights;  // [source], [T][E] in their place, or empty
+  bool extras;                                    // asks for every optional output of the layout
+  hepDataType_t type;                             // of rows; 0: the communicator's
+  hepQuantization_t quantize;                     // x is BF16
+  bool has_scales;                                // forwards scales
   uint64_t scales_seed;
   int scale_element_bytes;  // of column-major scales; 0: row-major
   int stride_slack;    // pieces of 16 bytes that the columns are further apart than they need be
@@ -122,6 +123,7 @@ struct Combine {
   hepDataType_t type, partial_type;  // 0: the communicator's
   int hidden;                        // likewise
   bool has_gradients;
+  std::vector<char> dense_gradients;  // by rank: [T][E] instead of [T][K]
   RowWeights row_gradients;
 
   // By rank.
@@ -181,6 +183,9 @@ class JobBuilder {
                  const RoutingPattern& taste = RoutingPattern());
   int add_dispatch(int update, hepLayout_t layout, bool has_weights);
   int add_combine(int update, hepLayout_t layout, hepWeightMode_t mode, int weights_of = -1);
+
+  // Makes the weights that a rank gives to a dispatch dense.
+  void give_dense_weights(int dispatch, int rank);
 
   // Moves a dispatch's update into its call, if nothing that uses it comes before.
   void fold_update(int dispatch);

@@ -218,6 +218,7 @@ int JobBuilder::add_dispatch(int update, hepLayout_t layout, bool has_weights) {
     std::vector<float> weights(expected.batch(rank).num_tokens * expected.top_k());
     for (float& weight : weights) weight = random_weight(random_);
     dispatch.weights.push_back(std::move(weights));
+    dispatch.dense_weights.emplace_back();
     dispatch.capacity.push_back(expected.at(rank).num_rows(layout));
     dispatch.gather_capacity.push_back(
         layout == hepLayoutFlat ? expected.at(rank).num_rows(hepLayoutExpertMajor) : 0);
@@ -239,12 +240,27 @@ int JobBuilder::add_combine(int update, hepLayout_t layout, hepWeightMode_t mode
   combine.row_weights.seed = random_.next();
   combine.y_memory.assign(num_ranks_, kAnyMemory);
   combine.row_gradients.seed = random_.next();
+  combine.dense_gradients.assign(num_ranks_, 0);
   for (int rank = 0; rank < num_ranks_; ++rank)
     combine.capacity.push_back(expected.at(rank).num_rows(layout));
   const int index = static_cast<int>(job_.combines.size());
   job_.combines.push_back(std::move(combine));
   job_.order.push_back({hepOperationCombine, index, Step::kWhole});
   return index;
+}
+
+void JobBuilder::give_dense_weights(int index, int rank) {
+  Dispatch& dispatch = job_.dispatches[index];
+  const reference::Routing& routing = *job_.updates[dispatch.update].expected;
+  const reference::Batch& batch = routing.batch(rank);
+  std::vector<float>& dense = dispatch.dense_weights[rank];
+  dense.resize(batch.num_tokens * job_.num_experts);
+  for (float& weight : dense) weight = random_weight(random_);
+  for (size_t i = 0; i < batch.indices.size(); ++i) {
+    const int64_t expert = batch.indices[i];
+    if (expert >= 0 && expert < job_.num_experts)
+      dispatch.weights[rank][i] = dense[i / routing.top_k() * job_.num_experts + expert];
+  }
 }
 
 bool JobBuilder::is_misrouted(const Update& update, int rank) const {

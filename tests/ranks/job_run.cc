@@ -130,7 +130,8 @@ void JobRun::allocate() {
     if (combine.has_gradients) {
       const int columns = combine.layout == hepLayoutFlat ? routing.top_k() : 1;
       run.row_gradients = guarded(rows * columns * sizeof(float), kArrayAlignment);
-      run.gradients = guarded(tokens * routing.top_k() * sizeof(float), kArrayAlignment);
+      const int width = combine.dense_gradients[rank_.rank] ? job_->num_experts : routing.top_k();
+      run.gradients = guarded(tokens * width * sizeof(float), kArrayAlignment);
     }
     combines_.push_back(std::move(run));
   }
@@ -169,7 +170,9 @@ void JobRun::allocate_dispatch(const Dispatch& dispatch, DispatchRun* run) {
   allocate_input(tokens * row_bytes(dispatch, type_of_x(dispatch)), dispatch.x_memory[rank_.rank],
                  &run->x);
   if (dispatch.has_scales) run->scales = guarded(tokens * job_->scale_bytes, 1);
-  if (dispatch.has_weights) run->weights = array(tokens * routing.top_k());
+  if (dispatch.has_weights)
+    run->weights = array(std::max<int64_t>(dispatch.dense_weights[rank_.rank].size(),
+                                           dispatch.weights[rank_.rank].size()));
   run->counters = harness::Buffer(backend_, sizeof(hepRowCounters_t));
   run->rows = guarded(rows * row_bytes(dispatch, type_of(dispatch)), kRowAlignment);
   if (dispatch.delivers_scales()) {
@@ -227,7 +230,9 @@ void JobRun::load_dispatch(const Dispatch& dispatch, DispatchRun* run) {
                 [&](int64_t token, unsigned char* to) {
                   make_bytes(dispatch.scales_seed, rank, token, job_->scale_bytes, to);
                 });
-  run->weights.upload(dispatch.weights[rank].data(), run->weights.bytes());
+  const bool dense = !dispatch.dense_weights[rank].empty();
+  run->weights.upload(dense ? dispatch.dense_weights[rank].data() : dispatch.weights[rank].data(),
+                      run->weights.bytes());
   for (harness::GuardedBuffer* output : run->outputs()) output->fill(kPoison);
 }
 
@@ -313,6 +318,7 @@ void JobRun::spoil_unused(const Dispatch& dispatch, hepDispatchArgs_t* args) con
   if (tokens_of(dispatch) == 0) {
     spoil(args->x);
     spoil(args->weights);
+    spoil(args->dense_weights);
     if (dispatch.has_scales) spoil(args->scales);
   }
   if (args->capacity > 0) return;
@@ -330,6 +336,7 @@ void JobRun::spoil_unused(const Combine& combine, hepCombineArgs_t* args) const 
   if (expected(combine.update).batch(rank_.rank).num_tokens == 0) {
     spoil(args->out);
     spoil(args->gradients);
+    spoil(args->dense_gradients);
   }
   if (args->capacity > 0) return;
   spoil(args->y);
@@ -341,7 +348,8 @@ hepDispatchArgs_t JobRun::dispatch_args(const Dispatch& dispatch, const Dispatch
   hepDispatchArgs_t args = HEP_DISPATCH_ARGS_INITIALIZER;
   args.layout = dispatch.layout;
   args.x = run.x.data;
-  args.weights = run.weights.as<float>();
+  const bool dense = !dispatch.dense_weights[rank_.rank].empty();
+  (dense ? args.dense_weights : args.weights) = run.weights.as<float>();
   args.rows = run.rows.data();
   args.capacity = dispatch.capacity[rank_.rank];
   args.row_weights = run.row_weights.as<float>();
@@ -401,7 +409,8 @@ hepCombineArgs_t JobRun::combine_args(const Combine& combine, const CombineRun& 
   args.partial_type = combine.partial_type;
   args.hidden = combine.hidden;
   args.row_gradients = run.row_gradients.as<float>();
-  args.gradients = run.gradients.as<float>();
+  (combine.dense_gradients[rank_.rank] ? args.dense_gradients : args.gradients) =
+      run.gradients.as<float>();
   args.out = run.out.data();
   if (job_->wild_pointers) spoil_unused(combine, &args);
   return args;

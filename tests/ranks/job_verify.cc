@@ -275,10 +275,15 @@ void JobRun::verify_combine(const Combine& combine, const CombineRun& run) {
   expect_rows(run.out, row_bytes(combine, type), expected_row, place + "out");
 
   auto gradients = untouched<float>(run.gradients);
-  for (size_t at = 0; at < gradients.size(); at += routing.top_k()) {
-    const std::vector<float> of_token = reference::token_gradients(
-        routing, combine.layout, combine.capacity, rank_.rank, at / routing.top_k(),
+  const bool dense = combine.dense_gradients[rank_.rank] != 0;
+  const int width = dense ? job_->num_experts : routing.top_k();
+  for (size_t at = 0; at < gradients.size(); at += width) {
+    const int64_t token = at / width;
+    std::vector<float> of_token = reference::token_gradients(
+        routing, combine.layout, combine.capacity, rank_.rank, token,
         [&](int rank, int64_t index) { return combine.row_gradients.at(rank, index); });
+    if (dense)
+      of_token = reference::by_expert(routing, job_->num_experts, rank_.rank, token, of_token);
     std::copy(of_token.begin(), of_token.end(), gradients.begin() + at);
   }
   expect_array(run.gradients, gradients, place + "gradients");

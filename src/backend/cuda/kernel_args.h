@@ -123,7 +123,8 @@ struct QuantizeArgs {
 struct DispatchCall {
   int32_t layout, overflow, type, quantize, hidden;
   const void* x;
-  const float* weights;
+  const float* weights;  // [T][K], or [T][E]
+  bool weights_are_dense;
 
   void* rows;
   int64_t capacity;
@@ -200,7 +201,8 @@ struct CombineCall {
   const float* row_weights;
   void* out;
   const float* row_gradients;
-  float* gradients;
+  float* gradients;  // [T][K], or [T][E]
+  bool gradients_are_dense;
 };
 
 // Whether each contribution is a partial sum by itself, so that it arrives unchanged. All ranks

@@ -57,6 +57,7 @@ DispatchCall call_of(const hepDispatchArgs_t& given) {
   call.hidden = static_cast<int32_t>(given.hidden);
   call.x = given.x;
   call.weights = given.weights;
+  call.weights_are_dense = given.dense_weights != nullptr;
   call.rows = given.rows;
   call.capacity = given.capacity;
   call.row_weights = given.row_weights;
@@ -88,6 +89,7 @@ CombineCall call_of(const hepCombineArgs_t& given) {
   call.out = given.out;
   call.row_gradients = given.row_gradients;
   call.gradients = given.gradients;
+  call.gradients_are_dense = given.dense_gradients != nullptr;
   return call;
 }
 
@@ -232,6 +234,7 @@ Status CudaRouting::dispatch(const DispatchRequest& request, const Batch& batch,
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
   HEP_TRY(check_device_pointers({{call.x, "x"},
+                                 {call.dense_weights, "dense_weights"},
                                  {call.weights, "weights"},
                                  {call.rows, "rows"},
                                  {call.row_weights, "row_weights"},
@@ -284,6 +287,7 @@ Status CudaRouting::combine(const hepCombineArgs_t& call, const Batch& batch, St
                                  {call.row_weights, "row_weights"},
                                  {call.out, "out"},
                                  {call.row_gradients, "row_gradients"},
+                                 {call.dense_gradients, "dense_gradients"},
                                  {call.gradients, "gradients"}},
                                 device));
 
@@ -299,7 +303,8 @@ Status CudaRouting::combine(const hepCombineArgs_t& call, const Batch& batch, St
   args.partial_row_bytes = hidden * element_bytes(call.partial_type);
   HEP_TRY(find_outputs(call, step, &args.outputs));
   const NotedWork noted(lane_.work, stream);
-  const bool sends_gradients = call.row_gradients != nullptr && step != Step::kReceive;
+  const bool sends_gradients =
+      (call.row_gradients != nullptr || call.dense_gradients != nullptr) && step != Step::kReceive;
   if (sends_gradients) HEP_CUDA_TRY(combine::launch_send_gradients(args, lane_.plan, stream));
   has_begun_ = sends_gradients;
   HEP_CUDA_TRY(combine::launch_combine(args, lane_.plan, stream));

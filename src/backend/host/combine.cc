@@ -97,7 +97,10 @@ class Combiner {
     if (args_.gradients == nullptr) return;
     auto* sent = at<float>(operation_.own_window(), operation_.layout().gradients_at(
                                                         operation_.epoch(), token, state_.top_k()));
-    std::copy_n(sent, state_.top_k(), args_.gradients + token * state_.top_k());
+    if (args_.dense_gradients == nullptr)
+      std::copy_n(sent, state_.top_k(), args_.gradients + token * state_.top_k());
+    else
+      take_dense_gradients(token, sent);
     std::fill_n(sent, state_.top_k(), 0.0f);
     for (int i = 0; parts_ != nullptr && i < state_.part_counts[token]; ++i)
       take_remote_gradients(state_.parts_of(token)[i], args_.gradients + token * state_.top_k());
@@ -122,6 +125,19 @@ class Combiner {
   }
 
  private:
+  // Those of one expert are added up in ascending k.
+  void take_dense_gradients(int64_t token, const float* sent) const {
+    const int num_experts = operation_.shape().num_experts;
+    float* const gradients = args_.dense_gradients + token * num_experts;
+    const uint16_t* const experts = state_.own_experts + token * state_.top_k();
+    std::fill_n(gradients, num_experts, 0.0f);
+    for (int k = 0; k < state_.top_k(); ++k) {
+      if (experts[k] == kNoExpert) continue;
+      const bool is_first = std::find(experts, experts + k, experts[k]) == experts + k;
+      gradients[experts[k]] = is_first ? sent[k] : gradients[experts[k]] + sent[k];
+    }
+  }
+
   using WeightedRows = std::array<WeightedRow, kMaxTopK>;
 
   // A domain has those of its own selections, and zeros elsewhere.

@@ -10,6 +10,7 @@
 #include "protocol/at.h"
 #include "protocol/call_summary.h"
 #include "protocol/data_type.h"
+#include "protocol/records.h"
 #include "protocol/signals.h"
 #include "protocol/window_layout.h"
 
@@ -52,6 +53,22 @@ uint64_t publish_rows(const Operation& operation, const RowArithmetic& arithmeti
   return rows;
 }
 
+void publish_weights(const Operation& operation, const hepDispatchArgs_t& args,
+                     const RoutingState& state) {
+  auto* published = at<float>(operation.own_window(),
+                              operation.layout().weights_at(operation.epoch(), 0, state.top_k()));
+  const int64_t count = int64_t{state.num_tokens()} * state.top_k();
+  if (args.dense_weights == nullptr) {
+    std::copy_n(args.weights, count, published);
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const uint16_t expert = state.own_experts[i];
+    if (expert != kNoExpert)
+      published[i] = args.dense_weights[i / state.top_k() * operation.shape().num_experts + expert];
+  }
+}
+
 }  // namespace
 
 Status publish(const Operation& operation, const RowArithmetic& arithmetic,
@@ -67,9 +84,7 @@ Status publish(const Operation& operation, const RowArithmetic& arithmetic,
   }
 
   if (args.weights == nullptr) return {};
-  std::copy_n(args.weights, static_cast<int64_t>(state.num_tokens()) * state.top_k(),
-              at<float>(operation.own_window(),
-                        operation.layout().weights_at(operation.epoch(), 0, state.top_k())));
+  publish_weights(operation, args, state);
   for (int peer = operation.first_local(); peer < operation.end_local(); ++peer)
     store_release(&operation.to(peer).rows_of(operation.epoch()).weights_ready, operation.epoch());
   return {};

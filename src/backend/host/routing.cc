@@ -28,6 +28,7 @@ RoutingState::RoutingState(void* memory, const Lane& lane, const RoutingLayout& 
       source_tokens(at<uint32_t>(memory, layout.source_tokens)),
       source_rows(at<uint32_t>(memory, layout.source_rows)),
       chunk_rows(at<uint32_t>(memory, layout.chunk_rows)),
+      own_experts(at<uint16_t>(memory, layout.own_experts)),
       partial_counts(at<uint8_t>(memory, layout.partial_counts)),
       rows(at<Row>(memory, layout.rows)),
       selections(at<Selection>(memory, layout.selections)),

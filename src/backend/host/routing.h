@@ -36,6 +36,7 @@ struct RoutingState {
   uint32_t* source_tokens;
   uint32_t* source_rows;
   uint32_t* chunk_rows;
+  uint16_t* own_experts;
   uint8_t* partial_counts;
   Row* rows;
   Selection* selections;

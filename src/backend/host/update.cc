@@ -153,6 +153,7 @@ class TokenWriter {
   void add(int token, const TokenChoices& choices, int made) {
     most_ = std::max(most_, made);
     const int count = std::min(made, top_k_);
+    keep_experts(token, choices, count);
     int domain = -1, ordinal = 0;
     state_.partial_counts[token] = 0;
     if (!operation_.network().empty()) state_.part_counts[token] = 0;
@@ -177,6 +178,12 @@ class TokenWriter {
   }
 
  private:
+  void keep_experts(int token, const TokenChoices& choices, int count) {
+    uint16_t* const own = state_.own_experts + static_cast<int64_t>(token) * top_k_;
+    std::fill_n(own, top_k_, kNoExpert);
+    for (int i = 0; i < count; ++i) own[choices[i].k] = static_cast<uint16_t>(choices[i].expert);
+  }
+
   // The token goes to a domain.
   void enter(int token, int domain) {
     if (domain == operation_.domain()) return;

@@ -38,8 +38,12 @@ Job job_of(const hepConfig_t& config, int replay) {
     if (layout == hepLayoutFlat) dispatch.gather_capacity.assign(num_ranks, most_rows);
     dispatch.x_memory.assign(num_ranks, layout == hepLayoutExpertMajor ? kHeapMemory : kAnyMemory);
   }
-  builder.combine(builder.add_combine(update, hepLayoutExpertMajor, hepWeightsDispatched, 1))
-      .capacity.assign(num_ranks, most_rows);
+  for (int rank = 0; rank < num_ranks; rank += 2) builder.give_dense_weights(1, rank);
+  Combine& weighted =
+      builder.combine(builder.add_combine(update, hepLayoutExpertMajor, hepWeightsDispatched, 1));
+  weighted.capacity.assign(num_ranks, most_rows);
+  weighted.has_gradients = true;
+  weighted.dense_gradients.assign(num_ranks, 1);
   Combine& in_place = builder.combine(builder.add_combine(update, hepLayoutFlat, hepWeightsNone));
   in_place.capacity.assign(num_ranks, most_rows);
   in_place.y_memory.assign(num_ranks, kHeapMemory);

@@ -300,6 +300,27 @@ TEST(BadInput, CombineWantsGradientsAndTheirRowsTogether) {
   });
 }
 
+TEST(BadInput, WeightsAndGradientsHaveOneForm) {
+  expect_dispatch_refused({
+      {"weights twice",
+       [](Batch& b, hepDispatchArgs_t& a) { a.weights = a.dense_weights = b.numbers.as<float>(); },
+       kInvalid,
+       {"weights", "dense_weights", "both"}},
+  });
+  expect_combine_refused({
+      {"gradients twice",
+       [](Batch& b, hepCombineArgs_t& a) {
+         a.row_gradients = a.gradients = a.dense_gradients = b.numbers.as<float>();
+       },
+       kInvalid,
+       {"gradients", "dense_gradients", "both"}},
+      {"dense gradients alone",
+       [](Batch& b, hepCombineArgs_t& a) { a.dense_gradients = b.numbers.as<float>(); },
+       kInvalid,
+       {"gradients", "row_gradients"}},
+  });
+}
+
 TEST(BadInput, CombineRefusesValuesOutsideTheirEnumerations) {
   using Args = hepCombineArgs_t;
   expect_combine_refused({

@@ -35,6 +35,7 @@ std::vector<DispatchPointer> dispatch_pointers() {
       {"x", 16, field(&Args::x)},
       {"rows", 16, field(&Args::rows)},
       {"weights", 4, field(&Args::weights)},
+      {"dense_weights", 4, field(&Args::dense_weights)},
       {"row_weights", 4, field(&Args::row_weights)},
       {"row_experts", 4, field(&Args::row_experts)},
       {"row_sources", 4, field(&Args::row_sources)},
@@ -91,6 +92,11 @@ std::vector<CombinePointer> combine_pointers() {
        [](Batch& batch, Args& args, void* memory) {
          args.row_gradients = batch.numbers.as<float>();
          args.gradients = static_cast<float*>(memory);
+       }},
+      {"dense_gradients", 4,
+       [](Batch& batch, Args& args, void* memory) {
+         args.row_gradients = batch.numbers.as<float>();
+         args.dense_gradients = static_cast<float*>(memory);
        }},
   };
 }

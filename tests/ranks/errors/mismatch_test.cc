@@ -135,6 +135,12 @@ TEST(Mismatch, OfWeightsOrScalesOfADispatchIsReportedToAll) {
                   {"dispatch 1", "with scales", "without scales"});
 }
 
+TEST(Mismatch, OfDenseWeightsIsThatOfWeights) {
+  expect_mismatch("dense weights", hepOperationDispatch,
+                  [](Batch& batch) { batch.dispatch.dense_weights = batch.numbers.as<float>(); },
+                  {"dispatch 1", "with weights", "without weights"});
+}
+
 TEST(Mismatch, OfWeightsOrScalesOfADispatchThatUpdatesIsReportedToAll) {
   if (world().num_ranks() < 2) GTEST_SKIP() << "needs two ranks to disagree";
   for (const hepMode_t mode : {hepModeThroughput, hepModeLowLatency}) {

@@ -186,6 +186,9 @@ class Steps {
           layout == hepLayoutFlat ? random_capacity(random_, dispatch.gather_capacity[rank]) : 0;
     }
     if (!plain_) vary(&dispatch);
+    if (has_weights && random_.chance(30))
+      for (int rank = 0; rank < num_ranks_; ++rank)
+        if (random_.chance(60)) builder_.give_dense_weights(index, rank);
     dispatch.halves = random_halves(routing);
     if (random_.chance(50)) builder_.fold_update(index);
   }
@@ -236,6 +239,7 @@ class Steps {
     combine.partial_type = random_.pick({hepTypeDefault, hepTypeBfloat16, hepTypeFloat32});
     if (config_.partial_type != hepTypeFloat32) combine.partial_type = hepTypeDefault;
     combine.has_gradients = random_.chance(40);
+    for (char& dense : combine.dense_gradients) dense = random_.chance(40);
     if (random_.chance(30)) combine.hidden = random_hidden();
   }
 

@@ -159,10 +159,11 @@ TEST_P(Layout, RoutingSectionsAreInOrderAlignedAndApart) {
   EXPECT_EQ(routing.tokens_per_expert, 0u);
   expect_well_laid({{"tokens_per_expert", routing.tokens_per_expert, local_experts() * 4},
                     {"expert_offsets", routing.expert_offsets, (local_experts() + 1) * 4},
-                    {"totals", routing.totals, 40},
+                    {"totals", routing.totals, sizeof(RoutingTotals)},
                     {"source_tokens", routing.source_tokens, ranks() * 4},
                     {"source_rows", routing.source_rows, (ranks() + 1) * 4},
                     {"chunk_rows", routing.chunk_rows, ranks() * (chunks() + 1) * 4},
+                    {"own_experts", routing.own_experts, tokens() * top_k() * 2},
                     {"partial_counts", routing.partial_counts, tokens()},
                     {"sent_rows", routing.sent_rows, tokens() * partials() * 4},
                     {"rows", routing.rows, rows * 16},

@@ -15,6 +15,7 @@
 #include "backend/cuda/kernels/combine/send.cuh"
 #include "backend/cuda/kernels/common/grid.cuh"
 #include "backend/cuda/kernels/common/report.cuh"
+#include "backend/cuda/kernels/common/token_group.cuh"
 #include "backend/cuda/kernels/common/wait.cuh"
 #include "backend/cuda/launch.h"
 #include "protocol/at.h"
@@ -26,12 +27,61 @@ namespace {
 // Gradients of the weights that a thread has on their way at once.
 constexpr int kGradientsAtOnce = 8;
 
+// Adds up a token's gradients of one expert, in ascending k, and puts them there. A lane has a selection;
+// by all lanes.
+__device__ void put_dense_gradient(const CombineArgs& args, const SelectionWarpLanes& lanes,
+                                   int token, int expert, float gradient) {
+  const uint32_t same = __match_any_sync(kFullWarp, expert) & lanes.of_group;
+  float sum = gradient;
+  if (__any_sync(kFullWarp, expert != kNone && same != 1u << warp_lane()))
+    for (int k = 1; k < args.top_k; ++k) {
+      const int other = lanes.group * args.top_k + k;
+      const float added = __shfl_sync(kFullWarp, gradient, other);
+      if (other > warp_lane() && (same >> other & 1)) sum += added;
+    }
+  if (expert == kNone || (same & warp_lanes_below()) != 0) return;
+  args.call.gradients[static_cast<int64_t>(token) * args.context.shape().num_experts + expert] =
+      sum;
+}
+
+// By all threads of a block.
+__device__ void take_dense_gradients(const CombineArgs& args, float* sent) {
+  const uint16_t* experts = routing_of(args).own_experts();
+  const SelectionWarpLanes lanes(args.top_k);
+  struct Loaded {
+    float gradient;
+    int expert;
+  };
+  const auto selection_of = [&](int first) {
+    const bool valid = lanes.group < lanes.groups && first + lanes.group < args.num_tokens;
+    return valid ? first * args.top_k + warp_lane() : kNone;
+  };
+  for_each_loaded<kGradientsAtOnce>(
+      warp_index() * lanes.groups, kThreads / kWarpSize * lanes.groups, args.num_tokens,
+      [&](uint32_t first) {
+        const int i = selection_of(first);
+        if (i == kNone) return Loaded{0.0f, kNone};
+        const uint16_t expert = experts[i];
+        return Loaded{__ldcg(sent + i), expert != kNoExpert ? expert : kNone};
+      },
+      [&](uint32_t first, const Loaded& loaded) {
+        const int i = selection_of(first);
+        if (i != kNone) sent[i] = 0.0f;
+        put_dense_gradient(args, lanes, first + lanes.group, loaded.expert, loaded.gradient);
+      });
+}
+
 // Takes what the ranks have sent, and leaves zeros. By all threads of a block.
 __device__ void take_gradients(const CombineArgs& args, uint64_t epoch) {
   if (args.call.gradients == nullptr) return;
   const KernelContext& context = args.context;
   float* sent =
       at<float>(context.own_window(), context.window_layout.gradients_at(epoch, 0, args.top_k));
+  if (args.call.gradients_are_dense) {
+    take_dense_gradients(args, sent);
+    __syncthreads();
+    return;
+  }
   for_each_loaded<kGradientsAtOnce>(
       threadIdx.x, blockDim.x, args.num_tokens * args.top_k,
       [&](uint32_t i) { return __ldcg(sent + i); },

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gradients of the weights on their way back, in a kernel of its own before that of combine: each goes to
 // the window of its token's rank, which takes them when its combine ends. The signals of combine tell
-// that they are there.
+// that they are there. All blocks clear dense gradients meanwhile, which one alone would be slow to do.
 #include "backend/cuda/blocks/combine.h"
 #include "backend/cuda/kernels/common/executed_update.cuh"
 #include "backend/cuda/kernels/common/routing_view.cuh"
@@ -45,12 +45,23 @@ __device__ void send_gradient(const CombineArgs& args, uint64_t epoch, uint32_t 
       call.row_gradients[entry];
 }
 
+// Those that are dense are 0 but where combine puts what has been sent. By all threads.
+__device__ void clear_dense_gradients(const CombineArgs& args) {
+  const CombineCall& call = args.call;
+  if (!call.gradients_are_dense) return;
+  const int64_t count = int64_t{args.num_tokens} * args.context.shape().num_experts;
+  const int64_t threads = int64_t{gridDim.x} * blockDim.x;
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += threads)
+    call.gradients[i] = 0.0f;
+}
+
 // A lane has a selection.
 __global__ void __launch_bounds__(kGradientThreads)
     send_gradients_kernel(const __grid_constant__ CombineArgs args) {
   const KernelContext& context = args.context;
   const uint64_t epoch = context.state->combine.epoch + 1;
   if (!may_begin(args, hepOperationCombine, epoch)) return;
+  clear_dense_gradients(args);
   if (!wait_for_takers(args, epoch)) return;
 
   const SelectionWarpLanes lanes(args.top_k);

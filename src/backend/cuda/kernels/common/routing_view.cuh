@@ -21,6 +21,7 @@ struct RoutingView {
   __device__ uint32_t* source_tokens() const { return section<uint32_t>(layout.source_tokens); }
   __device__ uint32_t* source_rows() const { return section<uint32_t>(layout.source_rows); }
   __device__ uint32_t* chunk_rows() const { return section<uint32_t>(layout.chunk_rows); }
+  __device__ uint16_t* own_experts() const { return section<uint16_t>(layout.own_experts); }
   __device__ uint8_t* partial_counts() const { return section<uint8_t>(layout.partial_counts); }
   __device__ SentRow* sent_rows() const { return section<SentRow>(layout.sent_rows); }
   __device__ Row* rows() const { return section<Row>(layout.rows); }

@@ -11,8 +11,7 @@ namespace hep {
 
 // Stands for no expert, and for no rank.
 constexpr int kNone = -1;
-constexpr uint16_t kNoExpert = static_cast<uint16_t>(kNone);
-static_assert(kMaxExperts <= kNoExpert);
+static_assert(static_cast<uint16_t>(kNone) == kNoExpert);
 
 // Which rank hosts an expert.
 struct RankOfExpert : Divisor {

@@ -3,10 +3,12 @@
 // Each block brings what belongs to its part of the tokens.
 #pragma once
 
+#include "backend/cuda/kernels/common/routing_view.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "backend/cuda/kernels/dispatch/quantize.cuh"
 #include "backend/cuda/kernels/dispatch/scales.cuh"
 #include "protocol/at.h"
+#include "protocol/records.h"
 #include "protocol/window_layout.h"
 
 namespace hep::dispatch {
@@ -24,13 +26,25 @@ __device__ inline TokenRange tokens_to_publish(const DispatchArgs& args) {
   return part_of_tokens(args.num_tokens, gridDim.x - 1 - blockIdx.x, tokens);
 }
 
+// The weight of a selection of this rank; of none if it has no expert.
+__device__ inline float weight_of(const DispatchArgs& args, int selection, Divisor by_top_k) {
+  if (!args.call.weights_are_dense) return args.call.weights[selection];
+  const uint16_t expert = routing_of(args).own_experts()[selection];
+  if (expert == kNoExpert) return 0.0f;
+  return args.call
+      .weights[static_cast<int64_t>(by_top_k(selection)) * args.context.shape().num_experts +
+               expert];
+}
+
 __device__ inline void publish_weights(const DispatchArgs& args, uint64_t epoch, TokenRange tokens,
                                        WorkShare threads) {
   float* published = at<float>(args.context.own_window(),
                                args.context.window_layout.weights_at(epoch, 0, args.top_k));
+  const Divisor by_top_k(args.top_k);
+  static_assert(kMaxTokens * kMaxTopK <= Divisor::kLimit);
   for (int i = tokens.begin * args.top_k + threads.index; i < tokens.end * args.top_k;
        i += threads.count)
-    published[i] = args.call.weights[i];
+    published[i] = weight_of(args, i, by_top_k);
 }
 
 // Copies that a thread has on their way at once.

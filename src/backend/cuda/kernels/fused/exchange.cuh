@@ -118,6 +118,16 @@ __device__ uint32_t choice_of(const UpdateArgs& args, uint32_t selection, Index 
   return kNoExpert;
 }
 
+// The weight of a selection, for the peers; of none if it has no expert.
+template <typename Index>
+__device__ float weight_of(const UpdateArgs& args, uint32_t selection) {
+  if (!args.call.weights_are_dense) return args.call.weights[selection];
+  const int num_experts = args.context.shape().num_experts;
+  const Index id = static_cast<const Index*>(args.indices)[selection];
+  if (id < 0 || id >= num_experts) return 0.0f;
+  return args.call.weights[static_cast<int64_t>(selection / args.top_k) * num_experts + id];
+}
+
 // By all threads of all blocks; each kind of word begins with another block.
 template <typename Index>
 __device__ void send_choices(const UpdateArgs& args, SelectionPair<Index> pair, uint64_t epoch,
@@ -147,7 +157,7 @@ __device__ void send_choices(const UpdateArgs& args, SelectionPair<Index> pair, 
   if (args.call.weights == nullptr) return;
   for (uint32_t i = (gridDim.x - 1 - blockIdx.x) * blockDim.x + threadIdx.x; i < count;
        i += stride) {
-    const uint64_t word = choice_word(update, __float_as_uint(args.call.weights[i]));
+    const uint64_t word = choice_word(update, __float_as_uint(weight_of<Index>(args, i)));
     for (int rank = 0; rank < ranks; ++rank)
       ptx::st_relaxed_sys(ChoiceWords(context, rank, context.rank, update)
                                   .weights(shape, args.num_tokens, args.top_k) +

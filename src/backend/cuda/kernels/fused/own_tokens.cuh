@@ -44,6 +44,8 @@ __device__ inline void assign_own_tokens(const UpdateArgs& args, const AssignMem
   const Shape& shape = args.context.shape();
   const uint16_t* experts = memory.experts + args.context.rank * shape.choice_tokens * args.top_k;
   const TokenRange tokens = dispatch::tokens_to_publish(args);
+  for (int i = tokens.begin * args.top_k + warp_lane(); i < tokens.end * args.top_k; i += kWarpSize)
+    routing_of(args).own_experts()[i] = experts[i];
   for (int first_rank = 0; first_rank < shape.num_ranks; first_rank += kWarpSize) {
     const int rank = first_rank + warp_lane();
     uint32_t count = 0;

@@ -250,6 +250,8 @@ __device__ void send_records(const RouteArgs& args, TokenRange range, int first_
   for (int first = range.begin; first < range.end; first += lanes.groups) {
     const int expert = next_expert;
     next_expert = expert_of_warp_lane<Index>(args, lanes, first + lanes.groups, range.end);
+    if (lanes.group < lanes.groups && first + lanes.group < range.end)
+      routing_of(args).own_experts()[first * args.top_k + warp_lane()] = expert;
     sender.send(first, range.end, sort_selections(lanes, args.top_k, expert, sender.next, sorted));
   }
 }
