@@ -122,7 +122,8 @@
  *   hepCommBackend, hepCommLimits,
  *   hepCommAbort, hepMemFree,
  *   hepCommGetAsyncError (the call),
- *   hepCommGetFailure, hepRoutingGetView
+ *   hepCommGetFailure, hepRoutingGetView,
+ *   hepRoutingMemoryBytes
  *   hepConfigCheck, hepWorkspaceSize    InvalidArgument Unsupported
  *   hepGetUniqueId                      InvalidArgument System
  *   hepCommInit...                      InvalidArgument Unsupported OutOfMemory System Cuda
@@ -723,9 +724,11 @@ typedef enum {
  *   Mismatch       that differs               this rank's top_k or        the other rank's
  *                                             summary of its call, which
  *                                             hepGetLastError tells in
- *                                             words
+ *                                             words; or T << 32 | K that
+ *                                             its routing was made for
  *   InvalidUsage   whose call did not fit     T << 32 | K of the call     T << 32 | K of the
- *                  the executed update                                    executed update
+ *                  the executed update                                    executed update; 0 if
+ *                                                                         none was
  */
 typedef struct {
   size_t size;
@@ -764,7 +767,7 @@ typedef enum {
 
 #define HEP_ROUTING_CONFIG_MAGIC 0x48455052u
 
-/** What a routing is for. All ranks give the same values. */
+/** What a routing is for. All ranks give the same values, except `memory` and `memory_bytes`. */
 typedef struct {
   size_t size;
   uint32_t magic;
@@ -776,16 +779,37 @@ typedef struct {
   /** The lane that the routing lives on, among those of its mode: from 0, below `lanes` of the
       config; in hepModeLowLatency below 4. */
   int32_t lane;
+
+  /* Memory of the caller's. The library makes no call of CUDA to create or destroy such a routing:
+     it may be created while streams are captured, and a graph that uses it owns what it uses if it
+     owns the memory. */
+  /** Device memory of the rank, aligned to 256 bytes; its contents do not matter. No two routings
+      have the same. The caller keeps it until the routing is destroyed, all operations on the
+      routing are done, and graphs with them are launched no more. NULL: the library's memory. */
+  void* memory;
+  uint64_t memory_bytes; /**< its size, at least that of `hepRoutingMemoryBytes` */
+  /** Most tokens of an update, 1 to max_tokens (in hepModeLowLatency low_latency_tokens) of the
+      communicator's config; 0: that. */
+  int32_t max_tokens;
+  int32_t max_top_k; /**< most top_k of an update, 1 to the config's; 0: that */
 } hepRoutingConfig_t;
 
 #define HEP_ROUTING_CONFIG_INITIALIZER HEP_INITIALIZER(hepRoutingConfig_t, HEP_ROUTING_CONFIG_MAGIC)
+
+/**
+ * Tells the bytes of device memory that a routing takes: `memory_bytes` of its config. Reads mode,
+ * max_tokens and max_top_k of `config`, which may be NULL for the defaults. Local.
+ */
+HEP_API hepResult_t hepRoutingMemoryBytes(hepComm_t comm, const hepRoutingConfig_t* config,
+                                          uint64_t* bytes);
 
 /**
  * Creates a routing and its device memory (`routing_bytes` of `hepWorkspaceSize`, in
  * hepModeLowLatency `low_latency_routing_bytes`). Any number of routings may share a lane. Local.
  * `config` may be NULL for the defaults. The call is legal while streams are being captured, and
  * becomes no part of their graphs: the memory is taken at once, and lives until the communicator is
- * destroyed.
+ * destroyed. If the config has `memory`, the routing takes that, and the first update refuses it if
+ * it lies elsewhere than on the rank's device.
  */
 HEP_API hepResult_t hepRoutingCreate(hepRouting_t* routing, hepComm_t comm,
                                      const hepRoutingConfig_t* config);
@@ -825,11 +849,13 @@ typedef struct {
   /** [num_tokens][top_k] expert ids, aligned to their size, or a byte map (hepIndexMap). Ignored if
       num_tokens is 0. */
   const void* indices;
-  /** T, 0 to max_tokens (of a low-latency routing: low_latency_tokens). Ranks may differ. Replays
-      of a captured graph have the T of its capture. A smaller batch gives -1 for all selections of
-      the tokens past its end; these tokens then have no rows. */
+  /** T, 0 to max_tokens (of a low-latency routing: low_latency_tokens) of the communicator's
+      config, or of the routing's if that has its own. Ranks may differ. Replays of a captured
+      graph have the T of its capture. A smaller batch gives -1 for all selections of the tokens
+      past its end; these tokens then have no rows. */
   int64_t num_tokens;
-  /** K, 1 to max_top_k; the same on all ranks, or the communicator fails with hepErrorMismatch. */
+  /** K, 1 to max_top_k of the communicator's config, or of the routing's if that has its own; the
+      same on all ranks, or the communicator fails with hepErrorMismatch. */
   int32_t top_k;
   int32_t index_type; /**< hepIndexType_t; ranks may differ */
 } hepUpdate_t;
@@ -1156,8 +1182,8 @@ typedef struct {
 /**
  * Brings the experts' results back and sums them. Collective: all ranks call it on the routing of
  * the same update, with the same layout, weight mode, types and hidden; otherwise the communicator
- * fails with hepErrorMismatch. When it is done, in stream order, the caller may reuse all arguments. The
- * struct is read during the call only.
+ * fails with hepErrorMismatch. When it is done, in stream order, the caller may reuse all
+ * arguments. The struct is read during the call only.
  *
  *   step                              numbers
  *   contributions of one rank to a    taken in ascending (expert, k) order, in FP32: the first

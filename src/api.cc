@@ -273,6 +273,15 @@ hepResult_t hepCommGetFailure(hepComm_t comm, hepFailure_t* failure) {
   });
 }
 
+hepResult_t hepRoutingMemoryBytes(hepComm_t comm, const hepRoutingConfig_t* config,
+                                  uint64_t* bytes) {
+  return call([&]() -> Status {
+    HEP_TRY(check_comm(comm));
+    HEP_TRY(check_output(bytes, "bytes"));
+    return hepRouting::memory_bytes(*comm, config, bytes);
+  });
+}
+
 hepResult_t hepRoutingCreate(hepRouting_t* routing, hepComm_t comm,
                              const hepRoutingConfig_t* config) {
   return call([&]() -> Status {

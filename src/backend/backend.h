@@ -14,6 +14,8 @@
 #include "config/lanes.h"
 #include "memory/registration.h"
 #include "network/engine.h"
+#include "protocol/network_layout.h"
+#include "protocol/routing_layout.h"
 #include "protocol/step.h"
 
 namespace hep {
@@ -65,6 +67,16 @@ struct TopK {
   int32_t index_type;  // hepIndexType_t
 };
 
+// A routing is created for this.
+struct RoutingRequest {
+  int alignment;
+  RoutingLayout layout;
+  NetworkRoutingLayout network;  // follows the layout; empty with one domain
+  void* memory;                  // the caller's, or NULL
+
+  uint64_t bytes() const { return network.end; }
+};
+
 // The resolved arguments of a dispatch. They are a copy, because the caller's structs live no
 // longer than the call of the first half.
 struct DispatchRequest {
@@ -105,7 +117,7 @@ class Backend {
 
   // `lane` is an index of BackendContext::lanes. Routings of different lanes may be used by
   // different threads at once.
-  virtual Status create_routing(int lane, int alignment,
+  virtual Status create_routing(int lane, const RoutingRequest& request,
                                 std::unique_ptr<BackendRouting>* routing) = 0;
 
   // From now on operations find registered memory at these addresses. Slots in use keep their

@@ -158,8 +158,9 @@ Status hepComm::find_lane(int32_t mode, int32_t number, int* index) const {
   return Status();
 }
 
-Status hepComm::create_routing(int lane, int alignment, std::unique_ptr<BackendRouting>* routing) {
-  return parts_->backend->create_routing(lane, alignment, routing);
+Status hepComm::create_routing(int lane, const RoutingRequest& request,
+                               std::unique_ptr<BackendRouting>* routing) {
+  return parts_->backend->create_routing(lane, request, routing);
 }
 
 void hepComm::remove_routing(int lane, const hepRouting* routing) {

@@ -49,7 +49,7 @@ struct hepComm {
 
   // Finds the lane with this number among those of a mode.
   hep::Status find_lane(int32_t mode, int32_t number, int* index) const;
-  hep::Status create_routing(int lane, int alignment,
+  hep::Status create_routing(int lane, const hep::RoutingRequest& request,
                              std::unique_ptr<hep::BackendRouting>* routing);
 
   // Every routing says when it comes and goes. A communicator with routings is not destroyed.

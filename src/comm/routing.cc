@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "comm/routing.h"
 
+#include <cinttypes>
 #include <optional>
 #include <utility>
 
@@ -22,6 +23,42 @@ Status resolve_alignment(int32_t* alignment) {
   if (*alignment >= 1 && *alignment <= kMaxAlignment) return Status();
   return error(hepErrorInvalidArgument, "alignment is %d, must be 1 to %d", *alignment,
                kMaxAlignment);
+}
+
+// Puts the communicator's value in place of zero.
+Status resolve_limit(const char* name, int32_t most, int32_t* limit) {
+  if (*limit == 0) *limit = most;
+  if (*limit >= 1 && *limit <= most) return Status();
+  return error(hepErrorInvalidArgument,
+               "%s of hepRoutingConfig_t is %d, must be 1 to the communicator's, %d", name, *limit,
+               most);
+}
+
+// Reads and checks a caller's config, and finds the lane that it names.
+Status read_config(const hepComm& comm, const hepRoutingConfig_t* theirs,
+                   hepRoutingConfig_t* config, int* lane) {
+  if (theirs != nullptr)
+    HEP_TRY(read_struct(theirs, config, HEP_ROUTING_CONFIG_MAGIC, "hepRoutingConfig_t"));
+  HEP_TRY(resolve_alignment(&config->alignment));
+  HEP_TRY(comm.find_lane(config->mode, config->lane, lane));
+  const Shape& shape = comm.lane(*lane).shape;
+  HEP_TRY(resolve_limit("max_tokens", shape.max_tokens, &config->max_tokens));
+  return resolve_limit("max_top_k", shape.max_top_k, &config->max_top_k);
+}
+
+RoutingRequest make_request(const Lane& lane, const hepRoutingConfig_t& config) {
+  const RoutingLayout layout = RoutingLayout::make(lane.shape, config.max_tokens, config.max_top_k);
+  return {config.alignment, layout,
+          NetworkRoutingLayout::make(lane.shape, lane.network_layout, layout.total), nullptr};
+}
+
+// Claims the memory that the config brings, if it brings any.
+Status claim_memory(const hepRoutingConfig_t& config, uint64_t needed, RoutingMemory* memory) {
+  if (config.memory != nullptr) return memory->claim(config.memory, config.memory_bytes, needed);
+  if (config.memory_bytes == 0) return Status();
+  return error(hepErrorInvalidArgument,
+               "memory of hepRoutingConfig_t is NULL, but memory_bytes is %" PRIu64,
+               config.memory_bytes);
 }
 
 }  // namespace
@@ -50,20 +87,29 @@ Status hepRouting::create(hepComm& comm, const hepRoutingConfig_t* theirs,
                           std::unique_ptr<hepRouting>* out) {
   HEP_TRY(comm.check());
   hepRoutingConfig_t config = HEP_ROUTING_CONFIG_INITIALIZER;
-  if (theirs != nullptr)
-    HEP_TRY(read_struct(theirs, &config, HEP_ROUTING_CONFIG_MAGIC, "hepRoutingConfig_t"));
-  HEP_TRY(resolve_alignment(&config.alignment));
   int lane;
-  HEP_TRY(comm.find_lane(config.mode, config.lane, &lane));
-
-  std::unique_ptr<BackendRouting> backend;
-  HEP_TRY(comm.create_routing(lane, config.alignment, &backend));
-  *out = std::make_unique<hepRouting>(comm, lane, std::move(backend));
+  HEP_TRY(read_config(comm, theirs, &config, &lane));
+  RoutingRequest request = make_request(comm.lane(lane), config);
+  auto routing = std::make_unique<hepRouting>(comm, lane, request.layout, nullptr);
+  HEP_TRY(claim_memory(config, request.bytes(), &routing->memory_));
+  request.memory = routing->memory_.get();
+  HEP_TRY(comm.create_routing(lane, request, &routing->backend_));
+  *out = std::move(routing);
   return Status();
 }
 
-hepRouting::hepRouting(hepComm& comm, int lane, std::unique_ptr<BackendRouting> backend)
-    : comm_(comm), lane_(lane), backend_(std::move(backend)) {
+Status hepRouting::memory_bytes(const hepComm& comm, const hepRoutingConfig_t* theirs,
+                                uint64_t* bytes) {
+  hepRoutingConfig_t config = HEP_ROUTING_CONFIG_INITIALIZER;
+  int lane;
+  HEP_TRY(read_config(comm, theirs, &config, &lane));
+  *bytes = make_request(comm.lane(lane), config).bytes();
+  return Status();
+}
+
+hepRouting::hepRouting(hepComm& comm, int lane, const RoutingLayout& layout,
+                       std::unique_ptr<BackendRouting> backend)
+    : comm_(comm), lane_(lane), layout_(layout), backend_(std::move(backend)) {
   comm_.add_routing();
 }
 
@@ -144,13 +190,12 @@ Status hepRouting::query(hepRoutingCounts_t* theirs, hepStream_t stream) {
 
 Status hepRouting::view(hepRoutingView_t* theirs) const {
   HEP_TRY(check_output_struct(theirs, HEP_ROUTING_VIEW_MAGIC, "hepRoutingView_t"));
-  const RoutingLayout& layout = lane().routing_layout;
   const void* memory = backend_->memory();
-  const RoutingTotals* totals = at<RoutingTotals>(memory, layout.totals);
+  const RoutingTotals* totals = at<RoutingTotals>(memory, layout_.totals);
 
   hepRoutingView_t view = HEP_ROUTING_VIEW_INITIALIZER;
-  view.tokens_per_expert = at<int32_t>(memory, layout.tokens_per_expert);
-  view.expert_offsets = at<int32_t>(memory, layout.expert_offsets);
+  view.tokens_per_expert = at<int32_t>(memory, layout_.tokens_per_expert);
+  view.expert_offsets = at<int32_t>(memory, layout_.expert_offsets);
   view.num_flat_rows = &totals->num_flat_rows;
   view.num_expert_rows = &totals->num_expert_rows;
   view.row_counters = &totals->row_counters;
@@ -164,7 +209,7 @@ Status hepRouting::check_may_end() const {
 }
 
 RoutingState hepRouting::state() const {
-  return {comm_.config(), lane(), batch_.num_tokens, has_weights_};
+  return {comm_.config(), lane(), layout_, batch_.num_tokens, has_weights_};
 }
 
 // No operation of a lane may begin between the halves of another.

@@ -11,14 +11,20 @@
 #include "base/handles.h"
 #include "base/status.h"
 #include "comm/comm.h"
+#include "comm/routing_memory.h"
 #include "config/arguments.h"
+#include "protocol/routing_layout.h"
 
 // The arguments of its functions are the caller's structs as they came.
 struct hepRouting {
  public:
   static hep::Status create(hepComm& comm, const hepRoutingConfig_t* config,
                             std::unique_ptr<hepRouting>* out);
-  hepRouting(hepComm& comm, int lane, std::unique_ptr<hep::BackendRouting> backend);
+  // Returns the bytes of memory that a routing of this config takes.
+  static hep::Status memory_bytes(const hepComm& comm, const hepRoutingConfig_t* config,
+                                  uint64_t* bytes);
+  hepRouting(hepComm& comm, int lane, const hep::RoutingLayout& layout,
+             std::unique_ptr<hep::BackendRouting> backend);
   ~hepRouting();
 
   void* handle() const { return handle_.value(); }
@@ -55,6 +61,8 @@ struct hepRouting {
 
   hepComm& comm_;
   const int lane_;
+  const hep::RoutingLayout layout_;
+  hep::RoutingMemory memory_;
   std::unique_ptr<hep::BackendRouting> backend_;
 
   // Of the latest update.

@@ -244,21 +244,24 @@ Status check_gradients(const RoutingState& routing, const hepCombineArgs_t& args
   return Status();
 }
 
+const char* token_limit_name(const RoutingState& routing) {
+  if (routing.layout.max_tokens < routing.lane.shape.max_tokens) return "routing's max_tokens";
+  return routing.lane.mode == hepModeLowLatency ? "config's low_latency_tokens"
+                                                : "config's max_tokens";
+}
+
 }  // namespace
 
 Status check_update(const RoutingState& routing, const hepUpdate_t& update) {
-  const hepConfig_t& config = routing.config;
-  const Lane& lane = routing.lane;
-  if (update.num_tokens < 0 || update.num_tokens > lane.shape.max_tokens)
+  const RoutingLayout& most = routing.layout;
+  if (update.num_tokens < 0 || update.num_tokens > most.max_tokens)
     return error(hepErrorInvalidArgument,
-                 "num_tokens of hepUpdate_t is %" PRId64 ", must be 0 to the config's %s, %d",
-                 update.num_tokens,
-                 lane.mode == hepModeLowLatency ? "low_latency_tokens" : "max_tokens",
-                 lane.shape.max_tokens);
-  if (update.top_k < 1 || update.top_k > config.max_top_k)
+                 "num_tokens of hepUpdate_t is %" PRId64 ", must be 0 to the %s, %d",
+                 update.num_tokens, token_limit_name(routing), most.max_tokens);
+  if (update.top_k < 1 || update.top_k > most.max_top_k)
     return error(hepErrorInvalidArgument,
-                 "top_k of hepUpdate_t is %d, must be 1 to the config's max_top_k, %d",
-                 update.top_k, config.max_top_k);
+                 "top_k of hepUpdate_t is %d, must be 1 to the %s's max_top_k, %d", update.top_k,
+                 most.max_top_k < routing.config.max_top_k ? "routing" : "config", most.max_top_k);
   if (update.index_type < hepIndexInt32 || update.index_type > hepIndexMap)
     return error(hepErrorInvalidArgument,
                  "index_type of hepUpdate_t is %d, must be a hepIndexType_t", update.index_type);

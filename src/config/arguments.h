@@ -6,6 +6,7 @@
 
 #include "base/status.h"
 #include "config/lanes.h"
+#include "protocol/routing_layout.h"
 
 namespace hep {
 
@@ -13,6 +14,7 @@ namespace hep {
 struct RoutingState {
   const hepConfig_t& config;  // of the communicator, resolved
   const Lane& lane;
+  const RoutingLayout& layout;
   int num_tokens;    // of the latest update
   bool has_weights;  // a dispatch with weights followed it
 };

@@ -80,7 +80,7 @@ HEP_HOST_DEVICE constexpr bool alike(uint64_t a, uint64_t b) {
          given_alike(given_in(a, kSecondGivenBit), given_in(b, kSecondGivenBit));
 }
 
-// T and K of a batch in one word, for failure records.
+// T and K of a batch in one word, for failure records; 0: there is none.
 HEP_HOST_DEVICE constexpr uint64_t batch_word(int num_tokens, int top_k) {
   return static_cast<uint64_t>(num_tokens) << 32 | static_cast<uint32_t>(top_k);
 }

@@ -110,6 +110,13 @@ Status failure_status(const hepFailure_t& failure, const std::string& cause) {
             failure.rank, operation_of(failure).c_str(), failure.missing_rank,
             describe_call(failure.operation, failure.seen).c_str(),
             describe_call(failure.operation, failure.expected).c_str());
+      if (failure.expected >> 32 != 0)
+        return error(hepErrorMismatch,
+                     "rank %d: %s: rank %d has %s, but the routing of this rank was made for at "
+                     "most %s",
+                     failure.rank, operation_of(failure).c_str(), failure.missing_rank,
+                     describe_batch(failure.seen).c_str(),
+                     describe_batch(failure.expected).c_str());
       return error(hepErrorMismatch,
                    "rank %d: %s: rank %d has top_k %" PRIu64 ", this rank %" PRIu64
                    "; it must be the same on all ranks",
@@ -117,6 +124,12 @@ Status failure_status(const hepFailure_t& failure, const std::string& cause) {
                    failure.expected);
     case hepErrorInvalidUsage:
       if (!cause.empty()) return ended_status(failure, cause);
+      if (failure.seen == 0)
+        return error(hepErrorInvalidUsage,
+                     "rank %d: %s was called for %s, but no update of its routing was executed "
+                     "before",
+                     failure.rank, operation_of(failure).c_str(),
+                     describe_batch(failure.expected).c_str());
       return error(hepErrorInvalidUsage,
                    "rank %d: %s was called for %s, but the update of its routing that was executed "
                    "before it had %s",

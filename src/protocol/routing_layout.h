@@ -12,7 +12,8 @@
 
 namespace hep {
 
-// Byte offsets into the private memory of a routing, filled by an update.
+// Byte offsets into the private memory of a routing of at most max_tokens and K, filled by an update.
+// What has max_chunks or max_partials entries has as many as the communicator's shape says.
 //
 //   tokens_per_expert  [EL] int32_t
 //   expert_offsets     [EL + 1] int32_t   aligned
@@ -36,6 +37,7 @@ struct RoutingTotals {
   // Of the update that filled this routing: which one of the lane, and its T and K.
   uint64_t update;
   int32_t num_tokens, top_k;
+  uint64_t routing;        // the number of the routing: memory may have been another's before
   int64_t max_selections;  // of all ranks' headers
 };
 
@@ -44,11 +46,19 @@ struct RoutingLayout {
       own_experts, partial_counts, sent_rows, rows, selections, weights, total;
   int32_t num_experts;  // EL
 
+  int32_t max_tokens, max_top_k;
+
   HEP_HOST_DEVICE static constexpr RoutingLayout make(const Shape& shape) {
-    const uint64_t ranks = shape.num_ranks, tokens = shape.max_tokens;
+    return make(shape, shape.max_tokens, shape.max_top_k);
+  }
+  HEP_HOST_DEVICE static constexpr RoutingLayout make(const Shape& shape, int32_t max_tokens,
+                                                      int32_t max_top_k) {
+    const uint64_t ranks = shape.num_ranks, tokens = max_tokens;
     const uint64_t experts = shape.num_local_experts(), max_rows = ranks * tokens;
     RoutingLayout r{};
     r.num_experts = shape.num_local_experts();
+    r.max_tokens = max_tokens;
+    r.max_top_k = max_top_k;
     uint64_t end = 0;
     const auto section = [&end](uint64_t bytes) {
       const uint64_t begin = end;
@@ -61,12 +71,12 @@ struct RoutingLayout {
     r.source_tokens = section(ranks * sizeof(uint32_t));
     r.source_rows = section((ranks + 1) * sizeof(uint32_t));
     r.chunk_rows = section(ranks * (shape.max_chunks() + 1) * sizeof(uint32_t));
-    r.own_experts = section(tokens * shape.max_top_k * sizeof(uint16_t));
+    r.own_experts = section(tokens * max_top_k * sizeof(uint16_t));
     r.partial_counts = section(tokens);
     r.sent_rows = section(tokens * shape.max_partials() * sizeof(SentRow));
     r.rows = section(max_rows * sizeof(Row));
-    r.selections = section(max_rows * shape.max_top_k * sizeof(Selection));
-    r.weights = section(max_rows * shape.max_top_k * sizeof(float));
+    r.selections = section(max_rows * max_top_k * sizeof(Selection));
+    r.weights = section(max_rows * max_top_k * sizeof(float));
     r.total = end;
     return r;
   }

@@ -45,6 +45,8 @@ struct RoutingPlace {
   int alignment;
   hepMode_t mode;
   int lane;
+  bool own_memory = false;            // brings its memory
+  int max_tokens = 0, max_top_k = 0;  // 0: the communicator's
 
   bool shares_lane(const RoutingPlace& other) const {
     return mode == other.mode && lane == other.lane;
@@ -140,7 +142,7 @@ struct Job {
   hepDataType_t type = hepTypeBfloat16, combine_type = hepTypeBfloat16;  // the communicator's
   hepDataType_t partial_type = hepTypeBfloat16;
   int scale_bytes = 0;
-  int domain_size = 0;  // 0: all ranks
+  int domain_size = 0;            // 0: all ranks
   bool wild_pointers = false;     // where arrays have no elements
   bool least_alignments = false;  // of all pointers but those to the heap and to registered memory
   std::vector<RoutingPlace> routings;
@@ -190,6 +192,7 @@ class JobBuilder {
   // Moves a dispatch's update into its call, if nothing that uses it comes before.
   void fold_update(int dispatch);
 
+  RoutingPlace& routing(int index) { return job_.routings[index]; }
   Update& update(int index) { return job_.updates[index]; }
   Dispatch& dispatch(int index) { return job_.dispatches[index]; }
   Combine& combine(int index) { return job_.combines[index]; }
@@ -269,6 +272,7 @@ class JobRun {
     std::vector<harness::GuardedBuffer*> outputs() { return {&out, &gradients}; }
   };
 
+  void create_routing(const RoutingPlace& place);
   void allocate();
   harness::GuardedBuffer guarded(size_t bytes, size_t alignment) const;
   void register_memory();
@@ -338,6 +342,7 @@ class JobRun {
   const Job* job_;
   Rank& rank_;
   hepBackend_t backend_;
+  std::vector<harness::GuardedBuffer> routing_memory_;
   std::vector<std::unique_ptr<RoutingHandle>> routings_;
   bool registers_ = false;      // on some rank an input lies in registered memory
   harness::Buffer registered_;  // of this rank

@@ -164,7 +164,11 @@ JobBuilder::JobBuilder(int num_ranks, const hepConfig_t& config, Random& random)
 }
 
 int JobBuilder::add_routing(int alignment, hepMode_t mode, int lane) {
-  job_.routings.push_back({alignment, mode, lane});
+  RoutingPlace place{};
+  place.alignment = alignment;
+  place.mode = mode;
+  place.lane = lane;
+  job_.routings.push_back(place);
   return static_cast<int>(job_.routings.size()) - 1;
 }
 

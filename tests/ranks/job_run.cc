@@ -65,14 +65,7 @@ int64_t index_bytes(const Update& update, int rank) {
 
 JobRun::JobRun(const Job& job, Rank& rank)
     : job_(&job), rank_(rank), backend_(harness::world().backend()) {
-  for (const RoutingPlace& place : job.routings) {
-    hepRoutingConfig_t config = HEP_ROUTING_CONFIG_INITIALIZER;
-    config.alignment = place.alignment;
-    config.mode = place.mode;
-    config.lane = place.lane;
-    routings_.push_back(std::make_unique<RoutingHandle>());
-    succeeded(hepRoutingCreate(routings_.back()->out(), rank.comm, &config), "hepRoutingCreate");
-  }
+  for (const RoutingPlace& place : job.routings) create_routing(place);
   register_memory();
   allocate();
   load(job);
@@ -85,6 +78,25 @@ JobRun::~JobRun() {
   for (const DispatchRun& run : dispatches_) free(run.x);
   for (const CombineRun& run : combines_) free(run.y);
   if (registers_) succeeded(hepCommDeregister(rank_.comm, registered_.data()), "hepCommDeregister");
+}
+
+// Memory that a routing brings holds anything beforehand.
+void JobRun::create_routing(const RoutingPlace& place) {
+  hepRoutingConfig_t config = HEP_ROUTING_CONFIG_INITIALIZER;
+  config.alignment = place.alignment;
+  config.mode = place.mode;
+  config.lane = place.lane;
+  config.max_tokens = place.max_tokens;
+  config.max_top_k = place.max_top_k;
+  if (place.own_memory) {
+    succeeded(hepRoutingMemoryBytes(rank_.comm, &config, &config.memory_bytes),
+              "hepRoutingMemoryBytes");
+    routing_memory_.emplace_back(backend_, config.memory_bytes);
+    routing_memory_.back().fill(kPoison);
+    config.memory = routing_memory_.back().data();
+  }
+  routings_.push_back(std::make_unique<RoutingHandle>());
+  succeeded(hepRoutingCreate(routings_.back()->out(), rank_.comm, &config), "hepRoutingCreate");
 }
 
 // Collective: takes and registers what the inputs of this rank need that are to lie there.

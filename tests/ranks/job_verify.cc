@@ -84,6 +84,8 @@ void JobRun::verify() {
   for (size_t i = 0; i < dispatches_.size(); ++i)
     verify_dispatch(job_->dispatches[i], dispatches_[i]);
   for (size_t i = 0; i < combines_.size(); ++i) verify_combine(job_->combines[i], combines_[i]);
+  for (const harness::GuardedBuffer& memory : routing_memory_)
+    EXPECT_TRUE(memory.intact()) << job_->name << ": memory of a routing: written out of bounds";
   hepResult_t error = hepErrorInternal;
   EXPECT_HEP(hepCommGetAsyncError(rank_.comm, &error));
   EXPECT_EQ(error, expected_async_error())

@@ -112,7 +112,6 @@ void CudaBackend::start_lane(CudaLane& lane) {
   const LaneContext& context = lane.context;
   KernelContext& kernel = lane.kernel;
   kernel.window_layout = context.lane.window_layout;
-  kernel.routing_layout = context.lane.routing_layout;
   kernel.timeout_ns = static_cast<uint64_t>(timeout_ms_) * 1000000;
   kernel.rank = rank_;
   kernel.mode = context.lane.mode;
@@ -120,10 +119,10 @@ void CudaBackend::start_lane(CudaLane& lane) {
   for (size_t r = 0; r < context.windows.size(); ++r) kernel.windows[r] = context.windows[r];
 }
 
-Status CudaBackend::create_routing(int lane, int alignment,
+Status CudaBackend::create_routing(int lane, const RoutingRequest& request,
                                    std::unique_ptr<BackendRouting>* routing) {
-  auto created = std::make_unique<CudaRouting>(*this, *lanes_[lane], alignment);
-  HEP_TRY(created->start());
+  auto created = std::make_unique<CudaRouting>(*this, *lanes_[lane], request);
+  if (request.memory == nullptr) HEP_TRY(created->take_memory());
   *routing = std::move(created);
   return Status();
 }

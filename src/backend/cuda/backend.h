@@ -39,7 +39,8 @@ class CudaBackend : public Backend {
 
   Status start();
 
-  Status create_routing(int lane, int alignment, std::unique_ptr<BackendRouting>* routing) override;
+  Status create_routing(int lane, const RoutingRequest& request,
+                        std::unique_ptr<BackendRouting>* routing) override;
   Status set_registered(const std::vector<RegisteredAddress>& addresses) override;
   void stop(hepResult_t result) noexcept override;
   void peer_left(int peer) noexcept override;

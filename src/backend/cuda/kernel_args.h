@@ -100,7 +100,8 @@ struct MapArgs {
 
 struct RouteArgs {
   KernelContext context;
-  void* routing;        // memory of RoutingLayout
+  void* routing;  // memory of RoutingLayout
+  uint64_t routing_number;
   const void* indices;  // [num_tokens][top_k]
   int32_t num_tokens;
   int32_t top_k;
@@ -162,6 +163,7 @@ struct DispatchedRows {
 struct DispatchArgs {
   KernelContext context;
   void* routing;
+  uint64_t routing_number;
   int32_t num_tokens;
   int32_t top_k;
   Step step;
@@ -227,6 +229,7 @@ struct CombinePlan {
 struct CombineArgs {
   KernelContext context;
   void* routing;
+  uint64_t routing_number;
   int32_t num_tokens;
   int32_t top_k;
   Step step;

@@ -2,6 +2,7 @@
 #include "backend/cuda/routing.h"
 
 #include <algorithm>
+#include <atomic>
 #include <initializer_list>
 #include <vector>
 
@@ -37,6 +38,8 @@ Status check_device_pointer(const void* pointer, const char* name, int device) {
   return Status();
 }
 
+constexpr const char* kMemoryName = "memory of hepRoutingConfig_t";
+
 struct NamedPointer {
   const void* pointer;
   const char* name;
@@ -46,6 +49,12 @@ Status check_device_pointers(std::initializer_list<NamedPointer> pointers, int d
   for (const NamedPointer& entry : pointers)
     HEP_TRY(check_device_pointer(entry.pointer, entry.name, device));
   return Status();
+}
+
+// Tells the update of a routing from what its memory held before.
+uint64_t next_number() {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
 }
 
 DispatchCall call_of(const hepDispatchArgs_t& given) {
@@ -95,18 +104,33 @@ CombineCall call_of(const hepCombineArgs_t& given) {
 
 }  // namespace
 
-CudaRouting::~CudaRouting() {
-  if (memory_) backend_.return_routing_memory(lane_, std::move(memory_));
+CudaRouting::CudaRouting(CudaBackend& backend, CudaLane& lane, const RoutingRequest& request)
+    : backend_(backend),
+      lane_(lane),
+      request_(request),
+      kernel_(lane.kernel),
+      number_(next_number()),
+      memory_(request.memory) {
+  kernel_.routing_layout = request.layout;
 }
 
-Status CudaRouting::start() { return backend_.take_routing_memory(lane_, &memory_); }
+CudaRouting::~CudaRouting() {
+  if (own_) backend_.return_routing_memory(lane_, std::move(own_));
+}
+
+Status CudaRouting::take_memory() {
+  HEP_TRY(backend_.take_routing_memory(lane_, &own_));
+  memory_ = own_->get();
+  return Status();
+}
 
 Status CudaRouting::update(const TopK& choice, hepStream_t stream) {
   has_begun_ = false;
   const int device = backend_.device();
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
-  HEP_TRY(check_device_pointer(choice.indices, "indices of hepUpdate_t", device));
+  HEP_TRY(check_device_pointers(
+      {{request_.memory, kMemoryName}, {choice.indices, "indices of hepUpdate_t"}}, device));
   const NotedWork noted(lane_.work, stream);
   return run_update(choice, Step::kWhole, stream);
 }
@@ -114,12 +138,13 @@ Status CudaRouting::update(const TopK& choice, hepStream_t stream) {
 Status CudaRouting::run_update(TopK choice, Step step, hepStream_t stream) {
   HEP_TRY(list_map(step, stream, &choice));
   RouteArgs args{};
-  args.context = lane_.kernel;
-  args.routing = memory_->get();
+  args.context = kernel_;
+  args.routing = memory_;
+  args.routing_number = number_;
   args.indices = choice.indices;
   args.num_tokens = choice.batch.num_tokens;
   args.top_k = choice.batch.top_k;
-  args.alignment = alignment_;
+  args.alignment = request_.alignment;
   args.step = step;
   HEP_CUDA_TRY(route::launch_route(args, choice.index_type, lane_.plan, stream));
   return Status();
@@ -132,7 +157,7 @@ Status CudaRouting::list_map(Step step, hepStream_t stream, TopK* choice) {
   choice->index_type = hepIndexInt32;
   if (choice->batch.num_tokens == 0 || step == Step::kReceive) return Status();
   const LaneContext& context = lane_.context;
-  int32_t* listed = at<int32_t>(memory_->get(), context.lane.routing_layout.weights);
+  int32_t* listed = at<int32_t>(memory_, request_.layout.weights);
   MapArgs args{};
   args.state = lane_.kernel.state;
   args.firsts = lane_.kernel.firsts;
@@ -233,6 +258,7 @@ Status CudaRouting::dispatch(const DispatchRequest& request, const Batch& batch,
   const int device = backend_.device();
   const DeviceGuard guard(device);
   HEP_TRY(guard.status());
+  if (request.update) HEP_TRY(check_device_pointer(request_.memory, kMemoryName, device));
   HEP_TRY(check_device_pointers({{call.x, "x"},
                                  {call.dense_weights, "dense_weights"},
                                  {call.weights, "weights"},
@@ -259,8 +285,9 @@ Status CudaRouting::dispatch(const DispatchRequest& request, const Batch& batch,
   else if (request.update)
     HEP_TRY(run_update(choice, step, stream));
   has_begun_ = request.update && !in_one_launch;
-  args.context = lane_.kernel;
-  args.routing = memory_->get();
+  args.context = kernel_;
+  args.routing = memory_;
+  args.routing_number = number_;
   args.num_tokens = batch.num_tokens;
   args.top_k = batch.top_k;
   args.step = step;
@@ -272,7 +299,7 @@ Status CudaRouting::dispatch(const DispatchRequest& request, const Batch& batch,
     return Status();
   }
   args.indices = choice.indices;
-  args.alignment = alignment_;
+  args.alignment = request_.alignment;
   HEP_CUDA_TRY(fused::launch_update_and_dispatch(args, choice.index_type, plan, stream));
   return Status();
 }
@@ -292,8 +319,9 @@ Status CudaRouting::combine(const hepCombineArgs_t& call, const Batch& batch, St
                                 device));
 
   CombineArgs args{};
-  args.context = lane_.kernel;
-  args.routing = memory_->get();
+  args.context = kernel_;
+  args.routing = memory_;
+  args.routing_number = number_;
   args.num_tokens = batch.num_tokens;
   args.top_k = batch.top_k;
   args.step = step;
@@ -320,14 +348,13 @@ Status CudaRouting::query(hepRoutingCounts_t* counts, hepStream_t stream) {
   if (capture != cudaStreamCaptureStatusNone)
     return error(hepErrorInvalidUsage, "hepRoutingQuery waits, so it cannot be captured");
 
-  const RoutingLayout& layout = lane_.context.lane.routing_layout;
+  const RoutingLayout& layout = request_.layout;
   const int local_experts = lane_.context.lane.shape.num_local_experts();
   RoutingTotals totals;
   int32_t padded_rows;
   std::vector<int32_t> tokens_per_expert(local_experts);
   const auto fetch = [&](void* to, uint64_t offset, size_t bytes) {
-    return cudaMemcpyAsync(to, at<char>(memory_->get(), offset), bytes, cudaMemcpyDeviceToHost,
-                           stream);
+    return cudaMemcpyAsync(to, at<char>(memory_, offset), bytes, cudaMemcpyDeviceToHost, stream);
   };
   HEP_CUDA_TRY(fetch(&totals, layout.totals, sizeof totals));
   HEP_CUDA_TRY(fetch(&padded_rows, layout.expert_offsets + local_experts * sizeof(int32_t),

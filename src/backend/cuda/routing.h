@@ -11,11 +11,11 @@ namespace hep {
 
 class CudaRouting : public BackendRouting {
  public:
-  CudaRouting(CudaBackend& backend, CudaLane& lane, int alignment)
-      : backend_(backend), lane_(lane), alignment_(alignment) {}
+  CudaRouting(CudaBackend& backend, CudaLane& lane, const RoutingRequest& request);
   ~CudaRouting() override;
 
-  Status start();
+  // The library's, where the request has none.
+  Status take_memory();
 
   Status update(const TopK& choice, hepStream_t stream) override;
   Status dispatch(const DispatchRequest& request, const Batch& batch, Step step,
@@ -24,7 +24,7 @@ class CudaRouting : public BackendRouting {
                  hepStream_t stream) override;
   bool has_begun() const override { return has_begun_; }
   Status query(hepRoutingCounts_t* counts, hepStream_t stream) override;
-  const void* memory() const override { return memory_->get(); }
+  const void* memory() const override { return memory_; }
 
  private:
   Status run_update(TopK choice, Step step, hepStream_t stream);
@@ -36,9 +36,12 @@ class CudaRouting : public BackendRouting {
 
   CudaBackend& backend_;
   CudaLane& lane_;
-  const int alignment_;
+  const RoutingRequest request_;
+  KernelContext kernel_;   // of the lane, with the layout of this routing
+  const uint64_t number_;  // among all routings of the process, from 1
   bool has_begun_ = false;
-  std::unique_ptr<DeviceMemory> memory_;
+  std::unique_ptr<DeviceMemory> own_;
+  void* memory_;
 };
 
 }  // namespace hep

@@ -34,16 +34,16 @@ void HostBackend::join_network(ProxyPlan* plan) {
   };
 }
 
-Status HostBackend::create_routing(int lane, int alignment,
+Status HostBackend::create_routing(int lane, const RoutingRequest& request,
                                    std::unique_ptr<BackendRouting>* routing) {
-  const uint64_t bytes = lanes_[lane].context.lane.routing_bytes();
-  HostRouting::Memory memory(std::calloc(bytes, 1));
+  HostRouting::Memory own;
+  if (request.memory == nullptr) own.reset(std::calloc(request.bytes(), 1));
   std::unique_ptr<BackendRouting> made;
-  if (memory)
-    made.reset(new (std::nothrow) HostRouting(*this, lanes_[lane], std::move(memory), alignment));
+  if (own || request.memory != nullptr)
+    made.reset(new (std::nothrow) HostRouting(*this, lanes_[lane], request, std::move(own)));
   if (!made)
     return error(hepErrorOutOfMemory, "rank %d: no memory for a routing of %llu bytes", rank_,
-                 static_cast<unsigned long long>(bytes));
+                 static_cast<unsigned long long>(request.bytes()));
   *routing = std::move(made);
   return {};
 }

@@ -31,7 +31,8 @@ class HostBackend final : public Backend {
  public:
   HostBackend(BackendContext context, const RowArithmetic& arithmetic);
 
-  Status create_routing(int lane, int alignment, std::unique_ptr<BackendRouting>* routing) override;
+  Status create_routing(int lane, const RoutingRequest& request,
+                        std::unique_ptr<BackendRouting>* routing) override;
   void join_network(ProxyPlan* plan) override;
   // Peers cannot map memory that was not made for it: tokens there are copied.
   Status set_registered(const std::vector<RegisteredAddress>&) override { return {}; }

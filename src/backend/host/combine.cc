@@ -97,13 +97,13 @@ class Combiner {
     if (args_.gradients == nullptr) return;
     auto* sent = at<float>(operation_.own_window(), operation_.layout().gradients_at(
                                                         operation_.epoch(), token, state_.top_k()));
+    for (int i = 0; parts_ != nullptr && i < state_.part_counts[token]; ++i)
+      take_remote_gradients(state_.parts_of(token)[i], sent);
     if (args_.dense_gradients == nullptr)
       std::copy_n(sent, state_.top_k(), args_.gradients + token * state_.top_k());
     else
       take_dense_gradients(token, sent);
     std::fill_n(sent, state_.top_k(), 0.0f);
-    for (int i = 0; parts_ != nullptr && i < state_.part_counts[token]; ++i)
-      take_remote_gradients(state_.parts_of(token)[i], args_.gradients + token * state_.top_k());
   }
 
   // Adds up the parts of one of this rank's tokens: the sums of this domain's ranks, whose slots are in

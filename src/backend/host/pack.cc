@@ -15,7 +15,7 @@ Packer::Packer(const Operation& operation, const hepDispatchArgs_t& args, const 
     : operation_(operation),
       args_(args),
       state_(state),
-      row_bytes_(int64_t{operation.shape().hidden} * element_bytes(args.type)),
+      row_bytes_(args.hidden * element_bytes(args.type)),
       rows_(args.quantize == hepQuantizeNone
                 ? static_cast<const char*>(args.x)
                 : at<char>(operation.own_window(),
@@ -92,8 +92,9 @@ uint64_t Packer::fill(void* chunk, int domain, int number, uint32_t first,
                            operation_.layout().scales_at(operation_.epoch(), token)),
                   scale_stride);
     if (header.has_weights != 0)
-      std::copy_n(args_.weights + token * top_k, top_k,
-                  at<float>(chunk, layout.weights) + int64_t{i} * top_k);
+      std::copy_n(at<float>(operation_.own_window(),
+                            operation_.layout().weights_at(operation_.epoch(), token, top_k)),
+                  top_k, at<float>(chunk, layout.weights) + int64_t{i} * top_k);
   }
   copier_.fence();
   return layout.end;

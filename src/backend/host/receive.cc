@@ -274,7 +274,7 @@ class ChunkTaker {
 
   void take_rows(int rank, int chunk, const void* base) {
     const auto& header = *at<ChunkHeader>(base, 0);
-    const int64_t row_bytes = int64_t{operation_.shape().hidden} * element_bytes(args_.type);
+    const int64_t row_bytes = args_.hidden * element_bytes(args_.type);
     const RowChunkLayout layout =
         RowChunkLayout::make(header, row_bytes, operation_.shape().scale_stride(), state_.top_k());
     const int32_t first = chunk * operation_.network().row_ring.rows;

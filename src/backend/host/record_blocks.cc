@@ -6,6 +6,7 @@
 
 #include "backend/host/signal.h"
 #include "protocol/at.h"
+#include "protocol/call_summary.h"
 
 namespace hep {
 namespace {
@@ -83,6 +84,19 @@ void begin_block(const Operation& operation, int domain, const RecordTotals& tot
   }
 }
 
+// The layouts of a batch depend on K, so it is the same on all ranks. The batch must fit, too.
+Status check_header(const Operation& operation, int source, const RoutingState& state) {
+  const RecordHeader& header = *records_of(operation, source).header;
+  const auto num_tokens = static_cast<int>(header.num_tokens);
+  if (header.top_k != state.top_k())
+    return operation.fail(hepErrorMismatch, hepPhaseRecords, source, state.top_k(), header.top_k);
+  if (num_tokens > state.max_tokens)
+    return operation.fail(hepErrorMismatch, hepPhaseRecords, source,
+                          batch_word(state.max_tokens, state.max_top_k),
+                          batch_word(num_tokens, header.top_k));
+  return {};
+}
+
 }  // namespace
 
 void begin_blocks(const Operation& operation, const RecordTotals& totals, RoutingState& state) {
@@ -125,7 +139,7 @@ void send_blocks(const Operation& operation) {
   }
 }
 
-Status await_records(const Operation& operation, int source, int top_k) {
+Status await_records(const Operation& operation, int source, const RoutingState& state) {
   if (operation.is_local(source)) {
     HEP_TRY(operation.wait(hepPhaseRecords, source, operation.from(source).records_ready,
                            operation.epoch()));
@@ -136,10 +150,7 @@ Status await_records(const Operation& operation, int source, int top_k) {
                                   rail.arrived(via, WriteKind::kRecords, domain),
                                   operation.epoch()));
   }
-  // What the layouts of a batch depend on must be the same on all ranks.
-  const RecordHeader& header = *records_of(operation, source).header;
-  if (header.top_k == static_cast<uint32_t>(top_k)) return {};
-  return operation.fail(hepErrorMismatch, hepPhaseRecords, source, top_k, header.top_k);
+  return check_header(operation, source, state);
 }
 
 RecordsToRead records_of(const Operation& operation, int source) {

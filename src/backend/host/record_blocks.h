@@ -45,8 +45,8 @@ RecordsToWrite records_to(const Operation& operation, int destination);
 
 void send_blocks(const Operation& operation);
 
-// Waits for the records of a source, and compares its K with this rank's.
-Status await_records(const Operation& operation, int source, int top_k);
+// Waits for the records of a source. Compares its K with this rank's, and its T with the room here.
+Status await_records(const Operation& operation, int source, const RoutingState& state);
 
 // Those of a source whose records have come.
 RecordsToRead records_of(const Operation& operation, int source);

@@ -13,8 +13,8 @@
 namespace hep {
 namespace {
 
-uint64_t part_bytes_of(const Operation& operation, const hepCombineArgs_t& args) {
-  return uint64_t(operation.shape().hidden) * element_bytes(args.partial_type);
+uint64_t part_bytes_of(const hepCombineArgs_t& args) {
+  return uint64_t(args.hidden) * element_bytes(args.partial_type);
 }
 
 // Rows of a chunk of a stream of so many rows.
@@ -92,8 +92,8 @@ Relay::Relay(const Operation& operation, const RowArithmetic& arithmetic,
     : operation_(operation),
       state_(state),
       sum_(arithmetic.sum_rows(args.partial_type, args.partial_type)),
-      columns_(operation.shape().hidden),
-      part_bytes_(part_bytes_of(operation, args)),
+      columns_(static_cast<int>(args.hidden)),
+      part_bytes_(part_bytes_of(args)),
       call_(combine_call(args, state)),
       takes_gradients_(args.gradients != nullptr || args.row_gradients != nullptr) {}
 
@@ -245,7 +245,7 @@ Status await_relay(const Operation& operation) {
 // -------------------------------------------------------------------------------------- the parts
 
 Parts::Parts(const Operation& operation, const hepCombineArgs_t& args, const RoutingState& state)
-    : operation_(operation), state_(state), part_bytes_(part_bytes_of(operation, args)) {}
+    : operation_(operation), state_(state), part_bytes_(part_bytes_of(args)) {}
 
 // `count`: of the chunks of this combine.
 Status Parts::await_chunks(int domain, int count) const {

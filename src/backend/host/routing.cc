@@ -16,45 +16,45 @@
 
 namespace hep {
 
-RoutingState::RoutingState(void* memory, const Lane& lane, int alignment)
-    : RoutingState(memory, lane, lane.routing_layout, lane.network_routing_layout, alignment) {}
+RoutingState::RoutingState(void* memory, const RoutingRequest& request, int most_parts)
+    : alignment(request.alignment),
+      max_tokens(request.layout.max_tokens),
+      max_top_k(request.layout.max_top_k),
+      tokens_per_expert(at<int32_t>(memory, request.layout.tokens_per_expert)),
+      expert_offsets(at<int32_t>(memory, request.layout.expert_offsets)),
+      totals(at<RoutingTotals>(memory, request.layout.totals)),
+      source_tokens(at<uint32_t>(memory, request.layout.source_tokens)),
+      source_rows(at<uint32_t>(memory, request.layout.source_rows)),
+      chunk_rows(at<uint32_t>(memory, request.layout.chunk_rows)),
+      own_experts(at<uint16_t>(memory, request.layout.own_experts)),
+      partial_counts(at<uint8_t>(memory, request.layout.partial_counts)),
+      rows(at<Row>(memory, request.layout.rows)),
+      selections(at<Selection>(memory, request.layout.selections)),
+      weights(at<float>(memory, request.layout.weights)),
+      part_rows(at<uint32_t>(memory, request.network.part_rows)),
+      first_parts(at<uint32_t>(memory, request.network.first_parts)),
+      part_tokens(at<uint16_t>(memory, request.network.part_tokens)),
+      part_counts(at<uint8_t>(memory, request.network.part_counts)),
+      token_parts(at<RemotePart>(memory, request.network.token_parts)),
+      source_domain_rows(at<uint32_t>(memory, request.network.source_rows)),
+      rail_first_parts(at<uint32_t>(memory, request.network.rail_first_parts)),
+      rail_ranks(at<uint8_t>(memory, request.network.rail_ranks)),
+      max_parts(most_parts) {}
 
-RoutingState::RoutingState(void* memory, const Lane& lane, const RoutingLayout& layout,
-                           const NetworkRoutingLayout& network, int alignment)
-    : alignment(alignment),
-      tokens_per_expert(at<int32_t>(memory, layout.tokens_per_expert)),
-      expert_offsets(at<int32_t>(memory, layout.expert_offsets)),
-      totals(at<RoutingTotals>(memory, layout.totals)),
-      source_tokens(at<uint32_t>(memory, layout.source_tokens)),
-      source_rows(at<uint32_t>(memory, layout.source_rows)),
-      chunk_rows(at<uint32_t>(memory, layout.chunk_rows)),
-      own_experts(at<uint16_t>(memory, layout.own_experts)),
-      partial_counts(at<uint8_t>(memory, layout.partial_counts)),
-      rows(at<Row>(memory, layout.rows)),
-      selections(at<Selection>(memory, layout.selections)),
-      weights(at<float>(memory, layout.weights)),
-      part_rows(at<uint32_t>(memory, network.part_rows)),
-      first_parts(at<uint32_t>(memory, network.first_parts)),
-      part_tokens(at<uint16_t>(memory, network.part_tokens)),
-      part_counts(at<uint8_t>(memory, network.part_counts)),
-      token_parts(at<RemotePart>(memory, network.token_parts)),
-      source_domain_rows(at<uint32_t>(memory, network.source_rows)),
-      rail_first_parts(at<uint32_t>(memory, network.rail_first_parts)),
-      rail_ranks(at<uint8_t>(memory, network.rail_ranks)),
-      max_parts(lane.network_layout.max_parts),
-      max_tokens(lane.shape.max_tokens) {}
-
-HostRouting::HostRouting(HostBackend& backend, HostLane& lane, Memory memory, int alignment)
+HostRouting::HostRouting(HostBackend& backend, HostLane& lane, const RoutingRequest& request,
+                         Memory own)
     : backend_(backend),
       lane_(lane),
-      memory_(std::move(memory)),
-      state_(memory_.get(), lane.context.lane, alignment) {}
+      own_(std::move(own)),
+      memory_(own_ ? own_.get() : request.memory),
+      state_(memory_, request, lane.context.lane.network_layout.max_parts) {}
 
 HostRouting::~HostRouting() {
   if (lane_.relays) lane_.relays->cancel(state_);  // between the halves of a combine
 }
 
-// A first half waits for no peer's second half, so the rings must hold its batch beside the one before.
+// A first half waits for no peer's second half. The rings must therefore hold its batch beside the
+// one before.
 Status HostRouting::check_halves(Step step) const {
   const Lane& lane = lane_.context.lane;
   if (step == Step::kWhole || lane.network_layout.empty() || lane.network_layout.holds_two_batches)

@@ -24,12 +24,12 @@ struct RowArithmetic;
 
 // The sections of RoutingLayout and NetworkRoutingLayout by name.
 struct RoutingState {
-  RoutingState(void* memory, const Lane& lane, int alignment);
+  RoutingState(void* memory, const RoutingRequest& request, int most_parts);
 
   int num_tokens() const { return totals->num_tokens; }
   int top_k() const { return totals->top_k; }
 
-  int alignment;
+  int alignment, max_tokens, max_top_k;
   int32_t* tokens_per_expert;
   int32_t* expert_offsets;
   RoutingTotals* totals;
@@ -57,10 +57,7 @@ struct RoutingState {
   uint8_t* rail_ranks_of(int domain) const { return rail_ranks + int64_t{domain} * max_tokens; }
 
  private:
-  RoutingState(void* memory, const Lane& lane, const RoutingLayout& layout,
-               const NetworkRoutingLayout& network, int alignment);
-
-  int max_parts, max_tokens;
+  int max_parts;
 };
 
 // The halves of the operations. The first ones wait for nothing but peers that are not done with the
@@ -95,7 +92,8 @@ class HostRouting final : public BackendRouting {
   };
   using Memory = std::unique_ptr<void, Free>;
 
-  HostRouting(HostBackend& backend, HostLane& lane, Memory memory, int alignment);
+  // `own` is NULL if the request has memory.
+  HostRouting(HostBackend& backend, HostLane& lane, const RoutingRequest& request, Memory own);
   ~HostRouting() override;
 
   Status update(const TopK& choice, hepStream_t stream) override;
@@ -104,7 +102,7 @@ class HostRouting final : public BackendRouting {
   Status combine(const hepCombineArgs_t& args, const Batch& batch, Step step,
                  hepStream_t stream) override;
   Status query(hepRoutingCounts_t* counts, hepStream_t stream) override;
-  const void* memory() const override { return memory_.get(); }
+  const void* memory() const override { return memory_; }
 
  private:
   Status check_halves(Step step) const;
@@ -114,7 +112,8 @@ class HostRouting final : public BackendRouting {
 
   HostBackend& backend_;
   HostLane& lane_;
-  Memory memory_;
+  const Memory own_;
+  void* const memory_;
   RoutingState state_;
 };
 

@@ -9,6 +9,7 @@
 #include "backend/host/routing.h"
 #include "backend/host/signal.h"
 #include "protocol/at.h"
+#include "protocol/call_summary.h"
 #include "protocol/records.h"
 #include "protocol/shape.h"
 #include "protocol/window_layout.h"
@@ -292,8 +293,7 @@ void send_update(const Operation& operation, const TopK& choice, HostBackend& ba
 }
 
 Status receive_update(const Operation& operation, RoutingState& state) {
-  for (int s = 0; s < operation.num_ranks(); ++s)
-    HEP_TRY(await_records(operation, s, state.top_k()));
+  for (int s = 0; s < operation.num_ranks(); ++s) HEP_TRY(await_records(operation, s, state));
   assign_experts(operation, state);
   take_records(operation, state);
   if (operation.network().empty()) return {};

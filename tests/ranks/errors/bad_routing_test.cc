@@ -101,6 +101,149 @@ TEST(BadRouting, RoutingsRefuseBadConfigs) {
   });
 }
 
+// A config of a routing with memory of a buffer's.
+struct Memory {
+  explicit Memory(Rank& self) : buffer(world().backend(), bytes_of(self)) {
+    config.memory = buffer.data();
+    config.memory_bytes = buffer.bytes();
+  }
+  static size_t bytes_of(Rank& self) {
+    uint64_t bytes = 0;
+    EXPECT_HEP(hepRoutingMemoryBytes(self.comm, nullptr, &bytes));
+    return bytes;
+  }
+  harness::Buffer buffer;
+  hepRoutingConfig_t config = HEP_ROUTING_CONFIG_INITIALIZER;
+};
+
+void expect_memory_refused(const char* what, Rank& self, const hepRoutingConfig_t& config,
+                           const Mentions& mentions) {
+  hepRouting_t routing = nullptr;
+  expect_refused(what, hepRoutingCreate(&routing, self.comm, &config), kInvalid, mentions);
+  EXPECT_EQ(routing, nullptr) << what;
+}
+
+TEST(BadRouting, MemoryThatDoesNotServeIsRefused) {
+  with_batch([](Batch& batch) {
+    Rank& self = batch.self;
+    const Memory memory(self);
+    hepRoutingConfig_t config = memory.config;
+    --config.memory_bytes;
+    expect_memory_refused("too small", self, config,
+                          {"memory_bytes", std::to_string(config.memory_bytes),
+                           std::to_string(memory.config.memory_bytes)});
+    config = memory.config;
+    config.memory = memory.buffer.as<char>() + 128;
+    expect_memory_refused("misaligned", self, config, {"memory", "256"});
+    config.memory = nullptr;
+    expect_memory_refused("none", self, config, {"memory", "NULL"});
+  });
+}
+
+TEST(BadRouting, MemoryServesOneRoutingAtATime) {
+  with_batch([](Batch& batch) {
+    Rank& self = batch.self;
+    const Memory memory(self);
+    {
+      RoutingHandle first;
+      ASSERT_HEP(hepRoutingCreate(first.out(), self.comm, &memory.config));
+      expect_memory_refused("given twice", self, memory.config, {"memory", "in use"});
+      hepRoutingConfig_t config = memory.config;
+      config.memory = memory.buffer.as<char>() + 256;
+      expect_memory_refused("within", self, config, {"memory", "in use"});
+    }
+    RoutingHandle second;
+    EXPECT_HEP(hepRoutingCreate(second.out(), self.comm, &memory.config));
+  });
+}
+
+TEST(BadRouting, LimitsOfARoutingAreThoseOfTheCommunicatorOrLess) {
+  with_batch([](Batch& batch) {
+    for (const int limit : {-1, 65}) {
+      hepRoutingConfig_t config = HEP_ROUTING_CONFIG_INITIALIZER;
+      config.max_tokens = limit;
+      expect_memory_refused("tokens", batch.self, config,
+                            {"max_tokens", std::to_string(limit), "64"});
+      uint64_t bytes = 0;
+      expect_refused("bytes", hepRoutingMemoryBytes(batch.self.comm, &config, &bytes), kInvalid,
+                     {"max_tokens"});
+    }
+    for (const int limit : {-1, 5}) {
+      hepRoutingConfig_t config = HEP_ROUTING_CONFIG_INITIALIZER;
+      config.max_top_k = limit;
+      expect_memory_refused("selections", batch.self, config,
+                            {"max_top_k", std::to_string(limit), "4"});
+    }
+  });
+}
+
+TEST(BadRouting, UpdatesPastTheLimitsOfTheirRoutingAreRefused) {
+  with_batch([](Batch& batch) {
+    hepRoutingConfig_t config = HEP_ROUTING_CONFIG_INITIALIZER;
+    config.max_tokens = Batch::kTokens;
+    config.max_top_k = Batch::kTopK;
+    RoutingHandle routing;
+    ASSERT_HEP(hepRoutingCreate(routing.out(), batch.self.comm, &config));
+    const auto update = [&](int num_tokens, int top_k) {
+      return harness::update_routing(routing.get(), batch.indices.data(), num_tokens, top_k,
+                                     hepIndexInt32, batch.self.stream.get());
+    };
+    expect_refused("tokens", update(Batch::kTokens + 1, 1), kInvalid,
+                   {"num_tokens", "9", "the routing's max_tokens, 8"});
+    expect_refused("selections", update(1, Batch::kTopK + 1), kInvalid,
+                   {"top_k", "3", "the routing's max_top_k, 2"});
+    EXPECT_HEP(update(Batch::kTokens, Batch::kTopK));
+  });
+}
+
+TEST(BadRouting, HostMemoryOfARoutingIsRefusedByItsFirstUpdate) {
+  if (world().backend() != hepBackendCuda) GTEST_SKIP() << "a rule of the cuda backend";
+  with_batch([](Batch& batch) {
+    std::vector<char> plain(Memory::bytes_of(batch.self) + 256);
+    hepRoutingConfig_t config = HEP_ROUTING_CONFIG_INITIALIZER;
+    config.memory = plain.data() + 256 - reinterpret_cast<uintptr_t>(plain.data()) % 256;
+    config.memory_bytes = Memory::bytes_of(batch.self);
+    RoutingHandle routing;
+    ASSERT_HEP(hepRoutingCreate(routing.out(), batch.self.comm, &config));
+    expect_refused("update",
+                   hepRoutingUpdate(routing.get(), &batch.choice, batch.self.stream.get()),
+                   kInvalid, {"memory of hepRoutingConfig_t is ", "not device memory"});
+    batch.update_in_the_dispatch();
+    expect_refused("dispatch", hepDispatch(routing.get(), &batch.dispatch, batch.self.stream.get()),
+                   kInvalid, {"memory of hepRoutingConfig_t is ", "not device memory"});
+  });
+}
+
+TEST(BadRouting, ABatchThatIsTooLargeForTheRoutingOfAPeerIsReported) {
+  if (world().num_ranks() < 2) GTEST_SKIP() << "needs two ranks to disagree";
+  hepConfig_t config = small_config();
+  config.low_latency_tokens = Batch::kTokens;
+  const int last = world().num_ranks() - 1;
+  for (const bool in_one_launch : {false, true})
+    run_ranks(config, [&](Rank& self) {
+      hepRoutingConfig_t place = HEP_ROUTING_CONFIG_INITIALIZER;
+      place.mode = in_one_launch ? hepModeLowLatency : hepModeThroughput;
+      if (self.rank == last) place.max_tokens = Batch::kTokens - 1;
+      Batch batch(self, config, &place);
+      if (self.rank == last) --batch.choice.num_tokens;
+      self.barrier();
+      if (in_one_launch) {
+        batch.update_in_the_dispatch();
+        hepDispatch(batch.routing.get(), &batch.dispatch, self.stream.get());
+      } else {
+        batch.update();
+      }
+      self.stream.synchronize();
+      hepResult_t error = hepSuccess;
+      if (self.rank == last) {
+        EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
+        EXPECT_EQ(error, hepErrorMismatch);
+        expect_mentions(hepGetLastError(), {"rank 0", "8 tokens", "at most 7 tokens"});
+      }
+      self.barrier();
+    });
+}
+
 TEST(BadRouting, StreamsAreRefusedOnTheHostBackend) {
   if (world().backend() != hepBackendHost) GTEST_SKIP() << "a rule of the host backend";
   with_batch([](Batch& batch) {

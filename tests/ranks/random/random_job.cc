@@ -115,9 +115,15 @@ class Steps {
     const int alignment = random_.pick({1, 3, 8, 16, 50, 64, 100, 128});
     const bool low_latency = config_.low_latency_tokens > 0 && random_.chance(60);
     const int lanes = low_latency ? 4 : std::max(config_.lanes, 1);
-    builder_.add_routing(alignment, low_latency ? hepModeLowLatency : hepModeThroughput,
-                         static_cast<int>(random_.between(0, lanes - 1)));
+    RoutingPlace& place = builder_.routing(
+        builder_.add_routing(alignment, low_latency ? hepModeLowLatency : hepModeThroughput,
+                             static_cast<int>(random_.between(0, lanes - 1))));
     low_latency_.push_back(low_latency);
+    place.own_memory = random_.chance(30);
+    if (random_.chance(70)) return;
+    place.max_tokens = static_cast<int>(
+        random_.between(1, low_latency ? config_.low_latency_tokens : config_.max_tokens));
+    place.max_top_k = static_cast<int>(random_.between(1, config_.max_top_k));
   }
 
   // Halves where they are legal.
@@ -129,13 +135,18 @@ class Steps {
   bool keeps(int step) const { return (size_.steps >> step & 1) != 0; }
 
   void update(int routing) {
-    const int top_k = static_cast<int>(random_.between(1, config_.max_top_k));
+    const RoutingPlace& place = builder_.routing(routing);
+    const int most = place.max_top_k != 0 ? place.max_top_k : config_.max_top_k;
+    const int top_k = static_cast<int>(random_.between(1, most));
     const hepIndexType_t index_type =
         plain_ || random_.chance(70) ? random_.pick({hepIndexInt32, hepIndexInt64}) : hepIndexMap;
     std::vector<int64_t>& tokens = tokens_[routing];
     tokens = random_tokens(random_, num_ranks_,
                            low_latency_[routing] ? config_.low_latency_tokens : config_.max_tokens);
-    for (int64_t& count : tokens) count = std::min(count, size_.max_tokens);
+    for (int64_t& count : tokens) {
+      count = std::min(count, size_.max_tokens);
+      if (place.max_tokens != 0) count = std::min<int64_t>(count, place.max_tokens);
+    }
     const RoutingPattern taste = random_pattern(random_, config_.num_experts, num_ranks_);
     current_[routing] = builder_.add_update(routing, top_k, index_type, tokens, taste);
     builder_.update(current_[routing]).query = random_.chance(40);
@@ -271,7 +282,8 @@ std::string list(const std::vector<int64_t>& values) {
 std::string describe(const RoutingPlace& place) {
   std::ostringstream text;
   text << (place.mode == hepModeLowLatency ? "low-latency lane " : "lane ") << place.lane
-       << ", alignment " << place.alignment;
+       << ", alignment " << place.alignment << ", own memory " << place.own_memory << ", at most "
+       << place.max_tokens << " tokens, top-" << place.max_top_k;
   return text.str();
 }
 

@@ -262,8 +262,8 @@ TEST(Operations, ThatHaveBegunAndFailFailTheCommunicatorOnAllRanks) {
   ASSERT_EQ(hepCommInitAll(comms, 2, nullptr, &config), hepSuccess) << hepGetLastError();
   hepComm_t comm = comms[0];
   ASSERT_TRUE(check_comm(comm).ok());
-  const hepRouting_t routing =
-      release_to_caller(std::make_unique<hepRouting>(*comm, 0, std::make_unique<HalfDone>()));
+  const hepRouting_t routing = release_to_caller(std::make_unique<hepRouting>(
+      *comm, 0, comm->lane(0).routing_layout, std::make_unique<HalfDone>()));
   EXPECT_EQ(harness::update_routing(routing, nullptr, 0, 1, hepIndexInt32, nullptr), hepErrorCuda);
   for (const hepComm_t each : comms) {
     hepResult_t result = hepSuccess;

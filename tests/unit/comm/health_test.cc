@@ -55,7 +55,9 @@ class StoppedBackend final : public Backend {
   void lose_device(const std::string& reason) { device_ = Status(hepErrorCuda, reason); }
   Status check_device() const override { return device_; }
 
-  Status create_routing(int, int, std::unique_ptr<BackendRouting>*) override { return Status(); }
+  Status create_routing(int, const RoutingRequest&, std::unique_ptr<BackendRouting>*) override {
+    return Status();
+  }
   Status set_registered(const std::vector<RegisteredAddress>&) override { return Status(); }
   void peer_left(int) noexcept override {}
   BadIndex bad_index() const override { return {}; }

@@ -92,7 +92,9 @@ class Ranks {
       routings_.emplace_back();
       batches_.push_back({0, 0});
       EXPECT_TRUE(create_host_backend(backend, &backends_[r]).ok());
-      EXPECT_TRUE(backends_[r]->create_routing(0, options.alignment, &routings_[r]).ok());
+      const RoutingRequest request{options.alignment, lane_.routing_layout,
+                                   lane_.network_routing_layout, nullptr};
+      EXPECT_TRUE(backends_[r]->create_routing(0, request, &routings_[r]).ok());
     }
   }
 

@@ -85,7 +85,7 @@ class MeshRank {
   std::vector<NetworkSection> sections() { return {{memory_.data(), 0, memory_.size()}}; }
 
   ProxyPlan plan() {
-    ProxyPlan plan{10 * domain_, domain_, sizes_.num_domains, {}, {}};
+    ProxyPlan plan{10 * domain_, domain_, sizes_.num_domains, {}, {}, {}};
     for (int d = 0; d < sizes_.num_domains; ++d) plan.rail.push_back(10 * d);
     for (int lane = 0; lane < sizes_.num_lanes; ++lane) {
       ProxyPlan::LanePlan planned{

@@ -99,6 +99,25 @@ TEST(FailureStatus, ACallForAnotherUpdateNamesBothBatches) {
                {"rank 1", "dispatch 7", "64 tokens and top_k 2", "65536 tokens and top_k 32"});
 }
 
+TEST(FailureStatus, OfACallWithoutAnExecutedUpdateSaysThatThereIsNone) {
+  hepFailure_t failure = failure_of(hepErrorInvalidUsage, hepOperationDispatch, hepPhaseNone);
+  failure.result = hepErrorInvalidUsage;
+  failure.expected = batch_word(64, 2);
+  failure.seen = 0;
+  expect_words(failure_status(failure), hepErrorInvalidUsage,
+               {"64 tokens and top_k 2", "no update of its routing was executed"});
+}
+
+TEST(FailureStatus, OfABatchThatIsTooLargeForARoutingNamesBoth) {
+  hepFailure_t failure = failure_of(hepErrorInvalidUsage, hepOperationDispatch, hepPhaseNone);
+  failure.result = hepErrorMismatch;
+  failure.operation = hepOperationRouting;
+  failure.expected = batch_word(64, 2);
+  failure.seen = batch_word(65, 1);
+  expect_words(failure_status(failure), hepErrorMismatch,
+               {"65 tokens and top_k 1", "at most 64 tokens and top_k 2"});
+}
+
 // ------------------------------------------------------------------------- calls that agree or not
 
 hepDispatchArgs_t dispatch_call(bool gives_weights, bool gives_scales) {

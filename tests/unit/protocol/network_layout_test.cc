@@ -24,7 +24,6 @@ Shape shape_of(int ranks, int tokens, int top_k, int sets = 1) {
   shape.num_experts = 3 * ranks;
   shape.max_tokens = tokens;
   shape.max_top_k = top_k;
-  shape.hidden = 1024;
   shape.row_bytes = shape.partial_row_bytes = 2048;
   shape.scale_bytes = 20;
   shape.sets = sets;

@@ -22,22 +22,24 @@ __device__ void note_update(const Args& args, uint64_t update) {
   totals->update = update;
   totals->num_tokens = args.num_tokens;
   totals->top_k = args.top_k;
+  totals->routing = args.routing_number;
 }
 
-// Whether an operation on a routing may begin: the communicator has not failed, and T and K of the call are
-// those of the routing. The replay of a graph may have executed another update than the host called last; the
+// Whether an operation on a routing may begin: the communicator has not failed, an update of the routing was
+// executed, and T and K of the call are its. The replay of a graph may have executed another update than the host called last; the
 // communicator fails then, before anything is read by the routing's records. By all threads of a block.
 template <typename Args>
 __device__ bool may_begin(const Args& args, hepOperation_t operation, uint64_t epoch) {
   const RoutingTotals& executed = executed_update(args);
   const int num_tokens = executed.num_tokens, top_k = executed.top_k;
   const bool failed = has_failed(args.context);
-  const bool fits = num_tokens == args.num_tokens && top_k == args.top_k;
+  const bool own = executed.routing == args.routing_number;
+  const bool fits = own && num_tokens == args.num_tokens && top_k == args.top_k;
   if (!__syncthreads_or(failed || !fits)) return true;
   if (!failed && !fits && threadIdx.x == 0)
     record_failure(args.context, {operation, hepPhaseNone, args.context.rank, epoch},
                    hepErrorInvalidUsage, batch_word(args.num_tokens, args.top_k),
-                   batch_word(num_tokens, top_k));
+                   own ? batch_word(num_tokens, top_k) : 0);
   return false;
 }
 

@@ -225,6 +225,12 @@ __device__ inline uint32_t take_header(const UpdateArgs& args, int source, uint6
     record_failure(context, point, hepErrorMismatch, args.top_k, top_k);
     return kNoHeader;
   }
+  const RoutingLayout& most = context.routing_layout;
+  if (tokens > static_cast<uint32_t>(most.max_tokens)) {
+    record_failure(context, point, hepErrorMismatch, batch_word(most.max_tokens, most.max_top_k),
+                   batch_word(tokens, top_k));
+    return kNoHeader;
+  }
   const uint64_t own_call = summary_of(args.call, args.num_tokens, update);
   const uint64_t their_call = own_call >> 32 << 32 | call;
   if (!alike(own_call, their_call)) {

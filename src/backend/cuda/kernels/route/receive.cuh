@@ -8,6 +8,7 @@
 #include "backend/cuda/kernels/common/wait.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"
 #include "protocol/at.h"
+#include "protocol/call_summary.h"
 #include "protocol/records.h"
 #include "protocol/routing_layout.h"
 #include "protocol/shape.h"
@@ -91,11 +92,13 @@ __device__ inline void assign_experts(const RouteArgs& args, const ReceiveMemory
   if (blockIdx.x == 0 && warp_lane() == 0) expert_offsets[local_experts] = end;
 }
 
-// One warp: where each source's rows and selections begin.
-__device__ inline void assign_sources(const RouteArgs& args, const ReceiveMemory& memory,
+// One warp: where each source's rows and selections begin. Returns whether the batches of all sources go
+// together, and fit.
+__device__ inline bool assign_sources(const RouteArgs& args, const ReceiveMemory& memory,
                                       uint64_t epoch) {
   const KernelContext& context = args.context;
   uint32_t rows = 0, selections = 0, most = 0;
+  bool fit = true;
   for (int base = 0; base < context.num_ranks(); base += kWarpSize) {
     const int source = base + warp_lane();
     uint4 header = make_uint4(0, 0, 0, 0);
@@ -107,6 +110,13 @@ __device__ inline void assign_sources(const RouteArgs& args, const ReceiveMemory
     if (source < context.num_ranks() && top_k != args.top_k)
       record_failure(context, {hepOperationRouting, hepPhaseRecords, source, epoch},
                      hepErrorMismatch, args.top_k, top_k);
+    const RoutingLayout& most_of = context.routing_layout;
+    if (header.x > static_cast<uint32_t>(most_of.max_tokens)) {
+      fit = false;
+      record_failure(context, {hepOperationRouting, hepPhaseRecords, source, epoch},
+                     hepErrorMismatch, batch_word(most_of.max_tokens, most_of.max_top_k),
+                     batch_word(header.x, top_k));
+    }
     const uint32_t rows_through = warp_inclusive_sum(num_rows);
     const uint32_t selections_through = warp_inclusive_sum(num_selections);
     if (source < context.num_ranks()) {
@@ -122,8 +132,8 @@ __device__ inline void assign_sources(const RouteArgs& args, const ReceiveMemory
     memory.row_base[context.num_ranks()] = rows;
     memory.selection_base[context.num_ranks()] = selections;
   }
-  __syncwarp();
-  if (blockIdx.x != 0) return;
+  fit = __all_sync(kFullWarp, fit);
+  if (blockIdx.x != 0) return fit;
   most = __reduce_max_sync(kFullWarp, most);
   uint32_t* source_rows = routing_of(args).source_rows();
   for (int i = warp_lane(); i <= context.num_ranks(); i += kWarpSize)
@@ -134,6 +144,7 @@ __device__ inline void assign_sources(const RouteArgs& args, const ReceiveMemory
     totals->num_expert_rows = selections;
     totals->max_selections = most;
   }
+  return fit;
 }
 
 // Records of which a thread has the loads under way at once.
@@ -202,8 +213,8 @@ __device__ inline void receive_selections(const RouteArgs& args, const ReceiveMe
 __device__ inline void receive_records(const RouteArgs& args, const ReceiveMemory& memory,
                                        uint64_t epoch) {
   load_counts(args, memory, epoch);
-  if (warp_index() == 1) assign_sources(args, memory, epoch);
-  __syncthreads();
+  const bool fit = warp_index() != 1 || assign_sources(args, memory, epoch);
+  if (!__syncthreads_and(fit)) return;
   if (warp_index() == 0) assign_experts(args, memory);
   __syncthreads();
 
