@@ -92,8 +92,8 @@ __device__ inline void assign_experts(const RouteArgs& args, const ReceiveMemory
   if (blockIdx.x == 0 && warp_lane() == 0) expert_offsets[local_experts] = end;
 }
 
-// One warp: where each source's rows and selections begin. Returns whether the batches of all sources go
-// together, and fit.
+// One warp: where each source's rows and selections begin. Returns whether the batches of all sources fit in
+// the routing's memory.
 __device__ inline bool assign_sources(const RouteArgs& args, const ReceiveMemory& memory,
                                       uint64_t epoch) {
   const KernelContext& context = args.context;
@@ -110,11 +110,11 @@ __device__ inline bool assign_sources(const RouteArgs& args, const ReceiveMemory
     if (source < context.num_ranks() && top_k != args.top_k)
       record_failure(context, {hepOperationRouting, hepPhaseRecords, source, epoch},
                      hepErrorMismatch, args.top_k, top_k);
-    const RoutingLayout& most_of = context.routing_layout;
-    if (header.x > static_cast<uint32_t>(most_of.max_tokens)) {
+    const RoutingLayout& layout = context.routing_layout;
+    if (header.x > static_cast<uint32_t>(layout.max_tokens)) {
       fit = false;
       record_failure(context, {hepOperationRouting, hepPhaseRecords, source, epoch},
-                     hepErrorMismatch, batch_word(most_of.max_tokens, most_of.max_top_k),
+                     hepErrorMismatch, batch_word(layout.max_tokens, layout.max_top_k),
                      batch_word(header.x, top_k));
     }
     const uint32_t rows_through = warp_inclusive_sum(num_rows);
@@ -133,6 +133,7 @@ __device__ inline bool assign_sources(const RouteArgs& args, const ReceiveMemory
     memory.selection_base[context.num_ranks()] = selections;
   }
   fit = __all_sync(kFullWarp, fit);
+  __syncwarp();  // a vote does not order memory
   if (blockIdx.x != 0) return fit;
   most = __reduce_max_sync(kFullWarp, most);
   uint32_t* source_rows = routing_of(args).source_rows();
