@@ -103,6 +103,11 @@ struct Dispatch {
   std::vector<Memory> x_memory;
   std::vector<int64_t> capacity, gather_capacity;  // gather_capacity 0: no gather
 
+  bool gives_dense_weights(int rank) const { return !dense_weights[rank].empty(); }
+  const std::vector<float>& given_weights(int rank) const {
+    return gives_dense_weights(rank) ? dense_weights[rank] : weights[rank];
+  }
+
   bool delivers_scales() const {
     return !no_row_scales && (has_scales || quantize != hepQuantizeNone);
   }

@@ -182,9 +182,7 @@ void JobRun::allocate_dispatch(const Dispatch& dispatch, DispatchRun* run) {
   allocate_input(tokens * row_bytes(dispatch, type_of_x(dispatch)), dispatch.x_memory[rank_.rank],
                  &run->x);
   if (dispatch.has_scales) run->scales = guarded(tokens * job_->scale_bytes, 1);
-  if (dispatch.has_weights)
-    run->weights = array(std::max<int64_t>(dispatch.dense_weights[rank_.rank].size(),
-                                           dispatch.weights[rank_.rank].size()));
+  if (dispatch.has_weights) run->weights = array(dispatch.given_weights(rank_.rank).size());
   run->counters = harness::Buffer(backend_, sizeof(hepRowCounters_t));
   run->rows = guarded(rows * row_bytes(dispatch, type_of(dispatch)), kRowAlignment);
   if (dispatch.delivers_scales()) {
@@ -242,9 +240,7 @@ void JobRun::load_dispatch(const Dispatch& dispatch, DispatchRun* run) {
                 [&](int64_t token, unsigned char* to) {
                   make_bytes(dispatch.scales_seed, rank, token, job_->scale_bytes, to);
                 });
-  const bool dense = !dispatch.dense_weights[rank].empty();
-  run->weights.upload(dense ? dispatch.dense_weights[rank].data() : dispatch.weights[rank].data(),
-                      run->weights.bytes());
+  run->weights.upload(dispatch.given_weights(rank).data(), run->weights.bytes());
   for (harness::GuardedBuffer* output : run->outputs()) output->fill(kPoison);
 }
 
@@ -360,8 +356,8 @@ hepDispatchArgs_t JobRun::dispatch_args(const Dispatch& dispatch, const Dispatch
   hepDispatchArgs_t args = HEP_DISPATCH_ARGS_INITIALIZER;
   args.layout = dispatch.layout;
   args.x = run.x.data;
-  const bool dense = !dispatch.dense_weights[rank_.rank].empty();
-  (dense ? args.dense_weights : args.weights) = run.weights.as<float>();
+  (dispatch.gives_dense_weights(rank_.rank) ? args.dense_weights : args.weights) =
+      run.weights.as<float>();
   args.rows = run.rows.data();
   args.capacity = dispatch.capacity[rank_.rank];
   args.row_weights = run.row_weights.as<float>();
