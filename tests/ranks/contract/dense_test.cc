@@ -49,9 +49,9 @@ void add_batch(JobBuilder& builder, int routing, hepLayout_t layout, hepIndexTyp
                                         std::vector<int64_t>(world().num_ranks(), kTokens), taste);
   const int first = add_dense_dispatch(builder, update, layout, mixed);
   if (split) builder.fold_update(first);
-  add_dense_combine(builder, update, layout, first, mixed).calls.split = split;
+  add_dense_combine(builder, update, layout, first, mixed).halves.split = split;
   const int second = add_dense_dispatch(builder, update, layout, !mixed);
-  builder.dispatch(second).calls.split = split;
+  builder.dispatch(second).halves.split = split;
   // Rows are dropped, and rank 0 takes none.
   Combine& dropped = add_dense_combine(builder, update, layout, second, !mixed);
   for (int64_t& capacity : dropped.capacity) capacity /= 2;

@@ -53,7 +53,7 @@ void add_calls(JobBuilder& builder, int update, hepLayout_t layout, Memory memor
     dispatch.quantize = entry.quantize;
     dispatch.has_scales = entry.type == hepTypeFloat8E4M3 && entry.quantize == hepQuantizeNone;
     dispatch.x_memory.assign(world().num_ranks(), memory);
-    dispatch.calls.split = split;
+    dispatch.halves.split = split;
   }
   for (const CombineCase& entry : kCombines) {
     Combine& combine = builder.combine(builder.add_combine(update, layout, hepWeightsNone));
@@ -61,7 +61,7 @@ void add_calls(JobBuilder& builder, int update, hepLayout_t layout, Memory memor
     combine.type = entry.type;
     combine.partial_type = entry.partial_type;
     combine.y_memory.assign(world().num_ranks(), memory);
-    combine.calls.split = split;
+    combine.halves.split = split;
   }
 }
 

@@ -28,7 +28,7 @@ void add_batch(JobBuilder& builder, int routing, hepLayout_t layout, bool split)
   const int index = builder.add_dispatch(update, layout, true);
   Dispatch& dispatch = builder.dispatch(index);
   dispatch.has_scales = true;
-  dispatch.calls.split = split;
+  dispatch.halves.split = split;
   for (auto* capacities : {&dispatch.capacity, &dispatch.gather_capacity})
     capacities->front() = capacities->back() = 0;
   if (split) builder.fold_update(index);
@@ -36,7 +36,7 @@ void add_batch(JobBuilder& builder, int routing, hepLayout_t layout, bool split)
     Combine& combine = builder.combine(builder.add_combine(update, layout, mode, index));
     combine.capacity = dispatch.capacity;
     combine.has_gradients = true;
-    combine.calls.split = split;
+    combine.halves.split = split;
   }
 }
 

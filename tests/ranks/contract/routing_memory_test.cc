@@ -62,7 +62,7 @@ Job job_of(const hepConfig_t& config, hepMode_t mode, hepLayout_t layout) {
       combine.has_gradients = true;
       if (mode != hepModeLowLatency) continue;
       builder.fold_update(dispatch);
-      builder.dispatch(dispatch).calls.split = combine.calls.split = round == 1;
+      builder.dispatch(dispatch).halves.split = combine.halves.split = round == 1;
     }
   return builder.finish("routing memory, mode " + std::to_string(mode) + ", layout " +
                         std::to_string(layout));
