@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Counts what runs of `meson test` in build directories did: every case of every GoogleTest
-program, and every other test as one. Says once more, where a log that is cut keeps it, what failed
-and why. Ends with `N passed, N failed, N skipped`; fails if anything failed or nothing passed."""
+"""Counts what runs of `meson test` in build directories did: every case of every program that reports
+as GoogleTest does, and every other test as one. Says once more, where a log that is cut keeps it, what
+failed and why. Ends with `N passed, N failed, N skipped`; fails if anything failed or nothing passed."""
 
 import json
 import pathlib

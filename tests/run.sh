@@ -32,7 +32,8 @@ run_sanitized_tests() {  # FOLDER SANITIZERS OPTIMIZATION
   run_tests "$1"
 }
 
-tools/build.sh clang  # which checks the locks
+# clang checks the locks; the others check the Python package.
+tools/build.sh clang mypy python3-numpy python3-torch
 run_tests build
 folders=(build build-asan)
 run_sanitized_tests build-asan address,undefined 0

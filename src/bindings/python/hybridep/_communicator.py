@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Communicators: one rank's membership in a group of ranks."""
+
+from __future__ import annotations
+
+import atexit
+import collections
+import contextlib
+import ctypes
+import os
+import threading
+import weakref
+from types import TracebackType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Deque,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+)
+
+from . import _abi, _bootstrap
+from ._enums import Backend, Mode, Result
+from ._errors import Error, InvalidArgumentError, InvalidUsageError, check, make_error
+from ._values import Config, Failure, Limits, from_struct
+
+if TYPE_CHECKING:
+    from ._routing import Routing
+
+_LANES_OF_A_MODE = 4
+_all: weakref.WeakSet[Communicator] = weakref.WeakSet()
+
+
+def unique_id() -> bytes:
+    """Opens a rendezvous in this process and returns its id, 128 bytes, for `from_unique_id`.
+
+    The id is a secret. It serves one communicator. This process must live until all ranks have
+    created theirs.
+    """
+    identity = _abi.UniqueId()
+    check(_abi.library().hepGetUniqueId(identity))
+    return bytes(identity.bytes)
+
+
+class Communicator:
+    """One rank of a group of ranks. Create it on all ranks by one of the methods `from_...`.
+
+    It is a context manager. Calls on it and on its routings may come from any thread; a lock for
+    each lane makes them follow each other. `close` may be called twice.
+    """
+
+    def __init__(self, handle: int, config: Config, struct: _abi.Config) -> None:
+        """For the methods `from_...` alone."""
+        self._library = _abi.library()
+        self._handle = handle
+        self._config = config
+        self._struct = struct  # owns the log callback
+        self._why_closed = ""
+        self._lanes = [threading.RLock() for _ in range(2 * _LANES_OF_A_MODE)]
+        self._routings: weakref.WeakSet[Routing] = weakref.WeakSet()
+        # Routings that nobody holds any more: a finaliser may run on any thread at any time, so it
+        # must not wait for a lock.
+        self._abandoned: Deque[Tuple[int, Any]] = collections.deque()
+        self._num_ranks = self._number("hepCommCount")
+        self._rank = self._number("hepCommUserRank")
+        self._device = self._number("hepCommDevice")
+        self._backend = Backend(self._number("hepCommBackend"))
+        limits = _abi.Limits()
+        self._check(self._library.hepCommLimits(handle, limits))
+        self._limits = from_struct(Limits, limits)
+        _all.add(self)
+
+    # -------------------------------------------------------------------------------- creation
+
+    @classmethod
+    def from_unique_id(
+        cls, config: Config, num_ranks: int, rank: int, identity: bytes
+    ) -> Communicator:
+        """Creates this rank's communicator. Collective; waits for all ranks, at most
+        `init_timeout_ms`. On the cuda backend the rank is bound to the thread's current device.
+
+        num_ranks  R, 1 to 72
+        rank       this rank, from 0
+        identity   what `unique_id` returned on any one rank
+        """
+        struct = config._struct()
+        handle = ctypes.c_void_p()
+        num_ranks, rank = _abi.integer("num_ranks", num_ranks), _abi.integer("rank", rank)
+        given = _bootstrap.unique_id_struct(identity)
+        check(_abi.library().hepCommInitRank(handle, num_ranks, given, rank, struct))
+        return cls(_value(handle), config, struct)
+
+    @classmethod
+    def from_callback(
+        cls,
+        config: Config,
+        num_ranks: int,
+        rank: int,
+        all_gather: Callable[[bytes], Sequence[bytes]],
+    ) -> Communicator:
+        """Creates this rank's communicator over an all-gather of the caller's. Collective.
+
+        all_gather  takes this rank's bytes and returns those of all ranks, in the order of ranks.
+                    Called once, on this thread. What it raises is raised here.
+        """
+        struct = config._struct()
+        handle = ctypes.c_void_p()
+        num_ranks, rank = _abi.integer("num_ranks", num_ranks), _abi.integer("rank", rank)
+        callback = _bootstrap.Callback(all_gather, num_ranks)
+        result = _abi.library().hepCommInitCallback(
+            handle, num_ranks, rank, callback.function, None, struct
+        )
+        if callback.raised is not None:
+            raise callback.raised
+        check(result)
+        return cls(_value(handle), config, struct)
+
+    @classmethod
+    def from_torch(cls, config: Config, group: Any = None) -> Communicator:
+        """Creates this rank's communicator over a group of torch.distributed, of NCCL or Gloo.
+
+        group  a process group, used in this call alone; None: the default group
+        """
+        num_ranks, rank, all_gather = _bootstrap.torch_group(group)
+        return cls.from_callback(config, num_ranks, rank, all_gather)
+
+    # ------------------------------------------------------------------------------ properties
+
+    @property
+    def config(self) -> Config:
+        return self._config
+
+    @property
+    def rank(self) -> int:
+        return self._rank
+
+    @property
+    def num_ranks(self) -> int:
+        return self._num_ranks
+
+    @property
+    def device(self) -> int:
+        """The CUDA ordinal of the rank's device; -1 on the host backend."""
+        return self._device
+
+    @property
+    def backend(self) -> Backend:
+        """The backend that was chosen: never AUTO."""
+        return self._backend
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
+    @property
+    def closed(self) -> bool:
+        return self._handle == 0
+
+    # ---------------------------------------------------------------------------------- errors
+
+    def async_error(self) -> Optional[Error]:
+        """What has gone wrong on the device or with the peers, or None. Waits for nothing. The
+        header's hepCommGetAsyncError says which errors the communicator survives.
+        """
+        result = ctypes.c_int()
+        check(self._library.hepCommGetAsyncError(self._alive(), result))
+        return None if result.value == 0 else make_error(result.value, self.failure())
+
+    def failure(self) -> Optional[Failure]:
+        """What failed first on this rank, or None. Waits for nothing."""
+        struct = _abi.Failure()
+        check(self._library.hepCommGetFailure(self._alive(), struct))
+        return None if struct.result == Result.SUCCESS else Failure._of(struct)
+
+    def abort(self) -> None:
+        """Ends the running operations of all ranks early. From any thread, at any time."""
+        check(self._library.hepCommAbort(self._alive()))
+
+    # ----------------------------------------------------------------------------------- close
+
+    def close(self) -> None:
+        """Destroys the routings and the communicator. Waits for no peer. On the cuda backend it
+        waits until the communicator's operations have left the device.
+        """
+        with self._alone():
+            if self._handle == 0:
+                return
+            for routing in list(self._routings):
+                routing.close()
+            self._destroy_abandoned()
+            self._check(self._library.hepCommDestroy(self._handle))
+            self._forget("is closed")
+
+    def __enter__(self) -> Communicator:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        value: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = self._why_closed or self._backend.name.lower()
+        return f"<hybridep.Communicator rank {self._rank} of {self._num_ranks}, {state}>"
+
+    # --------------------------------------------------------------------------------- private
+
+    def _number(self, name: str) -> int:
+        number = ctypes.c_int()
+        check(getattr(self._library, name)(self._handle, number))
+        return number.value
+
+    def _alive(self) -> int:
+        """The handle, unless this communicator can no longer be used."""
+        if self._handle == 0:
+            raise InvalidUsageError(f"the communicator {self._why_closed}")
+        return self._handle
+
+    def _check(self, result: int) -> None:
+        """Raises the error of a call on this communicator, with what made it fail."""
+        if result != 0:
+            struct = _abi.Failure()
+            error = make_error(result)
+            self._library.hepCommGetFailure(self._handle, struct)
+            error.failure = None if struct.result == 0 else Failure._of(struct)
+            raise error
+
+    def _lane(self, mode: Mode, lane: int) -> threading.RLock:
+        if not 0 <= lane < _LANES_OF_A_MODE:
+            raise InvalidArgumentError(f"lane is {lane}, but must be 0 to {_LANES_OF_A_MODE - 1}")
+        return self._lanes[mode * _LANES_OF_A_MODE + lane]
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keeps all other calls on the communicator out, those of every lane."""
+        with contextlib.ExitStack() as held:
+            for lock in self._lanes:
+                held.enter_context(lock)
+            yield
+
+    def _destroy_abandoned(self) -> None:
+        """Destroys the routings that nobody holds any more. The caller is alone.
+
+        Between its halves a routing cannot be destroyed. It stays for the next time.
+        """
+        for _ in range(len(self._abandoned)):
+            entry = self._abandoned.popleft()
+            if self._library.hepRoutingDestroy(entry[0]) != 0:
+                self._abandoned.append(entry)
+
+    def _forget(self, why: str) -> None:
+        self._handle = 0
+        self._why_closed = why
+        for routing in list(self._routings):
+            routing._handle = 0
+
+    def _close_at_exit(self) -> None:
+        """A daemon thread may be in a call, and would hold a lock until it times out."""
+        if self._handle == 0:
+            return
+        if not all([lock.acquire(blocking=False) for lock in self._lanes]):
+            self._library.hepCommAbort(self._handle)
+        self.close()
+
+
+def _value(handle: ctypes.c_void_p) -> int:
+    assert handle.value is not None
+    return handle.value
+
+
+def _close_all() -> None:
+    for communicator in list(_all):
+        try:
+            communicator._close_at_exit()
+        except Exception:  # the process ends: nobody is left who could handle it
+            pass
+
+
+def _forget_all() -> None:
+    for communicator in list(_all):
+        communicator._forget(
+            f"belongs to the parent of process {os.getpid()}: a child of fork() must create its own"
+        )
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,11 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# The package is clean under mypy --strict, for the oldest Python that it serves.
+# usage: types.sh PYTHON PACKAGE
+set -euo pipefail
+if ! "$1" -c 'import mypy' 2>/dev/null; then
+  echo "mypy is not installed for $1"
+  exit 77
+fi
+cd "$2"
+"$1" -m mypy --cache-dir=/dev/null hybridep
