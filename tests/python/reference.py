@@ -3,6 +3,8 @@
 package. Numbers are FP32; tests choose numbers whose sums are exact.
 """
 
+import copy
+
 import numpy as np
 
 
@@ -26,6 +28,12 @@ class Job:
         self.weights = [
             random.choice([0.5, 1.0, 2.0], (count, top_k)).astype("float32") for count in tokens
         ]
+
+    def with_experts(self, experts):
+        """The same tokens with another choice."""
+        other = copy.copy(self)
+        other.experts = experts
+        return other
 
     def local_experts(self, rank):
         return range(rank * self.num_local_experts, (rank + 1) * self.num_local_experts)

@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import _abi
+from ._cuda import set_device
 from ._enums import (
     Backend,
     DataType,
@@ -48,11 +49,13 @@ from ._errors import (
     UnsupportedError,
 )
 from ._library import get_include, get_library
+from ._memory import Memory
 from ._values import Config, Counts, Failure, Limits, Workspace
 
 if TYPE_CHECKING:
+    from ._calls import Combined, Dispatched
     from ._communicator import Communicator, unique_id
-    from ._routing import Combined, Dispatched, Routing
+    from ._routing import Routing, RoutingView
 
 __version__ = _abi.version_text(_abi.HEADER_VERSION)
 
@@ -61,8 +64,9 @@ _MODULE_OF = {
     "Communicator": "_communicator",
     "unique_id": "_communicator",
     "Routing": "_routing",
-    "Dispatched": "_routing",
-    "Combined": "_routing",
+    "Dispatched": "_calls",
+    "Combined": "_calls",
+    "RoutingView": "_routing",
 }
 
 
@@ -92,6 +96,7 @@ __all__ = [
     "Layout",
     "Limits",
     "LogLevel",
+    "Memory",
     "MismatchError",
     "Mode",
     "Operation",
@@ -103,6 +108,7 @@ __all__ = [
     "Quantization",
     "Result",
     "Routing",
+    "RoutingView",
     "RowOverflowError",
     "SystemCallError",
     "UnreachableError",
@@ -111,5 +117,6 @@ __all__ = [
     "Workspace",
     "get_include",
     "get_library",
+    "set_device",
     "unique_id",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import operator
 from ctypes import c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from typing import Any, ClassVar
 
@@ -292,14 +291,3 @@ def last_error() -> str:
     """The library's sentence for the latest error of this thread."""
     sentence: bytes = library().hepGetLastError()
     return sentence.decode(errors="replace")
-
-
-def integer(name: str, value: object, bits: int = 32) -> int:
-    """The value as a number of an int32 or int64 field: ctypes would cut it without a word."""
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}, but must be an integer") from None
-    if not -(1 << (bits - 1)) <= number < 1 << (bits - 1):
-        raise OverflowError(f"{name} is {number}, which does not fit in {bits} bits")
-    return number

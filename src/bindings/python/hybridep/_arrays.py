@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 from . import _dlpack
 from ._enums import DataType
 from ._errors import InvalidArgumentError
+from ._memory import Memory
 
 HOST = -1  # the device of memory of the process
 UNKNOWN_DEVICE = -2  # a GPU that the array does not name
@@ -64,13 +65,13 @@ class Framework(NamedTuple):
     empty   (shape, type name, array whose device it shares) -> array of that type, or of plain
             integers of its size where the framework lacks it
     like    (shape, array) -> array of the same element type on the same device
-    stream  (array) -> handle of the current stream of its device
+    stream  (device) -> handle of its current stream
     """
 
     name: str
     empty: Callable[[Shape, str, Any], Any]
     like: Callable[[Shape, Any], Any]
-    stream: Callable[[Any], int]
+    stream: Callable[[int], int]
 
 
 class View(NamedTuple):
@@ -136,8 +137,8 @@ def _torch_like(shape: Shape, array: Any) -> Any:
     return sys.modules["torch"].empty(shape, dtype=array.dtype, device=array.device)
 
 
-def _torch_stream(array: Any) -> int:
-    stream: int = sys.modules["torch"].cuda.current_stream(array.device).cuda_stream
+def _torch_stream(device: int) -> int:
+    stream: int = sys.modules["torch"].cuda.current_stream(device).cuda_stream
     return stream
 
 
@@ -180,11 +181,12 @@ def _numpy_like(shape: Shape, array: Any) -> Any:
     return sys.modules["numpy"].empty(shape, array.dtype)
 
 
-def _no_stream(_: Any) -> int:
+def _default_stream(_: int) -> int:
+    """The legacy default stream."""
     return 0
 
 
-NUMPY = Framework("numpy", _numpy_empty, _numpy_like, _no_stream)
+NUMPY = Framework("numpy", _numpy_empty, _numpy_like, _default_stream)
 
 
 def _view_numpy(array: Any) -> View:
@@ -214,7 +216,6 @@ _BUFFER_FORMATS = {
     "uint32": "I",
     "int64": "q",
     "uint64": "Q",
-    "float16": "e",
     "float32": "f",
     "float64": "d",
 }
@@ -278,7 +279,7 @@ def _plain_memory(shape: Shape, code: str, element_bytes: int) -> memoryview:
     return memory.cast(code, shape) if num_bytes > 0 else memory.cast(code)
 
 
-BUFFER = Framework("the buffer protocol", _buffer_empty, _buffer_like, _no_stream)
+BUFFER = Framework("the buffer protocol", _buffer_empty, _buffer_like, _default_stream)
 
 
 def _view_buffer(array: Any) -> View:
@@ -310,9 +311,10 @@ def _cupy_like(shape: Shape, array: Any) -> Any:
         return sys.modules["cupy"].empty(shape, array.dtype)
 
 
-def _cupy_stream(array: Any) -> int:
-    with array.device:
-        stream: int = sys.modules["cupy"].cuda.get_current_stream().ptr
+def _cupy_stream(device: int) -> int:
+    cuda = sys.modules["cupy"].cuda
+    with cuda.Device(device):
+        stream: int = cuda.get_current_stream().ptr
     return stream
 
 
@@ -323,13 +325,7 @@ def _cannot_allocate(shape: Shape, *_: Any) -> Any:
     raise TypeError(f"the package cannot allocate an output of shape {shape} for it: give one")
 
 
-def _interface_stream(array: Any) -> int:
-    """The stream that the interface names; without one it is the legacy default stream."""
-    interface = getattr(array, "__cuda_array_interface__", {})
-    return interface.get("stream") or 0
-
-
-OTHER = Framework("other", _cannot_allocate, _cannot_allocate, _interface_stream)
+OTHER = Framework("other", _cannot_allocate, _cannot_allocate, _default_stream)
 
 _INTERFACE_KINDS = {"f": "float", "i": "int", "u": "uint"}
 
@@ -386,7 +382,7 @@ def _jax_allocate(shape: Shape, dtype: Any, array: Any) -> Any:
     return jax.device_put(jax.numpy.zeros(shape, dtype), device).block_until_ready()
 
 
-def _jax_stream(_: Any) -> int:
+def _jax_stream(_: int) -> int:
     raise TypeError("JAX does not tell its stream: give one")
 
 
@@ -414,7 +410,23 @@ def _view_dlpack(array: Any) -> View:
 # ------------------------------------------------------------------------------------------ view
 
 
+def _view_memory(memory: Memory) -> View:
+    return View(
+        pointer=memory.pointer,
+        shape=memory.shape,
+        type=memory.type,
+        device=memory.device,
+        writable=not memory.read_only,
+        contiguous=True,
+        framework=OTHER,
+        array=memory,
+        owner=memory,
+    )
+
+
 def _recognise(array: Any) -> View:
+    if isinstance(array, Memory):
+        return _view_memory(array)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(array, torch.Tensor):
         return _view_torch(torch, array)

@@ -7,7 +7,10 @@ import atexit
 import collections
 import contextlib
 import ctypes
+import itertools
+import math
 import os
+import pathlib
 import threading
 import weakref
 from types import TracebackType
@@ -16,17 +19,29 @@ from typing import (
     Any,
     Callable,
     Deque,
+    Dict,
     Iterator,
     List,
     Optional,
     Sequence,
     Tuple,
     Type,
+    Union,
 )
 
-from . import _abi, _bootstrap
-from ._enums import Backend, Mode, Result
-from ._errors import Error, InvalidArgumentError, InvalidUsageError, check, make_error
+from . import _abi, _arrays, _bootstrap, _cuda, _environment
+from ._arguments import Arguments
+from ._enums import Backend, DataType, Mode, Result
+from ._errors import (
+    Error,
+    InvalidArgumentError,
+    InvalidUsageError,
+    UnsupportedError,
+    check,
+    integer,
+    make_error,
+)
+from ._memory import Memory
 from ._values import Config, Failure, Limits, from_struct
 
 if TYPE_CHECKING:
@@ -34,6 +49,7 @@ if TYPE_CHECKING:
 
 _LANES_OF_A_MODE = 4
 _all: weakref.WeakSet[Communicator] = weakref.WeakSet()
+_numbers = itertools.count()  # of communicators that met over torchrun's store
 
 
 def unique_id() -> bytes:
@@ -66,6 +82,7 @@ class Communicator:
         # Routings that nobody holds any more: a finaliser may run on any thread at any time, so it
         # must not wait for a lock.
         self._abandoned: Deque[Tuple[int, Any]] = collections.deque()
+        self._registered: Dict[Optional[int], Any] = {}
         self._num_ranks = self._number("hepCommCount")
         self._rank = self._number("hepCommUserRank")
         self._device = self._number("hepCommDevice")
@@ -90,7 +107,7 @@ class Communicator:
         """
         struct = config._struct()
         handle = ctypes.c_void_p()
-        num_ranks, rank = _abi.integer("num_ranks", num_ranks), _abi.integer("rank", rank)
+        num_ranks, rank = integer("num_ranks", num_ranks), integer("rank", rank)
         given = _bootstrap.unique_id_struct(identity)
         check(_abi.library().hepCommInitRank(handle, num_ranks, given, rank, struct))
         return cls(_value(handle), config, struct)
@@ -110,7 +127,7 @@ class Communicator:
         """
         struct = config._struct()
         handle = ctypes.c_void_p()
-        num_ranks, rank = _abi.integer("num_ranks", num_ranks), _abi.integer("rank", rank)
+        num_ranks, rank = integer("num_ranks", num_ranks), integer("rank", rank)
         callback = _bootstrap.Callback(all_gather, num_ranks)
         result = _abi.library().hepCommInitCallback(
             handle, num_ranks, rank, callback.function, None, struct
@@ -128,6 +145,118 @@ class Communicator:
         """
         num_ranks, rank, all_gather = _bootstrap.torch_group(group)
         return cls.from_callback(config, num_ranks, rank, all_gather)
+
+    @classmethod
+    def from_devices(
+        cls, config: Config, num_ranks: int, devices: Optional[Sequence[int]] = None
+    ) -> List[Communicator]:
+        """Creates the communicators of all ranks, which are ranks of this process.
+
+        devices  CUDA ordinals, rank by rank; None: 0, 1, 2, ...
+        """
+        struct = config._struct()
+        num_ranks = integer("num_ranks", num_ranks)
+        ordinals = None
+        if devices is not None:
+            if len(devices) != num_ranks:
+                raise InvalidArgumentError(f"devices has {len(devices)} of {num_ranks} ranks")
+            ordinals = (ctypes.c_int * num_ranks)(*devices)
+        handles = (ctypes.c_void_p * max(num_ranks, 1))()
+        check(_abi.library().hepCommInitAll(handles, num_ranks, ordinals, struct))
+        return [cls(handle, config, struct) for handle in handles if handle is not None]
+
+    @classmethod
+    def from_nccl(cls, config: Config, nccl: int) -> Communicator:
+        """Creates this rank's communicator over one of NCCL, with its ranks and its device.
+        Collective.
+
+        nccl  address of an ncclComm_t, used in this call alone
+        """
+        struct = config._struct()
+        handle = ctypes.c_void_p()
+        check(_abi.library().hepCommInitNccl(handle, nccl, struct))
+        return cls(_value(handle), config, struct)
+
+    @classmethod
+    def from_mpi(cls, config: Config, mpi: Any) -> Communicator:
+        """Creates this rank's communicator over one of mpi4py. Collective.
+
+        mpi  has `rank`, `size` and `allgather`, and is used in this call alone
+        """
+        num_ranks, rank, all_gather = _bootstrap.mpi(mpi)
+        return cls.from_callback(config, num_ranks, rank, all_gather)
+
+    @classmethod
+    def from_store(
+        cls, config: Config, num_ranks: int, rank: int, store: Any, key: str = "hybridep"
+    ) -> Communicator:
+        """Creates this rank's communicator. Collective. Rank 0 puts a unique id in a store.
+
+        store  of torch.distributed, or any object with set(key, text) and get(key). Where the key
+               is missing, get may wait, return None or raise KeyError
+        key    another one for each communicator
+        """
+        if rank == 0:
+            identity = unique_id()
+            _bootstrap.put_in_store(store, key, identity)
+        else:
+            identity = _bootstrap.take_from_store(store, key, config.init_timeout_ms)
+        return cls.from_unique_id(config, num_ranks, rank, identity)
+
+    @classmethod
+    def from_file(
+        cls, config: Config, num_ranks: int, rank: int, path: Union[str, os.PathLike[str]]
+    ) -> Communicator:
+        """Creates this rank's communicator. Collective. Rank 0 writes a unique id to a file, and
+        removes it when it has its communicator.
+
+        path  in a folder that all ranks share; another one for each communicator. Rank 0 refuses
+              one that exists. The file is readable by its user alone
+        """
+        timeout_ms = config.init_timeout_ms
+        file = pathlib.Path(path)
+        with _bootstrap.identity_by_file(file, rank, unique_id, timeout_ms) as identity:
+            return cls.from_unique_id(config, num_ranks, rank, identity)
+
+    @classmethod
+    def from_environment(cls, config: Config) -> Communicator:
+        """Creates this rank's communicator among the processes that torchrun or mpirun started.
+        Collective.
+
+        Under torchrun the ranks meet over the default group of torch.distributed, if there is one,
+        otherwise over torchrun's store. Under mpirun they meet over mpi4py, if it is installed,
+        otherwise over a file, if all are on one machine. A thread that has no current device takes
+        that of its local rank.
+        """
+        place = _environment.find_place()
+        if config.backend != Backend.HOST and not _cuda.has_current_device():
+            count = _cuda.device_count()
+            if count > 0:
+                _cuda.set_device(place.local_rank % count)
+        if place.launcher.name == "torchrun":
+            return cls._under_torchrun(config, place)
+        return cls._under_mpirun(config, place)
+
+    @classmethod
+    def _under_torchrun(cls, config: Config, place: _environment.Place) -> Communicator:
+        if _bootstrap.has_torch_group():
+            return cls.from_torch(config)
+        store = _bootstrap.torchrun_store(place.rank, place.num_ranks)
+        key = f"hybridep-{next(_numbers)}"
+        return cls.from_store(config, place.num_ranks, place.rank, store, key)
+
+    @classmethod
+    def _under_mpirun(cls, config: Config, place: _environment.Place) -> Communicator:
+        world = _bootstrap.mpi_world()
+        if world is not None:
+            return cls.from_mpi(config, world)
+        file = _environment.job_file(place)
+        if file is None or not place.is_one_machine:
+            raise UnsupportedError(
+                f"{place.launcher.name} has started processes on several machines, or does not "
+                "tell its job: install mpi4py"
+            )
+        return cls.from_file(config, place.num_ranks, place.rank, file)
 
     # ------------------------------------------------------------------------------ properties
 
@@ -181,6 +310,54 @@ class Communicator:
         """Ends the running operations of all ranks early. From any thread, at any time."""
         check(self._library.hepCommAbort(self._alive()))
 
+    # ---------------------------------------------------------------------------------- memory
+
+    def allocate(self, shape: Sequence[int], dtype: DataType) -> Memory:
+        """An array in the heap (`heap_bytes` of the config), from which peers read tokens in place.
+        Local. It is not cleared, and is aligned to 256 bytes. It lives until `free` or `close`.
+
+        dtype  type of its elements
+        """
+        name = _arrays.NAME_OF_ROW_TYPE[DataType(dtype)]
+        num_bytes = math.prod(shape) * _arrays.ELEMENT_BYTES[name]
+        pointer = ctypes.c_void_p()
+        with self._alone():
+            self._check(self._library.hepMemAlloc(self._alive(), num_bytes, pointer))
+        return Memory(pointer.value or 0, tuple(shape), name, self._device, False, self)
+
+    def free(self, memory: Memory) -> None:
+        """Gives memory back to the heap. No enqueued operation may use it."""
+        with self._alone():
+            self._check(self._library.hepMemFree(self._alive(), memory.pointer))
+
+    def register(self, array: Any) -> None:
+        """Registers an array, so that peers read tokens in it in place. Collective: all ranks call
+        it, each with an array of its own or None. Waits for all ranks.
+
+        array  contiguous, of the rank's device. It is kept alive until `deregister` or `close`
+        """
+        pointer, num_bytes, owner = self._range_of(array)
+        with self._alone():
+            self._check(self._library.hepCommRegister(self._alive(), pointer, num_bytes))
+            if pointer is not None:
+                self._registered[pointer] = owner
+
+    def deregister(self, array: Any) -> None:
+        """Undoes `register` of the same array. Collective, with None likewise. Waits for all ranks.
+        No enqueued operation may use the array.
+        """
+        pointer, _, _ = self._range_of(array)
+        with self._alone():
+            self._check(self._library.hepCommDeregister(self._alive(), pointer))
+            self._registered.pop(pointer, None)
+
+    def _range_of(self, array: Any) -> Tuple[Optional[int], int, Any]:
+        if array is None:
+            return None, 0, None
+        arguments = Arguments(self._device)
+        seen = _arrays.view(array, "array")
+        return arguments.add(seen, "array", None, (), is_output=True), seen.nbytes, seen.owner
+
     # ----------------------------------------------------------------------------------- close
 
     def close(self) -> None:
@@ -195,6 +372,7 @@ class Communicator:
             self._destroy_abandoned()
             self._check(self._library.hepCommDestroy(self._handle))
             self._forget("is closed")
+            self._registered.clear()
 
     def __enter__(self) -> Communicator:
         return self
@@ -206,6 +384,12 @@ class Communicator:
         traceback: Optional[TracebackType],
     ) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        """No routing is alive: each keeps its communicator."""
+        if getattr(self, "_handle", 0) != 0:
+            with contextlib.suppress(Error):
+                self.close()
 
     def __repr__(self) -> str:
         state = self._why_closed or self._backend.name.lower()

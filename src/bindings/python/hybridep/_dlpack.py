@@ -12,6 +12,17 @@ _READ_ONLY = 1
 
 _KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 6: "bool"}
 _FLOAT8 = {10: "float8_e4m3fn", 12: "float8_e5m2", 14: "float8_e8m0fnu"}
+# Codes and bits of the types that the library's memory may have.
+_CODES = {
+    "bfloat16": (4, 16),
+    "float16": (2, 16),
+    "float32": (2, 32),
+    "float8_e4m3fn": (10, 8),
+    "float8_e5m2": (12, 8),
+    "uint8": (1, 8),
+    "int32": (0, 32),
+    "int64": (0, 64),
+}
 
 
 class _Device(ctypes.Structure):
@@ -124,3 +135,77 @@ def borrow(array: Any) -> Borrowed:
         read_only=read_only,
         capsule=capsule,
     )
+
+
+# -------------------------------------------------------------------------------------- offering
+
+# The names live as long as capsules, which keep no copy.
+_LEGACY_NAME = ctypes.c_char_p(b"dltensor")
+_VERSIONED_NAME = ctypes.c_char_p(b"dltensor_versioned")
+
+_Deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_Destructor = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
+_new_capsule = _python(
+    "PyCapsule_New", ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, _Destructor
+)
+# A capsule that is being destroyed must not be referenced again: it is passed as an address.
+_is_valid_address = _python(
+    "PyCapsule_IsValid", ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p
+)
+_pointer_of_address = _python(
+    "PyCapsule_GetPointer", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p
+)
+
+# What consumers hold: the struct, its shape and the owner of the memory, by the struct's address.
+_offered: Dict[int, Any] = {}
+
+
+def _delete(address: int) -> None:
+    _offered.pop(address, None)
+
+
+def _destroy(capsule: int) -> None:
+    """A capsule that nobody has consumed still owns its tensor."""
+    for name in (_LEGACY_NAME, _VERSIONED_NAME):
+        if _is_valid_address(capsule, name):
+            _delete(_pointer_of_address(capsule, name))
+
+
+_deleter = _Deleter(_delete)
+_destructor = _Destructor(_destroy)
+
+
+def offer(
+    pointer: int,
+    shape: Tuple[int, ...],
+    type_name: str,
+    device: int,
+    read_only: bool,
+    owner: Any,
+    max_version: Optional[Tuple[int, int]],
+) -> Any:
+    """A capsule for memory that `owner` keeps alive. Its consumer may drop it on any thread."""
+    code, bits = _CODES[type_name]
+    sizes = (ctypes.c_int64 * len(shape))(*shape)
+    managed: Any
+    if max_version is not None and tuple(max_version) >= VERSION:
+        flags = _READ_ONLY if read_only else 0
+        managed, name = _Versioned(major=VERSION[0], minor=VERSION[1], flags=flags), _VERSIONED_NAME
+    else:
+        managed, name = _Managed(), _LEGACY_NAME
+    managed.deleter = ctypes.cast(_deleter, ctypes.c_void_p)
+    managed.tensor = _Tensor(
+        data=pointer,
+        device=device_of(device),
+        ndim=len(shape),
+        dtype=_Type(code, bits, 1),
+        shape=sizes,
+    )
+    address = ctypes.addressof(managed)
+    _offered[address] = (managed, sizes, owner)
+    return _new_capsule(address, name, _destructor)
+
+
+def device_of(device: int) -> Tuple[int, int]:
+    """DLPack's name of a CUDA ordinal, or of -1 for the memory of the process."""
+    return (CPU, 0) if device < 0 else (CUDA, device)

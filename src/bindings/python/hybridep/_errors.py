@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Dict, Optional, Type
 
 from . import _abi
@@ -132,3 +133,14 @@ def check(result: int) -> None:
     """Raises unless the call has succeeded."""
     if result != 0:
         raise make_error(result)
+
+
+def integer(name: str, value: object, bits: int = 32) -> int:
+    """The value as a number of an int32 or int64 field: ctypes would cut it without a word."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, but must be an integer") from None
+    if not -(1 << (bits - 1)) <= number < 1 << (bits - 1):
+        raise InvalidArgumentError(f"{name} is {number}, which does not fit in {bits} bits")
+    return number

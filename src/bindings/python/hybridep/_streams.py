@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-from ._arrays import View
+from ._arrays import Framework
 from ._errors import InvalidArgumentError
 
 # What PyTorch's and CuPy's streams call their handle and their device.
@@ -46,15 +46,12 @@ def _given(stream: Any, device: int) -> int:
     )
 
 
-def handle_of(stream: Any, device: int, seen: Optional[View]) -> Optional[int]:
-    """The handle of a stream on the device (-1: the host backend, which has none).
-
-    seen  the memory of an input: without a stream its framework's current stream counts
+def handle_of(stream: Any, device: int, framework: Framework) -> Optional[int]:
+    """The handle of a stream on the device (-1: the host backend, which has none). None stands for
+    the current stream of the framework.
     """
     if device < 0:
         if stream is not None:
             raise InvalidArgumentError(f"stream is {stream!r}, but the host backend has none: None")
         return None
-    if stream is not None:
-        return _given(stream, device)
-    return seen.framework.stream(seen.array) if seen is not None else 0
+    return framework.stream(device) if stream is None else _given(stream, device)

@@ -10,7 +10,7 @@ from typing import Any, Callable, Optional, Tuple, Type, TypeVar
 
 from . import _abi
 from ._enums import Backend, DataType, LogLevel, Mode, Operation, Phase, Result
-from ._errors import check
+from ._errors import check, integer
 
 Value = TypeVar("Value")
 
@@ -77,12 +77,12 @@ class Config:
 
     def check(self, num_ranks: int) -> None:
         """Raises unless `num_ranks` ranks can create a communicator of this config. Needs no GPU."""
-        check(_abi.library().hepConfigCheck(self._struct(), _abi.integer("num_ranks", num_ranks)))
+        check(_abi.library().hepConfigCheck(self._struct(), integer("num_ranks", num_ranks)))
 
     def workspace(self, num_ranks: int) -> Workspace:
         """How much device memory a communicator of this config takes on each rank. No GPU."""
         sizes = _abi.Workspace()
-        num_ranks = _abi.integer("num_ranks", num_ranks)
+        num_ranks = integer("num_ranks", num_ranks)
         check(_abi.library().hepWorkspaceSize(self._struct(), num_ranks, sizes))
         return from_struct(Workspace, sizes)
 
@@ -92,7 +92,7 @@ class Config:
         for field in dataclasses.fields(self):
             if field.name != "log":
                 bits = 64 if field.name == "heap_bytes" else 32
-                value = _abi.integer(f"config.{field.name}", getattr(self, field.name), bits)
+                value = integer(f"config.{field.name}", getattr(self, field.name), bits)
                 setattr(struct, field.name, value)
         if self.log is not None:
             struct.log = _log_callback(self.log)
