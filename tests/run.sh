@@ -33,7 +33,7 @@ run_sanitized_tests() {  # FOLDER SANITIZERS OPTIMIZATION
 }
 
 # clang checks the locks; the others check the Python package.
-tools/build.sh clang mypy python3-numpy python3-torch
+tools/build.sh clang mypy python3-numpy python3-torch python3-venv
 run_tests build
 folders=(build build-asan)
 run_sanitized_tests build-asan address,undefined 0
