@@ -238,7 +238,7 @@ class Processes(unittest.TestCase):
             import torch.distributed
         except ImportError:
             self.skipTest("PyTorch is not installed")
-        port = str(free_port())
+        ports = str(free_port()), str(free_port())
         self.run_processes(
             script,
             lambda rank: {
@@ -246,23 +246,20 @@ class Processes(unittest.TestCase):
                 "WORLD_SIZE": str(NUM_RANKS),
                 "LOCAL_RANK": str(rank),
                 "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
+                "MASTER_PORT": ports[0],
+                "TEST_PORT": ports[1],
             },
         )
 
-    def test_environment_of_torchrun(self):
-        self.run_under_torchrun(
-            """
-            for _ in range(2):
-                work(hybridep.Communicator.from_environment(config))
-            """
-        )
-
-    def test_groups_and_stores_of_torch(self):
+    def test_torchrun_and_groups_and_stores_of_torch(self):
+        """One test for all of them, because each process imports PyTorch, which takes seconds."""
         self.run_under_torchrun(
             """
             import os
+            for _ in range(2):
+                work(hybridep.Communicator.from_environment(config))
             import torch.distributed as distributed
+            os.environ["MASTER_PORT"] = os.environ["TEST_PORT"]
             distributed.init_process_group("gloo")
             work(hybridep.Communicator.from_torch(config))
             work(hybridep.Communicator.from_environment(config))
@@ -271,9 +268,7 @@ class Processes(unittest.TestCase):
                 made = hybridep.Communicator.from_torch(config, pair)
                 assert made.num_ranks == 2 and made.rank == distributed.get_rank() // 2
                 work(made)
-            store = distributed.TCPStore(
-                "127.0.0.1", int(os.environ["MASTER_PORT"]), 3, False
-            )
+            store = distributed.TCPStore("127.0.0.1", int(os.environ["TEST_PORT"]), 3, False)
             work(hybridep.Communicator.from_store(config, 3, distributed.get_rank(), store))
             distributed.barrier()
             """

@@ -292,6 +292,45 @@ MAKE = """
     """
 
 
+class Report(unittest.TestCase):
+    """python -m hybridep"""
+
+    def run_report(self, *arguments, **environment):
+        command = [sys.executable, "-m", "hybridep", *arguments]
+        environment = {**os.environ, **environment}
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=60)
+        lines = [line.split(None, 1) for line in done.stdout.splitlines() if line[0] != " "]
+        return done.returncode, {words[0]: words[1] for words in lines}
+
+    def test_it_tells_versions_backends_and_settings(self):
+        code, said = self.run_report(HEP_LOG="error")
+        self.assertEqual(code, 0)
+        self.assertTrue(said["package"].startswith(hybridep.__version__))
+        self.assertTrue(said["library"].endswith(hybridep.get_library()))
+        self.assertEqual(said["backends"], "host: works")
+        self.assertEqual(said["settings"], "HEP_LOG=error")
+
+    def test_the_check_passes(self):
+        code, said = self.run_report("--check")
+        self.assertEqual((code, said["check"]), (0, "2 ranks on the host backend: right"))
+
+    def test_a_missing_library_is_told(self):
+        code, said = self.run_report(HYBRIDEP_LIBRARY="/nowhere/lib.so")
+        self.assertEqual(code, 1)
+        self.assertIn("/nowhere/lib.so", said["library"])
+
+    def test_a_wrong_result_fails_the_check(self):
+        script = """
+            import sys
+            from hybridep import __main__, _check
+            _check._expected_rows = lambda rank, num_ranks: bytes(1024)
+            sys.exit(0 if __main__.check() else 1)
+            """
+        code, said, _ = run_python(script)
+        self.assertEqual(code, 1)
+        self.assertIn("AssertionError", said)
+
+
 class Exit(unittest.TestCase):
     """Each script ends without noise."""
 
@@ -382,7 +421,8 @@ class Library(unittest.TestCase):
                 print(error)
             """
         _, said, _ = run_python(script, HYBRIDEP_LIBRARY="/nowhere/lib.so")
-        self.assertIn("cannot open /nowhere/lib.so", said)
+        self.assertIn("cannot open the library (named by HYBRIDEP_LIBRARY)", said)
+        self.assertIn("/nowhere/lib.so", said)
 
     def test_a_library_of_another_version_is_refused_with_both_versions(self):
         script = """

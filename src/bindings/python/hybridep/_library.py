@@ -40,11 +40,10 @@ def open_library() -> ctypes.CDLL:
     try:
         return ctypes.CDLL(name)
     except OSError as error:
-        raise ImportError(
-            f"cannot open {name}: {error}. It was looked for in HYBRIDEP_LIBRARY "
-            f"({os.environ.get('HYBRIDEP_LIBRARY') or 'not set'}), in {PACKAGE / 'lib'}, and "
-            "where the system keeps libraries"
-        ) from error
+        where = "named by HYBRIDEP_LIBRARY"
+        if name == SONAME:
+            where = f"HYBRIDEP_LIBRARY is not set, and {PACKAGE / 'lib'} has none"
+        raise ImportError(f"cannot open the library ({where}): {error}") from error
 
 
 def get_library() -> str:
