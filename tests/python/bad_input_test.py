@@ -54,8 +54,10 @@ class BadInput(unittest.TestCase):
                 routing.update(numbers(6))
             with self.refused("x has shape [2, 8], but must have [3, 8]"):
                 routing.dispatch(floats(2, 8))
-            with self.refused("x has shape [3, 4], but must have [3, 8]"):
-                routing.dispatch(floats(3, 4))
+            with self.refused("hidden 12", "rows of 48 bytes", "rows of 32"):
+                routing.dispatch(floats(3, 12))
+            with self.refused("hidden", "3"):
+                routing.dispatch(floats(3, 3))
             with self.refused("weights has shape [3, 1], but must have [3, 2]"):
                 routing.dispatch(floats(3, 8), weights=floats(3, 1))
             with self.refused("rows has shape [5, 8], but must have [6, 8]"):
@@ -160,8 +162,9 @@ class BadInput(unittest.TestCase):
                 routing.update(memoryview(bytearray(9)).cast("B", (3, 3)))
             with self.refused("lane is 4"):
                 hybridep.Routing(routing.communicator, lane=4)
-            with self.refused("alignment"):
-                hybridep.Routing(routing.communicator, alignment=-1)
+            for alignment in (-1, 4097):
+                with self.refused("alignment", str(alignment)):
+                    hybridep.Routing(routing.communicator, alignment=alignment)
             with self.refused("mode"):
                 hybridep.Routing(routing.communicator, mode=hybridep.Mode.LOW_LATENCY)
 
@@ -172,8 +175,8 @@ class BadInput(unittest.TestCase):
             for name in ("row_experts", "gather"):
                 with self.refused(f"{name} is an output of Layout.FLAT"):
                     routing.dispatch(floats(3, 8), **{name: True})
-            with self.refused("expert_rows is an output of Layout.EXPERT_PADDED"):
-                routing.dispatch(floats(3, 8), expert_rows=True)
+            with self.refused("group_sizes is an output of Layout.EXPERT_MAJOR, not of Layout.FLAT"):
+                routing.dispatch(floats(3, 8), layout=Layout.FLAT, group_sizes=True)
             with self.refused("row_scales is an output of tokens with scales"):
                 routing.dispatch(floats(3, 8), row_scales=True)
             with self.refused("gather has shape [2, 3]"):

@@ -56,6 +56,9 @@ class Layer(unittest.TestCase):
             self.assertEqual(counts.num_flat_rows, len(job.flat_rows(rank)))
             self.assertEqual(counts.num_expert_rows, sum(job.tokens_per_expert(rank)))
             self.assertEqual(counts.num_padded_rows, len(job.expert_rows(rank, 8)))
+            self.assertEqual(counts.max_expert_rows, max(job.tokens_per_expert(rank)))
+            selections = max((experts >= 0).sum(axis=1, initial=0).max(initial=0) for experts in job.experts)
+            self.assertEqual(counts.max_selections, selections)
 
         self.run_job(body)
 
@@ -170,6 +173,34 @@ class Layer(unittest.TestCase):
             np.testing.assert_array_equal(given, rows[:-1])
             counters = np.asarray(routing.view().row_counters)
             self.assertEqual(list(counters), [len(rows), len(rows) - 1, 1])
+
+        self.run_job(body)
+
+    def test_counts_are_outputs_of_the_dispatch(self):
+        """With drops the counts are of what was written: the last block is cut."""
+
+        def body(job, rank, routing):
+            rows = job.expert_rows(rank, 8)
+            blocks = [8 * -(-count // 8) for count in job.tokens_per_expert(rank)]
+            capacity = len(rows) - blocks[-1] + 1
+            result = routing.dispatch(
+                job.x[rank], capacity=capacity, expert_rows=True, group_sizes=True, counters=True
+            )
+            last = min(1, job.tokens_per_expert(rank)[-1])
+            self.assertEqual(list(result.expert_rows), job.tokens_per_expert(rank)[:-1] + [last])
+            self.assertEqual(list(result.group_sizes), blocks[:-1] + [min(1, blocks[-1])])
+            written = min(capacity, len(rows))
+            self.assertEqual(list(result.counters), [len(rows), written, int(len(rows) > capacity)])
+
+        self.run_job(body)
+
+    def test_a_call_has_a_row_length_of_its_own(self):
+        def body(job, rank, routing):
+            x = np.ascontiguousarray(job.x[rank][:, :4])
+            rows = routing.dispatch(x).rows
+            np.testing.assert_array_equal(rows, job.dispatched(rank, 8)[0][:, :4])
+            out = routing.combine(rows).out
+            np.testing.assert_array_equal(out, job.combined(rank, False)[:, :4])
 
         self.run_job(body)
 

@@ -161,6 +161,8 @@ class RoutingCounts(Struct):
         ("num_flat_rows", c_int64),
         ("num_expert_rows", c_int64),
         ("num_padded_rows", c_int64),
+        ("max_expert_rows", c_int64),
+        ("max_selections", c_int64),
     ]
 
 
@@ -187,6 +189,9 @@ class DispatchArgs(Struct):
         ("row_scales_stride", c_int64),
         ("scale_element_bytes", c_int64),
         ("update", ctypes.POINTER(Update)),
+        ("hidden", c_int64),
+        ("group_sizes", c_void_p),
+        ("row_counters", c_void_p),
     ]
 
 
@@ -203,6 +208,7 @@ class CombineArgs(Struct):
         ("out", c_void_p),
         ("row_gradients", c_void_p),
         ("gradients", c_void_p),
+        ("hidden", c_int64),
     ]
 
 

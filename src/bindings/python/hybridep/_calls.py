@@ -41,7 +41,10 @@ class Dispatched:
     row_sources  int32 [n] source rank of each row
     row_tokens   int32 [n] token of each row on its source rank
     gather       int32 [places of the expert-major layout] flat row of each place, or -1; FLAT alone
-    expert_rows  int32 [EL] rows of each expert that were written; EXPERT_PADDED alone
+    expert_rows  int32 [EL] rows of each expert that were written, without padding; expert layouts
+    group_sizes  int64 [EL] rows of each expert's block that were written, with padding: the group
+                 sizes of a grouped GEMM; EXPERT_MAJOR alone
+    counters     int64 [3]: rows needed, rows written, 1 if they overflowed
     capacity     n
     layout       of the rows
     """
@@ -54,6 +57,8 @@ class Dispatched:
     row_tokens: Any
     gather: Any
     expert_rows: Any
+    group_sizes: Any
+    counters: Any
     capacity: int
     layout: Layout
 
@@ -85,7 +90,7 @@ class Call:
         self, routing: Routing, batch: Batch, layout: Layout, arguments: Arguments
     ) -> None:
         self.limits = routing._communicator.limits
-        self.hidden = routing._communicator.config.hidden
+        self.hidden = 0  # of the rows of this call
         self.routing = routing
         self.batch = batch
         self.layout = layout
@@ -165,6 +170,7 @@ class DispatchCall(Call):
             given = self.type = _arrays.row_type(self.x, dtype, "x")
         self.quantize = quantize
         self.is_native = self.type == given
+        self.hidden = self.x.shape[-1] if self.x.shape else 0
         shape = (num_tokens, self.hidden)
         self.scales = _arrays.view(scales, "scales") if scales is not None else None
         self.struct = _abi.DispatchArgs(
@@ -174,6 +180,7 @@ class DispatchCall(Call):
             x=self.arguments.add(self.x, "x", shape, (), ROW_ALIGNMENT),
             weights=self.optional_input(weights, "weights", (num_tokens, self.batch.top_k)),
             scales=self._take_scales(),
+            hidden=self.hidden,
         )
 
     def _take_scales(self) -> Optional[int]:
@@ -210,7 +217,7 @@ class DispatchCall(Call):
             return counts.num_flat_rows
         if self.layout == Layout.EXPERT_MAJOR:
             return counts.num_padded_rows
-        return max(counts.tokens_per_expert)
+        return counts.max_expert_rows
 
     def make_outputs(
         self,
@@ -221,6 +228,8 @@ class DispatchCall(Call):
         row_tokens: Output,
         gather: Output,
         expert_rows: Output,
+        group_sizes: Output,
+        counters: Output,
         row_scales: Output,
         stride: int,
         element_bytes: int,
@@ -228,20 +237,30 @@ class DispatchCall(Call):
         struct, x = self.struct, self.x
         struct.capacity = self.capacity
         rows, struct.rows = self._rows(rows)
-        if struct.rows is None:
-            struct.capacity = 0
         weights, struct.row_weights = self.output(
             row_weights, "row_weights", self.weights_shape(), "float32", x
         )
-        experts, struct.row_experts = self._flat_only(
-            row_experts, "row_experts", self.weights_shape()
+        experts, struct.row_experts = self._of_layout(
+            row_experts, "row_experts", self.weights_shape(), "int32", Layout.FLAT
         )
         sources, struct.row_sources = self.output(
             row_sources, "row_sources", self.by_row(), "int32", x
         )
         tokens, struct.row_tokens = self.output(row_tokens, "row_tokens", self.by_row(), "int32", x)
         places, struct.gather = self._gather(gather)
-        filled, struct.expert_rows = self._expert_rows(expert_rows)
+        by_expert = (self.limits.num_local_experts,)
+        filled, struct.expert_rows = self._of_layout(
+            expert_rows,
+            "expert_rows",
+            by_expert,
+            "int32",
+            Layout.EXPERT_MAJOR,
+            Layout.EXPERT_PADDED,
+        )
+        sizes, struct.group_sizes = self._of_layout(
+            group_sizes, "group_sizes", by_expert, "int64", Layout.EXPERT_MAJOR
+        )
+        counted, struct.row_counters = self.output(counters, "counters", (3,), "int64", x)
         scaled, struct.row_scales = self._row_scales(row_scales, stride, element_bytes)
         return Dispatched(
             rows=rows,
@@ -252,6 +271,8 @@ class DispatchCall(Call):
             row_tokens=tokens,
             gather=places,
             expert_rows=filled,
+            group_sizes=sizes,
+            counters=counted,
             capacity=self.capacity,
             layout=self.layout,
         )
@@ -268,10 +289,16 @@ class DispatchCall(Call):
         _arrays.row_type(_arrays.view(rows, "rows"), self.type, "rows")
         return self.add_output(rows, False, "rows", shape, (), ROW_ALIGNMENT)
 
-    def _flat_only(self, wanted: Output, name: str, shape: Shape) -> Tuple[Any, Optional[int]]:
-        if wanted is not None and wanted is not False and self.layout != Layout.FLAT:
-            raise InvalidArgumentError(f"{name} is an output of Layout.FLAT, not {self.layout!r}")
-        return self.output(wanted, name, shape, "int32", self.x)
+    def _of_layout(
+        self, wanted: Output, name: str, shape: Shape, type_name: str, *layouts: Layout
+    ) -> Tuple[Any, Optional[int]]:
+        """An output that some layouts have."""
+        if wanted is not None and wanted is not False and self.layout not in layouts:
+            have = " and ".join(f"Layout.{layout.name}" for layout in layouts)
+            raise InvalidArgumentError(
+                f"{name} is an output of {have}, not of Layout.{self.layout.name}"
+            )
+        return self.output(wanted, name, shape, type_name, self.x)
 
     def _gather(self, wanted: Output) -> Tuple[Any, Optional[int]]:
         size = -1
@@ -279,7 +306,7 @@ class DispatchCall(Call):
             size = self.places_at_most()
         elif wanted is not None and wanted is not False:
             size = _arrays.view(wanted, "gather").shape[0]
-        array, pointer = self._flat_only(wanted, "gather", (size,))
+        array, pointer = self._of_layout(wanted, "gather", (size,), "int32", Layout.FLAT)
         self.struct.gather_capacity = size if pointer is not None else 0
         return array, pointer
 
@@ -291,14 +318,6 @@ class DispatchCall(Call):
             tokens = limits.low_latency_tokens
         selections = routing._communicator.num_ranks * tokens * self.batch.top_k
         return selections + limits.num_local_experts * (routing.alignment - 1)
-
-    def _expert_rows(self, wanted: Output) -> Tuple[Any, Optional[int]]:
-        if wanted is not None and wanted is not False and self.layout != Layout.EXPERT_PADDED:
-            raise InvalidArgumentError(
-                f"expert_rows is an output of Layout.EXPERT_PADDED, not {self.layout!r}"
-            )
-        shape = (self.limits.num_local_experts,)
-        return self.output(wanted, "expert_rows", shape, "int32", self.x)
 
     def _row_scales(
         self, wanted: Output, stride: int, element_bytes: int
@@ -355,17 +374,19 @@ class CombineCall(Call):
         self.capacity = self.y.shape[-2] if len(self.y.shape) >= 2 else 0
         if weight_mode is None:
             weight_mode = WeightMode.NONE if row_weights is None else WeightMode.ROW
+        self.hidden = self.y.shape[-1] if self.y.shape else 0
         pointer = self.arguments.add(self.y, "y", self.by_row(self.hidden), (), ROW_ALIGNMENT)
         self.struct = _abi.CombineArgs(
             layout=int(self.layout),
             weight_mode=int(WeightMode(weight_mode)),
             type=int(self.type),
             y=pointer,
-            capacity=self.capacity if pointer is not None else 0,
+            capacity=self.capacity,
             row_weights=self.optional_input(row_weights, "row_weights", self.by_row()),
             row_gradients=self.optional_input(
                 row_gradients, "row_gradients", self.weights_shape()
             ),
+            hidden=self.hidden,
         )
 
     def make_outputs(self, out: Any, gradients: Output) -> Combined:

@@ -174,6 +174,8 @@ class Routing:
         row_tokens: Output = None,
         gather: Output = None,
         expert_rows: Output = None,
+        group_sizes: Output = None,
+        counters: Output = None,
         row_scales_stride: int = 0,
         scale_element_bytes: int = 0,
         indices: Any = None,
@@ -184,7 +186,7 @@ class Routing:
         """Brings every token to the ranks of its selected experts. Collective.
 
         Inputs:
-        x         [T, H]
+        x         [T, H]; H may be another one than the config's if the rows fit, see `Limits`
         capacity  n: rows that the outputs hold (EXPERT_PADDED: of each expert). None: as many as
                   `rows` holds; without `rows` the counts are queried, which waits for the stream
         dtype     what x holds, if it is of plain integers; quantised rows: what they become
@@ -225,6 +227,8 @@ class Routing:
                 row_tokens=row_tokens,
                 gather=gather,
                 expert_rows=expert_rows,
+                group_sizes=group_sizes,
+                counters=counters,
                 row_scales=row_scales,
                 stride=integer("row_scales_stride", row_scales_stride, 64),
                 element_bytes=integer("scale_element_bytes", scale_element_bytes, 64),

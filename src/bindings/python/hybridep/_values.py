@@ -162,9 +162,13 @@ class Counts:
     num_flat_rows      rows that the flat layout needs
     num_expert_rows    expert rows without padding
     num_padded_rows    rows that the expert-major layout needs, with padding
+    max_expert_rows    the largest of tokens_per_expert: capacity of the expert-padded layout
+    max_selections     the most selections that a token of any rank made, cut ones included
     """
 
     tokens_per_expert: Tuple[int, ...]
     num_flat_rows: int
     num_expert_rows: int
     num_padded_rows: int
+    max_expert_rows: int
+    max_selections: int
