@@ -184,13 +184,13 @@ class Layer(unittest.TestCase):
             blocks = [8 * -(-count // 8) for count in job.tokens_per_expert(rank)]
             capacity = len(rows) - blocks[-1] + 1
             result = routing.dispatch(
-                job.x[rank], capacity=capacity, expert_rows=True, group_sizes=True, counters=True
+                job.x[rank], capacity=capacity, expert_rows=True, group_sizes=True, row_counters=True
             )
             last = min(1, job.tokens_per_expert(rank)[-1])
             self.assertEqual(list(result.expert_rows), job.tokens_per_expert(rank)[:-1] + [last])
             self.assertEqual(list(result.group_sizes), blocks[:-1] + [min(1, blocks[-1])])
             written = min(capacity, len(rows))
-            self.assertEqual(list(result.counters), [len(rows), written, int(len(rows) > capacity)])
+            self.assertEqual(list(result.row_counters), [len(rows), written, int(len(rows) > capacity)])
 
         self.run_job(body)
 

@@ -34,19 +34,19 @@ class Dispatched:
 
     n is the capacity. In the layout EXPERT_PADDED read [EL, n] for [n].
 
-    rows         [n, H]
-    row_weights  FP32 [n]; FLAT: [n, K]
-    row_scales   [n, scales of a token], or column-major as told
-    row_experts  int32 [n, K] local expert ids, -1 elsewhere; FLAT alone
-    row_sources  int32 [n] source rank of each row
-    row_tokens   int32 [n] token of each row on its source rank
-    gather       int32 [places of the expert-major layout] flat row of each place, or -1; FLAT alone
-    expert_rows  int32 [EL] rows of each expert that were written, without padding; expert layouts
-    group_sizes  int64 [EL] rows of each expert's block that were written, with padding: the group
-                 sizes of a grouped GEMM; EXPERT_MAJOR alone
-    counters     int64 [3]: rows needed, rows written, 1 if they overflowed
-    capacity     n
-    layout       of the rows
+    rows          [n, H]
+    row_weights   FP32 [n]; FLAT: [n, K]
+    row_scales    [n, scales of a token], or column-major as told
+    row_experts   int32 [n, K] local expert ids, -1 elsewhere; FLAT alone
+    row_sources   int32 [n] source rank of each row
+    row_tokens    int32 [n] token of each row on its source rank
+    gather        int32 [places of the expert-major layout] flat row of each place, or -1; FLAT alone
+    expert_rows   int32 [EL] rows of each expert that were written, without padding; expert layouts
+    group_sizes   int64 [EL] rows of each expert's block that were written, with padding: the group
+                  sizes of a grouped GEMM; EXPERT_MAJOR alone
+    row_counters  int64 [3]: rows needed, rows written, 1 if they overflowed
+    capacity      n
+    layout        of the rows
     """
 
     rows: Any
@@ -58,7 +58,7 @@ class Dispatched:
     gather: Any
     expert_rows: Any
     group_sizes: Any
-    counters: Any
+    row_counters: Any
     capacity: int
     layout: Layout
 
@@ -229,7 +229,7 @@ class DispatchCall(Call):
         gather: Output,
         expert_rows: Output,
         group_sizes: Output,
-        counters: Output,
+        row_counters: Output,
         row_scales: Output,
         stride: int,
         element_bytes: int,
@@ -260,7 +260,7 @@ class DispatchCall(Call):
         sizes, struct.group_sizes = self._of_layout(
             group_sizes, "group_sizes", by_expert, "int64", Layout.EXPERT_MAJOR
         )
-        counted, struct.row_counters = self.output(counters, "counters", (3,), "int64", x)
+        counted, struct.row_counters = self.output(row_counters, "row_counters", (3,), "int64", x)
         scaled, struct.row_scales = self._row_scales(row_scales, stride, element_bytes)
         return Dispatched(
             rows=rows,
@@ -272,7 +272,7 @@ class DispatchCall(Call):
             gather=places,
             expert_rows=filled,
             group_sizes=sizes,
-            counters=counted,
+            row_counters=counted,
             capacity=self.capacity,
             layout=self.layout,
         )
