@@ -11,7 +11,6 @@ from ._arguments import Arguments
 from ._arrays import Framework, Shape, View
 from ._enums import DataType, IndexType, Layout, Mode, Quantization, WeightMode
 from ._errors import InvalidArgumentError, integer
-from ._values import Counts
 
 if TYPE_CHECKING:
     from ._routing import Routing
@@ -76,8 +75,9 @@ class Combined:
 
 
 class Batch(NamedTuple):
-    """T and K of an update, and the framework of its indices."""
+    """T and K of an update, the framework of its indices, and its number among the routing's."""
 
+    serial: int
     num_tokens: int
     top_k: int
     framework: Framework
@@ -210,14 +210,7 @@ class DispatchCall(Call):
                 "capacity is None, but the counts of an update in the same call are not known yet"
             )
         else:
-            self.capacity = self._needed(self.routing.counts(stream))
-
-    def _needed(self, counts: Counts) -> int:
-        if self.layout == Layout.FLAT:
-            return counts.num_flat_rows
-        if self.layout == Layout.EXPERT_MAJOR:
-            return counts.num_padded_rows
-        return counts.max_expert_rows
+            self.capacity = self.routing.counts(stream).capacity(self.layout)
 
     def make_outputs(
         self,

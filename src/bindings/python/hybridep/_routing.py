@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, List, Optional, Tuple, Type
@@ -68,6 +69,8 @@ class Routing:
         self._mode = Mode(mode)
         self._lane = communicator._lane(self._mode, integer("lane", lane))
         self._batch: Optional[Batch] = None
+        self._serials = itertools.count(1)
+        self._number = 0  # that stands for it in operators of PyTorch
         self._in_flight: List[Any] = []
         config = _abi.RoutingConfig(alignment=self._alignment, mode=int(mode), lane=lane)
         handle = ctypes.c_void_p()
@@ -385,4 +388,4 @@ class Routing:
         struct = _abi.Update(
             indices=pointer, num_tokens=num_tokens, top_k=columns, index_type=int(kind)
         )
-        return Batch(num_tokens, columns, seen.framework), struct
+        return Batch(next(self._serials), num_tokens, columns, seen.framework), struct

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional, Tuple, Type, TypeVar
 
 from . import _abi
-from ._enums import Backend, DataType, LogLevel, Mode, Operation, Phase, Result
+from ._enums import Backend, DataType, Layout, LogLevel, Mode, Operation, Phase, Result
 from ._errors import check, integer
 
 Value = TypeVar("Value")
@@ -172,3 +172,11 @@ class Counts:
     num_padded_rows: int
     max_expert_rows: int
     max_selections: int
+
+    def capacity(self, layout: Layout) -> int:
+        """The capacity that takes all rows of a layout, and no more."""
+        if layout == Layout.FLAT:
+            return self.num_flat_rows
+        if layout == Layout.EXPERT_MAJOR:
+            return self.num_padded_rows
+        return self.max_expert_rows
