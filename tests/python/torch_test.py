@@ -339,7 +339,7 @@ class Operators(unittest.TestCase):
             x, weights = batch.x.requires_grad_(), batch.weights.requires_grad_()
             with hybridep.Routing(communicator) as routing:
                 routing.update(batch.ids)
-                number = hybridep.torch._number_of(routing)
+                number = routing._number
                 tests = ("test_schema", "test_faketensor", "test_autograd_registration")
                 torch.library.opcheck(
                     hybridep.torch._dispatch, (x, weights, None, number, 64, 1, 0), test_utils=tests

@@ -8,4 +8,9 @@ if ! "$1" -c 'import mypy' 2>/dev/null; then
   exit 77
 fi
 cd "$2"
-"$1" -m mypy --cache-dir=/dev/null hybridep
+oldest=(--python-version 3.9)
+case $("$1" -m mypy --version) in
+  'mypy 0.'* | 'mypy 1.'*) ;;
+  *) oldest=() ;; # later ones do not know it
+esac
+"$1" -m mypy --cache-dir=/dev/null "${oldest[@]}" hybridep

@@ -6,7 +6,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from ctypes import c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
-from typing import Any, ClassVar
+from typing import Any, ClassVar, List
 
 from . import _library
 
@@ -29,7 +29,7 @@ class Struct(ctypes.Structure):
         super().__init__(ctypes.sizeof(self), self.magic_number, HEADER_VERSION, **fields)
 
 
-_HEAD = [("size", c_size_t), ("magic", c_uint32), ("version", c_uint32)]
+_HEAD: List[Any] = [("size", c_size_t), ("magic", c_uint32), ("version", c_uint32)]
 
 LogCallback = ctypes.CFUNCTYPE(None, c_int, ctypes.c_char_p, c_void_p)
 AllGather = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t, c_void_p)

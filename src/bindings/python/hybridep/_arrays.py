@@ -275,8 +275,9 @@ def _plain_memory(shape: Shape, code: str, element_bytes: int) -> memoryview:
     num_bytes = element_bytes
     for size in shape:
         num_bytes *= size
-    memory = memoryview(bytearray(num_bytes))
-    return memory.cast(code, shape) if num_bytes > 0 else memory.cast(code)
+    memory: Any = memoryview(bytearray(num_bytes))
+    plain: memoryview = memory.cast(code, shape) if num_bytes > 0 else memory.cast(code)
+    return plain
 
 
 BUFFER = Framework("the buffer protocol", _buffer_empty, _buffer_like, _default_stream)

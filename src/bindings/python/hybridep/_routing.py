@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import weakref
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, List, Optional, Tuple, Type
@@ -36,6 +37,11 @@ class RoutingView:
     num_flat_rows: Memory
     num_expert_rows: Memory
     row_counters: Memory
+
+
+# Operators of PyTorch take no objects but numbers.
+by_number: weakref.WeakValueDictionary[int, Routing] = weakref.WeakValueDictionary()
+_numbers = itertools.count(1)
 
 
 class Routing:
@@ -70,7 +76,8 @@ class Routing:
         self._lane = communicator._lane(self._mode, integer("lane", lane))
         self._batch: Optional[Batch] = None
         self._serials = itertools.count(1)
-        self._number = 0  # that stands for it in operators of PyTorch
+        self._number = next(_numbers)
+        by_number[self._number] = self
         self._in_flight: List[Any] = []
         config = _abi.RoutingConfig(alignment=self._alignment, mode=int(mode), lane=lane)
         handle = ctypes.c_void_p()

@@ -17,7 +17,8 @@ Value = TypeVar("Value")
 
 def from_struct(kind: Type[Value], struct: ctypes.Structure, **others: Any) -> Value:
     """A value of the dataclass with the struct's fields of the same names."""
-    names = [field.name for field in dataclasses.fields(kind)]
+    dataclass_: Any = kind
+    names = [field.name for field in dataclasses.fields(dataclass_)]
     fields = {name: getattr(struct, name) for name in names if name not in others}
     return kind(**fields, **others)
 

@@ -15,15 +15,13 @@ libhybridep with fake versions. torch.compile(fullgraph=True) takes them with a 
 
 from __future__ import annotations
 
-import itertools
-import weakref
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import torch
 
 from ._enums import Layout, WeightMode
 from ._errors import InvalidArgumentError, InvalidUsageError
-from ._routing import Routing
+from ._routing import Routing, by_number
 
 _UNKNOWN = -1  # a capacity: the counts are queried
 
@@ -51,7 +49,7 @@ def dispatch(
     happens to lie there would spoil the gradients of their parameters.
     """
     size = _UNKNOWN if capacity is None else capacity
-    number = _number_of(routing)
+    number = routing._number
     rows, row_weights, _ = _dispatch(x, weights, indices, number, size, int(layout), top_k or 0)
     return rows, None if weights is None else row_weights
 
@@ -75,26 +73,16 @@ def combine(
     Returns [T, H] of the type of y.
     """
     size = routing.num_tokens if num_tokens is None else num_tokens
-    out: torch.Tensor = _combine(y, row_weights, _number_of(routing), int(layout), size)[0]
+    out: torch.Tensor = _combine(y, row_weights, routing._number, int(layout), size)[0]
     return out
 
 
 # ------------------------------------------------------------------------------------- routings
 
-# Operators take tensors and numbers: a number stands for a routing.
-_routings: weakref.WeakValueDictionary[int, Routing] = weakref.WeakValueDictionary()
-_numbers = itertools.count(1)
-
-
-def _number_of(routing: Routing) -> int:
-    if routing._number == 0:
-        routing._number = next(_numbers)
-        _routings[routing._number] = routing
-    return routing._number
-
 
 def _routing_of(number: int) -> Routing:
-    routing = _routings.get(number)
+    """Operators take tensors and numbers: a number stands for a routing."""
+    routing = by_number.get(number)
     if routing is None:
         raise InvalidUsageError("the routing is gone: keep it until its backward pass is done")
     return routing
