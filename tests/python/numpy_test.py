@@ -302,3 +302,50 @@ class Formats(unittest.TestCase):
                 )
 
         run_ranks(1, body, hidden=16, scale_bytes=4)
+
+
+class OtherFrameworks(unittest.TestCase):
+    """Arrays of frameworks that the machine may lack."""
+
+    def test_ml_dtypes_names_the_types_that_numpy_lacks(self):
+        try:
+            import ml_dtypes
+        except ImportError:
+            self.skipTest("ml_dtypes is not installed")
+        job = Job(4, 2, TOKENS[:2])
+
+        def body(communicator):
+            rank = communicator.rank
+            with hybridep.Routing(communicator) as routing:
+                routing.update(job.experts[rank])
+                rows = routing.dispatch(job.x[rank].astype(ml_dtypes.bfloat16)).rows
+                self.assertEqual(rows.dtype, ml_dtypes.bfloat16)
+                out = routing.combine(rows).out
+                np.testing.assert_array_equal(out.astype("float32"), job.combined(rank, False))
+
+        run_ranks(2, body)
+
+    def test_jax_arrays_are_taken_and_made(self):
+        try:
+            import jax
+        except ImportError:
+            self.skipTest("JAX is not installed")
+        job = Job(5, 2, TOKENS[:2])
+
+        def body(communicator):
+            rank = communicator.rank
+            with hybridep.Routing(communicator) as routing:
+                routing.update(jax.numpy.asarray(job.experts[rank].astype("int32")))
+                result = routing.dispatch(
+                    jax.numpy.asarray(job.x[rank], jax.numpy.bfloat16), row_tokens=True
+                )
+                self.assertIsInstance(result.rows, jax.Array)
+                self.assertEqual(result.rows.dtype, jax.numpy.bfloat16)
+                np.testing.assert_array_equal(result.row_tokens, job.dispatched(rank)[3])
+                out = routing.combine(result.rows * 2).out
+                expected = 2 * job.combined(rank, False)
+                np.testing.assert_array_equal(out.astype("float32"), expected)
+                with self.assertRaisesRegex(ValueError, "out is read-only"):
+                    routing.combine(result.rows, out=out)
+
+        run_ranks(2, body)

@@ -400,7 +400,7 @@ def _view_dlpack(array: Any) -> View:
         shape=tensor.shape,
         type=tensor.type,
         device=tensor.device,
-        writable=not tensor.read_only,
+        writable=not (tensor.read_only or is_jax),  # arrays of JAX never change
         contiguous=_is_dense(tensor.shape, tensor.strides, 1),
         framework=JAX if is_jax else OTHER,
         array=array,
