@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Handles: tuples that callers keep, whose opaque elements own the routing of a dispatch."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, Optional, Tuple
+
+from .._enums import Layout
+from .._errors import InvalidArgumentError
+from .._routing import Routing
+from . import _choice, _dense
+
+if TYPE_CHECKING:
+    from .hybrid_ep_buffer import HybridEPBuffer
+
+Handle = Tuple[Any, ...]
+
+# Elements of the handle of `dispatch_with_permute` and of `dispatch`.
+PERMUTED_SIZE = 11
+FLAT_SIZE = 7
+_NAMES = {PERMUTED_SIZE: "dispatch_with_permute", FLAT_SIZE: "dispatch"}
+
+
+class Batch:
+    """The opaque element of a handle. When the last reference goes, the routing is free.
+
+    num_local_experts  of the call, which may be fewer than the communicator's
+    selections         ids [T, K] by which dense weights are read
+    row_experts        int32 [n, K] of `dispatch`: local experts of each row, -1 elsewhere
+    """
+
+    def __init__(
+        self,
+        buffer: HybridEPBuffer,
+        routing: Routing,
+        pad_multiple: int,
+        num_local_experts: int,
+        selections: Any,
+        row_experts: Optional[Any] = None,
+    ) -> None:
+        self.routing = routing
+        self.pad_multiple = pad_multiple
+        self.num_local_experts = num_local_experts
+        self.selections = selections
+        self.row_experts = row_experts
+        self._buffer = weakref.ref(buffer)
+
+    @property
+    def num_tokens(self) -> int:
+        return self.routing.num_tokens
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of `dispatch`."""
+        assert self.row_experts is not None
+        return int(self.row_experts.shape[0])
+
+    def spread(self, dense: Any) -> Any:
+        """[T, E] of the call in the communicator's numbers of experts."""
+        return _choice.spread_columns(dense, *self._experts())
+
+    def _experts(self) -> Tuple[int, int, int]:
+        """Ranks, experts of each in the call, and as many as the communicator has room for."""
+        communicator = self.routing.communicator
+        return communicator.num_ranks, self.num_local_experts, communicator.limits.num_local_experts
+
+    def combine(
+        self, rows: Any, row_gradients: Optional[Any], layout: Layout = Layout.EXPERT_MAJOR
+    ) -> Tuple[Any, Optional[Any]]:
+        """The tokens' sums [T, H], and the gradients FP32 [T, E] of dense weights."""
+        result = self.routing.combine(rows, layout=layout, row_gradients=row_gradients)
+        if result.gradients is None:
+            return result.out, None
+        num_experts = self.routing.communicator.limits.num_experts
+        dense = _dense.by_expert(result.gradients, self.selections, num_experts)
+        return result.out, _choice.own_columns(dense, *self._experts())
+
+    def is_of(self, buffer: HybridEPBuffer) -> bool:
+        return self._buffer() is buffer
+
+
+def open_handle(handle: Any, size: int, buffer: HybridEPBuffer) -> Batch:
+    """The batch of a handle, which must come from the right method of this buffer."""
+    if handle is None:
+        raise TypeError("handle is None, but must be what a dispatch has returned")
+    batch = handle[0] if isinstance(handle, tuple) and len(handle) in _NAMES else None
+    if not isinstance(batch, Batch):
+        raise TypeError(f"handle is {handle!r}, but must be what a dispatch has returned")
+    if len(handle) != size:
+        raise InvalidArgumentError(
+            f"handle is of {_NAMES[len(handle)]}, but must be of {_NAMES[size]}"
+        )
+    if not batch.is_of(buffer):
+        raise InvalidArgumentError("handle is of another HybridEPBuffer")
+    return batch
+
+
+def check_tokens(batch: Batch, num_tokens: int) -> None:
+    if num_tokens != batch.num_tokens:
+        raise InvalidArgumentError(
+            f"hidden has {num_tokens} tokens, but handle is of {batch.num_tokens}"
+        )

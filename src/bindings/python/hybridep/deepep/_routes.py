@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the routing of a new batch, and room for it."""
+
+from __future__ import annotations
+
+from typing import Any, Optional, Tuple
+
+from .._errors import InvalidUsageError
+from .._routing import Routing
+from .._values import Counts
+from . import _choice, _device
+from ._choice import Choice
+from ._room import Room, Sizes
+
+
+def _updated(room: Room, choice: Choice, wanted: Sizes, alignment: int) -> Tuple[Routing, Any]:
+    """A routing that has been updated with the choice, and the indices in its numbers of experts."""
+    room.make(wanted)
+    communicator = room.communicator
+    experts = (room.num_ranks, wanted.num_local_experts, communicator.limits.num_local_experts)
+    spread = _choice.spread(choice, *experts)
+    routing = Routing(communicator, alignment=alignment)
+    top_k = communicator.limits.max_top_k if choice.is_map else None
+    routing.update(spread.indices, top_k=top_k)
+    return routing, spread
+
+
+def _check_capture(learns_top_k: bool, blocks: bool) -> None:
+    """A host that waits would end a capture."""
+    if not _device.is_capturing():
+        return
+    if blocks:
+        raise InvalidUsageError("the call waits for its counts, which a graph that is captured forbids")
+    if learns_top_k:
+        raise InvalidUsageError(
+            "the first map of a buffer tells how many experts a token selects, and the host waits for "
+            "it, which a graph that is captured forbids: give max_top_k to HybridEPBuffer"
+        )
+
+
+def route(
+    room: Room, choice: Choice, wanted: Sizes, alignment: int, blocks: bool
+) -> Tuple[Routing, Choice, Optional[Counts]]:
+    """The routing, the choice in its numbers of experts, and, if the host waits for them, the counts.
+
+    A map tells how many experts a token selects when it has been counted. The ranks then have the
+    same number, and make room together.
+    """
+    learns_top_k = choice.is_map and not room.knows_top_k
+    _check_capture(learns_top_k, blocks)
+    routing, spread = _updated(room, choice, wanted, alignment)
+    if not blocks and not learns_top_k:
+        return routing, spread, None
+    counts = routing.counts()
+    room.knows_top_k = room.knows_top_k or choice.is_map
+    if counts.max_selections > routing.top_k:
+        wanted = wanted._replace(top_k=counts.max_selections)
+        routing, spread = _updated(room, choice, wanted, alignment)
+        counts = routing.counts()
+    return routing, spread, counts if blocks else None
