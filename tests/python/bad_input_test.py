@@ -60,6 +60,10 @@ class BadInput(unittest.TestCase):
                 routing.dispatch(floats(3, 3))
             with self.refused("weights has shape [3, 1], but must have [3, 2]"):
                 routing.dispatch(floats(3, 8), weights=floats(3, 1))
+            with self.refused("dense_weights has shape [3, 2], but must have [3, 4]"):
+                routing.dispatch(floats(3, 8), dense_weights=floats(3, 2))
+            with self.refused("weights", "dense_weights"):
+                routing.dispatch(floats(3, 8), weights=floats(3, 2), dense_weights=floats(3, 4))
             with self.refused("rows has shape [5, 8], but must have [6, 8]"):
                 routing.dispatch(floats(3, 8), rows=floats(5, 8), capacity=6)
             with self.refused("row_weights has shape [5], but must have [6]"):
@@ -175,7 +179,9 @@ class BadInput(unittest.TestCase):
             for name in ("row_experts", "gather"):
                 with self.refused(f"{name} is an output of Layout.FLAT"):
                     routing.dispatch(floats(3, 8), **{name: True})
-            with self.refused("group_sizes is an output of Layout.EXPERT_MAJOR, not of Layout.FLAT"):
+            with self.refused(
+                "group_sizes is an output of Layout.EXPERT_MAJOR, not of Layout.FLAT"
+            ):
                 routing.dispatch(floats(3, 8), layout=Layout.FLAT, group_sizes=True)
             with self.refused("row_scales is an output of tokens with scales"):
                 routing.dispatch(floats(3, 8), row_scales=True)

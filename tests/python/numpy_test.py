@@ -57,7 +57,9 @@ class Layer(unittest.TestCase):
             self.assertEqual(counts.num_expert_rows, sum(job.tokens_per_expert(rank)))
             self.assertEqual(counts.num_padded_rows, len(job.expert_rows(rank, 8)))
             self.assertEqual(counts.max_expert_rows, max(job.tokens_per_expert(rank)))
-            selections = max((experts >= 0).sum(axis=1, initial=0).max(initial=0) for experts in job.experts)
+            selections = max(
+                (experts >= 0).sum(axis=1, initial=0).max(initial=0) for experts in job.experts
+            )
             self.assertEqual(counts.max_selections, selections)
 
         self.run_job(body)
@@ -80,6 +82,26 @@ class Layer(unittest.TestCase):
             np.testing.assert_array_equal(out.out, job.combined(rank, True))
             selected = job.experts[rank] >= 0
             np.testing.assert_array_equal(out.gradients, job.weights[rank] * selected)
+
+        self.run_job(body)
+
+    def test_weights_and_gradients_may_be_dense(self):
+        def body(job, rank, routing):
+            dense = np.zeros((len(job.x[rank]), job.num_experts), "float32")
+            summed = np.zeros_like(dense)
+            for token, k in np.argwhere(job.experts[rank] >= 0):
+                expert = job.experts[rank][token, k]
+                dense[token, expert] = 1 + expert
+                summed[token, expert] += 1 + expert
+            result = routing.dispatch(job.x[rank], dense_weights=dense, row_weights=True)
+            rows = job.expert_rows(rank, 8)
+            experts = [0 if r is None else 1 + job.experts[r[0]][r[1], r[2]] for r in rows]
+            np.testing.assert_array_equal(result.row_weights, experts)
+            returned = routing.combine(
+                result.rows, row_gradients=result.row_weights, dense_gradients=True
+            )
+            np.testing.assert_array_equal(returned.dense_gradients, summed)
+            self.assertIsNone(returned.gradients)
 
         self.run_job(body)
 
@@ -184,13 +206,19 @@ class Layer(unittest.TestCase):
             blocks = [8 * -(-count // 8) for count in job.tokens_per_expert(rank)]
             capacity = len(rows) - blocks[-1] + 1
             result = routing.dispatch(
-                job.x[rank], capacity=capacity, expert_rows=True, group_sizes=True, row_counters=True
+                job.x[rank],
+                capacity=capacity,
+                expert_rows=True,
+                group_sizes=True,
+                row_counters=True,
             )
             last = min(1, job.tokens_per_expert(rank)[-1])
             self.assertEqual(list(result.expert_rows), job.tokens_per_expert(rank)[:-1] + [last])
             self.assertEqual(list(result.group_sizes), blocks[:-1] + [min(1, blocks[-1])])
             written = min(capacity, len(rows))
-            self.assertEqual(list(result.row_counters), [len(rows), written, int(len(rows) > capacity)])
+            self.assertEqual(
+                list(result.row_counters), [len(rows), written, int(len(rows) > capacity)]
+            )
 
         self.run_job(body)
 

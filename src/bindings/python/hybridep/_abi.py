@@ -203,6 +203,7 @@ class DispatchArgs(Struct):
         ("hidden", c_int64),
         ("group_sizes", c_void_p),
         ("row_counters", c_void_p),
+        ("dense_weights", c_void_p),
     ]
 
 
@@ -220,6 +221,7 @@ class CombineArgs(Struct):
         ("row_gradients", c_void_p),
         ("gradients", c_void_p),
         ("hidden", c_int64),
+        ("dense_gradients", c_void_p),
     ]
 
 

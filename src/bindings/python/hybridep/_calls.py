@@ -40,7 +40,8 @@ class Dispatched(NamedTuple):
     row_experts   int32 [n, K] local expert ids, -1 elsewhere; FLAT alone
     row_sources   int32 [n] source rank of each row
     row_tokens    int32 [n] token of each row on its source rank
-    gather        int32 [places of the expert-major layout] flat row of each place, or -1; FLAT alone
+    gather        int32 [places of the expert-major layout] flat row of each place, or -1; FLAT
+                  alone
     expert_rows   int32 [EL] rows of each expert that were written, without padding; expert layouts
     group_sizes   int64 [EL] rows of each expert's block that were written, with padding: the group
                   sizes of a grouped GEMM; EXPERT_MAJOR alone
@@ -64,12 +65,14 @@ class Dispatched(NamedTuple):
 class Combined(NamedTuple):
     """The outputs of a combine.
 
-    out        [T, H] in the tokens' own order
-    gradients  FP32 [T, K] of the weights, or None
+    out              [T, H] in the tokens' own order
+    gradients        FP32 [T, K] of the weights, or None
+    dense_gradients  FP32 [T, E] of dense weights, or None
     """
 
     out: Any
     gradients: Any = None
+    dense_gradients: Any = None
 
 
 class Batch(NamedTuple):
@@ -162,9 +165,7 @@ _OPTIONAL = {
     "row_experts": _Optional("int32", Call.weights_shape, (Layout.FLAT,)),
     "row_sources": _Optional("int32", Call.by_row, tuple(Layout)),
     "row_tokens": _Optional("int32", Call.by_row, tuple(Layout)),
-    "expert_rows": _Optional(
-        "int32", Call.by_expert, (Layout.EXPERT_MAJOR, Layout.EXPERT_PADDED)
-    ),
+    "expert_rows": _Optional("int32", Call.by_expert, (Layout.EXPERT_MAJOR, Layout.EXPERT_PADDED)),
     "group_sizes": _Optional("int64", Call.by_expert, (Layout.EXPERT_MAJOR,)),
     "row_counters": _Optional("int64", lambda _: (3,), tuple(Layout)),
 }
@@ -185,6 +186,7 @@ class DispatchCall(Call):
         dtype: Optional[DataType],
         quantize: Quantization,
         weights: Any,
+        dense_weights: Any,
         scales: Any,
     ) -> None:
         self.x = seen = _arrays.view(x, "x")
@@ -199,6 +201,9 @@ class DispatchCall(Call):
         struct.hidden = self.hidden
         struct.x = self.arguments.add(seen, "x", (num_tokens, self.hidden), (), _ROW_ALIGNMENT)
         struct.weights = self.weights(weights, "weights", (num_tokens, self.batch.top_k))
+        if dense_weights is not None:
+            shape = (num_tokens, self.limits.num_experts)
+            struct.dense_weights = self.weights(dense_weights, "dense_weights", shape)
         self.scales = None if scales is None else _arrays.view(scales, "scales")
         if self.scales is not None:
             struct.scales = self._take_scales(self.scales)
@@ -349,13 +354,19 @@ class CombineCall(Call):
             shape = self.weights_shape()
             struct.row_gradients = self.weights(row_gradients, "row_gradients", shape)
 
-    def make_outputs(self, out: Any, gradients: Output) -> Combined:
+    def make_outputs(self, out: Any, gradients: Output, dense_gradients: Output) -> Combined:
         shape = (self.batch.num_tokens, self.hidden)
         out, self.struct.out = self.rows(out, "out", shape, self.type, self.y, True)
-        if not is_wanted(gradients):
-            return Combined(out)
-        shape = (self.batch.num_tokens, self.batch.top_k)
-        made, self.struct.gradients = self.output(
-            gradients, "gradients", shape, "float32", self.y
-        )
-        return Combined(out, made)
+        if gradients is None:
+            gradients = bool(self.struct.row_gradients) and not is_wanted(dense_gradients)
+        sparse = self._gradients("gradients", gradients, self.batch.top_k)
+        dense = self._gradients("dense_gradients", dense_gradients, self.limits.num_experts)
+        return Combined(out, sparse, dense)
+
+    def _gradients(self, name: str, wanted: Output, columns: int) -> Any:
+        if not is_wanted(wanted):
+            return None
+        shape = (self.batch.num_tokens, columns)
+        array, pointer = self.output(wanted, name, shape, "float32", self.y)
+        setattr(self.struct, name, pointer)
+        return array

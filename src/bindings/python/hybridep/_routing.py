@@ -29,7 +29,8 @@ class RoutingView:
     expert_offsets     int32 [EL + 1] aligned starts of their blocks; the last: padded rows
     num_flat_rows      int64 [1]
     num_expert_rows    int64 [1] without padding
-    row_counters       int64 [3] of the latest dispatch: rows needed, rows written, 1 if it overflowed
+    row_counters       int64 [3] of the latest dispatch: rows needed, rows written, 1 if they
+                       overflowed
     """
 
     tokens_per_expert: Memory
@@ -176,6 +177,7 @@ class Routing:
         dtype: Optional[DataType] = None,
         quantize: Quantization = Quantization.NONE,
         weights: Any = None,
+        dense_weights: Any = None,
         scales: Any = None,
         rows: Any = None,
         row_weights: Output = None,
@@ -203,6 +205,7 @@ class Routing:
         dtype     what x holds, if it is of plain integers; quantised rows: what they become
         quantize  of BF16 to FP8 on the way
         weights   FP32 [T, K]; kept for a combine in weight mode DISPATCHED
+        dense_weights  in place of them: FP32 [T, E], a weight for each token and expert
         scales    [T, any], scale_bytes of the config for each token, forwarded bit for bit
         indices   an update in the same call, as in `update`, with `top_k`
 
@@ -219,7 +222,7 @@ class Routing:
             handle = self._alive()
             batch, update = self._batch_of(indices, top_k)
             call = DispatchCall(self, batch, Layout(layout))
-            call.take_inputs(x, dtype, quantize, weights, scales)
+            call.take_inputs(x, dtype, quantize, weights, dense_weights, scales)
             where = self._stream(stream, call.x.framework)
             call.choose_capacity(rows, capacity, update is not None, stream)
             outputs = call.make_outputs(
@@ -269,6 +272,7 @@ class Routing:
         row_gradients: Any = None,
         out: Any = None,
         gradients: Output = None,
+        dense_gradients: Output = None,
         send_only: bool = False,
         stream: Any = None,
     ) -> Combined:
@@ -281,11 +285,12 @@ class Routing:
         dtype          what y holds, if it is of plain integers
         partial_dtype  of the sums that travel between ranks
         row_gradients  FP32: the gradients of the dispatch's row_weights, in their shape. They come
-                       back as `gradients`
+                       back as `gradients` or `dense_gradients`
 
         Outputs:
-        out            [T, H]; None: allocated by the framework of y
-        gradients      FP32 [T, K]; allocated if there are row_gradients
+        out              [T, H]; None: allocated by the framework of y
+        gradients        FP32 [T, K]; None: allocated if row_gradients come back in no other way
+        dense_gradients  FP32 [T, E], 0 where nothing was selected
 
         send_only  the first half alone, of a low-latency routing: `combine_receive` is the second
         stream     None: the current stream of the framework of y
@@ -295,8 +300,7 @@ class Routing:
             call = CombineCall(self, self._updated(), Layout(layout))
             call.take_inputs(y, dtype, weight_mode, row_weights, row_gradients)
             where = self._stream(stream, call.y.framework)
-            wants_gradients = gradients if gradients is not None else row_gradients is not None
-            outputs = call.make_outputs(out, wants_gradients)
+            outputs = call.make_outputs(out, gradients, dense_gradients)
             call.arguments.check_overlaps()
             call.struct.partial_type = partial_dtype
             function = self._library.hepCombineSend if send_only else self._library.hepCombine
@@ -367,9 +371,7 @@ class Routing:
             self._check(function(handle, where))
             self._in_flight = None
 
-    def _batch_of(
-        self, indices: Any, top_k: Optional[int]
-    ) -> Tuple[Batch, Optional[_abi.Update]]:
+    def _batch_of(self, indices: Any, top_k: Optional[int]) -> Tuple[Batch, Optional[_abi.Update]]:
         """The batch that a dispatch is of, and the update that it brings."""
         if indices is not None:
             return self._make_update(indices, top_k)
