@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The structs, enums and functions of the package are those of the header, as a C compiler reads it."""
+"""Structs, enums and functions of the package are those of the header, as a compiler reads it."""
 
 import ctypes
 import os
@@ -87,7 +87,9 @@ def run_c(statements):
 class Abi(unittest.TestCase):
     def test_every_struct_has_the_headers_fields(self):
         declared = {name: [field[0] for field in kind._fields_] for name, kind in STRUCTS.items()}
-        self.assertEqual({name: fields_of(body) for name, body in bodies("struct").items()}, declared)
+        self.assertEqual(
+            {name: fields_of(body) for name, body in bodies("struct").items()}, declared
+        )
 
     def test_sizes_offsets_and_magic_numbers_are_the_compilers(self):
         expressions, expected = [], []

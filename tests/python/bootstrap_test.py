@@ -62,7 +62,9 @@ class Threads(unittest.TestCase):
         gather = AllGather(NUM_RANKS)
 
         def run(rank):
-            made = Communicator.from_callback(config(num_experts=3), NUM_RANKS, rank, gather.of_rank(rank))
+            made = Communicator.from_callback(
+                config(num_experts=3), NUM_RANKS, rank, gather.of_rank(rank)
+            )
             self.assertEqual((made.rank, made.num_ranks), (rank, NUM_RANKS))
             check_group(made)
 
@@ -111,7 +113,9 @@ class Threads(unittest.TestCase):
         for store in (Missing(), Raises(), Bytes()):
 
             def run(rank):
-                made = Communicator.from_store(config(num_experts=3), NUM_RANKS, rank, store, "a key")
+                made = Communicator.from_store(
+                    config(num_experts=3), NUM_RANKS, rank, store, "a key"
+                )
                 check_group(made)
 
             run_threads(NUM_RANKS, run)
@@ -253,8 +257,7 @@ class Processes(unittest.TestCase):
 
     def test_torchrun_and_groups_and_stores_of_torch(self):
         """One test for all of them, because each process imports PyTorch, which takes seconds."""
-        self.run_under_torchrun(
-            """
+        self.run_under_torchrun("""
             import os
             for _ in range(2):
                 work(hybridep.Communicator.from_environment(config))
@@ -271,8 +274,7 @@ class Processes(unittest.TestCase):
             store = distributed.TCPStore("127.0.0.1", int(os.environ["TEST_PORT"]), 3, False)
             work(hybridep.Communicator.from_store(config, 3, distributed.get_rank(), store))
             distributed.barrier()
-            """
-        )
+            """)
 
 
 class Environment(unittest.TestCase):

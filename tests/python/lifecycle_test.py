@@ -196,7 +196,9 @@ class Errors(unittest.TestCase):
 
         def run(rank):
             with self.assertRaisesRegex(hybridep.MismatchError, "hidden"):
-                hybridep.Communicator.from_unique_id(config(hidden=8 * (rank + 1)), 2, rank, identity)
+                hybridep.Communicator.from_unique_id(
+                    config(hidden=8 * (rank + 1)), 2, rank, identity
+                )
 
         run_threads(2, run)
 
@@ -205,7 +207,9 @@ class Values(unittest.TestCase):
     def test_limits_and_properties_are_those_of_the_config(self):
         def body(communicator):
             self.assertEqual(communicator.num_ranks, 2)
-            self.assertEqual((communicator.device, communicator.backend), (-1, hybridep.Backend.HOST))
+            self.assertEqual(
+                (communicator.device, communicator.backend), (-1, hybridep.Backend.HOST)
+            )
             limits = communicator.limits
             self.assertEqual((limits.max_tokens, limits.num_local_experts), (16, 2))
             self.assertEqual(limits.max_expert_rows, 2 * 16 * 2)
@@ -298,7 +302,9 @@ class Report(unittest.TestCase):
     def run_report(self, *arguments, **environment):
         command = [sys.executable, "-m", "hybridep", *arguments]
         environment = {**os.environ, **environment}
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=60)
+        done = subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, text=True, timeout=60
+        )
         lines = [line.split(None, 1) for line in done.stdout.splitlines() if line[0] != " "]
         return done.returncode, {words[0]: words[1] for words in lines}
 
@@ -339,26 +345,21 @@ class Exit(unittest.TestCase):
         self.assertEqual(run_python(script), (code, "", ""))
 
     def test_what_is_open_is_closed(self):
-        self.check(
-            """
+        self.check("""
             communicator = hybridep.Communicator.from_devices(config, 1)[0]
             routing = hybridep.Routing(communicator)
-            """
-        )
+            """)
 
     def test_cycles_and_globals_are_closed(self):
-        self.check(
-            """
+        self.check("""
             import builtins
             communicator = hybridep.Communicator.from_devices(config, 1)[0]
             builtins.routing = [hybridep.Routing(communicator)]
             builtins.routing.append(builtins.routing)
-            """
-        )
+            """)
 
     def test_a_call_of_a_daemon_thread_is_ended(self):
-        self.check(
-            """
+        self.check("""
             import array, threading, time
             first, second = hybridep.Communicator.from_devices(config, 2)
             routing = hybridep.Routing(first)
@@ -375,12 +376,10 @@ class Exit(unittest.TestCase):
             threading.Thread(target=wait, daemon=True).start()
             waits.wait()
             time.sleep(0.05)
-            """
-        )
+            """)
 
     def test_a_child_of_fork_leaves_its_parents_objects_alone(self):
-        self.check(
-            """
+        self.check("""
             import os, sys
             communicator = hybridep.Communicator.from_devices(config, 1)[0]
             routing = hybridep.Routing(communicator)
@@ -389,15 +388,12 @@ class Exit(unittest.TestCase):
                 sys.exit(0)
             assert os.waitpid(child, 0)[1] == 0
             routing.close()
-            """
-        )
+            """)
 
 
 class Library(unittest.TestCase):
     def test_it_is_the_one_that_the_environment_names(self):
-        self.assertEqual(
-            hybridep.get_library(), os.path.realpath(os.environ["HYBRIDEP_LIBRARY"])
-        )
+        self.assertEqual(hybridep.get_library(), os.path.realpath(os.environ["HYBRIDEP_LIBRARY"]))
 
     def test_the_header_is_found(self):
         self.assertTrue(os.path.isfile(os.path.join(hybridep.get_include(), "hybridep.h")))

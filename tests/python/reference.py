@@ -70,7 +70,9 @@ class Job:
         zeros = np.zeros(self.hidden, "float32")
         rows = self.expert_rows(rank, alignment)
         return (
-            np.array([zeros if r is None else self.x[r[0]][r[1]] for r in rows]).reshape(-1, self.hidden),
+            np.array([zeros if r is None else self.x[r[0]][r[1]] for r in rows]).reshape(
+                -1, self.hidden
+            ),
             np.array([0 if r is None else self.weights[r[0]][r[1], r[2]] for r in rows], "float32"),
             np.array([-1 if r is None else r[0] for r in rows], "int32"),
             np.array([-1 if r is None else r[1] for r in rows], "int32"),

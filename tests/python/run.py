@@ -68,7 +68,7 @@ def load(name):
 
 def main(arguments):
     option = "--gtest_output=xml:"
-    reports = [word[len(option):] for word in arguments if word.startswith(option)]
+    reports = [word[len(option) :] for word in arguments if word.startswith(option)]
     names = [word for word in arguments if not word.startswith("--")]
     suite = unittest.TestSuite(map(load, names))
     result = unittest.TextTestRunner(verbosity=2, resultclass=Report).run(suite)

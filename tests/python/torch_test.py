@@ -45,7 +45,9 @@ def plain_layer(batch, x, weights):
     for k in range(TOP_K):
         for number in range(NUM_EXPERTS):
             chosen = (batch.ids[:, k] == number).unsqueeze(1)
-            out = out + torch.where(chosen, expert(number, x) * weights[:, k : k + 1], torch.zeros(()))
+            out = out + torch.where(
+                chosen, expert(number, x) * weights[:, k : k + 1], torch.zeros(())
+            )
     return out
 
 
@@ -289,9 +291,7 @@ class Namespace(unittest.TestCase):
 @unittest.skipUnless(hasattr(torch.library, "custom_op"), "PyTorch is older than 2.4")
 class Operators(unittest.TestCase):
     def layer(self, routing, x, weights, ids):
-        rows, row_weights = hybridep.torch.dispatch(
-            routing, x, weights, capacity=128, indices=ids
-        )
+        rows, row_weights = hybridep.torch.dispatch(routing, x, weights, capacity=128, indices=ids)
         y = torch.tanh(rows)
         return hybridep.torch.combine(routing, y, row_weights, num_tokens=x.shape[0])
 
@@ -309,7 +309,9 @@ class Operators(unittest.TestCase):
                 for count in (5, 5, 9):
                     batch = Batch(communicator.rank, tokens=count)
                     x, weights = batch.x.clone().requires_grad_(), batch.weights.requires_grad_()
-                    plain_x, plain_weights = (t.detach().clone().requires_grad_() for t in (x, weights))
+                    plain_x, plain_weights = (
+                        t.detach().clone().requires_grad_() for t in (x, weights)
+                    )
                     out = compiled(routing, x, weights, batch.ids)
                     expected = self.plain(plain_x, plain_weights, batch.ids)
                     torch.testing.assert_close(out, expected)

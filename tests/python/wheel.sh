@@ -56,7 +56,8 @@ check packed packed
 
 if [ -z "$library" ]; then
   "$python" -m venv --without-pip editable
-  run_pip --python editable install --no-index "${settings[@]}" --editable "$root/src/bindings/python"
+  run_pip --python editable install --no-index "${settings[@]}" \
+    --editable "$root/src/bindings/python"
   check editable "$root"
 else
   # Told so, it packs no library, and takes one that is installed.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the wheel (PEP 517 and 660): the package, the library that Meson builds from the tree around
-it, and the header. It needs nothing but Meson and Ninja, which pip installs where they are missing.
+"""Builds the wheel (PEP 517 and 660): the package, the library that Meson builds from the tree
+around it, and the header. It needs nothing but Meson and Ninja, which pip installs where they are
+missing.
 
 Settings, as in `pip install --config-settings library=installed ./src/bindings/python`:
 

@@ -112,9 +112,7 @@ def check() -> bool:
     count = _cuda.device_count()
     if count > 0:
         ordinals = range(count)
-        jobs.append(
-            (f"{count} ranks on GPUs", lambda: _check.run(Backend.CUDA, count, ordinals))
-        )
+        jobs.append((f"{count} ranks on GPUs", lambda: _check.run(Backend.CUDA, count, ordinals)))
     passed = True
     for name, job in jobs:
         try:

@@ -14,7 +14,9 @@ class Arguments:
 
     def __init__(self, device: int) -> None:
         self._device = device
-        self._given: List[Tuple[View, str, bool]] = []  # the array, its name, whether it is an output
+        self._given: List[Tuple[View, str, bool]] = (
+            []
+        )  # the array, its name, whether it is an output
         self._has_outputs = False
 
     def add(

@@ -155,9 +155,7 @@ def _view_torch(torch: Any, tensor: Any) -> View:
         raise TypeError(f"a {tensor.layout} tensor on {tensor.device}")
     name = _torch_names.get(tensor.dtype) or _torch_name(torch, tensor.dtype)
     shape, contiguous = tuple(tensor.shape), tensor.is_contiguous()
-    return View(
-        tensor.data_ptr(), shape, name, device, True, contiguous, TORCH, tensor, tensor
-    )
+    return View(tensor.data_ptr(), shape, name, device, True, contiguous, TORCH, tensor, tensor)
 
 
 # ----------------------------------------------------------------------------------------- NumPy
@@ -470,12 +468,15 @@ def row_type(seen: View, dtype: Optional[DataType], name: str) -> DataType:
         if seen.type not in ROW_TYPES:
             raise InvalidArgumentError(
                 f"{name} has elements of type {seen.type}. Rows have one of "
-                f"{', '.join(sorted(ROW_TYPES))}, or plain integers with dtype= to say what they are"
+                f"{', '.join(sorted(ROW_TYPES))}, or plain integers and dtype= that says what they "
+                "hold"
             )
         return ROW_TYPES[seen.type]
     wanted = DataType(dtype)
     told = NAME_OF_ROW_TYPE[wanted]
-    plain = seen.type.startswith(("int", "uint")) and ELEMENT_BYTES[seen.type] == ELEMENT_BYTES[told]
+    plain = (
+        seen.type.startswith(("int", "uint")) and ELEMENT_BYTES[seen.type] == ELEMENT_BYTES[told]
+    )
     if seen.type != told and not plain:
         raise InvalidArgumentError(
             f"{name} has elements of type {seen.type}, which cannot be those of dtype {wanted.name}"

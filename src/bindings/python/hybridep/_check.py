@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small job on all ranks of one process, whose results are compared: `python -m hybridep --check`."""
+"""The small job of `python -m hybridep --check`, on ranks of one process."""
 
 from __future__ import annotations
 

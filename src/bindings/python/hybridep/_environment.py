@@ -33,9 +33,7 @@ _LAUNCHERS = [
         "OMPI_COMM_WORLD_LOCAL_SIZE",
         ["PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"],
     ),
-    Launcher(
-        "MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", ["PMI_JOBID"]
-    ),
+    Launcher("MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", ["PMI_JOBID"]),
 ]
 
 

@@ -77,7 +77,7 @@ class Config:
     init_timeout_ms: int = 0
 
     def check(self, num_ranks: int) -> None:
-        """Raises unless `num_ranks` ranks can create a communicator of this config. Needs no GPU."""
+        """Raises unless `num_ranks` ranks can create a communicator of it. Needs no GPU."""
         check(_abi.library().hepConfigCheck(self._struct(), integer("num_ranks", num_ranks)))
 
     def workspace(self, num_ranks: int) -> Workspace:

@@ -5,9 +5,9 @@
     y = experts(rows)
     out = hybridep.torch.combine(routing, y, row_weights)
 
-The backward pass of a dispatch is a combine, and that of a combine is a dispatch, on the same routing
-and for the same update: a routing that has been updated since is refused. Both are collective: all
-ranks run them in the same order. They may run on autograd's own thread.
+The backward pass of a dispatch is a combine, and that of a combine is a dispatch, on the same
+routing and for the same update: a routing that has been updated since is refused. Both are
+collective: all ranks run them in the same order. They may run on autograd's own thread.
 
 Where PyTorch has torch.library.custom_op (2.4 and newer), all are operators of the namespace
 libhybridep with fake versions. torch.compile(fullgraph=True) takes them with a given capacity.
@@ -62,8 +62,8 @@ def combine(
     layout: Layout = Layout.EXPERT_MAJOR,
     num_tokens: Optional[int] = None,
 ) -> torch.Tensor:
-    """Brings the experts' results back and sums them for each token. Collective. Runs on the current
-    stream. Differentiable in y and row_weights.
+    """Brings the experts' results back and sums them for each token. Collective. Runs on the
+    current stream. Differentiable in y and row_weights.
 
     y            [n, H] at the places that the dispatch gave; EXPERT_PADDED: [EL, n, H]
     row_weights  FP32, one for each row of y: the factors of the sum. None: all are 1
@@ -89,7 +89,7 @@ def _routing_of(number: int) -> Routing:
 
 
 def _serial(routing: Routing) -> torch.Tensor:
-    """Tells a backward pass of which update it is. A tensor, because graphs keep numbers for ever."""
+    """Tells a backward pass of which update it is. A tensor: graphs keep numbers for ever."""
     return torch.tensor(routing._updated().serial)
 
 
@@ -201,7 +201,9 @@ def _run_combine_backward(
     shape: Sequence[int],
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """Each row has contributed its weight times itself to its token."""
-    grad_rows = torch.zeros((*shape, grad_out.shape[1]), dtype=grad_out.dtype, device=grad_out.device)
+    grad_rows = torch.zeros(
+        (*shape, grad_out.shape[1]), dtype=grad_out.dtype, device=grad_out.device
+    )
     _routing_of_pass(number, serial).dispatch(
         grad_out.contiguous(), layout=Layout(layout), capacity=shape[-1], rows=grad_rows
     )
