@@ -44,7 +44,7 @@ def run_all(case, *arguments):
         gang.run(case, *arguments)
 
 
-# ------------------------------------------------------------------------- a layer in plain torch
+# --------------------------------------------------------------------------- a layer in plain torch
 
 
 class Layer:
@@ -119,7 +119,7 @@ def new_buffer(**options):
     )
 
 
-# --------------------------------------------------------------------------- Megatron-LM's pattern
+# ---------------------------------------------------------------------------- Megatron-LM's pattern
 
 
 class MapDispatch(torch.autograd.Function):
@@ -197,11 +197,11 @@ def map_layer(rank, num_ranks, options):
     assert not buffer.configurer.buffer_config.num_of_experts_per_rank < NUM_LOCAL_EXPERTS
 
 
-# ------------------------------------------------------------------------ NeMo Automodel's pattern
+# ------------------------------------------------------------------------- NeMo Automodel's pattern
 
 
 class IdDispatch(torch.autograd.Function):
-    """Ids with -1 and dense probs, dispatched again by the handle when activations are recomputed."""
+    """Ids with -1 and dense probs. The handle serves again when activations are recomputed."""
 
     @staticmethod
     def forward(ctx, x, ids, probs, buffer, state):
@@ -246,7 +246,7 @@ def recomputed_layer(rank, num_ranks):
     layer.check(lambda x, probs: checkpoint(block, x, probs), layer.probs)
 
 
-# -------------------------------------------------------- torchtitan's pattern, which prime-rl shares
+# ------------------------------------------------------ torchtitan's pattern, which prime-rl shares
 
 
 class WeightDispatch(torch.autograd.Function):
@@ -288,13 +288,15 @@ def weight_layer(rank, num_ranks, options):
     layer = Layer(rank, num_ranks)
 
     def forward(x, weights):
-        rows, row_probs, sizes, handle = WeightDispatch.apply(x, layer.ids, weights, buffer, options)
+        rows, row_probs, sizes, handle = WeightDispatch.apply(
+            x, layer.ids, weights, buffer, options
+        )
         return MapCombine.apply(experts(rows, row_probs, sizes), buffer, handle, None)
 
     layer.check(forward, layer.weights, lambda dense, layer: at_ids(dense, layer.ids))
 
 
-# ------------------------------------------------------------------------------------ vLLM's pattern
+# ----------------------------------------------------------------------------------- vLLM's pattern
 
 
 def inference(rank, num_ranks):
@@ -323,7 +325,7 @@ def inference(rank, num_ranks):
     assert none is None and torch.equal(out, layer.expected()[0])
 
 
-# ----------------------------------------------------------------------------- attributes and probes
+# ---------------------------------------------------------------------------- attributes and probes
 
 
 def attributes(rank, num_ranks):
@@ -403,9 +405,7 @@ class Layers(unittest.TestCase):
         run_all(map_layer, {"pad_multiple": 256, "num_permuted_tokens": None})
 
     def test_map_and_probs_without_waiting(self):
-        run_all(
-            map_layer, {"pad_multiple": 16, "num_permuted_tokens": 512, "non_blocking": True}
-        )
+        run_all(map_layer, {"pad_multiple": 16, "num_permuted_tokens": 512, "non_blocking": True})
 
     def test_ids_and_dense_probs_with_recomputation(self):
         run_all(recomputed_layer)
@@ -440,7 +440,9 @@ class Probes(unittest.TestCase):
         ids = torch.tensor([[0, 2, 0], [-1, 5, 1]])
         weights = torch.tensor([[0.5, 1.0, 0.25], [8.0, 8.0, 2.0]])
         routing_map, probs = deep_ep.hybrid_ep_buffer.indices_to_map(ids, weights, 2, 4)
-        self.assertEqual(routing_map.tolist(), [[True, False, True, False], [False, True, False, False]])
+        self.assertEqual(
+            routing_map.tolist(), [[True, False, True, False], [False, True, False, False]]
+        )
         self.assertEqual(probs.tolist(), [[0.75, 0.0, 1.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
         self.assertEqual((routing_map.dtype, probs.dtype), (torch.bool, torch.float32))
         self.assertTrue(routing_map.is_contiguous() and probs.is_contiguous())
@@ -449,7 +451,7 @@ class Probes(unittest.TestCase):
         self.assertIsNone(probs)
 
 
-# --------------------------------------------------------------------------------------------- imports
+# ------------------------------------------------------------------------------------------ imports
 
 USE = """
     import deep_ep, hybrid_ep_cpp, importlib
@@ -580,8 +582,7 @@ class Imports(unittest.TestCase):
         self.python("import hybrid_ep_cpp" + textwrap.dedent(USE + ALONE), self.shims())
 
     def test_namespaces_of_operators_stay_free(self):
-        self.python(
-            """
+        self.python("""
             import pkgutil, importlib, torch
             for module in pkgutil.walk_packages(hybridep.__path__, "hybridep."):
                 if not module.name.endswith("__main__") and ".path" not in module.name:
@@ -590,7 +591,4 @@ class Imports(unittest.TestCase):
             library.define("dispatch(Tensor x) -> Tensor")
             library.impl("dispatch", lambda x: x + 1, "CPU")
             assert torch.ops.hybridep.dispatch(torch.zeros(1)).item() == 1
-            """
-        )
-
-
+            """)

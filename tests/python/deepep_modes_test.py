@@ -37,7 +37,7 @@ def run_all(case, *arguments):
         gang.run(case, *arguments)
 
 
-# ------------------------------------------------------------------------------ in the processes
+# --------------------------------------------------------------------------------- in the processes
 
 _buffers = {}
 
@@ -107,7 +107,10 @@ class Expected:
         self.rank = rank
         self.needed = [job.needed(source, pad) for source in range(job.num_ranks)]
         self.results = {
-            dtype: [results_for(rows, HIDDEN, 7 + source, dtype) for source, rows in enumerate(self.needed)]
+            dtype: [
+                results_for(rows, HIDDEN, 7 + source, dtype)
+                for source, rows in enumerate(self.needed)
+            ]
             for dtype in (torch.bfloat16, torch.float16)
         }
         self._combined = {}
@@ -128,7 +131,9 @@ class Expected:
         return self._combined[key]
 
 
-def permuted_case(rank, num_ranks, expected, pad, by, with_probs, kind, capacity_kind, non_blocking):
+def permuted_case(
+    rank, num_ranks, expected, pad, by, with_probs, kind, capacity_kind, non_blocking
+):
     """One dispatch by expert with its combine."""
     job, step = expected.job, pad or 1
     needed = expected.needed[rank]
@@ -201,7 +206,9 @@ def permuted_modes(rank, num_ranks, pad, choices):
             )
         except Exception as error:
             where = (pad, by, with_probs, kind, capacity_kind, non_blocking)
-            raise AssertionError(f"pad, choice, probs, type, capacity, non_blocking: {where}") from error
+            raise AssertionError(
+                f"pad, choice, probs, type, capacity, non_blocking: {where}"
+            ) from error
 
 
 def permuted_with_tokens(rank, num_ranks, tokens, options):
@@ -211,7 +218,7 @@ def permuted_with_tokens(rank, num_ranks, tokens, options):
         permuted_case(rank, num_ranks, expected, 16, by, True, kind, capacity, non_blocking)
 
 
-# ------------------------------------------------------------------------------ rows by source
+# ----------------------------------------------------------------------------------- rows by source
 
 
 def flat_probs(job, rank, dense):
@@ -237,16 +244,20 @@ def flat_gradients(job, rank, probs_of):
 
 
 def flat_case(rank, num_ranks, job, by, with_probs, kind, extra):
-    """One dispatch by source with its combine. extra: rows more than needed that are told, or None."""
+    """One dispatch by source with its combine. extra: rows told past those needed, or None."""
     buffer = buffer_of(use_fp8=kind == "fp8")
     flat = [job.flat(source) for source in range(num_ranks)]
     told = None if extra is None else max(len(flat[rank]) + extra, 0)
-    lengths = [len(rows) if extra is None else max(min(len(rows), len(rows) + extra), 0) for rows in flat]
+    lengths = [
+        len(rows) if extra is None else max(min(len(rows), len(rows) + extra), 0) for rows in flat
+    ]
     length = lengths[rank]
     choice, dense = choice_of(job, rank, by, with_probs)
     tokens, source, scales = tokens_of(job, rank, kind)
     tokens.pop("use_fp8", None)
-    rows, probs, row_scales, handle = buffer.dispatch(num_dispatched_tokens=told, **tokens, **choice)
+    rows, probs, row_scales, handle = buffer.dispatch(
+        num_dispatched_tokens=told, **tokens, **choice
+    )
     assert len(rows) == (length if told is None else told)
     same(rows[:length], job.gather(flat[rank][:length], source))
     if with_probs:
@@ -302,10 +313,12 @@ def flat_modes(rank, num_ranks, tokens, options):
         try:
             flat_case(rank, num_ranks, job, by, with_probs, kind, extra)
         except Exception as error:
-            raise AssertionError(f"choice, probs, type, extra: {(by, with_probs, kind, extra)}") from error
+            raise AssertionError(
+                f"choice, probs, type, extra: {(by, with_probs, kind, extra)}"
+            ) from error
 
 
-# ------------------------------------------------------------------------------ cached handles
+# ----------------------------------------------------------------------------------- cached handles
 
 
 def cached_dispatch(rank, job, handle, pad, seed, kind, with_probs, extra):

@@ -43,7 +43,9 @@ class Job:
     def _choose(self, random, count, experts):
         ids = torch.full((count, self.top_k), -1)
         for token in range(count):
-            for k, choice in enumerate(torch.randperm(len(experts), generator=random)[: self.top_k]):
+            for k, choice in enumerate(
+                torch.randperm(len(experts), generator=random)[: self.top_k]
+            ):
                 ids[token, k] = experts[choice]
         skipped = torch.rand(count, self.top_k, generator=random) < 0.2
         return ids.masked_fill(skipped, -1)
@@ -73,7 +75,10 @@ class Job:
         rows = []
         for expert in self.experts_of(rank):
             for source, selected in enumerate(self.maps):
-                rows += [(source, token, expert) for token in selected[:, expert].nonzero().flatten().tolist()]
+                rows += [
+                    (source, token, expert)
+                    for token in selected[:, expert].nonzero().flatten().tolist()
+                ]
             rows += [None] * (-len(rows) % pad)
         return rows
 
@@ -109,7 +114,9 @@ class Job:
 
     def gather_probs(self, rows, dense):
         """FP32 [n]"""
-        return torch.tensor([0.0 if row is None else float(dense[row[0]][row[1], row[2]]) for row in rows])
+        return torch.tensor(
+            [0.0 if row is None else float(dense[row[0]][row[1], row[2]]) for row in rows]
+        )
 
     def combined(self, rank, rows_of, results):
         """The sums of this rank's tokens, and whether a row of theirs is left.

@@ -56,7 +56,7 @@ class Gang:
             self._processes.append(process)
 
     def run(self, case, *arguments):
-        """Runs case(rank, num_ranks, *arguments) in each process, and returns what they returned."""
+        """What case(rank, num_ranks, *arguments) returns in each process."""
         for pipe in self._pipes:
             pipe.send((case, arguments))
         results = [self._receive(rank, pipe) for rank, pipe in enumerate(self._pipes)]

@@ -99,7 +99,9 @@ def _spread_ids(ids: Any, num_ranks: int, own: int, room: int) -> Any:
     if own == room:
         return ids
     inside = ids.div(own, rounding_mode="floor") * room + ids % own
-    return inside.where((ids >= 0) & (ids < num_ranks * own), ids.where(ids < 0, ids + room * num_ranks))
+    return inside.where(
+        (ids >= 0) & (ids < num_ranks * own), ids.where(ids < 0, ids + room * num_ranks)
+    )
 
 
 def spread(choice: Choice, num_ranks: int, own: int, room: int) -> Choice:

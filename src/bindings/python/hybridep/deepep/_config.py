@@ -59,7 +59,7 @@ class SmBudgets:
         return max(self.dispatch, self.combine)
 
     def blocks(self, budget: int) -> int:
-        """The library's setting for an operation: 0 where its budget is no less than the largest."""
+        """The library's setting for an operation. 0: its budget is no less than the largest."""
         return 0 if budget >= self.largest else budget
 
 

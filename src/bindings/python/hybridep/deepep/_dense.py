@@ -11,7 +11,7 @@ from ._choice import Choice
 
 
 def selections_of(choice: Choice, top_k: int) -> Any:
-    """int64 ids [T, K], -1 for none. The k of a selection by map is its rank by ascending expert."""
+    """int64 ids [T, K], -1 for none. By map, the k of a selection is its rank among them."""
     if not choice.is_map:
         return choice.indices.long()
     selected, order = choice.indices.to(torch.uint8).sort(dim=1, descending=True, stable=True)

@@ -25,7 +25,7 @@ def _is_own(module: Optional[ModuleType]) -> bool:
 
 
 def _find_other() -> Optional[ModuleType]:
-    """DeepEP itself, if it is installed and can be loaded. The folder of this package is no DeepEP."""
+    """DeepEP itself, if it is installed and can be loaded. FOLDER does not count."""
     loaded = sys.modules.get(_PACKAGE)
     if loaded is not None and not _is_own(loaded) and not _lies_in_folder(loaded):
         return loaded
@@ -52,7 +52,7 @@ def _lies_in_folder(module: ModuleType) -> bool:
 
 def install() -> ModuleType:
     """Puts the modules under the names `deep_ep`, `deep_ep.hybrid_ep_buffer` and `hybrid_ep_cpp`.
-    Where DeepEP itself is installed, its classes of these names are replaced, and all else of it stays.
+    Where DeepEP itself is installed, its classes of these names are replaced; the rest of it stays.
 
     To be called before a framework imports these names. May be called twice. Returns `deep_ep`.
     """

@@ -51,7 +51,9 @@ class Meeting:
         """The bytes of all ranks. Raises, and names a missing rank, if one does not come."""
         store = _default_store()
         if store is None:
-            raise UnsupportedError("this version of torch.distributed has no store: make a new buffer")
+            raise UnsupportedError(
+                "this version of torch.distributed has no store: make a new buffer"
+            )
         own = self._key(self._rank)
         store.set(own, mine.hex())
         try:
@@ -75,7 +77,7 @@ class Meeting:
             store.wait([self._key(rank)], timedelta(seconds=left))
         except RuntimeError as error:
             raise PeerTimeoutError(
-                f"rank {self._rank}: rank {rank} has not come within {_timeout_ms()} ms to make the "
-                f"buffer larger. {_RULE}"
+                f"rank {self._rank}: rank {rank} has not come within {_timeout_ms()} ms to make "
+                f"the buffer larger. {_RULE}"
             ) from error
         return bytes.fromhex(store.get(self._key(rank)).decode())

@@ -74,9 +74,7 @@ def dispatch(
     if rows is None:
         assert counts is not None
         rows = counts.num_padded_rows
-    outputs = _rows_of(
-        batch, tokens, rows, choice.weights, choice.probs, counts_rows=True
-    )
+    outputs = _rows_of(batch, tokens, rows, choice.weights, choice.probs, counts_rows=True)
     sizes = _group_sizes(counts, shape.pad_multiple, rows, tokens, outputs)
     handle = _handle(buffer, batch, counts, tokens, outputs)
     scales = _tokens.own_scales(outputs.row_scales, tokens)
@@ -139,7 +137,9 @@ def _group_sizes(
     """int64 [EL] rows of each expert's block that were written, padding included."""
     if counts is None:
         return outputs.group_sizes
-    return _device.on_host(_clipped(counts.tokens_per_expert, pad, num_rows), torch.int64, tokens.rows)
+    return _device.on_host(
+        _clipped(counts.tokens_per_expert, pad, num_rows), torch.int64, tokens.rows
+    )
 
 
 def _clipped(tokens_per_expert: Tuple[int, ...], pad: int, num_rows: int) -> List[int]:

@@ -80,8 +80,8 @@ class Room:
             return self.num_ranks
         if not 1 <= told <= self.num_ranks or self.num_ranks % told != 0:
             raise InvalidArgumentError(
-                f"{_config.DOMAIN_VARIABLE} is {told}, but must divide the {self.num_ranks} ranks of "
-                "the group"
+                f"{_config.DOMAIN_VARIABLE} is {told}, but must divide the {self.num_ranks} ranks "
+                "of the group"
             )
         return told
 
@@ -116,8 +116,8 @@ class Room:
     def _grow(self, wanted: Sizes) -> None:
         if _device.is_capturing():
             raise InvalidUsageError(
-                f"the buffer has room for {self.sizes}, but {wanted} is needed: it cannot grow while "
-                "a graph is captured"
+                f"the buffer has room for {self.sizes}, but {wanted} is needed: it cannot grow "
+                "while a graph is captured"
             )
         sizes = self.sizes.joined(wanted)
         sizes = sizes._replace(num_tokens=_config.rounded_tokens(sizes.num_tokens))
@@ -127,8 +127,8 @@ class Room:
         self.sizes = sizes
 
     def check(self) -> None:
-        """Raises what has made the communicator fail, or has spoilt earlier calls unseen. Warns once
-        of ids out of range.
+        """Raises what has made the communicator fail, or has spoilt earlier calls unseen. Warns
+        once of ids out of range.
         """
         communicator = self.communicator
         error = communicator.async_error()
@@ -138,8 +138,8 @@ class Room:
             raise error
         if "the map of token" in str(error):
             raise InvalidArgumentError(
-                f"an earlier dispatch lost selections: {error}. Give max_top_k to HybridEPBuffer: it "
-                f"was made for {self.sizes.top_k}"
+                f"an earlier dispatch lost selections: {error}. Give max_top_k to HybridEPBuffer: "
+                f"it has room for {self.sizes.top_k}"
             )
         if self._warned is not communicator:
             self._warned = communicator

@@ -14,7 +14,7 @@ from ._room import Room, Sizes
 
 
 def _updated(room: Room, choice: Choice, wanted: Sizes, alignment: int) -> Tuple[Routing, Any]:
-    """A routing that has been updated with the choice, and the indices in its numbers of experts."""
+    """A routing that has been updated, and the choice in its numbers of experts."""
     room.make(wanted)
     communicator = room.communicator
     experts = (room.num_ranks, wanted.num_local_experts, communicator.limits.num_local_experts)
@@ -30,21 +30,23 @@ def _check_capture(learns_top_k: bool, blocks: bool) -> None:
     if not _device.is_capturing():
         return
     if blocks:
-        raise InvalidUsageError("the call waits for its counts, which a graph that is captured forbids")
+        raise InvalidUsageError(
+            "the call waits for its counts, which a graph that is captured forbids"
+        )
     if learns_top_k:
         raise InvalidUsageError(
-            "the first map of a buffer tells how many experts a token selects, and the host waits for "
-            "it, which a graph that is captured forbids: give max_top_k to HybridEPBuffer"
+            "the first map of a buffer tells how many experts a token selects, and the host waits "
+            "for it, which a graph that is captured forbids: give max_top_k to HybridEPBuffer"
         )
 
 
 def route(
     room: Room, choice: Choice, wanted: Sizes, alignment: int, blocks: bool
 ) -> Tuple[Routing, Choice, Optional[Counts]]:
-    """The routing, the choice in its numbers of experts, and, if the host waits for them, the counts.
+    """The routing, the choice in its numbers of experts, and the counts if the host waits for them.
 
-    A map tells how many experts a token selects when it has been counted. The ranks then have the
-    same number, and make room together.
+    All ranks learn the same number of selections of a token from a map that has been counted. So
+    they make room together.
     """
     learns_top_k = choice.is_map and not room.knows_top_k
     _check_capture(learns_top_k, blocks)

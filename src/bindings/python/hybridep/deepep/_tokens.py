@@ -31,6 +31,11 @@ class Tokens(NamedTuple):
         return int(self.rows.shape[1])
 
 
+def check_contiguous(tensor: Any, name: str) -> None:
+    if not tensor.is_contiguous():
+        raise InvalidArgumentError(f"{name} is strided, but must be contiguous and row-major")
+
+
 def check_matrix(tensor: Any, name: str, rows: int, columns: int, *types: Any) -> None:
     """Raises unless the tensor is a matrix of this shape, of one of these types."""
     if not isinstance(tensor, torch.Tensor):
@@ -42,6 +47,7 @@ def check_matrix(tensor: Any, name: str, rows: int, columns: int, *types: Any) -
         raise InvalidArgumentError(
             f"{name} has shape {list(tensor.shape)}, but must have {[rows, columns]}"
         )
+    check_contiguous(tensor, name)
 
 
 def _check_rows(hidden: Any) -> None:
@@ -53,6 +59,7 @@ def _check_rows(hidden: Any) -> None:
         raise InvalidArgumentError(
             f"hidden has elements of {hidden.dtype}, but must have BF16, FP16, or FP8 or uint8"
         )
+    check_contiguous(hidden, "hidden")
 
 
 def read_tokens(hidden: Any, scaling_factor: Any, use_fp8: Optional[bool]) -> Tokens:
@@ -60,7 +67,9 @@ def read_tokens(hidden: Any, scaling_factor: Any, use_fp8: Optional[bool]) -> To
     _check_rows(hidden)
     is_fp8 = hidden.dtype in FP8_TYPES
     if use_fp8 is not None and use_fp8 != is_fp8:
-        raise InvalidArgumentError(f"use_fp8 is {use_fp8}, but hidden has elements of {hidden.dtype}")
+        raise InvalidArgumentError(
+            f"use_fp8 is {use_fp8}, but hidden has elements of {hidden.dtype}"
+        )
     if not is_fp8:
         return Tokens(hidden, None, False)
     num_tokens, columns = hidden.shape
@@ -100,6 +109,7 @@ def check_results(hidden: Any) -> None:
             f"hidden has elements of {hidden.dtype} and shape {list(hidden.shape)}, but a combine "
             "takes BF16 or FP16 of [n, H]"
         )
+    check_contiguous(hidden, "hidden")
 
 
 def check_vector(tensor: Any, name: str, rows: int) -> None:
@@ -110,3 +120,4 @@ def check_vector(tensor: Any, name: str, rows: int) -> None:
             f"{name} has elements of {tensor.dtype} and shape {list(tensor.shape)}, but must have "
             f"torch.float32 and {[rows]}"
         )
+    check_contiguous(tensor, name)

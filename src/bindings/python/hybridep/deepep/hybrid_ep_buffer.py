@@ -74,7 +74,8 @@ class HybridEPBuffer:
         num_local_experts           EL
         use_fp8                     of a dispatch that does not say otherwise
         num_sms_dispatch_api, num_sms_combine_api, num_sms_preprocessing_api
-                                    the most SMs of a dispatch, a combine and the routing; 24, 24, 108
+                                    the most SMs of a dispatch, a combine and the routing: 24, 24
+                                    and 108
         max_top_k                   the most experts that a token selects, 1 to 32. None: the first
                                     routing map tells, for which the host waits once; 8 for ids,
                                     until there are more
@@ -133,8 +134,8 @@ class HybridEPBuffer:
         fuse_permute_dispatch: bool = False,
         **kwargs: Any,
     ) -> HybridEpConfigInstance:
-        """The config of a call. Makes the buffer larger if it exceeds what there is room for, which is
-        collective; older handles stay valid. kwargs are further attributes of the config.
+        """The config of a call. Makes the buffer larger if it exceeds what there is room for, which
+        is collective; older handles stay valid. kwargs are further attributes of the config.
         """
         sizes = self._room.sizes
         wanted = sizes._replace(
@@ -204,15 +205,15 @@ class HybridEPBuffer:
         use_fp8                  None: the constructor's; with a handle the type of hidden decides
         scaling_factor           FP32 [T, H / 128], needed with FP8, ignored otherwise
         num_permuted_tokens      n; needed with handle or non_blocking. Rows past it are dropped
-        pad_multiple             each expert's rows are filled up to a multiple, 1 to 4096, with zeros
+        pad_multiple             1 to 4096: zeros fill each expert's rows up to a multiple
         num_of_tokens_per_rank   the most tokens of any rank, the same on all ranks
         handle                   of an earlier call: its routing is used, and no other is read
         non_blocking             the host does not wait for the counts
         fuse_permute_dispatch    has no effect
 
-        Returns rows [n, H], their probs FP32 [n] or None, their scales FP32 [n, H / 128] or None, the
-        padded numbers of each local expert's rows int64 [EL] (blocking: on the CPU; with a handle:
-        None), and the handle. Blocking, n is the sum of these numbers unless it is told.
+        Returns rows [n, H], their probs FP32 [n] or None, their scales FP32 [n, H / 128] or None,
+        the padded numbers of each local expert's rows int64 [EL] (blocking: on the CPU; with a
+        handle: None), and the handle. Blocking, n is the sum of these numbers unless it is told.
         """
         if use_host_meta is not None:
             _warn_deprecated("use_host_meta", "non_blocking")
@@ -226,8 +227,15 @@ class HybridEPBuffer:
                 self, handle, tokens, probs, topk_weights, num_permuted_tokens, pad_multiple
             )
         tokens, choice, experts = self._read(
-            hidden, scaling_factor, self.use_fp8 if use_fp8 is None else use_fp8,
-            num_of_experts_per_rank, num_of_experts, routing_map, topk_idx, topk_weights, probs,
+            hidden,
+            scaling_factor,
+            self.use_fp8 if use_fp8 is None else use_fp8,
+            num_of_experts_per_rank,
+            num_of_experts,
+            routing_map,
+            topk_idx,
+            topk_weights,
+            probs,
         )
         shape = _permuted.read_shape(num_permuted_tokens, pad_multiple, non_blocking)
         return _permuted.dispatch(self, tokens, choice, shape, experts, num_of_tokens_per_rank)
@@ -247,8 +255,8 @@ class HybridEPBuffer:
         hidden  BF16 or FP16 [n, H] in the order of the dispatch
         probs   FP32 [n], brought back to [token, expert]
 
-        Returns [T, H], zeros for a token without rows, and FP32 [T, E] or None without probs: 0 where
-        nothing was selected or the row was dropped. The other arguments have no effect.
+        Returns [T, H], zeros for a token without rows, and FP32 [T, E] or None without probs: 0
+        where nothing was selected or the row was dropped. The other arguments have no effect.
         """
         if num_dispatched_tokens is not None:
             _warn_deprecated("num_dispatched_tokens", "nothing")
@@ -275,9 +283,9 @@ class HybridEPBuffer:
 
         num_dispatched_tokens  n, of a new routing. None: the host waits for it
 
-        The other arguments are those of `dispatch_with_permute`. Returns rows [n, H], their probs FP32
-        [n, E] or None (0 in the columns of other ranks' experts), their scales FP32 [n, H / 128] or
-        None, and the handle.
+        The other arguments are those of `dispatch_with_permute`. Returns rows [n, H], their probs
+        FP32 [n, E] or None (0 in the columns of other ranks' experts), their scales
+        FP32 [n, H / 128] or None, and the handle.
         """
         self._room.check()
         if handle is not None:
@@ -286,8 +294,15 @@ class HybridEPBuffer:
             return _flat.redispatch(self, handle, tokens, probs, topk_weights, rows)
         rows = _flat.read_rows(num_dispatched_tokens, num_dispatched_tokens_tensor)
         tokens, choice, experts = self._read(
-            hidden, scaling_factor, self.use_fp8, None, num_of_experts, routing_map, topk_idx,
-            topk_weights, probs,
+            hidden,
+            scaling_factor,
+            self.use_fp8,
+            None,
+            num_of_experts,
+            routing_map,
+            topk_idx,
+            topk_weights,
+            probs,
         )
         return _flat.dispatch(self, tokens, choice, rows, experts, num_of_tokens_per_rank)
 
@@ -368,6 +383,4 @@ class HybridEPBuffer:
 
 
 def _warn_deprecated(name: str, instead: str) -> None:
-    warnings.warn(
-        f"{name} is deprecated: give {instead} instead", DeprecationWarning, stacklevel=3
-    )
+    warnings.warn(f"{name} is deprecated: give {instead} instead", DeprecationWarning, stacklevel=3)
