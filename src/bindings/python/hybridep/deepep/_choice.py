@@ -25,10 +25,6 @@ class Choice(NamedTuple):
     def is_map(self) -> bool:
         return bool(self.indices.dtype == torch.bool)
 
-    @property
-    def has_weights(self) -> bool:
-        return self.weights is not None or self.probs is not None
-
 
 def local_experts(
     told: Optional[int], num_of_experts: Optional[int], num_ranks: int, otherwise: int
@@ -104,11 +100,7 @@ def _spread_ids(ids: Any, num_ranks: int, own: int, room: int) -> Any:
     )
 
 
-def spread(choice: Choice, num_ranks: int, own: int, room: int) -> Choice:
-    """The choice in the numbers of experts that a communicator has room for."""
-    spread_indices = spread_columns if choice.is_map else _spread_ids
-    indices = spread_indices(choice.indices, num_ranks, own, room)
-    probs = choice.probs
-    if probs is not None:
-        probs = spread_columns(probs, num_ranks, own, room)
-    return Choice(indices, choice.weights, probs)
+def spread_indices(choice: Choice, num_ranks: int, own: int, room: int) -> Any:
+    """The map or the ids in the numbers of experts that a communicator has room for."""
+    spread = spread_columns if choice.is_map else _spread_ids
+    return spread(choice.indices, num_ranks, own, room)

@@ -1,22 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights and gradients of tokens and experts, as those of selections and back."""
+"""Values by selection [T, K] as values by expert [T, E], and back."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-
-from ._choice import Choice
-
-
-def selections_of(choice: Choice, top_k: int) -> Any:
-    """int64 ids [T, K], -1 for none. By map, the k of a selection is its rank among them."""
-    if not choice.is_map:
-        return choice.indices.long()
-    selected, order = choice.indices.to(torch.uint8).sort(dim=1, descending=True, stable=True)
-    ids = order.where(selected != 0, torch.full_like(order, -1))[:, :top_k]
-    return torch.nn.functional.pad(ids, (0, top_k - ids.shape[1]), value=-1)
 
 
 def _inside(selections: Any, num_experts: int) -> Any:

@@ -93,17 +93,16 @@ def _rows_of(
     batch: Batch, tokens: Tokens, num_rows: int, weights: Optional[Any], probs: Optional[Any]
 ) -> Dispatched:
     """Rows that are not written have no experts, and weights of 0."""
-    if probs is not None:
-        weights = _dense.by_selection(batch.spread(probs), batch.selections)
     shape, device = (num_rows, batch.routing.top_k), tokens.rows.device
     row_weights = None
-    if weights is not None:
+    if weights is not None or probs is not None:
         row_weights = torch.zeros(shape, dtype=torch.float32, device=device)
     return batch.routing.dispatch(
         tokens.rows,
         layout=Layout.FLAT,
         capacity=num_rows,
-        weights=weights,
+        weights=None if probs is not None else weights,
+        dense_weights=None if probs is None else batch.spread(probs),
         scales=_tokens.padded_scales(tokens, batch.routing.communicator.config.scale_bytes),
         row_weights=row_weights,
         row_experts=torch.full(shape, -1, dtype=torch.int32, device=device),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional, Tuple
 from .._enums import Layout
 from .._errors import InvalidArgumentError
 from .._routing import Routing
-from . import _choice, _dense
+from . import _choice
 
 if TYPE_CHECKING:
     from .hybrid_ep_buffer import HybridEPBuffer
@@ -26,7 +26,6 @@ class Batch:
     """The opaque element of a handle. When the last reference goes, the routing is free.
 
     num_local_experts  of the call, which may be fewer than the communicator's
-    selections         ids [T, K] by which dense weights are read
     row_experts        int32 [n, K] of `dispatch`: local experts of each row, -1 elsewhere
     """
 
@@ -36,13 +35,11 @@ class Batch:
         routing: Routing,
         pad_multiple: int,
         num_local_experts: int,
-        selections: Any,
         row_experts: Optional[Any] = None,
     ) -> None:
         self.routing = routing
         self.pad_multiple = pad_multiple
         self.num_local_experts = num_local_experts
-        self.selections = selections
         self.row_experts = row_experts
         self._buffer = weakref.ref(buffer)
 
@@ -69,12 +66,15 @@ class Batch:
         self, rows: Any, row_gradients: Optional[Any], layout: Layout = Layout.EXPERT_MAJOR
     ) -> Tuple[Any, Optional[Any]]:
         """The tokens' sums [T, H], and the gradients FP32 [T, E] of dense weights."""
-        result = self.routing.combine(rows, layout=layout, row_gradients=row_gradients)
-        if result.gradients is None:
+        result = self.routing.combine(
+            rows,
+            layout=layout,
+            row_gradients=row_gradients,
+            dense_gradients=row_gradients is not None,
+        )
+        if result.dense_gradients is None:
             return result.out, None
-        num_experts = self.routing.communicator.limits.num_experts
-        dense = _dense.by_expert(result.gradients, self.selections, num_experts)
-        return result.out, _choice.own_columns(dense, *self._experts())
+        return result.out, _choice.own_columns(result.dense_gradients, *self._experts())
 
     def is_of(self, buffer: HybridEPBuffer) -> bool:
         return self._buffer() is buffer

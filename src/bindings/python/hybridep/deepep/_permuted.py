@@ -11,7 +11,7 @@ import torch
 from .._calls import Dispatched
 from .._errors import InvalidArgumentError
 from .._values import Counts
-from . import _dense, _device, _tokens
+from . import _device, _tokens
 from ._choice import Choice
 from ._handles import PERMUTED_SIZE, Batch, Handle, check_tokens, open_handle
 from ._tokens import Tokens
@@ -118,14 +118,13 @@ def _rows_of(
     counts_rows: bool = False,
 ) -> Dispatched:
     config = batch.routing.communicator.config
-    if probs is not None:
-        weights = _dense.by_selection(batch.spread(probs), batch.selections)
     return batch.routing.dispatch(
         tokens.rows,
         capacity=num_rows,
-        weights=weights,
+        weights=None if probs is not None else weights,
+        dense_weights=None if probs is None else batch.spread(probs),
         scales=_tokens.padded_scales(tokens, config.scale_bytes),
-        row_weights=weights is not None,
+        row_weights=weights is not None or probs is not None,
         group_sizes=counts_rows,
         row_counters=counts_rows,
     )

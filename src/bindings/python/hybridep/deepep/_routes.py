@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple
+from typing import Optional, Tuple
 
 from .._errors import InvalidUsageError
 from .._routing import Routing
@@ -13,16 +13,16 @@ from ._choice import Choice
 from ._room import Room, Sizes
 
 
-def _updated(room: Room, choice: Choice, wanted: Sizes, alignment: int) -> Tuple[Routing, Any]:
-    """A routing that has been updated, and the choice in its numbers of experts."""
+def _updated(room: Room, choice: Choice, wanted: Sizes, alignment: int) -> Routing:
+    """A routing that has been updated with the choice."""
     room.make(wanted)
     communicator = room.communicator
     experts = (room.num_ranks, wanted.num_local_experts, communicator.limits.num_local_experts)
-    spread = _choice.spread(choice, *experts)
+    indices = _choice.spread_indices(choice, *experts)
     routing = Routing(communicator, alignment=alignment)
     top_k = communicator.limits.max_top_k if choice.is_map else None
-    routing.update(spread.indices, top_k=top_k)
-    return routing, spread
+    routing.update(indices, top_k=top_k)
+    return routing
 
 
 def _check_capture(learns_top_k: bool, blocks: bool) -> None:
@@ -42,21 +42,21 @@ def _check_capture(learns_top_k: bool, blocks: bool) -> None:
 
 def route(
     room: Room, choice: Choice, wanted: Sizes, alignment: int, blocks: bool
-) -> Tuple[Routing, Choice, Optional[Counts]]:
-    """The routing, the choice in its numbers of experts, and the counts if the host waits for them.
+) -> Tuple[Routing, Optional[Counts]]:
+    """The routing, and the counts if the host waits for them.
 
     All ranks learn the same number of selections of a token from a map that has been counted. So
     they make room together.
     """
     learns_top_k = choice.is_map and not room.knows_top_k
     _check_capture(learns_top_k, blocks)
-    routing, spread = _updated(room, choice, wanted, alignment)
+    routing = _updated(room, choice, wanted, alignment)
     if not blocks and not learns_top_k:
-        return routing, spread, None
+        return routing, None
     counts = routing.counts()
     room.knows_top_k = room.knows_top_k or choice.is_map
     if counts.max_selections > routing.top_k:
         wanted = wanted._replace(top_k=counts.max_selections)
-        routing, spread = _updated(room, choice, wanted, alignment)
+        routing = _updated(room, choice, wanted, alignment)
         counts = routing.counts()
-    return routing, spread, counts if blocks else None
+    return routing, counts if blocks else None

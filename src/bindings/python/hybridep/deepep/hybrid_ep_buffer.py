@@ -370,9 +370,8 @@ class HybridEPBuffer:
             )
         top_k = 1 if choice.is_map else choice.indices.shape[1]
         wanted = Sizes(tokens.hidden, most, num_local_experts, top_k)
-        routing, spread, counts = _routes.route(self._room, choice, wanted, pad_multiple, blocks)
-        selections = _dense.selections_of(spread, routing.top_k)
-        return Batch(self, routing, pad_multiple, num_local_experts, selections), counts
+        routing, counts = _routes.route(self._room, choice, wanted, pad_multiple, blocks)
+        return Batch(self, routing, pad_multiple, num_local_experts), counts
 
     def _call_config(
         self, tokens: Tokens, pad_multiple: int, num_local_experts: int
