@@ -111,6 +111,17 @@ class Close(unittest.TestCase):
         routing.close()
         communicator.close()
 
+    def test_a_communicator_can_be_closed_between_halves(self):
+        """An exception that ends the work there reaches the caller."""
+        with self.assertRaisesRegex(KeyError, "the work"):
+            with alone(low_latency_tokens=4) as communicator:
+                mode = hybridep.Mode.LOW_LATENCY
+                with hybridep.Routing(communicator, mode=mode) as routing:
+                    routing.update(ids(2))
+                    routing.dispatch(floats(2), send_only=True)
+                    raise KeyError("the work")
+        self.assertTrue(routing.closed and communicator.closed)
+
     def test_calls_before_an_update_are_refused(self):
         with alone() as communicator, hybridep.Routing(communicator) as routing:
             for call in (
@@ -147,6 +158,12 @@ class Errors(unittest.TestCase):
             class_ = _errors._CLASSES[hybridep.Result[name]]
             self.assertTrue(issubclass(class_, base) and issubclass(class_, hybridep.Error), name)
             self.assertEqual(str(class_("a sentence")), "a sentence")
+
+    def test_results_of_newer_libraries_are_errors_too(self):
+        error = _errors.make_error(99)
+        self.assertIs(type(error), hybridep.Error)
+        self.assertEqual((error.result, error.result.name), (99, "UNKNOWN_99"))
+        self.assertEqual(hybridep.Phase(77).name, "UNKNOWN_77")
 
     def test_a_missing_rank_is_a_timeout_that_names_it(self):
         def body(communicator):
@@ -289,6 +306,35 @@ class Fork(unittest.TestCase):
             routing.update(ids(2))
             self.assertEqual(routing.counts().num_flat_rows, 2)
 
+    def test_a_child_does_not_wait_for_its_parents_threads(self):
+        """A thread of the parent is in a call at the moment of the fork."""
+
+        def body(communicator):
+            if communicator.rank == 1:
+                return forked.wait(30)
+            routing = hybridep.Routing(communicator)
+            waiting = threading.Thread(
+                target=lambda: self.assertRaises(hybridep.AbortedError, routing.update, ids(1))
+            )
+            waiting.start()
+            while routing._lane.acquire(blocking=False):
+                routing._lane.release()
+            child = os.fork()
+            if child == 0:
+                try:
+                    routing.update(ids(1))
+                except hybridep.InvalidUsageError:
+                    communicator.close()
+                    os._exit(0)
+                os._exit(1)
+            self.assertEqual(os.waitpid(child, 0)[1], 0)
+            communicator.abort()
+            waiting.join()
+            forked.set()
+
+        forked = threading.Event()
+        run_ranks(2, body)
+
 
 MAKE = """
     import hybridep
@@ -376,6 +422,17 @@ class Exit(unittest.TestCase):
             threading.Thread(target=wait, daemon=True).start()
             waits.wait()
             time.sleep(0.05)
+            """)
+
+    def test_an_operation_between_its_halves_is_ended(self):
+        self.check("""
+            import array
+            config.low_latency_tokens = 4
+            communicator = hybridep.Communicator.from_devices(config, 1)[0]
+            routing = hybridep.Routing(communicator, mode=hybridep.Mode.LOW_LATENCY)
+            routing.update(memoryview(array.array("i", [0])).cast("B").cast("i", (1, 1)))
+            rows = memoryview(bytearray(16)).cast("H", (1, 8))
+            routing.dispatch(rows, dtype=hybridep.DataType.BFLOAT16, send_only=True)
             """)
 
     def test_a_child_of_fork_leaves_its_parents_objects_alone(self):

@@ -77,7 +77,7 @@ class Communicator:
         self._config = config
         self._struct = struct  # owns the log callback
         self._why_closed = ""
-        self._lanes = [threading.RLock() for _ in range(2 * _LANES_OF_A_MODE)]
+        self._lanes = _new_lanes()
         self._routings: weakref.WeakSet[Routing] = weakref.WeakSet()
         # Routings that nobody holds any more: a finaliser may run on any thread at any time, so it
         # must not wait for a lock.
@@ -363,14 +363,13 @@ class Communicator:
 
     def close(self) -> None:
         """Destroys the routings and the communicator. Waits for no peer. On the cuda backend it
-        waits until the communicator's operations have left the device.
+        waits until the communicator's operations have left the device. An operation between its
+        halves is ended as by `abort`.
         """
         with self._alone():
             if self._handle == 0:
                 return
-            for routing in list(self._routings):
-                routing.close()
-            self._destroy_abandoned()
+            self._destroy_routings()
             self._check(self._library.hepCommDestroy(self._handle))
             self._forget("is closed")
             self._registered.clear()
@@ -441,6 +440,15 @@ class Communicator:
             if self._library.hepRoutingDestroy(entry[0]) != 0:
                 self._abandoned.append(entry)
 
+    def _destroy_routings(self) -> None:
+        """Destroys all routings. Between its halves one can be destroyed only after an abort."""
+        for routing in list(self._routings):
+            routing._abandon()
+        self._destroy_abandoned()
+        if self._abandoned:
+            self._check(self._library.hepCommAbort(self._handle))
+            self._destroy_abandoned()
+
     def _forget(self, why: str) -> None:
         self._handle = 0
         self._why_closed = why
@@ -454,6 +462,11 @@ class Communicator:
         if not all([lock.acquire(blocking=False) for lock in self._lanes]):
             self._library.hepCommAbort(self._handle)
         self.close()
+
+
+def _new_lanes() -> List[threading.RLock]:
+    """A lock for each lane of each mode."""
+    return [threading.RLock() for _ in range(2 * _LANES_OF_A_MODE)]
 
 
 def _value(handle: ctypes.c_void_p) -> int:
@@ -470,10 +483,14 @@ def _close_all() -> None:
 
 
 def _forget_all() -> None:
+    """Runs in a child of fork(), where locks may be held by threads that do not exist there."""
     for communicator in list(_all):
         communicator._forget(
             f"belongs to the parent of process {os.getpid()}: a child of fork() must create its own"
         )
+        communicator._lanes = _new_lanes()
+        for routing in list(communicator._routings):
+            routing._lane = threading.RLock()
 
 
 atexit.register(_close_all)

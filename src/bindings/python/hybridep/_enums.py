@@ -4,9 +4,24 @@
 from __future__ import annotations
 
 import enum
+from typing import Optional
 
 
-class Result(enum.IntEnum):
+class FromLibrary(enum.IntEnum):
+    """An enum of what the library tells. A newer library may know members that this package does
+    not.
+    """
+
+    @classmethod
+    def _missing_(cls, value: object) -> Optional[FromLibrary]:
+        if not isinstance(value, int):
+            return None
+        member = int.__new__(cls, value)
+        member._name_, member._value_ = f"UNKNOWN_{value}", value
+        return member
+
+
+class Result(FromLibrary):
     """hepResult_t"""
 
     SUCCESS = 0
@@ -55,7 +70,7 @@ class LogLevel(enum.IntEnum):
     DEBUG = 4
 
 
-class Operation(enum.IntEnum):
+class Operation(FromLibrary):
     """hepOperation_t"""
 
     NONE = 0
@@ -64,7 +79,7 @@ class Operation(enum.IntEnum):
     COMBINE = 3
 
 
-class Phase(enum.IntEnum):
+class Phase(FromLibrary):
     """hepPhase_t"""
 
     NONE = 0

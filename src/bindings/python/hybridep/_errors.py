@@ -124,7 +124,8 @@ _CLASSES: Dict[int, Type[Error]] = {
 
 def make_error(result: int, failure: Optional[Failure] = None) -> Error:
     """The exception for the latest error of this thread."""
-    error = _CLASSES.get(result, InternalError)(_abi.last_error())
+    error = _CLASSES.get(result, Error)(_abi.last_error())
+    error.result = Result(result)
     error.failure = failure
     return error
 

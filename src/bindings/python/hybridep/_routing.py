@@ -334,17 +334,27 @@ class Routing:
         value: Optional[BaseException],
         traceback: Optional[TracebackType],
     ) -> None:
-        self.close()
+        if kind is None:
+            self.close()
+        else:  # between halves this fails, which would hide the exception
+            self._abandon()
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", 0) != 0:
-            self._communicator._abandoned.append((self._handle, None))
+        self._abandon()
 
     def __repr__(self) -> str:
         state = "closed" if self._handle == 0 else self._mode.name.lower()
         return f"<hybridep.Routing of {self._communicator!r}, {state}>"
 
     # --------------------------------------------------------------------------------- private
+
+    def _abandon(self) -> None:
+        """Leaves the routing to its communicator, which destroys it when it can. Waits for nothing:
+        a finaliser may run on any thread at any time.
+        """
+        if getattr(self, "_handle", 0) != 0:
+            self._communicator._abandoned.append((self._handle, None))
+            self._handle = 0
 
     def _alive(self) -> int:
         """The handle, unless this routing can no longer be used."""
