@@ -243,7 +243,7 @@ def recomputed_layer(rank, num_ranks):
         results = experts(rows, row_probs, state["sizes"])
         return MapCombine.apply(results, buffer, state["handle"], 16)
 
-    layer.check(lambda x, probs: checkpoint(block, x, probs), layer.probs)
+    layer.check(lambda x, probs: checkpoint(block, x, probs, use_reentrant=False), layer.probs)
 
 
 # ------------------------------------------------------ torchtitan's pattern, which prime-rl shares

@@ -24,7 +24,6 @@ gang = None
 
 def setUpModule():
     global gang
-    os.environ["HEP_INIT_TIMEOUT_MS"] = "2000"
     gang = Gang(2)
 
 
@@ -159,9 +158,11 @@ def alone(rank, num_ranks):
     """The rank that grows alone is refused. The buffer is as it was."""
     buffer = new_buffer()
     if rank == 1:
-        text = "rank 0 has not come within 2000 ms.*num_of_tokens_per_rank"
+        os.environ["HEP_INIT_TIMEOUT_MS"] = "1000"
+        text = "rank 0 has not come within 1000 ms.*num_of_tokens_per_rank"
         with unittest.TestCase().assertRaisesRegex(hybridep.PeerTimeoutError, text):
             check_round_trip(buffer, rank, 600, 2)
+        del os.environ["HEP_INIT_TIMEOUT_MS"]
         assert sizes(buffer) == (HIDDEN, 512, 6)
     torch.distributed.barrier()
     check_round_trip(buffer, rank, 10, 2)
@@ -337,9 +338,33 @@ def old_communicator(rank, num_ranks):
     check_round_trip(buffer, rank, 10, 2)
 
 
+def captured(rank, num_ranks):
+    """What would end the capture of a graph is refused. What was captured stays."""
+    test, ids = unittest.TestCase(), torch.arange(9).expand(10, 9).contiguous()
+    x, selected, usage = tokens_of(rank, 10), map_of(10, 12, 2), hybridep.InvalidUsageError
+    buffer, told = new_buffer(), new_buffer(max_top_k=2)
+    with unittest.mock.patch.object(deep_ep._device, "is_capturing", lambda _: True):
+        with test.assertRaisesRegex(usage, "give max_top_k to HybridEPBuffer"):
+            buffer.dispatch_with_permute(hidden=x, routing_map=selected, **UNSEEN)
+        with test.assertRaisesRegex(usage, "non_blocking is False"):
+            told.dispatch_with_permute(hidden=x, routing_map=selected)
+        with test.assertRaisesRegex(usage, "num_dispatched_tokens is None"):
+            told.dispatch(x, routing_map=selected)
+        with test.assertRaisesRegex(usage, "cannot grow while a graph is captured"):
+            told.dispatch_with_permute(hidden=x, topk_idx=ids, num_of_experts=12, **UNSEEN)
+        result = check_round_trip(told, rank, 10, 2, **UNSEEN)
+    routing = weakref.ref(result[-1][0].routing)
+    del result, told
+    gc.collect()
+    assert routing() is not None and not routing().closed
+
+
 class Handles(unittest.TestCase):
     def test_a_dropped_handle_frees_its_routing(self):
         gang.run(dropped_handles)
+
+    def test_a_graph_keeps_what_it_was_captured_with(self):
+        gang.run(captured)
 
     def test_results_outlive_handle_and_buffer(self):
         gang.run(outlived_buffer)

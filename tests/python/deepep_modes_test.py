@@ -17,7 +17,10 @@ HIDDEN = 256
 NUM_LOCAL_EXPERTS = 2
 UNEVEN = [20, 13, 7, 16]
 PADS = [None, 1, 16, 32, 100, 256]
+PADS_OF_FOUR = [None, 100]
 CAPACITIES = ["unknown", "exact", "larger", "smaller", "zero"]
+
+FLOAT8 = getattr(torch, "float8_e4m3fn", None)
 
 gangs = {}
 
@@ -411,6 +414,20 @@ def shorter_rows(rank, num_ranks):
     assert buffer.config.hidden_dim == HIDDEN
 
 
+def rows_of_float8(rank, num_ranks):
+    job = job_of(num_ranks)
+    rows, _, scales, _, _ = buffer_of().dispatch_with_permute(
+        hidden=job.bytes[rank].view(FLOAT8),
+        scaling_factor=job.scales[rank],
+        use_fp8=True,
+        routing_map=job.maps[rank],
+    )
+    needed = job.needed(rank, 1)
+    assert rows.dtype == FLOAT8
+    assert torch.equal(rows.view(torch.uint8), job.gather(needed, job.bytes))
+    same(scales, job.gather(needed, job.scales))
+
+
 def ids_of_other_types(rank, num_ranks):
     job = job_of(num_ranks)
     for ids in (job.ids[rank].int(), job.ids[rank]):
@@ -484,6 +501,10 @@ class Handles(unittest.TestCase):
 
 
 class Choices(unittest.TestCase):
+    @unittest.skipUnless(FLOAT8, "this PyTorch has no FP8 types")
+    def test_rows_of_float8(self):
+        run_all(rows_of_float8)
+
     def test_ids_of_32_and_64_bits(self):
         run_all(ids_of_other_types)
 
@@ -497,17 +518,20 @@ class Choices(unittest.TestCase):
 class Permuted(unittest.TestCase):
     """Rows by expert, and their combine."""
 
-    def test_rows_by_map(self):
+    def run_pads(self, choices):
         for pad in PADS:
-            run_all(permuted_modes, pad, [("map", False), ("map", True)])
+            gangs[2].run(permuted_modes, pad, choices)
+        for pad in PADS_OF_FOUR:
+            gangs[4].run(permuted_modes, pad, choices)
+
+    def test_rows_by_map(self):
+        self.run_pads([("map", False), ("map", True)])
 
     def test_rows_by_ids(self):
-        for pad in PADS:
-            run_all(permuted_modes, pad, [("ids", False), ("ids", True)])
+        self.run_pads([("ids", False), ("ids", True)])
 
     def test_rows_by_ids_with_dense_probs(self):
-        for pad in PADS:
-            run_all(permuted_modes, pad, [("both", True)])
+        self.run_pads([("both", True)])
 
     def test_ranks_without_tokens(self):
         run_all(permuted_with_tokens, [0, 9, 0, 5], {})

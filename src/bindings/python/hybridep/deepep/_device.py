@@ -11,9 +11,9 @@ from .._routing import RoutingView
 from .._values import Counts
 
 
-def is_capturing() -> bool:
-    """Whether the current stream records a CUDA graph."""
-    return bool(torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+def is_capturing(tensor: Any) -> bool:
+    """Whether a graph records what is done with the tensor on the current stream."""
+    return bool(tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def on_host(numbers: List[int], dtype: Any, like: Any) -> Any:

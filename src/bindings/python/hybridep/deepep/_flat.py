@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 Result = Tuple[Any, Any, Any, Handle]
 
 
-def read_rows(num_dispatched_tokens: Any, told_by_tensor: Optional[Any]) -> Optional[int]:
+def read_rows(
+    num_dispatched_tokens: Any, told_by_tensor: Optional[Any], hidden: Any
+) -> Optional[int]:
     """Rows of the output, if the caller tells them."""
     if num_dispatched_tokens is None and told_by_tensor is not None:
         num_dispatched_tokens = told_by_tensor.reshape(-1)[0]
     if num_dispatched_tokens is None:
-        if _device.is_capturing():
+        if _device.is_capturing(hidden):
             raise InvalidUsageError(
                 "num_dispatched_tokens is None, but is needed while a graph is captured"
             )
@@ -93,6 +95,7 @@ def _rows_of(
     batch: Batch, tokens: Tokens, num_rows: int, weights: Optional[Any], probs: Optional[Any]
 ) -> Dispatched:
     """Rows that are not written have no experts, and weights of 0."""
+    batch.keep_for_graph(tokens.rows)
     shape, device = (num_rows, batch.routing.top_k), tokens.rows.device
     row_weights = None
     if weights is not None or probs is not None:

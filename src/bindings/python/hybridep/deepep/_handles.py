@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Optional, Set, Tuple
 
 from .._enums import Layout
 from .._errors import InvalidArgumentError
 from .._routing import Routing
-from . import _choice
+from . import _choice, _device
 
 if TYPE_CHECKING:
     from .hybrid_ep_buffer import HybridEPBuffer
@@ -20,6 +20,11 @@ Handle = Tuple[Any, ...]
 PERMUTED_SIZE = 11
 FLAT_SIZE = 7
 _NAMES = {PERMUTED_SIZE: "dispatch_with_permute", FLAT_SIZE: "dispatch"}
+
+
+# Routings, and with them communicators, that a graph was captured with. A graph may be launched
+# until the process ends: nobody tells when it is gone.
+_of_graphs: Set[Routing] = set()
 
 
 class Batch:
@@ -62,10 +67,16 @@ class Batch:
         communicator = self.routing.communicator
         return communicator.num_ranks, self.num_local_experts, communicator.limits.num_local_experts
 
+    def keep_for_graph(self, tensor: Any) -> None:
+        """To be said before each operation."""
+        if _device.is_capturing(tensor):
+            _of_graphs.add(self.routing)
+
     def combine(
         self, rows: Any, row_gradients: Optional[Any], layout: Layout = Layout.EXPERT_MAJOR
     ) -> Tuple[Any, Optional[Any]]:
         """The tokens' sums [T, H], and the gradients FP32 [T, E] of dense weights."""
+        self.keep_for_graph(rows)
         result = self.routing.combine(
             rows,
             layout=layout,

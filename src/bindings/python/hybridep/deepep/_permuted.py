@@ -117,6 +117,7 @@ def _rows_of(
     probs: Optional[Any],
     counts_rows: bool = False,
 ) -> Dispatched:
+    batch.keep_for_graph(tokens.rows)
     config = batch.routing.communicator.config
     return batch.routing.dispatch(
         tokens.rows,

@@ -14,7 +14,7 @@ from .._communicator import Communicator
 from .._enums import Result
 from .._errors import Error, InvalidArgumentError, InvalidUsageError
 from .._values import Config
-from . import _config, _device
+from . import _config
 from ._meeting import Meeting
 
 DEFAULT_TOP_K = 8
@@ -105,20 +105,20 @@ class Room:
                 error.args = (f"{_config.DOMAIN_VARIABLE} is {self.domain_size}: {error}",)
             raise
 
-    def make(self, wanted: Sizes) -> None:
+    def make(self, wanted: Sizes, is_capturing: bool = False) -> None:
         """Makes room for at least these sizes. Collective if they exceed what there is."""
         if self.sizes.covers(wanted):
             return
+        if is_capturing:
+            raise InvalidUsageError(
+                f"the buffer has room for {self.sizes}, but {wanted} is needed: it cannot grow "
+                "while a graph is captured"
+            )
         with self._growth:
             if not self.sizes.covers(wanted):
                 self._grow(wanted)
 
     def _grow(self, wanted: Sizes) -> None:
-        if _device.is_capturing():
-            raise InvalidUsageError(
-                f"the buffer has room for {self.sizes}, but {wanted} is needed: it cannot grow "
-                "while a graph is captured"
-            )
         sizes = self.sizes.joined(wanted)
         sizes = sizes._replace(num_tokens=_config.rounded_tokens(sizes.num_tokens))
         for part in self._meeting.all_gather(_SIZES.pack(*sizes)):

@@ -15,7 +15,7 @@ from ._room import Room, Sizes
 
 def _updated(room: Room, choice: Choice, wanted: Sizes, alignment: int) -> Routing:
     """A routing that has been updated with the choice."""
-    room.make(wanted)
+    room.make(wanted, _device.is_capturing(choice.indices))
     communicator = room.communicator
     experts = (room.num_ranks, wanted.num_local_experts, communicator.limits.num_local_experts)
     indices = _choice.spread_indices(choice, *experts)
@@ -27,11 +27,10 @@ def _updated(room: Room, choice: Choice, wanted: Sizes, alignment: int) -> Routi
 
 def _check_capture(learns_top_k: bool, blocks: bool) -> None:
     """A host that waits would end a capture."""
-    if not _device.is_capturing():
-        return
     if blocks:
         raise InvalidUsageError(
-            "the call waits for its counts, which a graph that is captured forbids"
+            "non_blocking is False, so that the host waits for the counts, which a graph that is "
+            "captured forbids"
         )
     if learns_top_k:
         raise InvalidUsageError(
@@ -49,7 +48,8 @@ def route(
     they make room together.
     """
     learns_top_k = choice.is_map and not room.knows_top_k
-    _check_capture(learns_top_k, blocks)
+    if _device.is_capturing(choice.indices):
+        _check_capture(learns_top_k, blocks)
     routing = _updated(room, choice, wanted, alignment)
     if not blocks and not learns_top_k:
         return routing, None

@@ -292,7 +292,6 @@ class HybridEPBuffer:
             tokens = _tokens.read_tokens(hidden, scaling_factor, None)
             rows = num_dispatched_tokens
             return _flat.redispatch(self, handle, tokens, probs, topk_weights, rows)
-        rows = _flat.read_rows(num_dispatched_tokens, num_dispatched_tokens_tensor)
         tokens, choice, experts = self._read(
             hidden,
             scaling_factor,
@@ -304,6 +303,7 @@ class HybridEPBuffer:
             topk_weights,
             probs,
         )
+        rows = _flat.read_rows(num_dispatched_tokens, num_dispatched_tokens_tensor, hidden)
         return _flat.dispatch(self, tokens, choice, rows, experts, num_of_tokens_per_rank)
 
     def combine(
