@@ -2,6 +2,7 @@
 """Creation, closing, errors, threads, fork and exit."""
 
 import array
+import ctypes
 import gc
 import os
 import subprocess
@@ -110,6 +111,24 @@ class Close(unittest.TestCase):
         routing.dispatch_receive()
         routing.close()
         communicator.close()
+
+    def test_arrays_live_from_the_first_half_to_the_second(self):
+        """The caller holds neither inputs nor outputs in between."""
+        with alone(low_latency_tokens=4) as communicator:
+            routing = hybridep.Routing(communicator, mode=hybridep.Mode.LOW_LATENCY)
+            routing.update(ids(2))
+            for send, receive in (
+                (lambda x: routing.dispatch(x, send_only=True).rows, routing.dispatch_receive),
+                (lambda y: routing.combine(y, send_only=True).out, routing.combine_receive),
+            ):
+                given = (ctypes.c_float * 8 * 2)()
+                kept = [weakref.ref(given), weakref.ref(send(given))]
+                del given
+                gc.collect()
+                self.assertTrue(all(memory() is not None for memory in kept))
+                receive()
+                gc.collect()
+                self.assertEqual([memory() for memory in kept], [None, None])
 
     def test_a_communicator_can_be_closed_between_halves(self):
         """An exception that ends the work there reaches the caller."""

@@ -2,6 +2,7 @@
 """Dispatch and combine of NumPy arrays on the host backend."""
 
 import unittest
+import weakref
 
 import hybridep
 from hybridep import DataType, Layout, WeightMode
@@ -253,6 +254,60 @@ class Layer(unittest.TestCase):
             self.assertEqual(np.asarray(view.num_expert_rows)[0], sum(job.tokens_per_expert(rank)))
 
         self.run_job(body)
+
+
+class Memory(unittest.TestCase):
+    """Routings in memory that the caller brings."""
+
+    @staticmethod
+    def aligned(num_bytes):
+        memory = np.empty(num_bytes + 256, "uint8")
+        return memory[-memory.ctypes.data % 256 :][:num_bytes]
+
+    def test_a_routing_lives_in_it_and_keeps_it_alive(self):
+        job = Job(6, 2, TOKENS[:2])
+
+        def body(communicator):
+            rank, sizes = communicator.rank, {"max_tokens": 8, "max_top_k": 2}
+            num_bytes = communicator.routing_bytes(**sizes)
+            self.assertLess(num_bytes, communicator.routing_bytes())
+            memory = self.aligned(num_bytes)
+            kept = weakref.ref(memory)
+            routing = hybridep.Routing(communicator, memory=memory, **sizes)
+            del memory
+            routing.update(job.experts[rank])
+            rows = routing.dispatch(job.x[rank]).rows
+            np.testing.assert_array_equal(rows, job.dispatched(rank)[0])
+            self.assertIsNotNone(kept())
+            del routing
+            self.assertIsNotNone(kept(), "the next creation destroys the routing")
+            hybridep.Routing(communicator).close()
+            self.assertIsNone(kept())
+
+        run_ranks(2, body, type=DataType.FLOAT32, max_top_k=4)
+
+    def test_memory_that_does_not_do_is_refused(self):
+        def body(communicator):
+            num_bytes = communicator.routing_bytes()
+            memory = self.aligned(num_bytes)
+            for given, words in (
+                (memory[:-256], "memory_bytes"),
+                (self.aligned(num_bytes + 16)[16:], "memory lies at .* aligned to 256"),
+                (memory[::2], "memory is strided"),
+                (memoryview(memory).toreadonly(), "memory is read-only"),
+            ):
+                with self.assertRaisesRegex(hybridep.InvalidArgumentError, words):
+                    hybridep.Routing(communicator, memory=given)
+            with hybridep.Routing(communicator, memory=memory):
+                with self.assertRaisesRegex(hybridep.InvalidArgumentError, "memory"):
+                    hybridep.Routing(communicator, memory=memory)
+            with self.assertRaisesRegex(hybridep.InvalidArgumentError, "max_tokens"):
+                hybridep.Routing(communicator, max_tokens=17)
+            with hybridep.Routing(communicator, max_tokens=2) as routing:
+                with self.assertRaisesRegex(hybridep.InvalidArgumentError, "num_tokens"):
+                    routing.update(np.zeros((3, 1), "int32"))
+
+        run_ranks(1, body)
 
 
 class Formats(unittest.TestCase):

@@ -137,7 +137,15 @@ class Failure(Struct):
 
 class RoutingConfig(Struct):
     magic_number = 0x48455052
-    _fields_ = _HEAD + [("alignment", c_int32), ("mode", c_int32), ("lane", c_int32)]
+    _fields_ = _HEAD + [
+        ("alignment", c_int32),
+        ("mode", c_int32),
+        ("lane", c_int32),
+        ("memory", c_void_p),
+        ("memory_bytes", c_uint64),
+        ("max_tokens", c_int32),
+        ("max_top_k", c_int32),
+    ]
 
 
 class Update(Struct):
@@ -267,6 +275,11 @@ _ARGUMENTS = {
     "hepCommDeregister": [_HANDLE, c_void_p],
     "hepCommGetAsyncError": [_HANDLE, ctypes.POINTER(c_int)],
     "hepCommGetFailure": [_HANDLE, ctypes.POINTER(Failure)],
+    "hepRoutingMemoryBytes": [
+        _HANDLE,
+        ctypes.POINTER(RoutingConfig),
+        ctypes.POINTER(c_uint64),
+    ],
     "hepRoutingCreate": [ctypes.POINTER(_HANDLE), _HANDLE, ctypes.POINTER(RoutingConfig)],
     "hepRoutingDestroy": [_HANDLE],
     "hepRoutingUpdate": [_HANDLE, ctypes.POINTER(Update), _STREAM],

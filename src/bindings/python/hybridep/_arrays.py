@@ -269,7 +269,7 @@ def _buffer_empty(shape: Shape, type_name: str, _: Any) -> memoryview:
 
 
 def _buffer_like(shape: Shape, array: memoryview) -> memoryview:
-    return _plain_memory(shape, array.format, array.itemsize)
+    return _buffer_empty(shape, _buffer_type(array), array)
 
 
 def _plain_memory(shape: Shape, code: str, element_bytes: int) -> memoryview:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, Seq
 from . import _abi, _arrays
 from ._arguments import Arguments
 from ._arrays import Framework, Shape, View
-from ._enums import DataType, IndexType, Layout, Mode, Quantization, WeightMode
+from ._enums import DataType, IndexType, Layout, Quantization, WeightMode
 from ._errors import InvalidArgumentError, integer
 
 if TYPE_CHECKING:
@@ -286,12 +286,10 @@ class DispatchCall(Call):
 
     def _most_places(self) -> int:
         """Places of the expert-major layout, whatever the routing is."""
-        limits, routing = self.limits, self.routing
-        tokens = limits.max_tokens
-        if routing.mode == Mode.LOW_LATENCY:
-            tokens = limits.low_latency_tokens
-        selections = routing._communicator.num_ranks * tokens * self.batch.top_k
-        return selections + limits.num_local_experts * (routing.alignment - 1)
+        routing = self.routing
+        tokens = routing._communicator.num_ranks * routing._max_tokens
+        padding = self.limits.num_local_experts * (routing.alignment - 1)
+        return tokens * self.batch.top_k + padding
 
     def _row_scales(self, wanted: Output, stride: int, element_bytes: int) -> Any:
         like = self.x if self.scales is None else self.scales

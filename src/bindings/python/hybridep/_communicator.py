@@ -312,6 +312,19 @@ class Communicator:
 
     # ---------------------------------------------------------------------------------- memory
 
+    def routing_bytes(
+        self, mode: Mode = Mode.THROUGHPUT, max_tokens: int = 0, max_top_k: int = 0
+    ) -> int:
+        """Bytes of memory that a routing takes, for one that the caller brings: see `Routing`."""
+        config = _abi.RoutingConfig(
+            mode=integer("mode", mode),
+            max_tokens=integer("max_tokens", max_tokens),
+            max_top_k=integer("max_top_k", max_top_k),
+        )
+        num_bytes = ctypes.c_uint64()
+        self._check(self._library.hepRoutingMemoryBytes(self._alive(), config, num_bytes))
+        return num_bytes.value
+
     def allocate(self, shape: Sequence[int], dtype: DataType) -> Memory:
         """An array in the heap (`heap_bytes` of the config), from which peers read tokens in place.
         Local. It is not cleared, and is aligned to 256 bytes. It lives until `free` or `close`.

@@ -40,6 +40,7 @@ class RoutingView:
     row_counters: Memory
 
 
+_MEMORY_ALIGNMENT = 256
 _INDEX_TYPE_NAMES = tuple(INDEX_TYPES)
 
 # Operators of PyTorch take no objects but numbers.
@@ -61,13 +62,22 @@ class Routing:
         alignment: int = 1,
         mode: Mode = Mode.THROUGHPUT,
         lane: int = 0,
+        *,
+        memory: Any = None,
+        max_tokens: int = 0,
+        max_top_k: int = 0,
     ) -> None:
         """Creates a routing and its device memory. Local; waits for nothing. All ranks give the
-        same values.
+        same values, except memory.
 
-        alignment  each expert's block of expert-major rows starts at a multiple of it
-        mode       LOW_LATENCY needs low_latency_tokens in the communicator's config
-        lane       the sequence of operations that it lives on
+        alignment   each expert's block of expert-major rows starts at a multiple of it
+        mode        LOW_LATENCY needs low_latency_tokens in the communicator's config
+        lane        the sequence of operations that it lives on
+        memory      an array of at least `Communicator.routing_bytes`, aligned to 256 bytes: the
+                    routing lives there, and no call of CUDA creates it. It is kept alive until the
+                    routing is destroyed; its contents belong to the library. None: the library's
+        max_tokens  of an update, at most the communicator's; 0: that
+        max_top_k   likewise
         """
         self._handle = 0
         if not isinstance(communicator, Communicator):
@@ -81,8 +91,19 @@ class Routing:
         self._serials = itertools.count(1)
         self._number = next(_numbers)
         by_number[self._number] = self
-        self._in_flight: Any = None  # the arguments of a first half
-        config = _abi.RoutingConfig(alignment=self._alignment, mode=int(mode), lane=lane)
+        self._in_flight: Any = None  # the arrays of a first half
+        self._memory: Any = None
+        config = _abi.RoutingConfig(
+            alignment=self._alignment,
+            mode=self._mode,
+            lane=lane,
+            max_tokens=integer("max_tokens", max_tokens),
+            max_top_k=integer("max_top_k", max_top_k),
+        )
+        if memory is not None:
+            self._take_memory(memory, config)
+        self._max_tokens = max_tokens or self._tokens_of_mode()
+        self._max_top_k = max_top_k or communicator._limits.max_top_k
         handle = ctypes.c_void_p()
         with communicator._alone():
             owner = communicator._alive()
@@ -126,7 +147,8 @@ class Routing:
 
         indices  int32 or int64 [T, K] expert ids, -1 for no selection; or a map, bool or uint8
                  [T, E], in which every byte that is not 0 selects an expert
-        top_k    of a map: K, the most selections of a token; None: max_top_k. The same on all ranks
+        top_k    of a map: K, the most selections of a token; None: max_top_k of the routing. The
+                 same on all ranks
         stream   None: the current stream of the framework of `indices`
         """
         with self._lane:
@@ -249,7 +271,7 @@ class Routing:
             function = self._library.hepDispatchSend if send_only else self._library.hepDispatch
             self._check(function(handle, struct, where))
             self._batch = batch
-            self._in_flight = call if send_only else None
+            self._in_flight = (call, outputs) if send_only else None
             return outputs
 
     def dispatch_receive(self, stream: Any = None) -> None:
@@ -305,7 +327,7 @@ class Routing:
             call.struct.partial_type = partial_dtype
             function = self._library.hepCombineSend if send_only else self._library.hepCombine
             self._check(function(handle, call.struct, where))
-            self._in_flight = call if send_only else None
+            self._in_flight = (call, outputs) if send_only else None
             return outputs
 
     def combine_receive(self, stream: Any = None) -> None:
@@ -323,7 +345,7 @@ class Routing:
         with self._communicator._alone():
             if self._handle != 0:
                 self._check(self._library.hepRoutingDestroy(self._handle))
-                self._handle = 0
+                self._handle, self._memory = 0, None
 
     def __enter__(self) -> Routing:
         return self
@@ -348,12 +370,25 @@ class Routing:
 
     # --------------------------------------------------------------------------------- private
 
+    def _take_memory(self, memory: Any, config: _abi.RoutingConfig) -> None:
+        seen = _arrays.view(memory, "memory")
+        arguments = Arguments(self._communicator._device)
+        config.memory = arguments.add(seen, "memory", seen.shape, (), _MEMORY_ALIGNMENT, True)
+        config.memory_bytes = seen.nbytes
+        self._memory = seen.owner
+
+    def _tokens_of_mode(self) -> int:
+        limits = self._communicator._limits
+        throughput = self._mode == Mode.THROUGHPUT
+        return limits.max_tokens if throughput else limits.low_latency_tokens
+
     def _abandon(self) -> None:
         """Leaves the routing to its communicator, which destroys it when it can. Waits for nothing:
         a finaliser may run on any thread at any time.
         """
         if getattr(self, "_handle", 0) != 0:
-            self._communicator._abandoned.append((self._handle, None))
+            kept = (self._memory, self._in_flight)
+            self._communicator._abandoned.append((self._handle, kept))
             self._handle = 0
 
     def _alive(self) -> int:
@@ -411,4 +446,4 @@ class Routing:
             raise InvalidArgumentError(
                 f"indices is a map of {columns} experts, but there are {limits.num_experts}"
             )
-        return limits.max_top_k if top_k is None else integer("top_k", top_k)
+        return self._max_top_k if top_k is None else integer("top_k", top_k)
