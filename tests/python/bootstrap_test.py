@@ -239,7 +239,7 @@ class Processes(unittest.TestCase):
 
     def run_under_torchrun(self, script):
         try:
-            import torch.distributed
+            __import__("torch.distributed")
         except ImportError:
             self.skipTest("PyTorch is not installed")
         ports = str(free_port()), str(free_port())

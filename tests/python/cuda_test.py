@@ -148,6 +148,37 @@ class Graphs(unittest.TestCase):
         run_rank(body)
 
 
+    def test_a_graph_outlives_the_routing_that_it_captured(self):
+        """The routing is created during the capture, in memory that belongs to the graph."""
+
+        def body(communicator, device):
+            batch = Batch(0, tokens=9).to(device)
+            x, ids = batch.x.clone(), batch.ids.clone()
+            with hybridep.Routing(communicator) as routing:
+                routing.update(ids)  # starts CUDA's lazy loading of kernels
+                routing.combine(routing.dispatch(x, capacity=64).rows)
+            torch.cuda.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                num_bytes = communicator.routing_bytes()
+                memory = torch.empty(num_bytes, dtype=torch.uint8, device=device)
+                routing = hybridep.Routing(communicator, memory=memory)
+                routing.update(ids)
+                out = routing.combine(routing.dispatch(x, capacity=64).rows).out
+            del routing, memory
+            for seed in range(1, 4):
+                other = Batch(seed, tokens=9).to(device)
+                x.copy_(other.x)
+                ids.copy_(other.ids)
+                graph.replay()
+                times = (other.ids >= 0).sum(1, keepdim=True)
+                self.assertTrue(torch.equal(out, other.x * times))
+            torch.cuda.synchronize()
+            del graph
+
+        run_rank(body)
+
+
 class Memory(unittest.TestCase):
     def test_memory_of_the_library_becomes_a_tensor(self):
         def body(communicator, device):
