@@ -147,7 +147,6 @@ class Graphs(unittest.TestCase):
 
         run_rank(body)
 
-
     def test_a_graph_outlives_the_routing_that_it_captured(self):
         """The routing is created during the capture, in memory that belongs to the graph."""
 

@@ -311,6 +311,22 @@ class Memory(unittest.TestCase):
 
 
 class Formats(unittest.TestCase):
+    def test_types_that_are_not_known_are_refused(self):
+        def body(communicator):
+            with hybridep.Routing(communicator) as routing:
+                routing.update(np.zeros((4, 1), "int32"))
+                x = np.zeros((4, 8), "uint16")
+                for arguments in (
+                    {"scales": np.zeros((4, 2), "complex64")},
+                    {"scales": x.astype("M8[s]")},
+                ):
+                    with self.assertRaisesRegex(ValueError, "scales has elements of type"):
+                        routing.dispatch(x, dtype=DataType.BFLOAT16, **arguments)
+                with self.assertRaisesRegex(ValueError, "array has elements of type complex64"):
+                    communicator.register(np.zeros(4, "complex64"))
+
+        run_ranks(1, body, scale_bytes=16)
+
     def test_plain_integers_are_what_dtype_says(self):
         """BF16 of small numbers is the upper half of FP32."""
         job = Job(1, 2, TOKENS[:2])

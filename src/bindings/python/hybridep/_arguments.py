@@ -40,6 +40,10 @@ class Arguments:
             raise InvalidArgumentError(
                 f"{name} has elements of type {seen.type}, but must have {' or '.join(types)}"
             )
+        if seen.type not in ELEMENT_BYTES:
+            raise InvalidArgumentError(
+                f"{name} has elements of type {seen.type}, which is not known"
+            )
         if seen.shape != shape and not _fits(seen.shape, shape):
             raise InvalidArgumentError(
                 f"{name} has shape {list(seen.shape)}, but must have {_shape_text(shape)}"
