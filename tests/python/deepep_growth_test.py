@@ -339,7 +339,7 @@ def old_communicator(rank, num_ranks):
 
 
 def captured(rank, num_ranks):
-    """What would end the capture of a graph is refused. What was captured stays."""
+    """What would end the capture of a graph is refused."""
     test, ids = unittest.TestCase(), torch.arange(9).expand(10, 9).contiguous()
     x, selected, usage = tokens_of(rank, 10), map_of(10, 12, 2), hybridep.InvalidUsageError
     buffer, told = new_buffer(), new_buffer(max_top_k=2)
@@ -352,11 +352,22 @@ def captured(rank, num_ranks):
             told.dispatch(x, routing_map=selected)
         with test.assertRaisesRegex(usage, "cannot grow while a graph is captured"):
             told.dispatch_with_permute(hidden=x, topk_idx=ids, num_of_experts=12, **UNSEEN)
-        result = check_round_trip(told, rank, 10, 2, **UNSEEN)
-    routing = weakref.ref(result[-1][0].routing)
-    del result, told
+        check_round_trip(told, rank, 10, 2, **UNSEEN)
+
+
+def kept_for_graphs(rank, num_ranks):
+    """A graph owns the memory of routings that were made in it. What else it needs stays."""
+    buffer = new_buffer(max_top_k=2)
+    before = check_round_trip(buffer, rank, 10, 2)
+    with unittest.mock.patch.object(deep_ep._device, "is_capturing", lambda _: True):
+        inside = check_round_trip(buffer, rank, 10, 2, **UNSEEN)
+        check_combine(buffer, tokens_of(rank, 10), before, 2)
+    made_before, made_inside = (weakref.ref(r[-1][0].routing) for r in (before, inside))
+    communicator = weakref.ref(made_before().communicator)
+    del before, inside, buffer
     gc.collect()
-    assert routing() is not None and not routing().closed
+    assert not made_before().closed and not communicator().closed
+    assert made_inside() is None
 
 
 class Handles(unittest.TestCase):
@@ -364,6 +375,9 @@ class Handles(unittest.TestCase):
         gang.run(dropped_handles)
 
     def test_a_graph_keeps_what_it_was_captured_with(self):
+        gang.run(kept_for_graphs)
+
+    def test_what_would_end_a_capture_is_refused(self):
         gang.run(captured)
 
     def test_results_outlive_handle_and_buffer(self):

@@ -7,8 +7,9 @@ from typing import Any, List, Optional
 
 import torch
 
-from .._routing import RoutingView
-from .._values import Counts
+from .._memory import Memory
+
+_ALIGNMENT = 256  # of the memory of a routing
 
 
 def is_capturing(tensor: Any) -> bool:
@@ -21,11 +22,18 @@ def on_host(numbers: List[int], dtype: Any, like: Any) -> Any:
     return torch.tensor(numbers, dtype=dtype, pin_memory=like.is_cuda)
 
 
-def as_tensor(memory: Any) -> Any:
-    """The memory of a routing as a tensor, which keeps the routing alive."""
-    if memory.device < 0:
-        return torch.from_dlpack(memory)
-    return torch.as_tensor(memory, device=f"cuda:{memory.device}")
+def aligned_bytes(number: int, like: Any) -> Any:
+    """uint8 [number] beside another tensor, aligned as routings want it."""
+    made = torch.empty(number + _ALIGNMENT, dtype=torch.uint8, device=like.device)
+    first = -made.data_ptr() % _ALIGNMENT
+    return made[first : first + number]
+
+
+def part(memory: Any, inside: Memory, dtype: Any) -> Any:
+    """The numbers that a routing has in its memory, as a tensor that keeps the memory alive."""
+    first = inside.pointer - memory.data_ptr()
+    size = inside.shape[0] * torch.empty(0, dtype=dtype).element_size()
+    return memory[first : first + size].view(dtype)
 
 
 def low_words(numbers: Any) -> Any:
@@ -33,8 +41,18 @@ def low_words(numbers: Any) -> Any:
     return numbers.view(torch.int32)[::2]
 
 
-def flat_rows(view: RoutingView, counts: Optional[Counts], like: Any) -> Any:
-    """int32 [1] the rows of `dispatch`: on the host, if the host has waited for the counts."""
-    if counts is not None:
-        return on_host([counts.num_flat_rows], torch.int32, like)
-    return low_words(as_tensor(view.num_flat_rows))
+def use_on_current_stream(memory: Any, stream: Optional[int]) -> None:
+    """Tells PyTorch's allocator of memory that comes from another stream than the current one."""
+    if stream is None:
+        return
+    current = torch.cuda.current_stream(memory.device)
+    if current.cuda_stream != stream:
+        memory.record_stream(current)
+
+
+def current_stream(tensor: Any) -> Optional[int]:
+    """None on the host, which has no streams."""
+    if not tensor.is_cuda:
+        return None
+    stream: int = torch.cuda.current_stream(tensor.device).cuda_stream
+    return stream

@@ -64,7 +64,7 @@ def dispatch(
         batch,
         batch,
         batch,
-        _device.flat_rows(batch.routing.view(), counts, tokens.rows),
+        batch.num_flat_rows(counts),
         _local_map(batch),
         tokens.num_tokens,
         buffer._call_config(tokens, 1, num_local_experts),
@@ -95,7 +95,7 @@ def _rows_of(
     batch: Batch, tokens: Tokens, num_rows: int, weights: Optional[Any], probs: Optional[Any]
 ) -> Dispatched:
     """Rows that are not written have no experts, and weights of 0."""
-    batch.keep_for_graph(tokens.rows)
+    batch.use()
     shape, device = (num_rows, batch.routing.top_k), tokens.rows.device
     row_weights = None
     if weights is not None or probs is not None:

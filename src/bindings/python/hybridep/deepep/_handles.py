@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Any, Optional, Set, Tuple, Union
 
+import torch
+
+from .._communicator import Communicator
 from .._enums import Layout
 from .._errors import InvalidArgumentError
 from .._routing import Routing
+from .._values import Counts
 from . import _choice, _device
 
 if TYPE_CHECKING:
@@ -22,31 +26,36 @@ FLAT_SIZE = 7
 _NAMES = {PERMUTED_SIZE: "dispatch_with_permute", FLAT_SIZE: "dispatch"}
 
 
-# Routings, and with them communicators, that a graph was captured with. A graph may be launched
-# until the process ends: nobody tells when it is gone.
-_of_graphs: Set[Routing] = set()
+# What graphs were captured with and do not own. A graph may be launched until the process ends:
+# nobody tells when it is gone.
+_of_graphs: Set[Union[Routing, Communicator]] = set()
 
 
 class Batch:
     """The opaque element of a handle. When the last reference goes, the routing is free.
 
+    memory             uint8, of PyTorch's allocator: a graph owns that of routings made in it
     num_local_experts  of the call, which may be fewer than the communicator's
     row_experts        int32 [n, K] of `dispatch`: local experts of each row, -1 elsewhere
     """
+
+    row_experts: Optional[Any] = None
 
     def __init__(
         self,
         buffer: HybridEPBuffer,
         routing: Routing,
+        memory: Any,
         pad_multiple: int,
         num_local_experts: int,
-        row_experts: Optional[Any] = None,
     ) -> None:
         self.routing = routing
+        self.memory = memory
         self.pad_multiple = pad_multiple
         self.num_local_experts = num_local_experts
-        self.row_experts = row_experts
         self._buffer = weakref.ref(buffer)
+        self._stream = _device.current_stream(memory)
+        self._is_of_graph = _device.is_capturing(memory)
 
     @property
     def num_tokens(self) -> int:
@@ -67,16 +76,29 @@ class Batch:
         communicator = self.routing.communicator
         return communicator.num_ranks, self.num_local_experts, communicator.limits.num_local_experts
 
-    def keep_for_graph(self, tensor: Any) -> None:
-        """To be said before each operation."""
-        if _device.is_capturing(tensor):
-            _of_graphs.add(self.routing)
+    def use(self) -> None:
+        """To be said before each operation: what it needs must be there when it runs."""
+        _device.use_on_current_stream(self.memory, self._stream)
+        if _device.is_capturing(self.memory):
+            _of_graphs.add(self.routing.communicator if self._is_of_graph else self.routing)
+
+    def tokens_per_expert(self) -> Any:
+        """int32 [EL] without padding"""
+        numbers = _device.part(self.memory, self.routing.view().tokens_per_expert, torch.int32)
+        return numbers[: self.num_local_experts]
+
+    def num_flat_rows(self, counts: Optional[Counts]) -> Any:
+        """int32 [1] the rows of `dispatch`: on the host, if the host has waited for the counts."""
+        if counts is not None:
+            return _device.on_host([counts.num_flat_rows], torch.int32, self.memory)
+        numbers = _device.part(self.memory, self.routing.view().num_flat_rows, torch.int64)
+        return _device.low_words(numbers)
 
     def combine(
         self, rows: Any, row_gradients: Optional[Any], layout: Layout = Layout.EXPERT_MAJOR
     ) -> Tuple[Any, Optional[Any]]:
         """The tokens' sums [T, H], and the gradients FP32 [T, E] of dense weights."""
-        self.keep_for_graph(rows)
+        self.use()
         result = self.routing.combine(
             rows,
             layout=layout,

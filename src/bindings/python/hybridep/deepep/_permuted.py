@@ -117,7 +117,7 @@ def _rows_of(
     probs: Optional[Any],
     counts_rows: bool = False,
 ) -> Dispatched:
-    batch.keep_for_graph(tokens.rows)
+    batch.use()
     config = batch.routing.communicator.config
     return batch.routing.dispatch(
         tokens.rows,
@@ -157,18 +157,16 @@ def _handle(
     tokens: Tokens,
     outputs: Dispatched,
 ) -> Handle:
-    view = batch.routing.view()
-    tokens_per_expert = _device.as_tensor(view.tokens_per_expert)[: batch.num_local_experts]
     config = buffer._call_config(tokens, batch.pad_multiple, batch.num_local_experts)
     return (
         batch,
         batch,
         batch,
-        _device.flat_rows(view, counts, tokens.rows),
+        batch.num_flat_rows(counts),
         batch,
         batch,
         batch,
-        tokens_per_expert,
+        batch.tokens_per_expert(),
         tokens.num_tokens,
         config,
         _device.low_words(outputs.row_counters)[2:],

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
+from typing import Any, NamedTuple, Optional, Tuple
 
 from .._errors import InvalidUsageError
 from .._routing import Routing
@@ -13,16 +13,33 @@ from ._choice import Choice
 from ._room import Room, Sizes
 
 
-def _updated(room: Room, choice: Choice, wanted: Sizes, alignment: int) -> Routing:
-    """A routing that has been updated with the choice."""
+class Route(NamedTuple):
+    """A routing that has been updated, and the memory that it lives in."""
+
+    routing: Routing
+    memory: Any
+
+
+def _updated(room: Room, choice: Choice, wanted: Sizes, alignment: int, max_tokens: int) -> Route:
+    """max_tokens: of any rank, as far as all ranks know; 0: as many as there is room for"""
     room.make(wanted, _device.is_capturing(choice.indices))
     communicator = room.communicator
-    experts = (room.num_ranks, wanted.num_local_experts, communicator.limits.num_local_experts)
-    indices = _choice.spread_indices(choice, *experts)
-    routing = Routing(communicator, alignment=alignment)
-    top_k = communicator.limits.max_top_k if choice.is_map else None
+    limits = communicator.limits
+    indices = _choice.spread_indices(
+        choice, room.num_ranks, wanted.num_local_experts, limits.num_local_experts
+    )
+    top_k = limits.max_top_k if choice.is_map else wanted.top_k
+    num_bytes = communicator.routing_bytes(max_tokens=max_tokens, max_top_k=top_k)
+    memory = _device.aligned_bytes(num_bytes, indices)
+    routing = Routing(
+        communicator,
+        alignment=alignment,
+        memory=memory,
+        max_tokens=max_tokens,
+        max_top_k=top_k,
+    )
     routing.update(indices, top_k=top_k)
-    return routing
+    return Route(routing, memory)
 
 
 def _check_capture(learns_top_k: bool, blocks: bool) -> None:
@@ -40,9 +57,9 @@ def _check_capture(learns_top_k: bool, blocks: bool) -> None:
 
 
 def route(
-    room: Room, choice: Choice, wanted: Sizes, alignment: int, blocks: bool
-) -> Tuple[Routing, Optional[Counts]]:
-    """The routing, and the counts if the host waits for them.
+    room: Room, choice: Choice, wanted: Sizes, alignment: int, max_tokens: int, blocks: bool
+) -> Tuple[Routing, Any, Optional[Counts]]:
+    """The routing, its memory, and the counts if the host waits for them.
 
     All ranks learn the same number of selections of a token from a map that has been counted. So
     they make room together.
@@ -50,13 +67,13 @@ def route(
     learns_top_k = choice.is_map and not room.knows_top_k
     if _device.is_capturing(choice.indices):
         _check_capture(learns_top_k, blocks)
-    routing = _updated(room, choice, wanted, alignment)
+    made = _updated(room, choice, wanted, alignment, max_tokens)
     if not blocks and not learns_top_k:
-        return routing, None
-    counts = routing.counts()
+        return made.routing, made.memory, None
+    counts = made.routing.counts()
     room.knows_top_k = room.knows_top_k or choice.is_map
-    if counts.max_selections > routing.top_k:
+    if counts.max_selections > made.routing.top_k:
         wanted = wanted._replace(top_k=counts.max_selections)
-        routing = _updated(room, choice, wanted, alignment)
-        counts = routing.counts()
-    return routing, counts if blocks else None
+        made = _updated(room, choice, wanted, alignment, max_tokens)
+        counts = made.routing.counts()
+    return made.routing, made.memory, counts if blocks else None

@@ -370,8 +370,10 @@ class HybridEPBuffer:
             )
         top_k = 1 if choice.is_map else choice.indices.shape[1]
         wanted = Sizes(tokens.hidden, most, num_local_experts, top_k)
-        routing, counts = _routes.route(self._room, choice, wanted, pad_multiple, blocks)
-        return Batch(self, routing, pad_multiple, num_local_experts), counts
+        routing, memory, counts = _routes.route(
+            self._room, choice, wanted, pad_multiple, num_of_tokens_per_rank or 0, blocks
+        )
+        return Batch(self, routing, memory, pad_multiple, num_local_experts), counts
 
     def _call_config(
         self, tokens: Tokens, pad_multiple: int, num_local_experts: int
