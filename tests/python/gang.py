@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes that form a group of Gloo, are started once, and then run many cases."""
+"""Processes that form a group of torch.distributed, are started once, and run many cases."""
 
 import datetime
 import multiprocessing
@@ -15,13 +15,16 @@ class Failed(AssertionError):
     """What a process of a gang raised."""
 
 
-def _work(pipe, folder, rank, num_ranks):
-    """Runs what comes over the pipe, until it closes."""
+def _work(pipe, folder, backend, rank, num_ranks):
+    """Runs what comes over the pipe, until it closes. With NCCL each rank has a GPU of its own."""
+    import torch
     import torch.distributed as distributed
 
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
     store = distributed.FileStore(os.path.join(folder, "store"), num_ranks)
     distributed.init_process_group(
-        "gloo",
+        backend,
         store=store,
         rank=rank,
         world_size=num_ranks,
@@ -41,14 +44,14 @@ def _work(pipe, folder, rank, num_ranks):
 class Gang:
     """Processes, each with a rank. They are forked: what they run must be loaded already."""
 
-    def __init__(self, num_ranks):
+    def __init__(self, num_ranks, backend="gloo"):
         context = multiprocessing.get_context("fork")
         self.num_ranks = num_ranks
         self._folder = tempfile.mkdtemp()
         self._pipes, self._processes = [], []
         for rank in range(num_ranks):
             ours, theirs = context.Pipe()
-            arguments = (theirs, self._folder, rank, num_ranks)
+            arguments = (theirs, self._folder, backend, rank, num_ranks)
             process = context.Process(target=_work, args=arguments, daemon=True)
             process.start()
             theirs.close()
