@@ -135,6 +135,7 @@ def handles(rank, num_ranks):
         ({**cached, "handle": handle[:9]}, TypeError, "handle is .*must be what a dispatch"),
         ({**cached, "handle": 5}, TypeError, "handle is 5"),
         ({**cached, "handle": (None,) * 11}, TypeError, "handle is .*None"),
+        ({**cached, "num_of_tokens_per_rank": 9}, VALUE, "num_of_tokens_per_rank is 9"),
         ({**cached, "pad_multiple": 16}, VALUE, "pad_multiple is 16.*pad_multiple 1"),
         ({**cached, "num_permuted_tokens": -8}, VALUE, "num_permuted_tokens is -8"),
         ({**cached, "probs": PROBS[:, :2]}, VALUE, r"probs has shape \[10, 2\]"),
@@ -179,6 +180,8 @@ def handles(rank, num_ranks):
         buffer.combine(flat_rows[:1], torch.ones(1, NUM_EXPERTS), flat)
     with test.assertRaisesRegex(VALUE, "num_dispatched_tokens is -2"):
         buffer.dispatch(X, routing_map=MAP, num_dispatched_tokens=-2)
+    with test.assertRaisesRegex(VALUE, "num_of_tokens_per_rank is 9"):
+        buffer.dispatch(X, handle=flat, num_of_tokens_per_rank=9)
     check_works(buffer)
     check_works(other)
 

@@ -348,6 +348,11 @@ def attributes(rank, num_ranks):
         assert config.num_of_tokens_per_chunk_dispatch_api == 64
         assert config.num_of_dispatch_chunks == config.num_of_combine_chunks == 8
     buffer.empty_jit_cache()
+    budgets = {"num_sms_dispatch_api": 8, "num_sms_combine_api": 12}
+    buffer = deep_ep.HybridEPBuffer(group, 64, 1, 2, **budgets, num_sms_preprocessing_api=4)
+    config = buffer.config
+    assert (config.num_of_blocks_dispatch_api, config.num_of_blocks_combine_api) == (8, 12)
+    assert config.num_of_blocks_preprocessing_api == 4
 
 
 def templates(rank, num_ranks):

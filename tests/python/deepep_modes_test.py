@@ -387,6 +387,13 @@ def cached_flat(rank, num_ranks):
     same(rows, job.gather(job.flat(rank), other.tokens))
     same(probs, flat_probs(job, rank, other.probs))
     assert handle[0] is first[-1][0]
+    told = len(rows) - 1 if len(rows) > 0 else 0
+    for options in (
+        {"num_dispatched_tokens": torch.tensor(told)},
+        {"num_dispatched_tokens_tensor": torch.tensor([told], dtype=torch.int32)},
+    ):
+        fewer = buffer.dispatch(other.tokens[rank], handle=first[-1], **options)[0]
+        same(fewer, rows[:told])
 
 
 def shorter_rows(rank, num_ranks):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import TYPE_CHECKING, Any, Optional, Tuple
 
 import torch
@@ -23,24 +22,11 @@ if TYPE_CHECKING:
 Result = Tuple[Any, Any, Any, Handle]
 
 
-def read_rows(
-    num_dispatched_tokens: Any, told_by_tensor: Optional[Any], hidden: Any
-) -> Optional[int]:
+def read_rows(num_dispatched_tokens: Any, told_by_tensor: Optional[Any]) -> Optional[int]:
     """Rows of the output, if the caller tells them."""
     if num_dispatched_tokens is None and told_by_tensor is not None:
         num_dispatched_tokens = told_by_tensor.reshape(-1)[0]
-    if num_dispatched_tokens is None:
-        if _device.is_capturing(hidden):
-            raise InvalidUsageError(
-                "num_dispatched_tokens is None, but is needed while a graph is captured"
-            )
-        return None
-    if isinstance(num_dispatched_tokens, torch.Tensor):
-        num_dispatched_tokens = num_dispatched_tokens.item()
-    rows = operator.index(num_dispatched_tokens)
-    if rows < 0:
-        raise InvalidArgumentError(f"num_dispatched_tokens is {rows}, but must not be negative")
-    return rows
+    return _tokens.number_of_rows("num_dispatched_tokens", num_dispatched_tokens)
 
 
 def dispatch(
@@ -52,6 +38,10 @@ def dispatch(
     num_of_tokens_per_rank: Optional[int],
 ) -> Result:
     """By a new routing. Waits for the counts unless num_rows is told."""
+    if num_rows is None and _device.is_capturing(tokens.rows):
+        raise InvalidUsageError(
+            "num_dispatched_tokens is None, but is needed while a graph is captured"
+        )
     batch, counts = buffer._route(
         choice, tokens, 1, num_local_experts, num_of_tokens_per_rank, num_rows is None
     )

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import TYPE_CHECKING, Any, List, NamedTuple, Optional, Tuple
 
 import torch
@@ -33,19 +32,9 @@ class Shape(NamedTuple):
     blocks: bool
 
 
-def _rows_told(num_permuted_tokens: Any) -> Optional[int]:
-    if num_permuted_tokens is None:
-        return None
-    if isinstance(num_permuted_tokens, torch.Tensor):
-        num_permuted_tokens = num_permuted_tokens.item()
-    rows = operator.index(num_permuted_tokens)
-    if rows < 0:
-        raise InvalidArgumentError(f"num_permuted_tokens is {rows}, but must not be negative")
-    return rows
-
-
 def read_shape(num_permuted_tokens: Any, pad_multiple: Optional[int], non_blocking: bool) -> Shape:
-    rows, pad = _rows_told(num_permuted_tokens), pad_multiple or 1
+    rows = _tokens.number_of_rows("num_permuted_tokens", num_permuted_tokens)
+    pad = pad_multiple or 1
     if non_blocking and rows is None:
         raise InvalidArgumentError("num_permuted_tokens is None, but non_blocking needs it")
     if non_blocking and rows is not None and rows % pad != 0:
@@ -97,7 +86,7 @@ def redispatch(
         raise InvalidArgumentError(
             f"pad_multiple is {pad_multiple}, but handle is of pad_multiple {batch.pad_multiple}"
         )
-    rows = _rows_told(num_permuted_tokens)
+    rows = _tokens.number_of_rows("num_permuted_tokens", num_permuted_tokens)
     if rows is None:
         raise TypeError("num_permuted_tokens is None, but a call with a handle needs it")
     if probs is not None:

@@ -143,4 +143,4 @@ class Room:
             )
         if self._warned is not communicator:
             self._warned = communicator
-            warnings.warn(str(error), RuntimeWarning, stacklevel=4)
+            warnings.warn(str(error), RuntimeWarning, stacklevel=3)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, NamedTuple, Optional
 
 import torch
@@ -121,3 +122,25 @@ def check_vector(tensor: Any, name: str, rows: int) -> None:
             f"torch.float32 and {[rows]}"
         )
     check_contiguous(tensor, name)
+
+
+def number_of_rows(name: str, told: Any) -> Optional[int]:
+    """A number of rows, as an int or a tensor without dimensions."""
+    if told is None:
+        return None
+    rows = operator.index(told.item() if isinstance(told, torch.Tensor) else told)
+    if rows < 0:
+        raise InvalidArgumentError(f"{name} is {rows}, but must not be negative")
+    return rows
+
+
+def most_tokens(tokens: Tokens, num_of_tokens_per_rank: Optional[int]) -> int:
+    """The most tokens of any rank, as far as this rank knows."""
+    if num_of_tokens_per_rank is None:
+        return tokens.num_tokens
+    if num_of_tokens_per_rank < tokens.num_tokens:
+        raise InvalidArgumentError(
+            f"num_of_tokens_per_rank is {num_of_tokens_per_rank}, but hidden has "
+            f"{tokens.num_tokens} tokens"
+        )
+    return num_of_tokens_per_rank

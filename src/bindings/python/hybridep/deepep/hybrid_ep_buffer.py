@@ -13,7 +13,6 @@ from typing import Any, Optional, Tuple
 
 import torch
 
-from .._errors import InvalidArgumentError
 from .._values import Counts
 from . import _choice, _config, _dense, _flat, _permuted, _routes, _tokens
 from ._choice import Choice
@@ -223,6 +222,7 @@ class HybridEPBuffer:
         self._room.check()
         if handle is not None:
             tokens = _tokens.read_tokens(hidden, scaling_factor, use_fp8)
+            _tokens.most_tokens(tokens, num_of_tokens_per_rank)
             return _permuted.redispatch(
                 self, handle, tokens, probs, topk_weights, num_permuted_tokens, pad_multiple
             )
@@ -288,9 +288,10 @@ class HybridEPBuffer:
         FP32 [n, H / 128] or None, and the handle.
         """
         self._room.check()
+        rows = _flat.read_rows(num_dispatched_tokens, num_dispatched_tokens_tensor)
         if handle is not None:
             tokens = _tokens.read_tokens(hidden, scaling_factor, None)
-            rows = num_dispatched_tokens
+            _tokens.most_tokens(tokens, num_of_tokens_per_rank)
             return _flat.redispatch(self, handle, tokens, probs, topk_weights, rows)
         tokens, choice, experts = self._read(
             hidden,
@@ -303,7 +304,6 @@ class HybridEPBuffer:
             topk_weights,
             probs,
         )
-        rows = _flat.read_rows(num_dispatched_tokens, num_dispatched_tokens_tensor, hidden)
         return _flat.dispatch(self, tokens, choice, rows, experts, num_of_tokens_per_rank)
 
     def combine(
@@ -363,11 +363,7 @@ class HybridEPBuffer:
         blocks: bool,
     ) -> Tuple[Batch, Optional[Counts]]:
         """The batch of a new routing, and its counts if the host waits for them."""
-        most = tokens.num_tokens if num_of_tokens_per_rank is None else num_of_tokens_per_rank
-        if most < tokens.num_tokens:
-            raise InvalidArgumentError(
-                f"num_of_tokens_per_rank is {most}, but hidden has {tokens.num_tokens} tokens"
-            )
+        most = _tokens.most_tokens(tokens, num_of_tokens_per_rank)
         top_k = 1 if choice.is_map else choice.indices.shape[1]
         wanted = Sizes(tokens.hidden, most, num_local_experts, top_k)
         routing, memory, counts = _routes.route(
