@@ -135,6 +135,7 @@ def handles(rank, num_ranks):
         ({**cached, "handle": handle[:9]}, TypeError, "handle is .*must be what a dispatch"),
         ({**cached, "handle": 5}, TypeError, "handle is 5"),
         ({**cached, "handle": (None,) * 11}, TypeError, "handle is .*None"),
+        ({**cached, "topk_weights": PROBS[:, :2].contiguous()}, VALUE, "topk_weights has shape"),
         ({**cached, "num_of_tokens_per_rank": 9}, VALUE, "num_of_tokens_per_rank is 9"),
         ({**cached, "pad_multiple": 16}, VALUE, "pad_multiple is 16.*pad_multiple 1"),
         ({**cached, "num_permuted_tokens": -8}, VALUE, "num_permuted_tokens is -8"),
@@ -198,6 +199,8 @@ def constructors(rank, num_ranks):
     for options, text in cases:
         with test.subTest(text=text), test.assertRaisesRegex(VALUE, text):
             new_buffer(**options)
+    with test.assertRaisesRegex(TypeError, "hidden_dim is 1.5, but must be an integer"):
+        new_buffer(hidden_dim=1.5)
 
 
 def different_constructors(rank, num_ranks):

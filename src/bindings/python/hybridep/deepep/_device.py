@@ -41,13 +41,16 @@ def low_words(numbers: Any) -> Any:
     return numbers.view(torch.int32)[::2]
 
 
-def use_on_current_stream(memory: Any, stream: Optional[int]) -> None:
-    """Tells PyTorch's allocator of memory that comes from another stream than the current one."""
+def use_on_current_stream(stream: Optional[int], *tensors: Any) -> None:
+    """Tells PyTorch's allocator of tensors that were made on a stream, if it is not the current."""
     if stream is None:
         return
-    current = torch.cuda.current_stream(memory.device)
-    if current.cuda_stream != stream:
-        memory.record_stream(current)
+    current = torch.cuda.current_stream(tensors[0].device)
+    if current.cuda_stream == stream:
+        return
+    for tensor in tensors:
+        if tensor is not None:
+            tensor.record_stream(current)
 
 
 def current_stream(tensor: Any) -> Optional[int]:

@@ -48,7 +48,7 @@ def dispatch(
     if num_rows is None:
         assert counts is not None
         num_rows = counts.num_flat_rows
-    outputs = _rows_of(batch, tokens, num_rows, choice.weights, choice.probs)
+    outputs = _rows_of(batch, tokens, num_rows, choice.probs, choice.weights)
     batch.row_experts = outputs.row_experts
     handle = (
         batch,
@@ -73,32 +73,29 @@ def redispatch(
     """By the routing of an earlier call. Never waits."""
     batch = open_handle(handle, FLAT_SIZE, buffer)
     check_tokens(batch, tokens.num_tokens)
-    if probs is not None:
-        num_experts = batch.num_local_experts * buffer.group_size
-        _tokens.check_matrix(probs, "probs", tokens.num_tokens, num_experts, torch.float32)
     rows = batch.num_rows if num_rows is None else num_rows
-    outputs = _rows_of(batch, tokens, rows, topk_weights, probs)
+    outputs = _rows_of(batch, tokens, rows, probs, topk_weights)
     return _result(buffer, batch, tokens, outputs, handle)
 
 
 def _rows_of(
-    batch: Batch, tokens: Tokens, num_rows: int, weights: Optional[Any], probs: Optional[Any]
+    batch: Batch, tokens: Tokens, num_rows: int, probs: Optional[Any], topk_weights: Optional[Any]
 ) -> Dispatched:
     """Rows that are not written have no experts, and weights of 0."""
-    batch.use()
+    weights = batch.weights(probs, topk_weights)
     shape, device = (num_rows, batch.routing.top_k), tokens.rows.device
     row_weights = None
-    if weights is not None or probs is not None:
+    if weights:
         row_weights = torch.zeros(shape, dtype=torch.float32, device=device)
+    batch.use()
     return batch.routing.dispatch(
         tokens.rows,
         layout=Layout.FLAT,
         capacity=num_rows,
-        weights=None if probs is not None else weights,
-        dense_weights=None if probs is None else batch.spread(probs),
         scales=_tokens.padded_scales(tokens, batch.routing.communicator.config.scale_bytes),
         row_weights=row_weights,
         row_experts=torch.full(shape, -1, dtype=torch.int32, device=device),
+        **weights,
     )
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Optional, Set, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, Optional, Set, Tuple, Union
 
 import torch
 
@@ -14,6 +14,7 @@ from .._errors import InvalidArgumentError
 from .._routing import Routing
 from .._values import Counts
 from . import _choice, _device
+from ._tokens import check_matrix
 
 if TYPE_CHECKING:
     from .hybrid_ep_buffer import HybridEPBuffer
@@ -24,7 +25,6 @@ Handle = Tuple[Any, ...]
 PERMUTED_SIZE = 11
 FLAT_SIZE = 7
 _NAMES = {PERMUTED_SIZE: "dispatch_with_permute", FLAT_SIZE: "dispatch"}
-
 
 # What graphs were captured with and do not own. A graph may be launched until the process ends:
 # nobody tells when it is gone.
@@ -67,9 +67,17 @@ class Batch:
         assert self.row_experts is not None
         return int(self.row_experts.shape[0])
 
-    def spread(self, dense: Any) -> Any:
-        """[T, E] of the call in the communicator's numbers of experts."""
-        return _choice.spread_columns(dense, *self._experts())
+    def weights(self, probs: Optional[Any], topk_weights: Optional[Any]) -> Dict[str, Any]:
+        """Arguments of a dispatch for weights by expert, which decide, or by selection."""
+        if probs is not None:
+            num_experts = self.num_local_experts * self.routing.communicator.num_ranks
+            check_matrix(probs, "probs", self.num_tokens, num_experts, torch.float32)
+            return {"dense_weights": _choice.spread_columns(probs, *self._experts())}
+        if topk_weights is None:
+            return {}
+        top_k = self.routing.top_k
+        check_matrix(topk_weights, "topk_weights", self.num_tokens, top_k, torch.float32)
+        return {"weights": topk_weights}
 
     def _experts(self) -> Tuple[int, int, int]:
         """Ranks, experts of each in the call, and as many as the communicator has room for."""
@@ -78,7 +86,7 @@ class Batch:
 
     def use(self) -> None:
         """To be said before each operation: what it needs must be there when it runs."""
-        _device.use_on_current_stream(self.memory, self._stream)
+        _device.use_on_current_stream(self._stream, self.memory, self.row_experts)
         if _device.is_capturing(self.memory):
             _of_graphs.add(self.routing.communicator if self._is_of_graph else self.routing)
 

@@ -63,7 +63,7 @@ def dispatch(
     if rows is None:
         assert counts is not None
         rows = counts.num_padded_rows
-    outputs = _rows_of(batch, tokens, rows, choice.weights, choice.probs, counts_rows=True)
+    outputs = _rows_of(batch, tokens, rows, choice.probs, choice.weights, with_counts=True)
     sizes = _group_sizes(counts, shape.pad_multiple, rows, tokens, outputs)
     handle = _handle(buffer, batch, counts, tokens, outputs)
     scales = _tokens.own_scales(outputs.row_scales, tokens)
@@ -89,11 +89,7 @@ def redispatch(
     rows = _tokens.number_of_rows("num_permuted_tokens", num_permuted_tokens)
     if rows is None:
         raise TypeError("num_permuted_tokens is None, but a call with a handle needs it")
-    if probs is not None:
-        num_experts = batch.num_local_experts * buffer.group_size
-        _tokens.check_matrix(probs, "probs", tokens.num_tokens, num_experts, torch.float32)
-        topk_weights = None
-    outputs = _rows_of(batch, tokens, rows, topk_weights, probs)
+    outputs = _rows_of(batch, tokens, rows, probs, topk_weights)
     scales = _tokens.own_scales(outputs.row_scales, tokens)
     return outputs.rows, outputs.row_weights, scales, None, handle
 
@@ -102,21 +98,21 @@ def _rows_of(
     batch: Batch,
     tokens: Tokens,
     num_rows: int,
-    weights: Optional[Any],
     probs: Optional[Any],
-    counts_rows: bool = False,
+    topk_weights: Optional[Any],
+    with_counts: bool = False,
 ) -> Dispatched:
-    batch.use()
+    weights = batch.weights(probs, topk_weights)
     config = batch.routing.communicator.config
+    batch.use()
     return batch.routing.dispatch(
         tokens.rows,
         capacity=num_rows,
-        weights=None if probs is not None else weights,
-        dense_weights=None if probs is None else batch.spread(probs),
         scales=_tokens.padded_scales(tokens, config.scale_bytes),
-        row_weights=weights is not None or probs is not None,
-        group_sizes=counts_rows,
-        row_counters=counts_rows,
+        row_weights=bool(weights),
+        group_sizes=with_counts,
+        row_counters=with_counts,
+        **weights,
     )
 
 

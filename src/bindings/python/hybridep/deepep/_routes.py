@@ -58,8 +58,8 @@ def _check_capture(learns_top_k: bool, blocks: bool) -> None:
 
 def route(
     room: Room, choice: Choice, wanted: Sizes, alignment: int, max_tokens: int, blocks: bool
-) -> Tuple[Routing, Any, Optional[Counts]]:
-    """The routing, its memory, and the counts if the host waits for them.
+) -> Tuple[Route, Optional[Counts]]:
+    """The routing, and the counts if the host waits for them.
 
     All ranks learn the same number of selections of a token from a map that has been counted. So
     they make room together.
@@ -69,11 +69,11 @@ def route(
         _check_capture(learns_top_k, blocks)
     made = _updated(room, choice, wanted, alignment, max_tokens)
     if not blocks and not learns_top_k:
-        return made.routing, made.memory, None
+        return made, None
     counts = made.routing.counts()
     room.knows_top_k = room.knows_top_k or choice.is_map
     if counts.max_selections > made.routing.top_k:
         wanted = wanted._replace(top_k=counts.max_selections)
         made = _updated(room, choice, wanted, alignment, max_tokens)
         counts = made.routing.counts()
-    return made.routing, made.memory, counts if blocks else None
+    return made, counts if blocks else None

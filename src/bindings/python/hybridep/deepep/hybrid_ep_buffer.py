@@ -13,6 +13,7 @@ from typing import Any, Optional, Tuple
 
 import torch
 
+from .._errors import integer
 from .._values import Counts
 from . import _choice, _config, _dense, _flat, _permuted, _routes, _tokens
 from ._choice import Choice
@@ -89,8 +90,12 @@ class HybridEPBuffer:
         self.num_sms_dispatch_api = self._sms.dispatch
         self.num_sms_combine_api = self._sms.combine
         self.num_sms_preprocessing_api = self._sms.preprocessing
-        top_k = DEFAULT_TOP_K if max_top_k is None else max_top_k
-        sizes = Sizes(hidden_dim, max_num_of_tokens_per_rank, num_local_experts, top_k)
+        sizes = Sizes(
+            integer("hidden_dim", hidden_dim),
+            integer("max_num_of_tokens_per_rank", max_num_of_tokens_per_rank),
+            integer("num_local_experts", num_local_experts),
+            DEFAULT_TOP_K if max_top_k is None else integer("max_top_k", max_top_k),
+        )
         self._room = Room(group, sizes, max_top_k, self._sms)
         self.rank = self._room.rank
         self.group_size = self._room.num_ranks
@@ -366,10 +371,10 @@ class HybridEPBuffer:
         most = _tokens.most_tokens(tokens, num_of_tokens_per_rank)
         top_k = 1 if choice.is_map else choice.indices.shape[1]
         wanted = Sizes(tokens.hidden, most, num_local_experts, top_k)
-        routing, memory, counts = _routes.route(
+        route, counts = _routes.route(
             self._room, choice, wanted, pad_multiple, num_of_tokens_per_rank or 0, blocks
         )
-        return Batch(self, routing, memory, pad_multiple, num_local_experts), counts
+        return Batch(self, route.routing, route.memory, pad_multiple, num_local_experts), counts
 
     def _call_config(
         self, tokens: Tokens, pad_multiple: int, num_local_experts: int
