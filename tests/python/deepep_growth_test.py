@@ -169,6 +169,15 @@ def alone(rank, num_ranks):
     check_round_trip(buffer, rank, 600, 2)
 
 
+def without_store(rank, num_ranks):
+    """A version of PyTorch that does not show its store."""
+    buffer = new_buffer()
+    with unittest.mock.patch.object(deep_ep._meeting, "_default_store", lambda: None):
+        with unittest.TestCase().assertRaisesRegex(hybridep.UnsupportedError, "has no store"):
+            check_round_trip(buffer, rank, 600, 2)
+    check_round_trip(buffer, rank, 10, 2)
+
+
 class Growth(unittest.TestCase):
     def test_the_constructor_agrees_on_the_most_tokens(self):
         gang.run(constructor)
@@ -193,6 +202,9 @@ class Growth(unittest.TestCase):
 
     def test_a_config_makes_room(self):
         gang.run(template)
+
+    def test_without_a_store_there_is_no_growth(self):
+        gang.run(without_store)
 
     def test_a_rank_alone_is_refused_in_time(self):
         gang.run(alone)
