@@ -169,6 +169,7 @@ class Errors(unittest.TestCase):
             "PEER_LOST": ConnectionError,
             "INTERNAL": RuntimeError,
             "OVERFLOW": RuntimeError,
+            "NETWORK": ConnectionError,
         }
         self.assertEqual(
             {r.name for r in hybridep.Result} - {"SUCCESS"}, set(expected), "results of the header"

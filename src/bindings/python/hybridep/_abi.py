@@ -75,6 +75,7 @@ class Config(Struct):
         ("partial_type", c_int32),
         ("low_latency_blocks", c_int32),
         ("init_timeout_ms", c_int32),
+        ("network_bytes", c_int64),
     ]
 
 
@@ -91,6 +92,7 @@ class Workspace(Struct):
         ("scratch_bytes", c_uint64),
         ("low_latency_bytes", c_uint64),
         ("low_latency_routing_bytes", c_uint64),
+        ("network_bytes", c_uint64),
     ]
 
 
@@ -116,6 +118,8 @@ class Limits(Struct):
         ("low_latency_lanes", c_int32),
         ("low_latency_tokens", c_int32),
         ("low_latency_blocks", c_int32),
+        ("num_domains", c_int32),
+        ("domain_size", c_int32),
     ]
 
 
@@ -132,6 +136,8 @@ class Failure(Struct):
         ("seen", c_uint64),
         ("mode", c_int32),
         ("lane", c_int32),
+        ("via_rank", c_int32),
+        ("reserved", c_int32),
     ]
 
 

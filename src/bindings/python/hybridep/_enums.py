@@ -38,6 +38,7 @@ class Result(FromLibrary):
     PEER_LOST = 11
     INTERNAL = 12
     OVERFLOW = 13
+    NETWORK = 14
 
 
 class Backend(enum.IntEnum):
@@ -90,6 +91,8 @@ class Phase(FromLibrary):
     READERS = 5
     SLOTS = 6
     PARTIALS = 7
+    NETWORK = 8
+    LANDING = 9
 
 
 class Mode(enum.IntEnum):

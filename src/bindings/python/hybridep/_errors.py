@@ -102,6 +102,12 @@ class RowOverflowError(Error, RuntimeError):
     result = Result.OVERFLOW
 
 
+class NetworkError(Error, ConnectionError):
+    """The network between domains failed, or does not connect them."""
+
+    result = Result.NETWORK
+
+
 _CLASSES: Dict[int, Type[Error]] = {
     int(class_.result): class_
     for class_ in (
@@ -118,6 +124,7 @@ _CLASSES: Dict[int, Type[Error]] = {
         PeerLostError,
         InternalError,
         RowOverflowError,
+        NetworkError,
     )
 }
 

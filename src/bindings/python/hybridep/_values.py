@@ -37,6 +37,7 @@ class Workspace:
     scratch_bytes: int
     low_latency_bytes: int
     low_latency_routing_bytes: int
+    network_bytes: int
 
 
 @dataclass
@@ -75,6 +76,7 @@ class Config:
     partial_type: DataType = DataType.DEFAULT
     low_latency_blocks: int = 0
     init_timeout_ms: int = 0
+    network_bytes: int = 0
 
     def check(self, num_ranks: int) -> None:
         """Raises unless `num_ranks` ranks can create a communicator of it. Needs no GPU."""
@@ -92,7 +94,7 @@ class Config:
         struct = _abi.Config()
         for field in dataclasses.fields(self):
             if field.name != "log":
-                bits = 64 if field.name == "heap_bytes" else 32
+                bits = 64 if field.name.endswith("_bytes") and field.name != "scale_bytes" else 32
                 value = integer(f"config.{field.name}", getattr(self, field.name), bits)
                 setattr(struct, field.name, value)
         if self.log is not None:
@@ -126,6 +128,8 @@ class Limits:
     low_latency_lanes: int
     low_latency_tokens: int
     low_latency_blocks: int
+    num_domains: int
+    domain_size: int
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,7 @@ class Failure:
     seen: int
     mode: Mode
     lane: int
+    via_rank: int
 
     @classmethod
     def _of(cls, struct: _abi.Failure) -> Failure:
