@@ -127,7 +127,7 @@
  *   hepConfigCheck, hepWorkspaceSize    InvalidArgument Unsupported
  *   hepGetUniqueId                      InvalidArgument System
  *   hepCommInit...                      InvalidArgument Unsupported OutOfMemory System Cuda
- *                                       Mismatch Unreachable Timeout PeerLost
+ *                                       Mismatch Unreachable Timeout PeerLost Network
  *   hepCommDestroy, hepRoutingDestroy   InvalidArgument InvalidUsage
  *   hepMemAlloc                         InvalidArgument OutOfMemory
  *   hepCommRegister, hepCommDeregister  InvalidArgument InvalidUsage Unsupported System Cuda
@@ -148,6 +148,8 @@
  *   PeerLost        the process of a rank is gone, or the rank has left      within a second
  *   Cuda            the CUDA context of a rank has died: by a fault of any   within a second
  *                   kernel of its process, or by a reset of the device
+ *   Network         the network between domains has failed, of a rank, or    as soon as the network
+ *                   between two                                              tells
  *   Mismatch        ranks did not call an operation alike                    with the operation
  *   InvalidUsage    T or K of a call are not those of the executed update    with the operation
  *
@@ -360,9 +362,9 @@ typedef struct {
   /** Independent sequences of operations, 1 to 4; 0: 1. Each takes memory of its own. Low-latency
       routings have four more. */
   int32_t lanes;
-  /** L, the ranks that map each other's memory; divides R. The ranks 0 to L - 1 are a domain, the next L
-      are another, and so on; several domains are joined by a network. 0: all ranks, or on the host
-      backend the ranks of each host if there are several. The cuda backend serves one domain. */
+  /** L, the ranks that map each other's memory; it divides R. The ranks 0 to L - 1 are a domain,
+      the next L are another, and so on. A network joins several domains. 0: all ranks, or on the
+      host backend the ranks of each host if there are several. The cuda backend serves one. */
   int32_t domain_size;
 
   /* Tuning, as in Hybrid-EP. 0: the library chooses, within sm_budget. */
@@ -403,9 +405,9 @@ typedef struct {
       30000. `timeout_ms` does not bound it. */
   int32_t init_timeout_ms;
 
-  /** With several domains: bytes of each of the four rings of a lane through which rows go to the other
-      domains and sums come back. They must hold a row for each other domain, with its sums of
-      min(max_top_k, L) ranks. 0: 64 MiB. */
+  /** With several domains: bytes of each of the four rings of a lane. Through them rows go to the
+      other domains, and sums come back. Each ring must hold a row for each other domain, with its
+      sums of min(max_top_k, L) ranks. 0: 64 MiB. */
   int64_t network_bytes;
 } hepConfig_t;
 
@@ -445,8 +447,8 @@ typedef struct {
       bytes for each token, and 24 for each selection of an even max_top_k. */
   uint64_t low_latency_bytes;
   uint64_t low_latency_routing_bytes; /**< routing_bytes of a low-latency routing */
-  /** Of all lanes that are not of low latency, what serves the other domains: rings, records of their
-      ranks, and max_tokens * min(max_top_k, D - 1) sums. 0 with one domain. */
+  /** What serves the other domains, of all lanes that are not of low latency: rings, records of
+      their ranks, and max_tokens * min(max_top_k, D - 1) sums. 0 with one domain. */
   uint64_t network_bytes;
 } hepWorkspace_t;
 
@@ -744,7 +746,8 @@ typedef struct {
   uint64_t seen;        /**< see above */
   int32_t mode;         /**< hepMode_t of the lane */
   int32_t lane;         /**< lane of the operation, as in hepRoutingConfig_t */
-  /** The rank by way of which the signal comes, if missing_rank is of another domain; otherwise -1. */
+  /** The rank by way of which the signal comes, if missing_rank is of another domain and this rank
+      waited for it itself; otherwise -1. */
   int32_t via_rank;
   int32_t reserved;
 } hepFailure_t;
@@ -1103,7 +1106,8 @@ HEP_API hepResult_t hepDispatch(hepRouting_t routing, const hepDispatchArgs_t* a
  * `hepDispatchReceive` completes it, on any stream on which the caller has ordered it after the
  * first half, with the arguments given here. Both halves together do exactly what `hepDispatch`
  * does. They may be captured in one CUDA graph or in two. Two graphs are replayed equally often, in
- * turn. Returns hepErrorUnsupported for a routing of hepModeThroughput, otherwise as `hepDispatch`.
+ * turn. Returns hepErrorUnsupported for a routing of hepModeThroughput, and if network_bytes of the
+ * config holds no two batches, otherwise as `hepDispatch`.
  */
 HEP_API hepResult_t hepDispatchSend(hepRouting_t routing, const hepDispatchArgs_t* args,
                                     hepStream_t stream);
@@ -1191,9 +1195,14 @@ typedef struct {
  *                                     hepWeightsNone w is 1 and the products are exact
  *   dropped rows                      left out; a rank whose rows were all dropped gives +0
  *   the rank's partial sum            s, rounded once, to nearest even, to the partial type
- *   the token                         partial sums added in FP32 in ascending rank order, beginning
- *                                     with the first, and rounded once to the type of `out`. Sums
- *                                     past the largest number become infinite
+ *   the token's parts                 the partial sums of the ranks of its own domain. For each
+ *                                     other domain one part: its ranks' partial sums added in FP32
+ *                                     in ascending rank order, beginning with the first, and
+ *                                     rounded once to the partial type
+ *   the token                         its parts added in FP32 in ascending order of their ranks (a
+ *                                     domain stands where its ranks would), beginning with the
+ *                                     first, and rounded once to the type of `out`. Sums past the
+ *                                     largest number become infinite
  *   a token without a selection       +0
  *   a NaN in the result               the type's canonical NaN (0x7fff in BF16 and FP16,
  *                                     0x7fffffff in FP32)

@@ -213,6 +213,7 @@ int print_workspace(const Options& options) {
                {"  signals", workspace.signal_bytes},
                {"  heap", workspace.heap_bytes},
                {"  low latency", workspace.low_latency_bytes},
+               {"  network", workspace.network_bytes},
                {"each routing", workspace.routing_bytes},
                {"  low latency", workspace.low_latency_routing_bytes},
                {"scratch", workspace.scratch_bytes}};

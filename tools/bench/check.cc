@@ -172,8 +172,12 @@ int64_t Checker::compare_combined(std::vector<char>* expected, const Placement& 
 std::vector<char> Checker::expected_combine(const Placement& placement,
                                             const harness::InputRow& y) const {
   const hepLayout_t layout = placement.layout;
-  const reference::Combine shape{layout, job_.format().type, hepTypeBfloat16, job_.shape.hidden,
-                                 placement.capacity};
+  const reference::Combine shape{layout,
+                                 job_.format().type,
+                                 hepTypeBfloat16,
+                                 job_.shape.hidden,
+                                 placement.capacity,
+                                 job_.options.domain_size};
   const bool weighted = job_.weight_mode(layout) == hepWeightsDispatched;
   const harness::ExpectedCombine combine(
       job_.routing(), shape, y,

@@ -58,6 +58,8 @@ void add_options(CLI::App* app, Options* options) {
   add_number(app, "-r,--ranks", &options->ranks, 1,
              "ranks in all (default: the GPUs, or 4 on host): threads of this process, or spread "
              "over mpirun's");
+  add_number(app, "-D,--domain-size", &options->domain_size, 1,
+             "ranks of a domain, which divide all ranks (default: all); a network joins domains");
   app->add_option("-b,--backend", options->backend, "auto, cuda or host (default: auto)")
       ->type_name("NAME")
       ->transform(CLI::CheckedTransformer(kBackendNames).description(""));

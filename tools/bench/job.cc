@@ -25,6 +25,7 @@ hepConfig_t work_config(const Options& options, const Shape& shape) {
   config.max_tokens = shape.tokens;
   config.hidden = shape.hidden;
   config.num_experts = options.experts;
+  config.domain_size = options.domain_size;
   config.max_top_k = shape.top_k;
   config.timeout_ms = options.timeout_ms;
   return config;

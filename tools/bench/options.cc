@@ -119,6 +119,7 @@ void resolve(const Defaults& defaults, hepBackend_t backend, int num_ranks, Opti
   fill(&options->hidden, std::vector<int>{cuda ? 7168 : 1024});
   fill(&options->top_k, std::vector<int>{cuda ? 8 : 4});
   fill(&options->memories, cuda ? memories : std::vector<Memory>{Memory::kAny});
+  if (options->domain_size == 0) options->domain_size = num_ranks;
   if (options->experts == 0) options->experts = num_ranks * (cuda ? 8 : 4);
   if (options->iterations == 0) options->iterations = defaults.iterations;
   if (options->warmup < 0) options->warmup = cuda ? 10 : 3;

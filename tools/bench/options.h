@@ -75,6 +75,7 @@ struct Shape {
 // Zero and empty stand for the default of the backend, until resolve() has been called.
 struct Options {
   int ranks = 0;
+  int domain_size = 0;
   hepBackend_t backend = hepBackendAuto;
   std::vector<int> tokens, hidden, top_k;
   std::vector<Distribution> routings = {Distribution::kUniform};
