@@ -109,8 +109,8 @@ Status prepare(const hepConfig_t* config, CommParts& parts, Hello* hello) {
   return fault_point("prepare", parts.rank);
 }
 
-// On the host backend the ranks of each host are a domain, unless domain_size says otherwise. On the
-// cuda backend fabric memory joins hosts.
+// On the host backend the ranks of each host are a domain, unless domain_size says otherwise. On
+// the cuda backend fabric memory joins hosts.
 Status find_domains(const std::vector<Hello>& hellos, CommParts& parts) {
   int32_t& size = parts.config.domain_size;
   if (size == 0 && parts.config.backend == hepBackendHost) {

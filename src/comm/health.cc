@@ -207,8 +207,8 @@ void Health::network_failed(int rank, const std::string& cause) {
   if (!leaves_.load()) fail(hepErrorNetwork, rank, cause);
 }
 
-// What a peer wrote before it went counts. Errors of writes to it, which it does not take any more, do
-// not.
+// What a peer wrote before it went counts. Errors of writes to it, which it does not take any more,
+// do not.
 void Health::settle(int gone) noexcept {
   if (network_ == nullptr) return;
   const int domain = topology_.domain_of(gone);

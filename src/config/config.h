@@ -36,8 +36,8 @@ int32_t wanted_init_timeout_ms(const hepConfig_t* theirs);
 Shape make_shape(const hepConfig_t& config, int num_ranks);
 // A domain_size of 0 stands for one domain of all ranks.
 Topology make_topology(const hepConfig_t& config, int num_ranks);
-// What depends on domains alone: their size, and room in network_bytes. Creation checks it again when
-// it has detected domains, or has chosen a backend.
+// What depends on domains alone: their size, and room in network_bytes. Creation checks it again
+// when it has detected domains, or has chosen a backend.
 Status check_domains(const hepConfig_t& config, int num_ranks);
 Budget make_budget(const hepConfig_t& config, hepMode_t mode);
 

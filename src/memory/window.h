@@ -29,13 +29,11 @@ class Window {
 
   WindowHandle handle() const;
 
-  // Maps the windows of all peers, as map_peers() does. A handle of zeros stands for a rank that does
-  // not share its window with this one. Collective, once.
-  // hepErrorUnreachable  names each pair of ranks whose devices cannot map each other's memory
-  // hepErrorMismatch     windows differ in kind or size
-  // hepErrorPeerLost     a peer's window or process is gone
-  // hepErrorTimeout      names the ranks that did not take part
-  // The window can only be destroyed after an error.
+  // Maps the windows of all peers, as map_peers() does. A handle of zeros stands for a rank that
+  // does not share its window with this one. Collective, once. hepErrorUnreachable  names each pair
+  // of ranks whose devices cannot map each other's memory hepErrorMismatch     windows differ in
+  // kind or size hepErrorPeerLost     a peer's window or process is gone hepErrorTimeout      names
+  // the ranks that did not take part The window can only be destroyed after an error.
   Status connect(const std::vector<WindowHandle>& handles, int rank, Deadline deadline);
 
   // Closes the sockets and descriptors that only connecting needs. The caller must know that all

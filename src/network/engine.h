@@ -30,8 +30,8 @@ struct ProxyPlan {
   int rank, domain, num_domains;
   std::vector<int> rail;        // [domains] the rank of each domain that this rank writes to
   std::vector<LanePlan> lanes;  // at most kMaxNetworkLanes
-  // Work of the backend, which the proxy's thread does between its own steps; may be empty. It waits for
-  // nothing, and returns whether there was anything to do.
+  // Work of the backend, which the proxy's thread does between its own steps; may be empty. It
+  // waits for nothing, and returns whether there was anything to do.
   std::function<bool()> chore;
 };
 

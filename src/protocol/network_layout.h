@@ -19,8 +19,8 @@ constexpr int kMaxNetworkSlots = 128;  // of a ring
 constexpr uint64_t kInboxBytes = 128;  // of what the proxy tells of a domain and lane
 constexpr uint64_t kNetworkGranularity = 16;
 
-// What precedes the rows of a chunk on the wire. The rows follow, then their scales, then their weights,
-// each without gaps.
+// What precedes the rows of a chunk on the wire. The rows follow, then their scales, then their
+// weights, each without gaps.
 struct ChunkHeader {
   uint64_t epoch;  // of the dispatch
   uint64_t call;   // the source's, as of call_summary.h
@@ -39,8 +39,8 @@ struct NetworkCall {
 };
 static_assert(sizeof(NetworkCall) == 64);
 
-// What precedes the records of a source for a domain. RecordHeader [L], counts [L][EL], the numbers of
-// ranks [num_rows], the rows of all ranks and then the selections of all ranks follow.
+// What precedes the records of a source for a domain. RecordHeader [L], counts [L][EL], the numbers
+// of ranks [num_rows], the rows of all ranks and then the selections of all ranks follow.
 struct BlockHeader {
   uint64_t update;
   uint32_t num_tokens, top_k;
@@ -82,8 +82,9 @@ struct RingShape {
   }
 };
 
-// Byte offsets from the beginning of a lane's part of the window. Each of the following has an entry for
-// each other domain, in their order, where it says [D - 1], and for every one where it says [D].
+// Byte offsets from the beginning of a lane's part of the window. Each of the following has an
+// entry for each other domain, in their order, where it says [D - 1], and for every one where it
+// says [D].
 //
 //   inboxes       [D]       what the proxy of this rank counts; written by it, read by the domain
 //   taken         [D][L]    chunks of the rail peer there that each rank of this domain has taken
@@ -95,10 +96,10 @@ struct RingShape {
 //   rows_out      [D-1]     rings of chunks of rows
 //   rows_in       [D-1]
 //   parts_out     [D-1]     rings of chunks of parts
-//   parts         [sets]    pool: the parts of the other domains, in the order of the rows that this rank
-//                           sent there; the rows of a chunk first, then its gradients
-//   relay         [D-1]     rings of chunks of partial sums [rows][min(K, L)], and gradients [rows][K],
-//                           which are zero between combines
+//   parts         [sets]    pool: the parts of the other domains, in the order of the rows that
+//                           this rank sent there; the rows of a chunk first, then its gradients
+//   relay         [D-1]     rings of chunks of partial sums [rows][min(K, L)], and gradients
+//                           [rows][K], which are zero between combines
 struct NetworkLayout {
   uint64_t inboxes, taken, relayed_by, relayed, calls_out, calls_in, records_out, records_in,
       rows_out, rows_in, parts_out, parts, relay, end;
@@ -115,8 +116,8 @@ struct NetworkLayout {
   static constexpr NetworkLayout make(const Shape& shape, int domain_size, uint64_t begin,
                                       uint64_t network_bytes);
 
-  // Of the kinds of rings, the bytes of a chunk of one row: what network_bytes must hold for each other
-  // domain at least.
+  // The bytes of the largest chunk of one row: what network_bytes must hold for each other domain
+  // at least.
   static constexpr uint64_t least_bytes(const Shape& shape, int domain_size);
 
   HEP_HOST_DEVICE constexpr bool empty() const { return topology.num_domains() <= 1; }
@@ -198,8 +199,8 @@ HEP_HOST_DEVICE constexpr uint64_t chunk_stride(int rows, uint64_t row_bytes) {
   return align_up(sizeof(ChunkHeader) + rows * row_bytes, kSectionAlignment);
 }
 
-// The largest chunks of which two find room in `bytes`, and as many of them as find it; of low latency,
-// where `tokens` is not 0, small chunks, and two batches if they find room.
+// The largest chunks of which two find room in `bytes`, and as many of them as find it; of low
+// latency, where `tokens` is not 0, small chunks, and two batches if they find room.
 constexpr RingShape choose_ring(uint64_t row_bytes, uint64_t bytes, int low_latency_tokens) {
   RingShape ring{kMaxNetworkChunkRows, kMaxThroughputSlots};
   if (low_latency_tokens > 0) {
@@ -278,7 +279,8 @@ constexpr NetworkLayout NetworkLayout::make(const Shape& shape, int domain_size,
   return n;
 }
 
-// Where a part of a token lies: the position of the token among the rows that this rank sent to a domain.
+// Where a part of a token lies: the position of the token among the rows that this rank sent to a
+// domain.
 struct RemotePart {
   uint16_t domain;
   uint16_t position;
@@ -293,7 +295,7 @@ static_assert(sizeof(RemotePart) == 4 && kMaxTokens - 1 <= UINT16_MAX);
 //   part_counts    [T] uint8_t        other domains that each token selected
 //   token_parts    [T][max_parts] RemotePart, in the order of domains
 //   source_rows    [R] uint32_t       rows that each rank of another domain sends to this one
-//   rail_first_parts  [D] uint32_t    where this domain's parts begin in the pools of the rail peers
+//   rail_first_parts  [D] uint32_t  where this domain's parts begin in the rail peers' pools
 //   rail_ranks     [D][T] uint8_t     ranks of this domain that each of their rows goes to
 struct NetworkRoutingLayout {
   uint64_t part_rows, first_parts, part_tokens, part_counts, token_parts, source_rows,

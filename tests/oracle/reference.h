@@ -289,7 +289,8 @@ class ColumnSum {
   bool empty_ = true;
 };
 
-// One row of a combine's result. `row(rank, r)` returns y's row r in FP32, `weight(rank, r)` its weight.
+// One row of a combine's result. `row(rank, r)` returns y's row r in FP32, `weight(rank, r)` its
+// weight.
 template <typename RowOf, typename WeightOf>
 void combine_token(const Routing& routing, const Combine& combine, int source, int64_t token,
                    RowOf row, WeightOf weight, void* result) {

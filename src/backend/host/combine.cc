@@ -76,8 +76,8 @@ class Combiner {
   // Before the signal of what was reduced.
   void fence() const { copier_.fence(); }
 
-  // Sends the gradients of the weights of a token's selections here to `gradients` [K]; those of dropped
-  // rows stay zero.
+  // Sends the gradients of the weights of a token's selections here to `gradients` [K]; those of
+  // dropped rows stay zero.
   void send_gradients(int64_t flat_row, float* gradients) const {
     if (args_.row_gradients == nullptr) return;
     const Row& row = state_.rows[flat_row];
@@ -106,8 +106,8 @@ class Combiner {
     std::fill_n(sent, state_.top_k(), 0.0f);
   }
 
-  // Adds up the parts of one of this rank's tokens: the sums of this domain's ranks, whose slots are in
-  // ascending rank order, and the parts of other domains, each where its ranks would stand.
+  // Adds up the parts of one of this rank's tokens. The sums of this domain's ranks stand in
+  // ascending rank order, and each part of another domain where its ranks would.
   void add_parts(int token) {
     const WindowLayout& layout = operation_.layout();
     WeightedRows rows;
@@ -195,8 +195,8 @@ Status compare_call(const Operation& operation, int peer, uint64_t call) {
   return operation.compare_calls(hepPhasePartials, peer, call, from.call);
 }
 
-// Sends this rank's sums for the tokens of one source of this domain, chunk by chunk. A chunk is signalled even if
-// it has no rows here: the source waits for every rank.
+// Sends this rank's sums for the tokens of one source of this domain, chunk by chunk. A chunk is
+// signalled even if it has no rows here: the source waits for every rank.
 void reduce_source(const Operation& operation, int source, Combiner& combiner,
                    const RoutingState& state) {
   const WindowLayout& layout = operation.layout();
@@ -218,8 +218,8 @@ void reduce_source(const Operation& operation, int source, Combiner& combiner,
   }
 }
 
-// Sends this rank's sums for the tokens of the ranks of other domains to the relays in this one. All
-// relays get chunk 0 before any gets chunk 1.
+// Sends this rank's sums for the tokens of the ranks of other domains to the relays in this one.
+// All relays get chunk 0 before any gets chunk 1.
 Status reduce_remote(const Operation& operation, Combiner& combiner, const RoutingState& state) {
   std::array<uint32_t, kMaxRanks> next_row;
   std::copy_n(state.source_rows, operation.num_ranks(), next_row.begin());

@@ -42,7 +42,8 @@ class Operation {
   // The ranks of this domain are `first_local()` and those that follow.
   int first_local() const { return topology().rank_of(domain(), 0); }
   int end_local() const { return first_local() + domain_size(); }
-  // The i-th rank of this domain to visit. Each begins with itself, so that ranks do not meet at one.
+  // The i-th rank of this domain to visit. Each begins with itself, so that ranks do not meet at
+  // one.
   int in_turn(int i) const {
     return topology().rank_of(domain(), (number_of(rank()) + i) % domain_size());
   }

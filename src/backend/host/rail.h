@@ -17,8 +17,8 @@
 
 namespace hep {
 
-// An operation's thread and the proxy's use it: what is sent is numbered by the ring, and each counter
-// has one thread.
+// An operation's thread and the proxy's use it: what is sent is numbered by the ring, and each
+// counter has one thread.
 class Rail {
  public:
   // `context` is kept by reference.
@@ -36,8 +36,8 @@ class Rail {
   // The rank of this domain by way of which a rank of another one writes here.
   int via(int rank) const { return topology_.rank_of(own_domain(), topology_.number_of(rank)); }
 
-  // Sends what this rank has written before. `target`: see fill_channels(). post() is for the proxy's
-  // thread, send() for any other, and wakes the proxy.
+  // Sends what this rank has written before. `target`: see fill_channels(). post() is for the
+  // proxy's thread, send() for any other, and wakes the proxy.
   void post(WriteKind kind, int domain, uint64_t slot, uint64_t target, uint64_t bytes)
       HEP_EXCLUDES(mutex_);
   void send(WriteKind kind, int domain, uint64_t slot, uint64_t target, uint64_t bytes)
@@ -47,12 +47,12 @@ class Rail {
   const uint64_t& arrived(int via, WriteKind kind, int domain) const;
   const uint64_t& completed(WriteKind kind, int domain) const;
 
-  // Tells rail peers which of their chunks all ranks of this domain have taken. By the proxy's thread.
-  // Returns whether there were any.
+  // Tells rail peers which of their chunks all ranks of this domain have taken. By the proxy's
+  // thread. Returns whether there were any.
   bool send_credits();
 
-  // Of operations. By domain: chunks of rows sent, chunks that the relay is to send, chunks of parts
-  // taken. By rank of another domain: chunks of rows taken, chunks of sums sent to its relay.
+  // Of operations. By domain: chunks of rows sent, chunks that the relay is to send, chunks of
+  // parts taken. By rank of another domain: chunks of rows taken, chunks of sums sent to its relay.
   std::vector<uint64_t> rows_sent, parts_due, parts_taken;
   std::vector<uint64_t> rows_taken, relay_sent;
   // Of the relay: chunks of parts sent, by domain.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Dispatch: every rank publishes its tokens, and copies the rows that it is to receive from the peers'
-// windows straight to their places. The rows of other domains come in chunks, which lie in the window
-// of the rail peer of their source.
+// Dispatch: every rank publishes its tokens, and copies the rows that it is to receive from the
+// peers' windows straight to their places. The rows of other domains come in chunks, which lie in
+// the window of the rail peer of their source.
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -310,9 +310,9 @@ Status take_local_rows(const Operation& operation, const RoutingState& state, ui
   return {};
 }
 
-// Takes chunk 0 of all sources before chunk 1 of any: then rings of any number of slots let all ranks
-// go on. `packer`: whose chunks go in turns with those that are taken, but for chunk 0, which has been
-// sent; NULL: all have been sent.
+// Takes chunk 0 of all sources before chunk 1 of any: then rings of any number of slots let all
+// ranks go on. `packer`: whose chunks go in turns with those that are taken, but for chunk 0, which
+// has been sent; NULL: all have been sent.
 Status exchange_chunks(Packer* packer, ChunkTaker& taker) {
   const int to_pack = packer != nullptr ? packer->num_chunks() : 0;
   for (int chunk = 0; chunk < std::max(to_pack, taker.num_chunks()); ++chunk) {

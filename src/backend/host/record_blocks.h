@@ -39,8 +39,8 @@ void begin_blocks(const Operation& operation, const RecordTotals& totals, Routin
 // The numbers of ranks that the rows for another domain go to.
 uint8_t* num_ranks_in(const Operation& operation, int domain);
 
-// Where the records for a rank belong. Those of another domain: after begin_blocks(), which has filled
-// their headers.
+// Where the records for a rank belong. Those of another domain: after begin_blocks(), which has
+// filled their headers.
 RecordsToWrite records_to(const Operation& operation, int destination);
 
 void send_blocks(const Operation& operation);

@@ -147,7 +147,8 @@ const NetworkCall& Relay::call_of(int domain) const {
       operation_.network().call_in_at(operation_.epoch(), operation_.rail()->index_of(domain)));
 }
 
-// No part is made of sums that were called otherwise. A rank tells its call before it sends its sums.
+// No part is made of sums that were called otherwise. A rank tells its call before it sends its
+// sums.
 Status Relay::compare_calls(int domain) const {
   for (int rank = operation_.first_local(); rank < operation_.end_local(); ++rank)
     HEP_TRY(operation_.compare_calls(hepPhasePartials, rank, call_,
@@ -175,7 +176,8 @@ Status Relay::relay_chunk(int domain) {
   return {};
 }
 
-// Returns the bytes of the chunk: its rows, then their gradients, whose room in the relay is zero again.
+// Returns the bytes of the chunk: its rows, then their gradients, whose room in the relay is zero
+// again.
 uint64_t Relay::add_up(int domain, int chunk, void* sums, void* out) const {
   const NetworkLayout& network = operation_.network();
   const int source = operation_.rail()->peer(domain);

@@ -18,8 +18,8 @@
 
 namespace hep {
 
-// Counts what the relay of this rank is to send, and tells the rail peers what this rank calls, and that
-// its pool has room.
+// Counts what the relay of this rank is to send, and tells the rail peers what this rank calls, and
+// that its pool has room.
 void begin_network_combine(const Operation& operation, uint64_t call, const RoutingState& state);
 
 // Writes this rank's sums for ranks of other domains into the relays.
@@ -31,7 +31,8 @@ class RelayWriter {
   int chunks_of(int source) const;
   int num_chunks() const { return num_chunks_; }  // of the source that has most
 
-  // Waits until the relay has room for the next chunk of a source; what follows is about that chunk.
+  // Waits until the relay has room for the next chunk of a source; what follows is about that
+  // chunk.
   Status begin(int source, int chunk);
   bool holds(const Row& row) const { return row.position < end_; }
   void* partial(const Row& row) const;
@@ -54,8 +55,8 @@ class Relay {
   Relay(const Operation& operation, const RowArithmetic& arithmetic, const hepCombineArgs_t& args,
         const RoutingState& state);
 
-  // Adds up and sends the chunks that are complete; waits for nothing. *worked tells whether there were
-  // any. Fails if a rail peer has called otherwise.
+  // Adds up and sends the chunks that are complete; waits for nothing. *worked tells whether there
+  // were any. Fails if a rail peer has called otherwise.
   Status step(bool* worked);
 
   bool is_done() const;

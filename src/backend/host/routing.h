@@ -69,7 +69,8 @@ Status receive_update(const Operation& operation, RoutingState& state);
 // `x_in_place`: the peers read the rows where they are, in the heap.
 Status publish(const Operation& operation, const RowArithmetic& arithmetic,
                const hepDispatchArgs_t& args, bool x_in_place, const RoutingState& state);
-// `packer`: sends the rows for other domains meanwhile; NULL: they have been sent, or there are none.
+// `packer`: sends the rows for other domains meanwhile; NULL: they have been sent, or there are
+// none.
 Status receive_rows(const Operation& operation, const hepDispatchArgs_t& args, Packer* packer,
                     RoutingState& state);
 // Waits until the peers of this domain have read this rank's rows.

@@ -33,8 +33,8 @@ class Waiter {
   // Fails once a wait has failed or stop() was called; what an operation asks first.
   Status check() const;
 
-  // Returns when *signal has reached `expected`; fails after the timeout, upon stop(), when the peer
-  // has left.
+  // Returns when *signal has reached `expected`; fails after the timeout, upon stop(), when the
+  // peer has left.
   //
   // If the peer is of another domain, a rank of this one counts what comes of it. That rank, which
   // waits for the same, knows alone whether all has been counted when the peer has left: others are
