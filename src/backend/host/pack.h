@@ -15,7 +15,7 @@ namespace hep {
 
 class Packer {
  public:
-  // After publish(), which leaves quantised rows and scales in the window.
+  // After publish(), which leaves quantised rows, scales and weights in the window.
   Packer(const Operation& operation, const hepDispatchArgs_t& args, const RoutingState& state);
 
   // Sends chunk number `chunk` of this dispatch to each domain that has so many. Waits until the
