@@ -3,6 +3,7 @@
 
 #include "protocol/choices.h"
 #include "protocol/location.h"
+#include "protocol/records.h"
 #include "protocol/routing_layout.h"
 #include "protocol/shape.h"
 #include "protocol/window_layout.h"
@@ -44,9 +45,7 @@ Lane make_lane(const hepConfig_t& config, int num_ranks, hepMode_t mode, int32_t
 }
 
 uint64_t scratch_bytes(const Lane& lane) {
-  const uint64_t counters =
-      static_cast<uint64_t>(lane.shape.num_experts) + 2 * lane.shape.num_ranks;
-  return kScratchBytes + lane.budget.routing_blocks * counters * sizeof(uint32_t);
+  return kScratchBytes + block_count_bytes(lane.shape, lane.budget.routing_blocks);
 }
 
 }  // namespace

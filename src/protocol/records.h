@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "protocol/host_device.h"
 #include "protocol/shape.h"
 
 namespace hep {
@@ -50,5 +51,19 @@ struct RecordHeader {
   uint16_t max_selections;  // the most that a token made, those past top_k of a map included
 };
 static_assert(sizeof(RecordHeader) == 16);
+
+// What a block of an update counts: selections by expert, rows by rank, selections by rank.
+HEP_HOST_DEVICE constexpr int num_counters(const Shape& shape) {
+  return shape.num_experts + 2 * shape.num_ranks;
+}
+
+// Scratch of an update, [counters][blocks]: a thread loads what four blocks have counted at once.
+constexpr int kBlocksOfLoad = 16 / sizeof(uint32_t);
+HEP_HOST_DEVICE constexpr int block_count_stride(int blocks) {
+  return ceil_div(blocks, kBlocksOfLoad) * kBlocksOfLoad;
+}
+constexpr uint64_t block_count_bytes(const Shape& shape, int blocks) {
+  return sizeof(uint32_t) * num_counters(shape) * block_count_stride(blocks);
+}
 
 }  // namespace hep

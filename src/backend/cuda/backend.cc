@@ -8,6 +8,7 @@
 #include "gpu/device.h"
 #include "protocol/at.h"
 #include "protocol/location.h"
+#include "protocol/records.h"
 #include "protocol/shape.h"
 
 namespace hep {
@@ -31,11 +32,6 @@ Status check_plan(const CudaLane& lane, int device) {
 }
 
 constexpr uint64_t kPartAlignment = 256;  // of each part of the scratch
-
-uint64_t block_count_bytes(const Lane& lane) {
-  return sizeof(uint32_t) * lane.budget.routing_blocks *
-         (lane.shape.num_experts + 2 * lane.shape.num_ranks);
-}
 
 }  // namespace
 
@@ -93,7 +89,8 @@ Status CudaBackend::allocate() {
   std::vector<uint64_t> states, block_counts;
   for (const auto& lane : lanes_) {
     states.push_back(reserve(sizeof(DeviceState)));
-    block_counts.push_back(reserve(block_count_bytes(lane->context.lane)));
+    block_counts.push_back(
+        reserve(block_count_bytes(lane->context.lane.shape, lane->plan.routing_blocks)));
   }
   HEP_TRY(scratch_.allocate(device_, bytes));
   HEP_TRY(host_state_.allocate(sizeof(HostState)));

@@ -67,7 +67,7 @@ struct KernelContext {
   DeviceState* state;
   FirstErrors* firsts;
   HostState* host;
-  uint32_t* block_counts;  // scratch of the routing kernel: [routing_blocks][E + 2 R]
+  uint32_t* block_counts;  // scratch of the routing kernel: see block_count_bytes()
   uint64_t timeout_ns;
   int32_t rank;
   int32_t mode, lane;        // as in hepFailure_t

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "protocol/output_layout.h"
+#include "protocol/records.h"
 #include "protocol/routing_layout.h"
 #include "protocol/shape.h"
 #include "protocol/window_layout.h"
@@ -224,6 +225,19 @@ TEST(Chunks, NoBatchHasMoreThanTheLayoutHasRoomFor) {
 }
 
 // Selections that no update makes, such as those of a list that another kernel has overwritten.
+TEST(BlockCounts, LiveInWholeLoadsOfEveryCounter) {
+  Shape shape{};
+  shape.num_ranks = 3;
+  shape.num_experts = 12;
+  for (int blocks = 1; blocks <= kMaxBlocks; ++blocks) {
+    const int stride = block_count_stride(blocks);
+    EXPECT_GE(stride, blocks);
+    EXPECT_LT(stride, blocks + 4);
+    EXPECT_EQ(stride * sizeof(uint32_t) % 16, 0u) << blocks;
+    EXPECT_EQ(block_count_bytes(shape, blocks), sizeof(uint32_t) * stride * (12 + 2 * 3));
+  }
+}
+
 TEST(OutputLayout, RowsOutsideOfTheOutputAreDropped) {
   const int32_t offsets[] = {0, 16, 32};
   const auto row = [&](uint32_t place, uint16_t expert) {

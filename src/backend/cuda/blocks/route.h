@@ -10,17 +10,14 @@ namespace hep::route {
 constexpr int kMaxThreads = 1024;
 constexpr int kMapThreads = 512;
 
-HEP_HOST_DEVICE constexpr int num_counters(const Shape& shape) {
-  return shape.num_experts + 2 * shape.num_ranks;
-}
-
 // Of SendMemory and ReceiveMemory.
 constexpr uint64_t send_bytes(const Shape& shape, int warps) {
   return warps * kWarpSize * sizeof(Selection) +
          sizeof(uint32_t) * (warps + 1) * num_counters(shape);
 }
 constexpr uint64_t receive_bytes(const Shape& shape) {
-  return sizeof(uint32_t) * (shape.num_experts + 3 * (shape.num_ranks + 1));
+  return sizeof(uint32_t) *
+         (shape.num_experts + 3 * (shape.num_ranks + 1) + kMaxThreads / kWarpSize);
 }
 
 }  // namespace hep::route

@@ -21,12 +21,14 @@ struct ReceiveMemory {
   uint32_t* row_base;        // [R + 1]
   uint32_t* selection_base;  // [R + 1]
   uint32_t* source_tokens;   // [R]
+  uint32_t* warp_rows;       // [warps] of the experts that a warp places, aligned
 
   __device__ ReceiveMemory(void* shared, const Shape& shape)
       : place_base(static_cast<uint32_t*>(shared)),
         row_base(place_base + shape.num_experts),
         selection_base(row_base + shape.num_ranks + 1),
-        source_tokens(selection_base + shape.num_ranks + 1) {}
+        source_tokens(selection_base + shape.num_ranks + 1),
+        warp_rows(source_tokens + shape.num_ranks + 1) {}
 };
 
 // Waits for all blocks of all ranks, each of which has as many.
@@ -60,36 +62,67 @@ __device__ inline void load_counts(const RouteArgs& args, const ReceiveMemory& m
   }
 }
 
-// One warp: where each local expert's block begins, and in it the rows of each source, of which
-// place_base has the counts.
+// The local experts that a warp places: consecutive ones, in whole rounds of its lanes.
+struct WarpExperts {
+  int begin, end;
+
+  __device__ explicit WarpExperts(int local_experts) {
+    const int rounds = ceil_div(local_experts, blockDim.x);
+    begin = min(warp_index() * rounds * kWarpSize, local_experts);
+    end = min(begin + rounds * kWarpSize, local_experts);
+  }
+};
+
+// Selections of an expert from all sources, of which place_base has the counts.
+__device__ inline uint32_t count_selections(const ReceiveMemory& memory, int expert, int ranks) {
+  uint32_t count = 0;
+  for (int source = 0; source < ranks; ++source)
+    count += memory.place_base[expert * ranks + source];
+  return count;
+}
+
+// All threads: the rows of each warp's experts, where there are more than one warp places.
+__device__ inline void count_rows_of_warps(const RouteArgs& args, const ReceiveMemory& memory) {
+  const int ranks = args.context.num_ranks();
+  const WarpExperts experts(args.context.shape().num_local_experts());
+  uint32_t rows = 0;
+  for (int e = experts.begin + warp_lane(); e < experts.end; e += kWarpSize)
+    rows += align_up(count_selections(memory, e, ranks), args.alignment);
+  const uint32_t total = warp_sum(rows);
+  if (warp_lane() == 0) memory.warp_rows[warp_index()] = total;
+}
+
+// All threads: where each local expert's block begins, and in it the rows of each source.
 __device__ inline void assign_experts(const RouteArgs& args, const ReceiveMemory& memory) {
-  const KernelContext& context = args.context;
-  const int ranks = context.num_ranks();
-  const int local_experts = context.shape().num_local_experts();
+  const int ranks = args.context.num_ranks();
+  const int local_experts = args.context.shape().num_local_experts();
   int32_t* tokens_per_expert = routing_of(args).tokens_per_expert();
   int32_t* expert_offsets = routing_of(args).expert_offsets();
-  uint32_t end = 0;
-  for (int base = 0; base < local_experts; base += kWarpSize) {
+  const WarpExperts experts(local_experts);
+  if (experts.begin == experts.end) return;
+  const bool is_first = warp_index() == 0;  // the only one, unless count_rows_of_warps() was called
+  uint32_t end =
+      is_first ? 0 : warp_sum(warp_lane() < warp_index() ? memory.warp_rows[warp_lane()] : 0);
+  for (int base = experts.begin; base < experts.end; base += kWarpSize) {
     const int e = base + warp_lane();
-    uint32_t count = 0;
-    for (int source = 0; e < local_experts && source < ranks; ++source)
-      count += memory.place_base[e * ranks + source];
+    const uint32_t count = e < experts.end ? count_selections(memory, e, ranks) : 0;
     const uint32_t aligned = align_up(count, args.alignment);
     const uint32_t through = warp_inclusive_sum(aligned);
     const uint32_t offset = end + through - aligned;
     uint32_t place = offset;
-    for (int source = 0; e < local_experts && source < ranks; ++source) {
+    for (int source = 0; e < experts.end && source < ranks; ++source) {
       const uint32_t from_source = memory.place_base[e * ranks + source];
       memory.place_base[e * ranks + source] = place;
       place += from_source;
     }
-    if (e < local_experts && blockIdx.x == 0) {
+    if (e < experts.end && blockIdx.x == 0) {
       tokens_per_expert[e] = count;
       expert_offsets[e] = offset;
     }
     end += __shfl_sync(kFullWarp, through, kWarpSize - 1);
   }
-  if (blockIdx.x == 0 && warp_lane() == 0) expert_offsets[local_experts] = end;
+  const bool has_last = experts.end == local_experts;
+  if (has_last && blockIdx.x == 0 && warp_lane() == 0) expert_offsets[local_experts] = end;
 }
 
 // One warp: where each source's rows and selections begin. Returns whether the batches of all sources fit in
@@ -216,7 +249,11 @@ __device__ inline void receive_records(const RouteArgs& args, const ReceiveMemor
   load_counts(args, memory, epoch);
   const bool fit = warp_index() != 1 || assign_sources(args, memory, epoch);
   if (!__syncthreads_and(fit)) return;
-  if (warp_index() == 0) assign_experts(args, memory);
+  if (args.context.shape().num_local_experts() > kWarpSize) {
+    count_rows_of_warps(args, memory);
+    __syncthreads();
+  }
+  assign_experts(args, memory);
   __syncthreads();
 
   const int ranks = args.context.num_ranks();

@@ -33,7 +33,11 @@ __device__ uint64_t send(const RouteArgs& args, void* shared) {
   if (warp_lane() == 0 && most > 0)
     ptx::atomic_max_relaxed_gpu(&context.state->most_selections[epoch & 1], most);
   __syncthreads();
-  sum_over_warps(args, sending);
+  const bool few_counters = num_counters(context.shape()) * kLanesOfCounter <= blockDim.x;
+  if (few_counters)
+    sum_over_warps<kLanesOfCounter>(args, sending);
+  else
+    sum_over_warps<1>(args, sending);
   // All of them have begun then, and know the epoch.
   if (!wait_for_grid(context, {hepOperationRouting, hepPhaseBlocks, context.rank, epoch},
                      &context.state->routing_counted))
@@ -43,7 +47,10 @@ __device__ uint64_t send(const RouteArgs& args, void* shared) {
     context.state->most_selections[(epoch + 1) & 1] = 0;
     note_update(args, epoch);
   }
-  sum_over_blocks(args, sending);
+  if (few_counters)
+    sum_over_blocks<kLanesOfCounter>(args, sending);
+  else
+    sum_over_blocks<1>(args, sending);
   send_headers(args, sending, epoch);
   send_records<Index>(args, range, first_expert, sending, epoch);
   signal_records(args, epoch);
