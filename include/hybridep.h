@@ -81,11 +81,13 @@
  * low_latency_blocks. The SMs are those of the device, or of the green context or the MPS share. If
  * the rule is broken, two ranks may begin with different operations, and both wait until
  * `timeout_ms`. Smaller budgets (`sm_budget`, `low_latency_blocks`) keep the rule. A common stream
- * for operations that do not fit together keeps it, too. Creation warns, at level hepLogWarning,
- * when all lanes of the communicator together exceed the SMs of the device.
- * `hep_info --low-latency-tokens N` prints their sum. Streams may also share a hardware queue, and
- * then run one after the other (CUDA_DEVICE_MAX_CONNECTIONS). If lanes have streams of their own,
- * issue all operations in the same order on all ranks.
+ * for operations that do not fit together keeps it, too. The defaults are for one low-latency
+ * operation at a time, which may take 64 SMs: two of them leave 4 of 132 SMs. Set
+ * low_latency_blocks to 32 where operations of all four low-latency lanes may run at the same time.
+ * Creation warns, at level hepLogWarning, when all lanes of the communicator together exceed the
+ * SMs of the device. `hep_info --low-latency-tokens N` prints their sum. Streams may also share a
+ * hardware queue, and then run one after the other (CUDA_DEVICE_MAX_CONNECTIONS). If lanes have
+ * streams of their own, issue all operations in the same order on all ranks.
  *
  * Several ranks may share a device, for tests. Each rank then needs a stream of its own, not the
  * legacy default stream. The blocks of all these ranks must find room on the device together. CUDA
@@ -356,8 +358,9 @@ typedef struct {
   /** Bound of every wait for a peer on a communicator (operations and registrations), in
       milliseconds, at most 3600000; 0: 30000. */
   int32_t timeout_ms;
-  /** Most SMs (blocks) that an operation occupies, at least 2; 0: 16. For low-latency routings see
-      low_latency_blocks. */
+  /** Most SMs (blocks) that an operation occupies, at least 2; 0: 64. Each call takes the fewest
+      that a model of the device expects to be at most 3 % slower than the most. Ranks that share a
+      device share its SMs. For low-latency routings see low_latency_blocks. */
   int32_t sm_budget;
   /** Independent sequences of operations, 1 to 4; 0: 1. Each takes memory of its own. Low-latency
       routings have four more. */
@@ -367,7 +370,8 @@ typedef struct {
       host backend the ranks of each host if there are several. The cuda backend serves one. */
   int32_t domain_size;
 
-  /* Tuning, as in Hybrid-EP. 0: the library chooses, within sm_budget. */
+  /* Tuning, as in Hybrid-EP. 0: the library chooses, within sm_budget. Every call takes a count that
+     is set. */
   /** Threads of a block of the routing kernel, a multiple of 32. The library uses fewer if the
       counters of many experts leave no room. */
   int32_t routing_threads;
@@ -378,8 +382,7 @@ typedef struct {
   /** Rows in flight from shared memory to a peer, 1 to 4, if nothing is reduced. Reducers store
       from registers. */
   int32_t combine_store_stages;
-  /** Blocks of the combine kernel, both halves together. 0: as many as fill NVLink, at most
-      sm_budget. */
+  /** Blocks of the combine kernel, both halves together. */
   int32_t combine_blocks;
 
   /** Receives the log messages of the process, until this communicator or a later one with a
@@ -397,9 +400,8 @@ typedef struct {
       twice the bytes. 0: hepTypeBfloat16. */
   int32_t partial_type;
 
-  /** Most SMs (blocks) that an operation of a low-latency routing occupies, at least 2. 0:
-      sm_budget if that is set, otherwise 32. The block counts above do not apply to low-latency
-      routings. */
+  /** SMs (blocks) that an operation of a low-latency routing occupies, at least 2. 0: the library
+      chooses, within sm_budget. The block counts above do not apply to low-latency routings. */
   int32_t low_latency_blocks;
   /** Bound of the creation of a communicator as a whole, in milliseconds, at most 3600000; 0:
       30000. `timeout_ms` does not bound it. */
@@ -601,8 +603,8 @@ typedef struct {
   int64_t max_flat_rows;
   int64_t max_expert_rows;    /**< R * max_tokens * max_top_k, before alignment */
   int32_t routing_blocks;     /**< SMs that `hepRoutingUpdate` occupies; host backend: 0 */
-  int32_t dispatch_blocks;    /**< SMs that `hepDispatch` occupies; host backend: 0 */
-  int32_t combine_blocks;     /**< SMs that `hepCombine` occupies; host backend: 0 */
+  int32_t dispatch_blocks;    /**< most SMs that a `hepDispatch` occupies; host backend: 0 */
+  int32_t combine_blocks;     /**< most SMs that a `hepCombine` occupies; host backend: 0 */
   int32_t timeout_ms;         /**< bound of every wait for a peer on the communicator */
   int32_t lanes;              /**< for routings of hepModeThroughput */
   int32_t low_latency_lanes;  /**< for routings of hepModeLowLatency: 4, or 0 without them */
@@ -610,6 +612,10 @@ typedef struct {
   int32_t low_latency_blocks; /**< most SMs of a low-latency operation; host backend: 0 */
   int32_t num_domains;        /**< D */
   int32_t domain_size;        /**< L, ranks of a domain */
+  /** SMs that a dispatch or a combine of max_tokens tokens occupies, by hepLayout_t: rows of `type`
+      that are not quantised, and expert outputs of `combine_type` in any memory. Host backend: 0 */
+  int32_t layout_dispatch_blocks[3];
+  int32_t layout_combine_blocks[3];
 } hepLimits_t;
 
 #define HEP_LIMITS_INITIALIZER HEP_INITIALIZER(hepLimits_t, HEP_LIMITS_MAGIC)

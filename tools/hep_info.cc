@@ -220,7 +220,7 @@ int print_workspace(const Options& options) {
   for (const auto& item : items)
     std::printf("%-14s %16" PRIu64 " bytes %12.2f MB\n", item.name, item.bytes,
                 static_cast<double>(item.bytes) / 1e6);
-  const int32_t blocks = hep::blocks_of_all(hep::make_lanes(resolved, ranks), hep::kH200);
+  const int32_t blocks = hep::blocks_of_all(hep::make_lanes(resolved, ranks), hep::Gpu{});
   std::printf("%-14s %16" PRId32 " SMs if operations of all lanes run at the same time\n", "blocks",
               blocks);
   return 0;

@@ -33,6 +33,7 @@ struct LaneContext {
 struct BackendContext {
   int rank;
   int device;  // CUDA ordinal; -1 on the host
+  int sms;     // of the device that the rank may choose from; 0 on the host
   int timeout_ms;
   std::vector<LaneContext> lanes;
   const Registrations* registrations = nullptr;  // of this rank; they come and go

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "comm/comm.h"
 
+#include <algorithm>
 #include <cinttypes>
 #include <utility>
 
-#include "backend/cuda/plan.h"
 #include "comm/registration.h"
+#include "gpu/device.h"
 #include "protocol/at.h"
 #include "protocol/failure.h"
 #include "protocol/shape.h"
@@ -60,6 +61,19 @@ Status overflow_status(const CommParts& parts, const Backend::Overflow& overflow
       overflow.needed, overflow.capacity);
 }
 
+// Tells the choices of the cuda backend. The host backend occupies no SMs.
+void tell_blocks(const CommParts& parts, hepLimits_t* limits) {
+  const Plan plan = make_plan(parts.lanes.front(), parts.gpu());
+  limits->routing_blocks = plan.routing_blocks;
+  limits->dispatch_blocks = plan.dispatch_blocks;
+  limits->combine_blocks = plan.combine_blocks;
+  const ChosenBlocks chosen = chosen_blocks(plan, parts.config);
+  std::copy_n(chosen.dispatch, kNumLayouts, limits->layout_dispatch_blocks);
+  std::copy_n(chosen.combine, kNumLayouts, limits->layout_combine_blocks);
+  if (limits->low_latency_lanes > 0)
+    limits->low_latency_blocks = most_blocks(make_plan(parts.lanes.back(), parts.gpu()));
+}
+
 }  // namespace
 }  // namespace hep
 
@@ -72,7 +86,6 @@ hepLimits_t hepComm::limits() const {
   const hepConfig_t& config = parts_->config;
   const Lane& lane = parts_->lanes.front();
   const Shape& shape = lane.shape;
-  const bool cuda = config.backend == hepBackendCuda;
   hepLimits_t limits = HEP_LIMITS_INITIALIZER;
   limits.max_tokens = shape.max_tokens;
   limits.max_top_k = shape.max_top_k;
@@ -81,19 +94,13 @@ hepLimits_t hepComm::limits() const {
   limits.row_bytes = shape.row_bytes;
   limits.max_flat_rows = static_cast<int64_t>(shape.num_ranks) * shape.max_tokens;
   limits.max_expert_rows = limits.max_flat_rows * shape.max_top_k;
-  const Profile& profile = profile_of(parts_->capability_major);
-  const Plan plan = cuda ? make_plan(lane, profile) : Plan{};
-  limits.routing_blocks = plan.routing_blocks;
-  limits.dispatch_blocks = plan.dispatch_blocks;
-  limits.combine_blocks = plan.combine_blocks;
   limits.timeout_ms = config.timeout_ms;
   limits.lanes = num_lanes(config, hepModeThroughput);
   limits.low_latency_lanes = num_lanes(config, hepModeLowLatency);
   limits.num_domains = parts_->topology().num_domains();
   limits.domain_size = parts_->topology().domain_size;
-  if (limits.low_latency_lanes == 0) return limits;
-  limits.low_latency_tokens = config.low_latency_tokens;
-  limits.low_latency_blocks = cuda ? most_blocks(make_plan(parts_->lanes.back(), profile)) : 0;
+  if (limits.low_latency_lanes > 0) limits.low_latency_tokens = config.low_latency_tokens;
+  if (config.backend == hepBackendCuda) tell_blocks(*parts_, &limits);
   return limits;
 }
 

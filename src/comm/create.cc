@@ -27,6 +27,9 @@ namespace {
 // which is enough for those that start late. A longer wait would gain nothing.
 constexpr int kBadConfigTimeoutMs = 10000;
 
+// The least SM budget.
+constexpr int kFewestSms = 2;
+
 // Ranks compare these before they allocate anything.
 struct Hello {
   uint32_t version;
@@ -78,6 +81,7 @@ Status choose_backend(CommParts& parts) {
       config.backend = hepBackendCuda;
       HEP_TRY(bind_cuda_device(parts.device));  // starts CUDA there, once for all that follows
       parts.capability_major = capability_major(parts.device);
+      HEP_TRY(count_sms(parts.device, &parts.sms));
     } else {
       if (config.backend == hepBackendCuda) return found;
       config.backend = hepBackendHost;
@@ -125,12 +129,18 @@ Status find_domains(const std::vector<Hello>& hellos, CommParts& parts) {
 }
 
 // Several ranks on a device are for tests. Elsewhere they are a mistake in the launch of the job.
-void log_shared_device(const std::vector<Hello>& hellos, const CommParts& parts) {
+// They share the SMs of the device.
+void note_shared_device(const std::vector<Hello>& hellos, CommParts& parts) {
   if (parts.config.backend != hepBackendCuda) return;
-  for (int r = 0; r < parts.num_ranks; ++r)
-    if (r != parts.rank && hellos[r].device == hellos[parts.rank].device)
+  int ranks = 0;
+  for (int r = 0; r < parts.num_ranks; ++r) {
+    if (hellos[r].device != hellos[parts.rank].device) continue;
+    ++ranks;
+    if (r != parts.rank)
       log_message(hepLogInfo, "rank %d: its device %d is rank %d's too", parts.rank, parts.device,
                   r);
+  }
+  parts.sms = std::max(parts.sms / ranks, kFewestSms);
 }
 
 // Operations that wait for each other, but do not find room at the same time, may wait until the
@@ -138,13 +148,36 @@ void log_shared_device(const std::vector<Hello>& hellos, const CommParts& parts)
 void warn_of_lanes_without_room(const CommParts& parts) {
   int num_sms = 0;
   if (parts.config.backend != hepBackendCuda || !count_sms(parts.device, &num_sms).ok()) return;
-  const int blocks = blocks_of_all(parts.lanes, profile_of(parts.capability_major));
+  const int blocks = blocks_of_all(parts.lanes, parts.gpu());
   if (blocks <= num_sms) return;
   log_message(
       hepLogWarning,
       "rank %d: the operations of its %zu lanes take %d SMs if they run at the same time, but "
       "device %d has %d: see LANES in hybridep.h",
       parts.rank, parts.lanes.size(), blocks, parts.device, num_sms);
+}
+
+// Of the largest batch that a lane serves, by layout.
+std::string text_of(const ChosenBlocks& chosen) {
+  const auto list = [](const int32_t* blocks) {
+    std::string text;
+    for (int layout = 0; layout < kNumLayouts; ++layout)
+      text += (layout == 0 ? " " : "/") + std::to_string(blocks[layout]);
+    return text;
+  };
+  return "dispatch" + list(chosen.dispatch) + ", combine" + list(chosen.combine);
+}
+
+void log_chosen_sms(const CommParts& parts) {
+  if (parts.config.backend != hepBackendCuda) return;
+  const Lane &first = parts.lanes.front(), &last = parts.lanes.back();
+  const auto chosen = [&](const Lane& lane) {
+    return text_of(chosen_blocks(make_plan(lane, parts.gpu()), parts.config));
+  };
+  log_message(hepLogInfo,
+              "rank %d: SMs of the largest batch, flat/expert-major/expert-padded: %s%s",
+              parts.rank, chosen(first).c_str(),
+              last.mode == hepModeLowLatency ? ("; low latency: " + chosen(last)).c_str() : "");
 }
 
 Status create_window(const std::vector<Hello>& hellos, CommParts& parts, WindowHandle* handle) {
@@ -232,7 +265,8 @@ Status start_network(CommParts& parts) {
 }
 
 Status create_backend(CommParts& parts) {
-  BackendContext context{parts.rank, parts.device, parts.config.timeout_ms, {}, nullptr, {}};
+  BackendContext context{parts.rank, parts.device, parts.sms, parts.config.timeout_ms,
+                         {},         nullptr,      {}};
   for (const Lane& lane : parts.lanes) {
     LaneContext seen{lane, parts.rank, {}};
     for (int r = 0; r < parts.num_ranks; ++r) {
@@ -278,7 +312,7 @@ Status create_comm(const hepUniqueId_t& id, int rank, int num_ranks, const hepCo
   HEP_TRY(agree(*bootstrap, num_ranks, "config", deadline, prepared, hello, &hellos));
   HEP_TRY(compare(hellos));
   HEP_TRY(find_domains(hellos, *parts));
-  log_shared_device(hellos, *parts);
+  note_shared_device(hellos, *parts);
   warn_of_lanes_without_room(*parts);
 
   Address address{};
@@ -299,8 +333,10 @@ Status create_comm(const hepUniqueId_t& id, int rank, int num_ranks, const hepCo
   HEP_TRY(connect_network(*bootstrap, *parts, deadline));
 
   const Status started = create_backend(*parts);
+  const CommParts& made = *parts;
   auto comm = std::make_unique<hepComm>(std::move(parts));  // nothing may fail after the last step
   HEP_TRY(agree(*bootstrap, num_ranks, "backend", deadline, started));
+  log_chosen_sms(made);
   *out = std::move(comm);
   return Status();
 }

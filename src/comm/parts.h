@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/cuda/plan.h"
 #include "base/log.h"
 #include "comm/health.h"
 #include "config/lanes.h"
@@ -29,10 +30,13 @@ struct CommParts {
   hepConfig_t config{};  // resolved; the backend is the one that was chosen
   int device = -1;
   int capability_major = 0;  // of the device; 0 on the host
+  int sms = 0;               // of the device, for this rank to choose from; 0 on the host
   bool several_hosts = false;
   std::vector<Lane> lanes;
 
   const Topology& topology() const { return lanes.front().topology(); }
+  // The rank's GPU as the plan sees it, on the cuda backend.
+  Gpu gpu() const { return {&profile_of(capability_major), sms}; }
 
   LogCallback log;  // goes last, so that it receives the messages of the other parts
   std::unique_ptr<Window> window;

@@ -17,8 +17,6 @@ namespace hep {
 namespace {
 
 constexpr int kWarpThreads = 32;
-constexpr int kDefaultLowLatencyBlocks = 32;
-
 constexpr int kDefaultRoutingThreads = 1024;
 constexpr int kMaxDefaultRoutingBlocks = 16;
 
@@ -81,8 +79,6 @@ void set_defaults(hepConfig_t* config) {
   const auto set = [](int32_t* field, int32_t value) {
     if (*field == 0) *field = value;
   };
-  set(&config->low_latency_blocks,
-      config->sm_budget != 0 ? config->sm_budget : kDefaultLowLatencyBlocks);
   for (const Field& field : kFields)
     if (field.default_value != 0 && value_of(field, *config) == 0)
       set_field(field, field.default_value, config);
@@ -157,16 +153,19 @@ Status check_domains(const hepConfig_t& config, int num_ranks) {
 
 Budget make_budget(const hepConfig_t& config, hepMode_t mode) {
   const bool low_latency = mode == hepModeLowLatency;
-  const int32_t sms = low_latency ? config.low_latency_blocks : config.sm_budget;
-  const auto blocks = [&](int32_t wanted) { return low_latency || wanted == 0 ? sms : wanted; };
+  const int32_t sms =
+      low_latency ? or_default(config.low_latency_blocks, config.sm_budget) : config.sm_budget;
+  const auto blocks = [&](int32_t wanted) {
+    if (low_latency) wanted = config.low_latency_blocks;
+    return wanted != 0 ? BlockBudget{wanted, true} : BlockBudget{sms, false};
+  };
   Budget budget{};
   budget.routing_threads = or_default(config.routing_threads, kDefaultRoutingThreads);
   budget.routing_blocks = low_latency || config.routing_blocks == 0
                               ? std::min(sms, kMaxDefaultRoutingBlocks)
                               : config.routing_blocks;
-  budget.dispatch_blocks = blocks(config.dispatch_blocks);
-  budget.combine_blocks = blocks(config.combine_blocks);
-  budget.takes_all_combine_blocks = low_latency || config.combine_blocks != 0;
+  budget.dispatch = blocks(config.dispatch_blocks);
+  budget.combine = blocks(config.combine_blocks);
   budget.dispatch_stages = config.dispatch_stages;
   budget.combine_load_stages = config.combine_load_stages;
   budget.combine_store_stages = config.combine_store_stages;

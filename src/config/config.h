@@ -14,12 +14,16 @@ namespace hep {
 // The shared memory of a block that rows in flight may take. The rest is for barriers and records.
 constexpr int64_t kStageBytes = kMaxAssignBytes;
 
+// The blocks of an operation: at most so many, or always as many.
+struct BlockBudget {
+  int32_t most;
+  bool fixed;
+};
+
 // The share of a GPU that the operations of a lane may take, as the config says.
 struct Budget {
   int32_t routing_threads, routing_blocks;
-  int32_t dispatch_blocks;
-  int32_t combine_blocks;         // at most
-  bool takes_all_combine_blocks;  // and no fewer
+  BlockBudget dispatch, combine;
   // 0: chosen by the sizes of a call.
   int32_t dispatch_stages, combine_load_stages, combine_store_stages;
 };

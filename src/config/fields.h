@@ -20,7 +20,7 @@ constexpr int kDefaultTopK = 8;
 constexpr int kDefaultTimeoutMs = 30000;
 constexpr int kDefaultInitTimeoutMs = 30000;
 constexpr int kMaxTimeoutMs = 3600000;
-constexpr int kDefaultSmBudget = 16;
+constexpr int kDefaultSmBudget = 64;
 constexpr int kMaxSmBudget = kMaxBlocks;
 constexpr int kMaxStages = 32;
 constexpr int kMaxStoreStages = 4;
@@ -66,7 +66,8 @@ inline constexpr Field kFields[] = {
     {HEP_FIELD(timeout_ms), Field::Kind::kDefaulted, 1, kMaxTimeoutMs, kDefaultTimeoutMs,
      "HEP_TIMEOUT_MS", "bound of every wait for a peer on a communicator, in milliseconds"},
     {HEP_FIELD(sm_budget), Field::Kind::kDefaulted, 2, kMaxSmBudget, kDefaultSmBudget,
-     "HEP_SM_BUDGET", "most SMs (blocks) that an operation occupies"},
+     "HEP_SM_BUDGET",
+     "most SMs (blocks) that an operation occupies; it takes the fewest that are nearly as fast"},
     {HEP_FIELD(lanes), Field::Kind::kDefaulted, 1, kMaxLanes, 1, "HEP_LANES",
      "independent sequences of operations, those of low latency not counted"},
     {HEP_FIELD(domain_size), Field::Kind::kDefaulted, 1, kMaxRanks, 0, "HEP_DOMAIN_SIZE",
@@ -91,7 +92,7 @@ inline constexpr Field kFields[] = {
     {HEP_FIELD(partial_type), Field::Kind::kDefaulted, 1, hepTypeBytes, hepTypeBfloat16},
     {HEP_FIELD(low_latency_blocks), Field::Kind::kDefaulted, 2, kMaxSmBudget, 0,
      "HEP_LOW_LATENCY_BLOCKS",
-     "most SMs (blocks) that a low-latency operation occupies; HEP_SM_BUDGET if set, otherwise 32"},
+     "SMs (blocks) that a low-latency operation occupies; automatic: as HEP_SM_BUDGET says"},
     {HEP_FIELD(init_timeout_ms), Field::Kind::kDefaulted, 1, kMaxTimeoutMs, kDefaultInitTimeoutMs,
      "HEP_INIT_TIMEOUT_MS", "bound of the creation of a communicator, in milliseconds"},
     {HEP_FIELD(network_bytes), Field::Kind::kDefaulted, 1, kMaxNetworkBytes, kDefaultNetworkBytes,

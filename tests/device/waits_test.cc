@@ -32,6 +32,7 @@ constexpr int kPeer = 1;
 constexpr int kTopK = 2;
 constexpr int kHidden = 64;
 constexpr int kTimeoutMs = 100;
+constexpr int kSms = 16;
 
 hepConfig_t make_config() {
   hepConfig_t config = HEP_CONFIG_INITIALIZER;
@@ -41,6 +42,7 @@ hepConfig_t make_config() {
   config.max_top_k = kTopK;
   config.hidden = kHidden;
   config.heap_bytes = 1 << 16;
+  config.sm_budget = config.dispatch_blocks = config.combine_blocks = kSms;
   hepConfig_t resolved;
   EXPECT_TRUE(resolve_config(&config, kRanks, &resolved).ok());
   return resolved;
@@ -52,7 +54,7 @@ class CudaWaits : public testing::Test {
       : lanes_(make_lanes(make_config(), kRanks)),
         window_(window_bytes(lanes_)),
         peer_window_(window_bytes(lanes_)) {
-    BackendContext context{0, 0, kTimeoutMs, {}, &registrations_};
+    BackendContext context{0, 0, kSms, kTimeoutMs, {}, &registrations_};
     EXPECT_CUDA(cudaGetDevice(&context.device));
     for (const Lane& lane : lanes_)
       context.lanes.push_back(

@@ -33,6 +33,9 @@ hepConfig_t small_config() {
   config.heap_bytes = 1 << 20;
   if (harness::world().has_several_domains()) config.domain_size = harness::world().domain_size();
   config.timeout_ms = config.init_timeout_ms = kTimeoutMs;
+  // The library would give so small batches one or two blocks: many are to work together here.
+  config.sm_budget = config.dispatch_blocks = config.combine_blocks = 16;
+  config.low_latency_blocks = 32;
   return config;
 }
 

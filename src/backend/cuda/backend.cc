@@ -24,9 +24,9 @@ Status check_plan(const CudaLane& lane, int device) {
   HEP_TRY(count_sms(device, &num_sms));
   const int blocks = most_blocks(lane.plan);
   if (blocks > num_sms)
-    return error(hepErrorInvalidArgument,
-                 "%s and the block counts ask for %d SMs, but device %d has %d",
-                 lane.context.lane.mode == hepModeLowLatency ? "low_latency_blocks" : "sm_budget",
+    return error(hepErrorInvalidArgument, "%s for %d SMs, but device %d has %d",
+                 lane.context.lane.mode == hepModeLowLatency ? "low_latency_blocks asks"
+                                                             : "the block counts ask",
                  blocks, device, num_sms);
   return Status();
 }
@@ -41,9 +41,8 @@ CudaBackend::CudaBackend(BackendContext context)
       timeout_ms_(context.timeout_ms),
       registrations_(*context.registrations),
       contexts_(std::move(context.lanes)) {
-  const Profile& profile = profile_of(capability_major(context.device));
-  for (const LaneContext& lane : contexts_)
-    lanes_.push_back(std::make_unique<CudaLane>(lane, profile));
+  const Gpu gpu{&profile_of(capability_major(context.device)), context.sms};
+  for (const LaneContext& lane : contexts_) lanes_.push_back(std::make_unique<CudaLane>(lane, gpu));
 }
 
 CudaBackend::~CudaBackend() {

@@ -17,8 +17,8 @@ namespace hep {
 
 // A lane with the work that it has enqueued and its device memory.
 struct CudaLane {
-  CudaLane(const LaneContext& seen, const Profile& profile)
-      : context(seen), plan(make_plan(seen.lane, profile)) {}
+  CudaLane(const LaneContext& seen, const Gpu& gpu)
+      : context(seen), plan(make_plan(seen.lane, gpu)) {}
 
   const LaneContext& context;
   const Plan plan;

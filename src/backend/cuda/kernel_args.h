@@ -166,6 +166,7 @@ struct DispatchArgs {
   uint64_t routing_number;
   int32_t num_tokens;
   int32_t top_k;
+  int32_t alignment;
   Step step;
   DispatchedRows rows;
   DispatchCall call;
@@ -191,7 +192,6 @@ struct UpdatePlan {
 // The arguments of a launch that updates the routing and dispatches.
 struct UpdateArgs : DispatchArgs {
   const void* indices;  // [num_tokens][top_k]
-  int32_t alignment;
   UpdatePlan plan;
 };
 

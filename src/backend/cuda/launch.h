@@ -27,7 +27,7 @@ namespace dispatch {
 cudaError_t prepare_quantize();
 cudaError_t prepare_dispatch();
 // Comes before the dispatch of the rows that it leaves in the window.
-cudaError_t launch_quantize(const QuantizeArgs& args, const Plan& plan, cudaStream_t stream);
+cudaError_t launch_quantize(const QuantizeArgs& args, const Grid& grid, cudaStream_t stream);
 cudaError_t launch_dispatch(const DispatchArgs& args, const Plan& plan, cudaStream_t stream);
 }  // namespace dispatch
 

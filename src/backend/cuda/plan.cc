@@ -4,12 +4,14 @@
 #include <algorithm>
 #include <climits>
 #include <cmath>
+#include <iterator>
 
 #include "backend/cuda/blocks/combine.h"
 #include "backend/cuda/blocks/dispatch.h"
 #include "backend/cuda/blocks/fused.h"
 #include "backend/cuda/blocks/route.h"
 #include "protocol/choices.h"
+#include "protocol/data_type.h"
 
 namespace hep {
 namespace {
@@ -21,11 +23,10 @@ constexpr int kFewDispatchStages = 4;  // chosen at least, if they fit
 constexpr int kMaxDispatchStages = 64;
 static_assert(kStageBytes < dispatch::kMaxDynamicBytes);
 
-int32_t default_dispatch_stages(const Plan& plan, int64_t row_bytes, int layout) {
+int32_t default_dispatch_stages(const Plan& plan, int32_t blocks, int64_t row_bytes, int layout) {
   const int64_t in_flight = layout == hepLayoutFlat ? plan.profile->flat_bytes_in_flight
                                                     : plan.profile->expert_bytes_in_flight;
-  const int64_t wanted =
-      std::max<int64_t>(in_flight / (plan.dispatch_blocks * row_bytes), kFewDispatchStages);
+  const int64_t wanted = std::max<int64_t>(in_flight / (blocks * row_bytes), kFewDispatchStages);
   return static_cast<int32_t>(std::clamp<int64_t>(
       wanted, kMinDispatchStages, std::min<int64_t>(kStageBytes / row_bytes, kMaxDispatchStages)));
 }
@@ -69,36 +70,41 @@ int32_t spread(double wanted, int32_t blocks, int32_t destinations) {
   return more <= blocks && more - count < count - fewer ? more : fewer;
 }
 
-// As many blocks for each half of combine as fill NVLink, within the budget. More would not be faster,
-// and blocks that wait for partial sums slow the others down: on 4 H200s, 9 blocks that forward and 23
-// that only add took six times as long as 9 and 7.
+// As many blocks for each half of combine as fill NVLink, of those of the call. More would not be
+// faster, and blocks that wait for partial sums slow the others down: on 4 H200s, 9 blocks that
+// forward and 23 that only add took six times as long as 9 and 7.
 struct CombinePlanner {
   const Profile& profile;
   int32_t budget;  // of blocks
   bool fixed;      // all of them are to be used,
   bool all_first;  // and in the first half, too: with few tokens the halves follow one another
   int num_ranks;
-  double partials;  // of a token, with uniform routing: R * (1 - (1 - 1/R)^K)
+  double partials;  // of a token
 
-  CombinePlanner(const Lane& lane, const Profile& of_device)
-      : profile(of_device),
-        budget(lane.budget.combine_blocks),
-        fixed(lane.budget.takes_all_combine_blocks),
-        all_first(lane.mode == hepModeLowLatency),
-        num_ranks(lane.shape.num_ranks),
-        partials(num_ranks * (1 - std::pow(1 - 1.0 / num_ranks, lane.shape.max_top_k))) {}
+  CombinePlanner(const Plan& plan, const CombineWork& work)
+      : profile(*plan.profile),
+        budget(combine_blocks(plan, work)),
+        fixed(plan.combine.fixed || plan.mode == hepModeLowLatency),
+        all_first(plan.mode == hepModeLowLatency),
+        num_ranks(plan.shape.num_ranks),
+        partials(ranks_of_token(num_ranks, work.top_k)) {}
 
-  CombineGrid in_place() const { return {limited(2 * reducers(partials)), 0}; }
-  CombineGrid forward() const {
-    return grid(first_half(profile.link_rate / profile.forward_rate, num_ranks - 1),
-                partials / num_ranks);
+  CombineGrid grid(const CombineWork& work) const {
+    switch (work.sending) {
+      case Sending::kNone: return {limited(2 * reducers(partials)), 0};
+      case Sending::kRows:
+        return grid(first_half(profile.link_rate / profile.forward_rate, num_ranks - 1),
+                    partials / num_ranks);
+      default: return reduce(work.layout == hepLayoutFlat ? partials : work.top_k);
+    }
   }
+
+ private:
   CombineGrid reduce(double rows_of_token) const {
     const double own = rows_of_token / num_ranks;
     return grid(first_half(reducers(rows_of_token - own), std::max(num_ranks - 1, 1)), own);
   }
 
- private:
   int32_t first_half(double wanted, int32_t destinations) const {
     if (all_first) return destinations == 0 ? 0 : budget;
     return spread(wanted, budget, destinations);
@@ -120,12 +126,6 @@ struct CombinePlanner {
     return fixed ? budget : static_cast<int32_t>(std::lround(std::min<double>(budget, wanted)));
   }
 };
-
-CombineGrid choose_grid(const CombineArgs& args, const Plan& plan) {
-  if (never_sends_outputs(args)) return plan.combine_in_place;
-  if (sends_unmodified_rows(args.call)) return plan.combine_forward;
-  return args.call.layout == hepLayoutFlat ? plan.combine_reduce_flat : plan.combine_reduce_experts;
-}
 
 // Tokens are taken a few at a time: what they are made of is looked up together, which takes as long as adding up
 // one more. A lane looks up a part, and no task reaches over the end of a chunk.
@@ -156,24 +156,86 @@ int choose_task_shift(const CombineArgs& args, const Profile& profile, int block
   return best;
 }
 
+// --------------------------------------------------------------------------------------- blocks
+
+// First and second half of combine.
+constexpr int32_t kFewestCombineBlocks = 2;
+
+// A rank with few tokens may receive as many rows as the others: its batch counts as at least this
+// part of the largest one.
+constexpr int32_t kSmallestPart = 4;
+
+Demand demand_of(const Plan& plan, int32_t num_tokens, int32_t top_k) {
+  const Shape& shape = plan.shape;
+  return {plan.mode == hepModeLowLatency, shape.num_ranks, shape.num_local_experts(),
+          std::max(num_tokens, ceil_div(shape.max_tokens, kSmallestPart)), top_k};
+}
+
+Traffic traffic_of(const Plan& plan, const DispatchWork& work) {
+  // A quantised row has one byte an element.
+  const int32_t x_row_bytes = work.row_bytes * element_bytes(hepTypeBfloat16);
+  return traffic_of(
+      DispatchDemand{demand_of(plan, work.num_tokens, work.top_k), work.layout, work.alignment,
+                     int64_t{work.row_bytes} + work.scale_bytes, work.quantizes ? x_row_bytes : 0},
+      *plan.profile);
+}
+
+Traffic traffic_of(const Plan& plan, const CombineWork& work) {
+  return traffic_of(CombineDemand{demand_of(plan, work.num_tokens, work.top_k), work.layout,
+                                  work.sending, work.row_bytes, work.partial_row_bytes},
+                    *plan.profile);
+}
+
+int32_t bounded(const BlockBudget& budget, const Gpu& gpu) {
+  return budget.fixed ? budget.most : std::min(budget.most, gpu.sms);
+}
+
+constexpr int32_t kLayouts[] = {hepLayoutFlat, hepLayoutExpertMajor, hepLayoutExpertPadded};
+static_assert(std::size(kLayouts) == kNumLayouts);
+
+// Rows to which grouped GEMMs mostly want experts' blocks aligned.
+constexpr int32_t kGemmAlignment = 128;
+
+// What the largest batches take of the bound.
+int32_t largest_dispatch(const Plan& plan) {
+  const Shape& shape = plan.shape;
+  int32_t most = 1;
+  for (const int32_t layout : kLayouts)
+    for (const bool quantizes : {false, shape.scale_bytes > 0})
+      most = std::max(
+          most, dispatch_blocks(plan, {layout, shape.max_tokens, shape.max_top_k, kGemmAlignment,
+                                       shape.row_bytes, shape.scale_bytes, quantizes}));
+  return most;
+}
+
+int32_t largest_combine(const Plan& plan) {
+  const Shape& shape = plan.shape;
+  int32_t most = kFewestCombineBlocks;
+  for (const int32_t layout : kLayouts)
+    for (const Sending sending : {Sending::kNone, Sending::kRows, Sending::kSums})
+      most =
+          std::max(most, combine_blocks(plan, {layout, shape.max_tokens, shape.max_top_k,
+                                               shape.row_bytes, shape.partial_row_bytes, sending}));
+  return most;
+}
+
 }  // namespace
 
-Plan make_plan(const Lane& lane, const Profile& profile) {
+Plan make_plan(const Lane& lane, const Gpu& gpu) {
   const Budget& budget = lane.budget;
   Plan plan{};
-  plan.profile = &profile;
+  plan.profile = gpu.profile;
+  plan.mode = lane.mode;
+  plan.shape = lane.shape;
   plan.routing_threads = budget.routing_threads;
   plan.routing_blocks = budget.routing_blocks;
-  plan.dispatch_blocks = budget.dispatch_blocks;
+  plan.dispatch = {bounded(budget.dispatch, gpu), budget.dispatch.fixed};
+  plan.combine = {bounded(budget.combine, gpu), budget.combine.fixed};
+  plan.dispatch_blocks = plan.dispatch.most;
+  plan.combine_blocks = plan.combine.most;
+  plan.dispatch_blocks = largest_dispatch(plan);
+  plan.combine_blocks = largest_combine(plan);
   plan.dispatch_stages = budget.dispatch_stages;
-  const CombinePlanner combine(lane, profile);
-  plan.combine_in_place = combine.in_place();
-  plan.combine_forward = combine.forward();
-  plan.combine_reduce_flat = combine.reduce(combine.partials);
-  plan.combine_reduce_experts = combine.reduce(lane.shape.max_top_k);
-  plan.combine_blocks =
-      std::max({plan.combine_in_place.blocks, plan.combine_forward.blocks,
-                plan.combine_reduce_flat.blocks, plan.combine_reduce_experts.blocks});
   plan.combine_load_stages = budget.combine_load_stages;
   plan.combine_store_stages = budget.combine_store_stages;
   return plan;
@@ -183,23 +245,84 @@ int32_t most_blocks(const Plan& plan) {
   return std::max({plan.routing_blocks, plan.dispatch_blocks, plan.combine_blocks});
 }
 
-int32_t blocks_of_all(const std::vector<Lane>& lanes, const Profile& profile) {
+int32_t blocks_of_all(const std::vector<Lane>& lanes, const Gpu& gpu) {
   int32_t blocks = 0;
-  for (const Lane& lane : lanes) blocks += most_blocks(make_plan(lane, profile));
+  for (const Lane& lane : lanes) blocks += most_blocks(make_plan(lane, gpu));
   return blocks;
 }
 
-int32_t dispatch_stages(const Plan& plan, int64_t row_bytes, int layout) {
+DispatchWork work_of(const DispatchArgs& args) {
+  const DispatchCall& call = args.call;
+  return {call.layout,
+          args.num_tokens,
+          args.top_k,
+          args.alignment,
+          args.rows.row_bytes,
+          call.row_scales != nullptr ? args.context.shape().scale_bytes : 0,
+          call.quantize != hepQuantizeNone};
+}
+
+int32_t dispatch_blocks(const Plan& plan, const DispatchWork& work) {
+  if (plan.dispatch.fixed) return plan.dispatch.most;
+  const int32_t blocks = fewest_blocks(traffic_of(plan, work), plan.dispatch.most, *plan.profile);
+  return std::min(blocks, plan.dispatch_blocks);
+}
+
+double expected_us(const Plan& plan, const DispatchWork& work, int32_t blocks) {
+  return model_us(traffic_of(plan, work), blocks, *plan.profile);
+}
+
+CombineWork work_of(const CombineArgs& args) {
+  const Sending sending = never_sends_outputs(args)          ? Sending::kNone
+                          : sends_unmodified_rows(args.call) ? Sending::kRows
+                                                             : Sending::kSums;
+  return {args.call.layout, args.num_tokens,        args.top_k,
+          args.row_bytes,   args.partial_row_bytes, sending};
+}
+
+int32_t combine_blocks(const Plan& plan, const CombineWork& work) {
+  if (plan.combine.fixed) return plan.combine.most;
+  const int32_t blocks = fewest_blocks(traffic_of(plan, work), plan.combine.most, *plan.profile);
+  return std::clamp(blocks, kFewestCombineBlocks, plan.combine_blocks);
+}
+
+double expected_us(const Plan& plan, const CombineWork& work, int32_t blocks) {
+  return model_us(traffic_of(plan, work), blocks, *plan.profile);
+}
+
+CombineGrid combine_grid(const Plan& plan, const CombineWork& work) {
+  return CombinePlanner(plan, work).grid(work);
+}
+
+ChosenBlocks chosen_blocks(const Plan& plan, const hepConfig_t& config) {
+  const auto row_bytes = [&](int32_t type) { return config.hidden * element_bytes(type); };
+  const auto sending = [&](int32_t layout) {
+    return layout == hepLayoutFlat && config.combine_type == config.partial_type ? Sending::kRows
+                                                                                 : Sending::kSums;
+  };
+  const int32_t tokens = plan.shape.max_tokens, top_k = plan.shape.max_top_k;
+  ChosenBlocks chosen;
+  for (const int32_t layout : kLayouts) {
+    chosen.dispatch[layout] = dispatch_blocks(
+        plan, {layout, tokens, top_k, 1, row_bytes(config.type), config.scale_bytes, false});
+    chosen.combine[layout] =
+        combine_blocks(plan, {layout, tokens, top_k, row_bytes(config.combine_type),
+                              row_bytes(config.partial_type), sending(layout)});
+  }
+  return chosen;
+}
+
+int32_t dispatch_stages(const Plan& plan, int32_t blocks, int64_t row_bytes, int layout) {
   return plan.dispatch_stages != 0 ? plan.dispatch_stages
-                                   : default_dispatch_stages(plan, row_bytes, layout);
+                                   : default_dispatch_stages(plan, blocks, row_bytes, layout);
 }
 
-int64_t most_copied_bytes(const Plan& plan) {
-  return plan.dispatch_blocks * plan.profile->copied_bytes_of_block;
+int64_t most_copied_bytes(const Plan& plan, int32_t blocks) {
+  return blocks * plan.profile->copied_bytes_of_block;
 }
 
-int64_t most_sent_rows(const Plan& plan, int64_t row_bytes) {
-  return plan.combine_in_place.blocks * plan.profile->sent_bytes_of_block / row_bytes;
+int64_t most_sent_rows(const Plan& plan, int32_t blocks, int64_t row_bytes) {
+  return blocks * plan.profile->sent_bytes_of_block / row_bytes;
 }
 
 Grid plan_map(const Plan& plan) { return {plan.routing_blocks, route::kMapThreads, 0}; }
@@ -214,16 +337,17 @@ Grid plan_route(const Plan& plan, const Shape& shape) {
   return {plan.routing_blocks, warps * kWarpSize, shared_bytes()};
 }
 
-Grid plan_quantize(const Plan& plan) {
-  return {plan.dispatch_blocks, dispatch::kQuantizeThreads, 0};
+Grid plan_quantize(const Plan& plan, const DispatchArgs& args) {
+  return {dispatch_blocks(plan, work_of(args)), dispatch::kQuantizeThreads, 0};
 }
 
-Grid plan_gradients(const Plan& plan) {
-  return {plan.combine_blocks, combine::kGradientThreads, 0};
+Grid plan_gradients(const Plan& plan, const CombineArgs& args) {
+  return {combine_blocks(plan, work_of(args)), combine::kGradientThreads, 0};
 }
 
 Grid plan_dispatch(const Plan& plan, PipelineArgs* args) {
-  const int rows_in_flight = dispatch_stages(plan, args->rows.row_bytes, args->call.layout);
+  const int32_t blocks = dispatch_blocks(plan, work_of(*args));
+  const int rows_in_flight = dispatch_stages(plan, blocks, args->rows.row_bytes, args->call.layout);
   int& pipelines = args->plan.pipelines;
   pipelines = std::clamp(rows_in_flight / dispatch::kFewRowsOfPipeline, 1, dispatch::kPipelines);
   int shared_bytes = cut_stages(*plan.profile, rows_in_flight, args);
@@ -235,10 +359,11 @@ Grid plan_dispatch(const Plan& plan, PipelineArgs* args) {
     --args->plan.stages;
     shared_bytes = shared_bytes_of(*args);
   }
-  return {plan.dispatch_blocks, dispatch::kThreads, shared_bytes};
+  return {blocks, dispatch::kThreads, shared_bytes};
 }
 
 Grid plan_update_and_dispatch(const Plan& plan, UpdateArgs* args) {
+  const int32_t blocks = dispatch_blocks(plan, work_of(*args));
   args->plan.stage_scale_bytes = choose_stage_scale_bytes(*args);
   const int stage_bytes = fused::stage_bytes(args->rows.row_bytes, args->plan.stage_scale_bytes);
   int& stages = args->plan.stages;
@@ -246,9 +371,9 @@ Grid plan_update_and_dispatch(const Plan& plan, UpdateArgs* args) {
     return static_cast<int>(assign_bytes(args->context.shape())) + stages * stage_bytes +
            ring_control_bytes(stages, sizeof(dispatch::RowItem));
   };
-  stages = dispatch_stages(plan, args->rows.row_bytes, args->call.layout);
+  stages = dispatch_stages(plan, blocks, args->rows.row_bytes, args->call.layout);
   while (shared_bytes() > fused::kMaxDynamicBytes) --stages;
-  return {plan.dispatch_blocks, fused::kThreads, shared_bytes()};
+  return {blocks, fused::kThreads, shared_bytes()};
 }
 
 Grid plan_combine(const Plan& plan, CombineArgs* args) {
@@ -256,7 +381,7 @@ Grid plan_combine(const Plan& plan, CombineArgs* args) {
   const int stage_bytes = combine::stage_bytes(std::max(args->row_bytes, args->partial_row_bytes));
   chosen.load_stages =
       plan.combine_load_stages > 0 ? plan.combine_load_stages : combine::kMaxLoadStages;
-  const CombineGrid grid = choose_grid(*args, plan);
+  const CombineGrid grid = combine_grid(plan, work_of(*args));
   chosen.first_half_blocks = grid.first_half;
   const auto shared_bytes = [&] {
     return combine::kPipelines * combine::pipeline_bytes(chosen.load_stages, stage_bytes);

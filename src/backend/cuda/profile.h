@@ -12,8 +12,27 @@ struct Profile {
   int capability_major;
   bool measured;  // not: the numbers are those of another family
 
-  // GB/s of combine: what a block forwards, what it reads where it reduces, what the links take.
-  double forward_rate, reduce_rate, link_rate;
+  // GB/s of combine: what a block forwards, and what it reads where it reduces.
+  double forward_rate, reduce_rate;
+
+  // GB/s that bound the blocks of an operation: in and out of an SM together, and out of it alone.
+  // (One rank on one GPU, 4 to 16 blocks: 95 to 103 in all, 61 out where a row has eight places.)
+  double port_rate, store_rate;
+
+  // GB/s of a GPU: what comes over its links, and what its memory reads and writes. (2 GPUs: 338 by
+  // loads. One rank, 96 blocks: combine reads at 4200, dispatch to eight places writes at 3200.)
+  double link_rate, memory_read_rate, memory_write_rate;
+
+  // GB/s of BF16 that a block quantises.
+  double quantize_rate;
+
+  // Microseconds that an operation takes beside what it moves. (Fits over 256 to 8192 tokens, 2
+  // GPUs; those of low latency over 128 tokens, 8 to 96 blocks.)
+  double dispatch_us, combine_us, low_latency_us;
+
+  // Microseconds that one block would take for the choices of a low-latency dispatch. (1 token, one
+  // rank: 3 blocks take 12.1 us, 8 blocks 10.9, 32 blocks 11.2.)
+  double choices_us;
 
   // Bytes that a dispatch has on their way to a GPU. More of them than the links need slow it down. In the
   // expert layouts a stage is held longer, for each of its places. (24 blocks of 15 rows of 14 KiB: 409 GB/s
@@ -53,7 +72,16 @@ constexpr Profile h200_profile() {
   profile.measured = true;
   profile.forward_rate = 41;
   profile.reduce_rate = 63;
-  profile.link_rate = 344;
+  profile.port_rate = 92;
+  profile.store_rate = 58;
+  profile.link_rate = 338;
+  profile.memory_read_rate = 4300;
+  profile.memory_write_rate = 3300;
+  profile.quantize_rate = 16;
+  profile.dispatch_us = 14;
+  profile.combine_us = 20;
+  profile.low_latency_us = 11;
+  profile.choices_us = 3;
   profile.flat_bytes_in_flight = 2240 * 1024;
   profile.expert_bytes_in_flight = 3360 * 1024;
   profile.stage_target_bytes = 28 * 1024;

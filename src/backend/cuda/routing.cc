@@ -175,30 +175,33 @@ Status CudaRouting::list_map(Step step, hepStream_t stream, TopK* choice) {
 // Peers read rows in the heap or in registered memory in place. Other rows are copied to the window
 // or quantised into it. In low-latency mode the dispatch itself does that. In halves it copies all
 // rows, so that the second half need not wait until peers have read them.
-Status CudaRouting::find_rows(const hepDispatchArgs_t& call, const Batch& batch, Step step,
-                              DispatchedRows* rows) {
+Status CudaRouting::find_rows(DispatchArgs* args) {
   const LaneContext& context = lane_.context;
+  const DispatchCall& call = args->call;
+  DispatchedRows& rows = args->rows;
   const bool low_latency = context.lane.mode == hepModeLowLatency;
   const uint64_t window_rows = context.lane.window_layout.published;
-  rows->row_bytes = static_cast<int32_t>(call.hidden) * element_bytes(call.type);
-  rows->location = window_rows;
-  rows->publishing = Publishing::kDone;
+  rows.row_bytes = call.hidden * element_bytes(call.type);
+  rows.location = window_rows;
+  rows.publishing = Publishing::kDone;
   if (call.quantize != hepQuantizeNone) {
-    if (low_latency) rows->publishing = Publishing::kQuantizes;
+    if (low_latency) rows.publishing = Publishing::kQuantizes;
     return Status();
   }
-  const int64_t num_rows = batch.num_tokens;
-  const int64_t row_bytes = rows->row_bytes;
+  const int64_t num_rows = args->num_tokens;
+  const int64_t bytes = num_rows * rows.row_bytes;
   bool in_heap;
-  HEP_TRY(find_rows_in_heap(context, "x", call.x, num_rows, row_bytes, &in_heap));
-  const bool copies = step != Step::kWhole ||
-                      (low_latency && num_rows * row_bytes <= most_copied_bytes(lane_.plan));
+  HEP_TRY(find_rows_in_heap(context, "x", call.x, num_rows, rows.row_bytes, &in_heap));
+  const auto is_small = [&] {
+    return bytes <= most_copied_bytes(lane_.plan, dispatch_blocks(lane_.plan, work_of(*args)));
+  };
+  const bool copies = args->step != Step::kWhole || (low_latency && is_small());
   if (!copies && in_heap)
-    rows->location =
+    rows.location =
         static_cast<const char*>(call.x) - static_cast<const char*>(context.windows[context.rank]);
   else if (!copies && num_rows > 0)
-    backend_.registrations().find_location(call.x, num_rows * row_bytes, &rows->location);
-  if (low_latency && rows->location == window_rows) rows->publishing = Publishing::kCopies;
+    backend_.registrations().find_location(call.x, bytes, &rows.location);
+  if (low_latency && rows.location == window_rows) rows.publishing = Publishing::kCopies;
   return Status();
 }
 
@@ -226,27 +229,29 @@ Status CudaRouting::publish_rows(const DispatchArgs& args, hepStream_t stream) {
   quantize.num_tokens = args.num_tokens;
   quantize.hidden = call.hidden;
   quantize.quantize = call.quantize;
-  HEP_CUDA_TRY(dispatch::launch_quantize(quantize, lane_.plan, stream));
+  const Grid grid = plan_quantize(lane_.plan, args);
+  HEP_CUDA_TRY(dispatch::launch_quantize(quantize, grid, stream));
   return Status();
 }
 
 // Peers read outputs in the heap or in registered memory in place if they need no change first. In
 // halves all outputs are sent, so that the second half need not wait until peers have read them.
-Status CudaRouting::find_outputs(const hepCombineArgs_t& call, Step step,
-                                 ReadableOutputs* outputs) {
+Status CudaRouting::find_outputs(const hepCombineArgs_t& call, CombineArgs* args) {
   const LaneContext& context = lane_.context;
+  ReadableOutputs& outputs = args->outputs;
   bool in_heap;
   HEP_TRY(find_outputs_in_heap(context, call, &in_heap));
-  outputs->location = kNotInWindow;
-  if (!sends_unmodified_rows(call_of(call)) || step != Step::kWhole) return Status();
-  const int64_t row_bytes = call.hidden * element_bytes(call.type);
+  outputs.location = kNotInWindow;
+  if (!sends_unmodified_rows(args->call) || args->step != Step::kWhole) return Status();
+  const int64_t row_bytes = args->row_bytes;
   if (context.lane.mode == hepModeLowLatency)
-    outputs->most_sent_rows = most_sent_rows(lane_.plan, row_bytes);
+    outputs.most_sent_rows =
+        most_sent_rows(lane_.plan, combine_blocks(lane_.plan, work_of(*args)), row_bytes);
   if (in_heap)
-    outputs->location =
+    outputs.location =
         static_cast<const char*>(call.y) - static_cast<const char*>(context.windows[context.rank]);
   else if (call.capacity > 0 && call.capacity <= INT64_MAX / row_bytes)
-    backend_.registrations().find_location(call.y, call.capacity * row_bytes, &outputs->location);
+    backend_.registrations().find_location(call.y, call.capacity * row_bytes, &outputs.location);
   return Status();
 }
 
@@ -277,7 +282,15 @@ Status CudaRouting::dispatch(const DispatchRequest& request, const Batch& batch,
                                 device));
 
   UpdateArgs args{};
-  HEP_TRY(find_rows(call, batch, step, &args.rows));
+  args.context = kernel_;
+  args.routing = memory_;
+  args.routing_number = number_;
+  args.num_tokens = batch.num_tokens;
+  args.top_k = batch.top_k;
+  args.alignment = request_.alignment;
+  args.step = step;
+  args.call = call_of(call);
+  HEP_TRY(find_rows(&args));
   const NotedWork noted(lane_.work, stream);
   const bool in_one_launch = request.update && lane_.context.lane.shape.choice_tokens > 0;
   if (in_one_launch)
@@ -285,13 +298,6 @@ Status CudaRouting::dispatch(const DispatchRequest& request, const Batch& batch,
   else if (request.update)
     HEP_TRY(run_update(choice, step, stream));
   has_begun_ = request.update && !in_one_launch;
-  args.context = kernel_;
-  args.routing = memory_;
-  args.routing_number = number_;
-  args.num_tokens = batch.num_tokens;
-  args.top_k = batch.top_k;
-  args.step = step;
-  args.call = call_of(call);
   if (step != Step::kReceive) HEP_TRY(publish_rows(args, stream));
   const Plan& plan = lane_.plan;
   if (!in_one_launch) {
@@ -299,7 +305,6 @@ Status CudaRouting::dispatch(const DispatchRequest& request, const Batch& batch,
     return Status();
   }
   args.indices = choice.indices;
-  args.alignment = request_.alignment;
   HEP_CUDA_TRY(fused::launch_update_and_dispatch(args, choice.index_type, plan, stream));
   return Status();
 }
@@ -329,7 +334,7 @@ Status CudaRouting::combine(const hepCombineArgs_t& call, const Batch& batch, St
   const int hidden = static_cast<int>(call.hidden);
   args.row_bytes = hidden * element_bytes(call.type);
   args.partial_row_bytes = hidden * element_bytes(call.partial_type);
-  HEP_TRY(find_outputs(call, step, &args.outputs));
+  HEP_TRY(find_outputs(call, &args));
   const NotedWork noted(lane_.work, stream);
   const bool sends_gradients =
       (call.row_gradients != nullptr || call.dense_gradients != nullptr) && step != Step::kReceive;

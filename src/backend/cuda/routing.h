@@ -29,10 +29,9 @@ class CudaRouting : public BackendRouting {
  private:
   Status run_update(TopK choice, Step step, hepStream_t stream);
   Status list_map(Step step, hepStream_t stream, TopK* choice);
-  Status find_rows(const hepDispatchArgs_t& call, const Batch& batch, Step step,
-                   DispatchedRows* rows);
+  Status find_rows(DispatchArgs* args);
   Status publish_rows(const DispatchArgs& args, hepStream_t stream);
-  Status find_outputs(const hepCombineArgs_t& call, Step step, ReadableOutputs* outputs);
+  Status find_outputs(const hepCombineArgs_t& call, CombineArgs* args);
 
   CudaBackend& backend_;
   CudaLane& lane_;

@@ -29,7 +29,7 @@ hepConfig_t lanes_config() {
   config.lanes = 2;
   config.heap_bytes = 16 << 20;
   // On the cuda backend all lanes find room on a GPU together.
-  config.sm_budget = 6;
+  config.sm_budget = config.dispatch_blocks = config.combine_blocks = 6;
   config.low_latency_blocks = 12;
   return config;
 }
@@ -306,7 +306,6 @@ TEST(Lanes, WithoutRoomForAllBringAWarningWithBothNumbers) {
   hepConfig_t config = small_config();
   config.low_latency_tokens = 8;
   config.low_latency_blocks = 64;
-  config.sm_budget = 16;
   config.log = Warnings::keep;
   config.log_context = &warnings;
   run_ranks(config, [](Rank&) {});
@@ -327,7 +326,7 @@ TEST(Lanes, WithoutRoomForTwoGridsEndByTheTimeout) {
   if (world().backend() != hepBackendCuda || !world().shares_devices())
     GTEST_SKIP() << "needs two ranks on one device";
   hepConfig_t config = small_config();
-  config.sm_budget = harness::device::num_sms();
+  config.sm_budget = config.dispatch_blocks = harness::device::num_sms();
   config.timeout_ms = short_timeout_ms();
   run_ranks(config, [&](Rank& self) {
     Batch batch(self, config);

@@ -130,7 +130,13 @@ TEST(Lifecycle, LimitsTellShapeAndChoices) {
     for (const int32_t blocks :
          {limits.routing_blocks, limits.dispatch_blocks, limits.combine_blocks}) {
       EXPECT_GE(blocks, cuda ? 1 : 0);
-      EXPECT_LE(blocks, cuda ? 16 : 0);
+      EXPECT_LE(blocks, cuda ? 64 : 0);
+    }
+    for (const int layout : {hepLayoutFlat, hepLayoutExpertMajor, hepLayoutExpertPadded}) {
+      EXPECT_EQ(limits.layout_dispatch_blocks[layout] > 0, cuda);
+      EXPECT_EQ(limits.layout_combine_blocks[layout] > 0, cuda);
+      EXPECT_LE(limits.layout_dispatch_blocks[layout], limits.dispatch_blocks);
+      EXPECT_LE(limits.layout_combine_blocks[layout], limits.combine_blocks);
     }
   });
 }

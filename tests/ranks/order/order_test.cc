@@ -71,10 +71,10 @@ TEST(Order, ResultsDoNotDependOnTheLaunch) {
   const hepConfig_t config = order_config();
   const Job job = full_job(config);
   const std::vector<Bytes> expected = outputs_of(config, job);
-  for (const int sm_budget : {2, 3, 8, 12}) {
+  for (const int blocks : {2, 3, 8, 12}) {
     hepConfig_t other = config;
-    other.sm_budget = sm_budget;
-    EXPECT_EQ(outputs_of(other, job), expected) << "sm_budget " << sm_budget;
+    other.sm_budget = other.dispatch_blocks = other.combine_blocks = blocks;
+    EXPECT_EQ(outputs_of(other, job), expected) << blocks << " blocks";
   }
   hepConfig_t tuned = config;
   tuned.routing_threads = 64;
@@ -109,8 +109,9 @@ TEST(Order, EveryBudgetOfADeviceGivesTheOraclesBytes) {
   const int ranks_per_device = (world().num_ranks() + devices - 1) / devices;
   const int most = harness::device::num_sms() / ranks_per_device;
   for (int budget = 2;; budget = std::min(budget + budget / 2, most)) {
-    SCOPED_TRACE("sm_budget " + std::to_string(budget));
-    config.sm_budget = config.low_latency_blocks = budget;
+    SCOPED_TRACE(std::to_string(budget) + " blocks");
+    config.sm_budget = config.dispatch_blocks = config.combine_blocks = budget;
+    config.low_latency_blocks = budget;
     run_job(config, job);
     if (budget == most) break;
   }

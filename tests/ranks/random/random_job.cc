@@ -344,10 +344,10 @@ hepConfig_t random_config(Random& random, int num_ranks, bool plain) {
     config.routing_blocks = random.pick({0, 1, 2, 3});
     config.dispatch_stages = random.pick({0, 2, 3, 5, 10, 16, 20});
     if (config.dispatch_stages * config.hidden > kFewStageElements) config.dispatch_stages = 3;
-    config.dispatch_blocks = random.pick({0, 1, 3});
+    config.dispatch_blocks = random.pick({0, 1, 3, config.sm_budget});
     config.combine_load_stages = random.pick({0, 2, 3});
     config.combine_store_stages = random.pick({0, 2, 4});
-    config.combine_blocks = random.pick({0, 2, 3, 4});
+    config.combine_blocks = random.pick({0, 2, 3, 4, config.sm_budget});
   }
   return config;
 }

@@ -203,17 +203,17 @@ const Rule kRules[] = {
      kInvalid,
      {"routing_threads", "1024"}},
     {"routing blocks over the budget",
-     [](hepConfig_t* c) { c->routing_blocks = 17; },
+     [](hepConfig_t* c) { c->routing_blocks = 65; },
      4,
      kInvalid,
-     {"routing_blocks", "17", "sm_budget", "16"}},
+     {"routing_blocks", "65", "sm_budget", "64"}},
     {"dispatch blocks over the budget",
      [](hepConfig_t* c) { c->dispatch_blocks = 9, c->sm_budget = 8; },
      4,
      kInvalid,
      {"dispatch_blocks", "9", "sm_budget", "8"}},
     {"combine blocks over the budget",
-     [](hepConfig_t* c) { c->combine_blocks = 17; },
+     [](hepConfig_t* c) { c->combine_blocks = 65; },
      4,
      kInvalid,
      {"combine_blocks"}},
@@ -385,7 +385,7 @@ TEST_F(Config, ZeroMeansTheDocumentedDefault) {
   EXPECT_EQ(resolved.max_top_k, 8);
   EXPECT_EQ(resolved.timeout_ms, 30000);
   EXPECT_EQ(resolved.init_timeout_ms, 30000);
-  EXPECT_EQ(resolved.sm_budget, 16);
+  EXPECT_EQ(resolved.sm_budget, 64);
   EXPECT_EQ(resolved.lanes, 1);
   EXPECT_EQ(resolved.domain_size, 0);  // until creation knows the hosts
   EXPECT_EQ(make_topology(resolved, kRanks).num_domains(), 1);
@@ -394,16 +394,20 @@ TEST_F(Config, ZeroMeansTheDocumentedDefault) {
   EXPECT_EQ(resolved.combine_type, hepTypeBfloat16);
   EXPECT_EQ(resolved.partial_type, hepTypeBfloat16);
   EXPECT_EQ(resolved.low_latency_tokens, 0);
-  EXPECT_EQ(resolved.low_latency_blocks, 32);
+  EXPECT_EQ(resolved.low_latency_blocks, 0);
 }
 
-TEST_F(Config, LowLatencyOperationsKeepToAnSmBudgetThatIsSet) {
+TEST_F(Config, LowLatencyOperationsKeepToTheSmBudgetUnlessTheirCountIsSet) {
   hepConfig_t config = valid_config();
   config.sm_budget = 6;
-  EXPECT_EQ(resolved_config(config).low_latency_blocks, 6);
+  const auto budget = [&] { return make_budget(resolved_config(config), hepModeLowLatency); };
+  EXPECT_EQ(budget().dispatch.most, 6);
+  EXPECT_FALSE(budget().dispatch.fixed);
+  EXPECT_LE(budget().routing_blocks, 6);
   config.low_latency_blocks = 40;
-  EXPECT_EQ(resolved_config(config).low_latency_blocks, 40);
-  EXPECT_EQ(resolved_config(config).sm_budget, 6);
+  EXPECT_EQ(budget().dispatch.most, 40);
+  EXPECT_TRUE(budget().dispatch.fixed);
+  EXPECT_TRUE(budget().combine.fixed);
 }
 
 TEST_F(Config, CombineTakesTheDispatchTypeIfItCanBeAdded) {

@@ -87,7 +87,7 @@ class Ranks {
       LaneContext context{lane_, r, {}};
       for (int peer = 0; peer < options.num_ranks; ++peer)
         context.windows.push_back(lane_.topology().share_domain(r, peer) ? window(peer) : nullptr);
-      const BackendContext backend{r, -1, options.timeout_ms, {context}, nullptr, [] {}};
+      const BackendContext backend{r, -1, 0, options.timeout_ms, {context}, nullptr, [] {}};
       backends_.emplace_back();
       routings_.emplace_back();
       batches_.push_back({0, 0});

@@ -19,6 +19,8 @@ using ConfigWorkspace = Config;
 
 // -------------------------------------------------------------------------------------- plan
 
+constexpr int kSms = 132;
+
 // Of a lane, without its window.
 Plan plan_of(const hepConfig_t& config, int num_ranks, hepMode_t mode = hepModeThroughput,
              const Profile& profile = kH200) {
@@ -26,7 +28,26 @@ Plan plan_of(const hepConfig_t& config, int num_ranks, hepMode_t mode = hepModeT
   lane.mode = mode;
   lane.shape = make_shape(config, num_ranks);
   lane.budget = make_budget(config, mode);
-  return make_plan(lane, profile);
+  return make_plan(lane, {&profile, kSms});
+}
+
+// Of batches of the config's size: flat rows as they are, flat rows reduced, experts' rows reduced,
+// and flat rows that are read in place.
+CombineGrid grid_of(const Plan& plan, int32_t layout, Sending sending) {
+  const Shape& shape = plan.shape;
+  return combine_grid(plan, {layout, shape.max_tokens, shape.max_top_k, shape.row_bytes,
+                             shape.partial_row_bytes, sending});
+}
+std::vector<CombineGrid> grids_that_send(const Plan& plan) {
+  return {grid_of(plan, hepLayoutFlat, Sending::kRows),
+          grid_of(plan, hepLayoutFlat, Sending::kSums),
+          grid_of(plan, hepLayoutExpertMajor, Sending::kSums)};
+}
+CombineGrid grid_in_place(const Plan& plan) { return grid_of(plan, hepLayoutFlat, Sending::kNone); }
+std::vector<CombineGrid> all_grids(const Plan& plan) {
+  std::vector<CombineGrid> grids = grids_that_send(plan);
+  grids.push_back(grid_in_place(plan));
+  return grids;
 }
 
 TEST_F(ConfigPlan, StaysWithinTheBudget) {
@@ -39,13 +60,12 @@ TEST_F(ConfigPlan, StaysWithinTheBudget) {
     EXPECT_GE(plan.dispatch_blocks, 1);
     EXPECT_LE(plan.dispatch_blocks, budget);
     EXPECT_LE(plan.combine_blocks, budget);
-    for (const CombineGrid& grid : {plan.combine_forward, plan.combine_reduce_flat,
-                                    plan.combine_reduce_experts, plan.combine_in_place}) {
+    for (const CombineGrid& grid : all_grids(plan)) {
       EXPECT_GE(grid.blocks, 2);
       EXPECT_LE(grid.blocks, plan.combine_blocks);
       EXPECT_LE(grid.first_half, grid.blocks);
     }
-    EXPECT_EQ(plan.combine_in_place.first_half, 0);
+    EXPECT_EQ(grid_in_place(plan).first_half, 0);
   }
 }
 
@@ -61,9 +81,8 @@ TEST_F(ConfigPlan, GivesEveryDestinationOfCombineEquallyManyBlocks) {
           EXPECT_EQ(blocks % destinations, 0) << budget << " SMs, " << ranks << " ranks";
         }
       };
-      expect_equal(plan.combine_forward.first_half, ranks - 1);  // a rank's own rows stay in place
-      expect_equal(plan.combine_reduce_flat.first_half, ranks - 1);
-      expect_equal(plan.combine_reduce_experts.first_half, ranks - 1);
+      for (const CombineGrid& grid : grids_that_send(plan))  // a rank's own rows stay in place
+        expect_equal(grid.first_half, ranks - 1);
     }
   }
 }
@@ -71,12 +90,14 @@ TEST_F(ConfigPlan, GivesEveryDestinationOfCombineEquallyManyBlocks) {
 TEST_F(ConfigPlan, CombineLeavesBlocksThatItHasNoUseFor) {
   hepConfig_t config = valid_config();
   config.sm_budget = 128;
-  EXPECT_LE(plan_of(resolved_config(config), kRanks).combine_blocks, 32);
+  const Plan plan = plan_of(resolved_config(config), kRanks);
+  EXPECT_LT(plan.combine_blocks, 64);
+  EXPECT_LT(grid_in_place(plan).blocks, grid_of(plan, hepLayoutExpertMajor, Sending::kSums).blocks);
 }
 
 TEST_F(ConfigPlan, OneRankSendsNothing) {
   const hepConfig_t config = resolved_config(valid_config(), 1);
-  EXPECT_EQ(plan_of(config, 1).combine_forward.first_half, 0);
+  EXPECT_EQ(grid_of(plan_of(config, 1), hepLayoutFlat, Sending::kRows).first_half, 0);
 }
 
 TEST_F(ConfigPlan, FollowsTheTuningFields) {
@@ -91,13 +112,11 @@ TEST_F(ConfigPlan, FollowsTheTuningFields) {
   const Plan plan = plan_of(resolved_config(config), kRanks);
   EXPECT_EQ(plan.routing_threads, 128);
   EXPECT_EQ(plan.routing_blocks, 3);
-  EXPECT_EQ(plan.dispatch_blocks, 5);
-  for (const int layout : {hepLayoutFlat, hepLayoutExpertMajor})
-    EXPECT_EQ(dispatch_stages(plan, 16, layout), 7);
-  EXPECT_EQ(plan.combine_blocks, 9);
-  for (const CombineGrid& grid : {plan.combine_forward, plan.combine_reduce_flat,
-                                  plan.combine_reduce_experts, plan.combine_in_place})
-    EXPECT_EQ(grid.blocks, 9);
+  for (const int layout : {hepLayoutFlat, hepLayoutExpertMajor}) {
+    EXPECT_EQ(dispatch_blocks(plan, {layout, 1, 8, 1, 16, 0, false}), 5);
+    EXPECT_EQ(dispatch_stages(plan, 5, 16, layout), 7);
+  }
+  for (const CombineGrid& grid : all_grids(plan)) EXPECT_EQ(grid.blocks, 9);
   EXPECT_EQ(plan.combine_load_stages, 11);
   EXPECT_EQ(plan.combine_store_stages, 3);
 }
@@ -107,7 +126,7 @@ TEST_F(ConfigPlan, DispatchStagesFitInSharedMemory) {
   const Plan plan = plan_of(resolved_config(valid_config()), kRanks);
   for (const int64_t row_bytes : {16, 4096, 8192, 14336, 16384, 32768, 65536}) {
     for (const int layout : {hepLayoutFlat, hepLayoutExpertMajor, hepLayoutExpertPadded}) {
-      const int32_t stages = dispatch_stages(plan, row_bytes, layout);
+      const int32_t stages = dispatch_stages(plan, plan.dispatch_blocks, row_bytes, layout);
       EXPECT_GE(stages, 2) << row_bytes;
       EXPECT_LT(stages * row_bytes, kSharedBytes) << row_bytes;
     }
@@ -126,8 +145,7 @@ TEST_F(ConfigPlan, LowLatencyOperationsHaveBlocksOfTheirOwn) {
   EXPECT_EQ(plan.dispatch_blocks, 40);
   EXPECT_GT(plan.routing_blocks, 2);
   EXPECT_LE(plan.routing_blocks, 40);
-  EXPECT_GE(plan.combine_blocks, 2);
-  EXPECT_LE(plan.combine_blocks, 40);
+  EXPECT_EQ(plan.combine_blocks, 40);
 }
 
 TEST_F(ConfigPlan, AllBlocksOfALowLatencyCombineSendBeforeTheyAdd) {
@@ -137,8 +155,7 @@ TEST_F(ConfigPlan, AllBlocksOfALowLatencyCombineSendBeforeTheyAdd) {
     for (int blocks = 2; blocks <= 64; ++blocks) {
       config.low_latency_blocks = blocks;
       const Plan plan = plan_of(resolved_config(config, ranks), ranks, hepModeLowLatency);
-      for (const CombineGrid& grid :
-           {plan.combine_forward, plan.combine_reduce_flat, plan.combine_reduce_experts}) {
+      for (const CombineGrid& grid : grids_that_send(plan)) {
         EXPECT_EQ(grid.blocks, blocks) << ranks << " ranks";
         EXPECT_EQ(grid.first_half, blocks) << ranks << " ranks";
       }
@@ -148,16 +165,27 @@ TEST_F(ConfigPlan, AllBlocksOfALowLatencyCombineSendBeforeTheyAdd) {
 
 TEST_F(ConfigPlan, OperationsOfAllLanesTakeTheSumOfTheirLargestGrids) {
   hepConfig_t config = valid_config();
-  config.sm_budget = 16;
+  config.routing_blocks = 12;
+  config.dispatch_blocks = 16;
+  config.combine_blocks = 4;
   config.lanes = 2;
-  EXPECT_EQ(blocks_of_all(make_lanes(resolved_config(config), kRanks), kH200), 2 * 16);
+  const auto sum = [&] { return blocks_of_all(make_lanes(resolved_config(config), kRanks), {}); };
+  EXPECT_EQ(sum(), 2 * 16);
   config.low_latency_tokens = 64;
   config.low_latency_blocks = 32;
-  EXPECT_EQ(blocks_of_all(make_lanes(resolved_config(config), kRanks), kH200), 2 * 16 + 4 * 32);
-  config.routing_blocks = 12;
+  EXPECT_EQ(sum(), 2 * 16 + 4 * 32);
   config.dispatch_blocks = 3;
-  config.combine_blocks = 4;
-  EXPECT_EQ(blocks_of_all(make_lanes(resolved_config(config), kRanks), kH200), 2 * 12 + 4 * 32);
+  EXPECT_EQ(sum(), 2 * 12 + 4 * 32);
+}
+
+// What the header says of the defaults: two low-latency lanes find room together on 132 SMs.
+TEST_F(ConfigPlan, ADefaultLowLatencyOperationTakesAtMost64Sms) {
+  hepConfig_t config = valid_config();
+  config.low_latency_tokens = 128;
+  for (const int ranks : {1, 2, 8, 32}) {
+    const hepConfig_t resolved = resolved_config(config, ranks);
+    EXPECT_LE(most_blocks(plan_of(resolved, ranks, hepModeLowLatency)), 64);
+  }
 }
 
 // Arguments of a call on a communicator of 4 ranks with top-8 and the default rows.
@@ -211,7 +239,7 @@ TEST_F(ConfigPlan, AnUpdateInTheSameLaunchLeavesRoomForChoices) {
   for (const int layout : kLayouts) {
     UpdateArgs args = args_of<UpdateArgs>(config, layout, 14336);
     args.context.window_layout = lane.window_layout;
-    const Grid grid = plan_update_and_dispatch(make_plan(lane, kH200), &args);
+    const Grid grid = plan_update_and_dispatch(make_plan(lane, {}), &args);
     EXPECT_LE(grid.shared_bytes, fused::kMaxDynamicBytes);
     EXPECT_GE(grid.shared_bytes, static_cast<int>(assign_bytes(lane.shape)));
     EXPECT_GE(args.plan.stages, kFewestStages);
@@ -228,7 +256,7 @@ TEST_F(ConfigPlan, ScalesComeWithTheirRowsWhereTheCopyEngineCanBringThem) {
     args.context.window_layout = lane.window_layout;
     args.call.row_scales = reinterpret_cast<void*>(row_scales);
     args.call.row_scales_stride = stride;
-    plan_update_and_dispatch(make_plan(lane, kH200), &args);
+    plan_update_and_dispatch(make_plan(lane, {}), &args);
     return args.plan.stage_scale_bytes;
   };
   EXPECT_EQ(stage_scale_bytes(4096, 0), 224);
@@ -302,8 +330,10 @@ TEST_F(ConfigPlan, FollowsTheProfile) {
   const hepConfig_t resolved = resolved_config(config);
   const Plan slow = plan_of(resolved, kRanks);
   const Plan fast = plan_of(resolved, kRanks, hepModeThroughput, fast_links);
-  EXPECT_GT(fast.combine_forward.first_half, slow.combine_forward.first_half);
-  EXPECT_GT(dispatch_stages(fast, 1024, hepLayoutFlat), dispatch_stages(slow, 1024, hepLayoutFlat));
+  EXPECT_GT(grid_of(fast, hepLayoutFlat, Sending::kRows).first_half,
+            grid_of(slow, hepLayoutFlat, Sending::kRows).first_half);
+  EXPECT_GT(dispatch_stages(fast, 16, 4096, hepLayoutFlat),
+            dispatch_stages(slow, 16, 4096, hepLayoutFlat));
 }
 
 // --------------------------------------------------------------------------------- workspace

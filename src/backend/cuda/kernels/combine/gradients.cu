@@ -85,7 +85,7 @@ constexpr KernelTable<CombineArgs, 1> kKernels{{{{}, send_gradients_kernel}}};
 cudaError_t prepare_gradients() { return kKernels.prepare(); }
 
 cudaError_t launch_send_gradients(const CombineArgs& args, const Plan& plan, cudaStream_t stream) {
-  return kKernels.launch({}, plan_gradients(plan), stream, args);
+  return kKernels.launch({}, plan_gradients(plan, args), stream, args);
 }
 
 }  // namespace hep::combine

@@ -22,8 +22,8 @@ constexpr KernelTable<QuantizeArgs, 1> kKernels{{{{}, quantize_kernel}}};
 
 cudaError_t prepare_quantize() { return kKernels.prepare(); }
 
-cudaError_t launch_quantize(const QuantizeArgs& args, const Plan& plan, cudaStream_t stream) {
-  return kKernels.launch({}, plan_quantize(plan), stream, args);
+cudaError_t launch_quantize(const QuantizeArgs& args, const Grid& grid, cudaStream_t stream) {
+  return kKernels.launch({}, grid, stream, args);
 }
 
 }  // namespace hep::dispatch
