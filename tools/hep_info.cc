@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Prints what this build is, what it can use here, its settings, and what a communicator costs.
 #include <hybridep.h>
+#include <strings.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cinttypes>
 #include <climits>
@@ -16,6 +18,7 @@
 #include "config/config.h"
 #include "config/lanes.h"
 #include "config/settings.h"
+#include "expectation.h"
 #include "memory/choose_kind.h"
 #include "protocol/shape.h"
 
@@ -35,6 +38,11 @@ constexpr const char* kUsage =
     "       hep_info [--ranks N] [--tokens N] [--hidden N] [--experts N] [--top-k N] [--heap N]\n"
     "                [--lanes N] [--low-latency-tokens N]\n"
     "                                         memory that a communicator of this shape takes\n"
+    "       hep_info --model FAMILY [--sms N] ...\n"
+    "                                         what the plan expects of this shape on a family of\n"
+    "                                         devices, h200 or blackwell: with N SMs (16), and "
+    "with\n"
+    "                                         as many as it chooses\n"
     "\n"
     "Shapes not given: 8 ranks, 4096 tokens a rank, hidden 7168, 256 experts, top-k 8, no heap, "
     "one\n"
@@ -47,7 +55,16 @@ struct Options {
   bool workspace = false;
   int64_t ranks = 8, tokens = 4096, hidden = 7168, experts = 256, top_k = 8, heap = 0;
   int64_t lanes = 1, low_latency_tokens = 0;
+  const hep::Profile* model = nullptr;  // what is expected of it is asked for
+  int64_t sms = 16;
 };
+
+const hep::Profile* find_family(const char* name) {
+  for (const hep::Profile* profile : {&hep::kH200, &hep::kBlackwell})
+    if (strcasecmp(name, profile->family) == 0) return profile;
+  std::fprintf(stderr, "hep_info: --model takes h200 or blackwell\n");
+  return nullptr;
+}
 
 bool parse_number(const char* text, int64_t max, int64_t* value) {
   char* end = nullptr;
@@ -70,6 +87,7 @@ bool parse_options(int argc, char** argv, Options* options) {
       {"--heap", &options->heap, INT64_MAX},
       {"--lanes", &options->lanes, INT_MAX},
       {"--low-latency-tokens", &options->low_latency_tokens, INT_MAX},
+      {"--sms", &options->sms, hep::kMaxBlocks},
   };
   const struct {
     const char* name;
@@ -79,6 +97,11 @@ bool parse_options(int argc, char** argv, Options* options) {
                {"--markdown", &options->markdown}};
   for (int i = 1; i < argc; ++i) {
     bool known = false;
+    if (std::strcmp(argv[i], "--model") == 0) {
+      options->model = find_family(i + 1 < argc ? argv[++i] : "");
+      if (options->model == nullptr) return false;
+      continue;
+    }
     for (const auto& flag : flags)
       if (std::strcmp(argv[i], flag.name) == 0) known = *flag.value = true;
     for (const auto& number : numbers) {
@@ -187,7 +210,8 @@ void print_summary() {
               hep::kRowGranularity, hep::kMaxRowBytes);
 }
 
-int print_workspace(const Options& options) {
+// False if it breaks a rule.
+bool resolve(const Options& options, hepConfig_t* resolved) {
   hepConfig_t config = HEP_CONFIG_INITIALIZER;
   config.max_tokens = static_cast<int32_t>(options.tokens);
   config.hidden = static_cast<int32_t>(options.hidden);
@@ -196,12 +220,24 @@ int print_workspace(const Options& options) {
   config.heap_bytes = options.heap;
   config.lanes = static_cast<int32_t>(options.lanes);
   config.low_latency_tokens = static_cast<int32_t>(options.low_latency_tokens);
-  const int ranks = static_cast<int>(options.ranks);
+  const hep::Status status =
+      hep::resolve_config(&config, static_cast<int>(options.ranks), resolved);
+  if (!status.ok()) std::fprintf(stderr, "hep_info: %s\n", status.message().c_str());
+  return status.ok();
+}
+
+int print_model(const Options& options) {
   hepConfig_t resolved;
-  if (const hep::Status status = hep::resolve_config(&config, ranks, &resolved); !status.ok()) {
-    std::fprintf(stderr, "hep_info: %s\n", status.message().c_str());
-    return 1;
-  }
+  if (!resolve(options, &resolved)) return 1;
+  const int sms = std::max(static_cast<int>(options.sms), 1);
+  hep::print_expectation(resolved, static_cast<int>(options.ranks), *options.model, sms);
+  return 0;
+}
+
+int print_workspace(const Options& options) {
+  hepConfig_t resolved;
+  if (!resolve(options, &resolved)) return 1;
+  const int ranks = static_cast<int>(options.ranks);
   const hepWorkspace_t workspace = hep::make_workspace(resolved, ranks);
   const struct {
     const char* name;
@@ -237,6 +273,8 @@ int main(int argc, char** argv) {
     print_settings_as_markdown();
   else if (options.settings)
     print_settings();
+  else if (options.model != nullptr)
+    return print_model(options);
   else if (options.workspace)
     return print_workspace(options);
   else

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# The documents show the settings that the code has and the examples that are compiled.
-# usage: readme.sh README GUIDE HEP_INFO QUICKSTART_CUDA QUICKSTART LOW_LATENCY
+# The documents show the settings that the code has, the examples that are compiled, and what the
+# model of the plan expects.
+# usage: readme.sh README GUIDE HEP_INFO QUICKSTART_CUDA QUICKSTART LOW_LATENCY TOOLS_README
 set -euo pipefail
 readme=$1
 guide=$2
@@ -9,6 +10,7 @@ hep_info=$3
 quickstart_cuda=$4
 quickstart=$5
 low_latency=$6
+tools=$7
 status=0
 
 compare() {  # WHAT DOCUMENT SHOWN ACTUAL
@@ -31,4 +33,8 @@ compare 'the C examples' "$guide" \
   "$(shown "$guide" c)" "$(part "$quickstart"; part "$low_latency")"
 compare 'the settings table' "$guide" \
   "$(sed -n '/^| variable /,/^$/p' "$guide")" "$("$hep_info" --settings --markdown)"
+mapfile -t arguments < <(sed -n 's/^<!-- hep_info \(.*\) -->$/\1/p' "$tools" | tr ' ' '\n')
+compare 'the table of the model' "$tools" \
+  "$(sed -n '/^<!-- hep_info /,/^<!-- end/p' "$tools" | grep '^|')" \
+  "$("$hep_info" "${arguments[@]}")"
 exit "$status"
