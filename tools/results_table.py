@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prints tables of what the benchmarks wrote with --json FILE.
 
-usage: results_table.py perf|latency|ceilings FILE... [--all]
+usage: results_table.py perf|latency|ceilings|chosen FILE... [--all]
        results_table.py --update PAGE     rewrites the tables of a page
        results_table.py --check PAGE      fails if they are not what the files give
 
 perf shows the operations at the work by which libraries are compared, with 8, 16 and 24 SMs;
-latency shows whole operations on 1, 128 and 512 tokens; --all shows everything. Of cases that were
+latency shows whole operations on 1, 128 and 512 tokens; --all shows everything; chosen shows what
+the library chose (--sms 0) beside a sweep (--exact) in the same file. Of cases that were
 measured again the latest is shown. A table of a page stands between the lines
 <!-- results_table.py ARGUMENTS --> and <!-- end -->; its files are relative to the page.
 """
@@ -22,6 +23,8 @@ PERF_COLUMNS = ("operation", "layout", "memory", "format", "SMs", "us", "alg GB/
 LATENCY_COLUMNS = ("low-latency operation", "layout", "memory", "format", "tokens", "SMs",
                    "p50 us", "p99", "max", "graph: p50 us", "p99", "max", "chain: p50 us")
 CEILING_COLUMNS = "copies", "GPUs", "SMs", "GB/s"
+CHOSEN_COLUMNS = ("operation", "layout", "memory", "format", "tokens", "SMs chosen", "us",
+                  "SMs of the best", "us", "fewest SMs within 3 %")
 SHOWN_OPERATIONS = "routing", "dispatch", "combine", "layer"
 SHOWN_TYPES = "bf16", "fp8-e4m3"
 SHOWN_BUDGETS = 8, 16, 24
@@ -108,7 +111,28 @@ def ceilings(paths, _):
                                     number(row, "gbps")] for row in latest.values()])
 
 
-TABLES = {"perf": perf, "latency": latency, "ceilings": ceilings}
+def chosen(paths, _):
+    """The library's choice beside the sweep of the same work."""
+    by_case = {}
+    for row in results.read(paths, "hep_perf"):
+        if row["operation"] in ("dispatch", "combine"):
+            budgets = by_case.setdefault(case(row, "operation", "layout", "memory"), {})
+            budgets[row["sm_budget"]] = row
+    lines = []
+    for budgets in by_case.values():
+        choice = budgets.pop(0, None)
+        if choice is None or not budgets:
+            continue
+        best = min(budgets.values(), key=lambda row: row["median_us"])
+        near = [sms for sms, row in budgets.items() if row["median_us"] <= 1.03 * best["median_us"]]
+        lines.append([choice["operation"], choice["layout"], choice["memory"],
+                      results.format_of(choice), str(choice["tokens"]), str(choice["sms"]),
+                      number(choice, "median_us", 1), str(best["sms"]),
+                      number(best, "median_us", 1), str(min(near))])
+    return table(CHOSEN_COLUMNS, lines)
+
+
+TABLES = {"perf": perf, "latency": latency, "ceilings": ceilings, "chosen": chosen}
 
 
 def make(arguments, folder=""):

@@ -69,7 +69,7 @@ void add_options(CLI::App* app, Options* options) {
   add_words(app, "-m,--memory", &options->memories, kMemoryNames,
             "where x of dispatch and y of combine lie: heap (hepMemAlloc), any (default: both; "
             "host: any)");
-  add_numbers(app, "-s,--sms", &options->sms, 1, "SM budgets, a communicator for each");
+  add_numbers(app, "-s,--sms", &options->sms, 0, "SM budgets, a communicator for each");
   add_number(app, "-n,--iterations", &options->iterations, 1, "timed calls a case");
   add_number(app, "-w,--warmup", &options->warmup, 0,
              "untimed calls before them (default: 10; host: 3)");

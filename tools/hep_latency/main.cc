@@ -43,7 +43,8 @@ void add_latency_options(CLI::App* app, Options* options) {
       ->description("tokens a rank (default: 1,8,16,32,64,128,256,512; host: 1,64)");
   app->get_option("--layouts")->description("flat, expert-major, expert-padded (default: all)");
   app->get_option("--sms")->description(
-      "SMs of an operation, a communicator for each (default: 32; host: the library's)");
+      "SMs of an operation, a communicator for each; 0: the library chooses (default: 32; host: "
+      "0)");
   app->get_option("--iterations")->description("timed runs a case (default: 2000; host: 20)");
 }
 

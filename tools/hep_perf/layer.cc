@@ -102,7 +102,8 @@ void OperationBench::run_layer(const Handles& handles, Layer& layer, Operation o
   const hepLimits_t& limits = handles.limits;
   Case description =
       describe(handles, operation,
-               std::max({limits.routing_blocks, limits.dispatch_blocks, limits.combine_blocks}),
+               std::max({limits.routing_blocks, limits.layout_dispatch_blocks[layer.layout],
+                         limits.layout_combine_blocks[layer.layout]}),
                layer.layout, layer.memory, weights_name(layer.layout));
   description.moves_rows = false;  // not once, but twice
   run_case(handles, description, call, [&] {

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // hep_perf: how long routing updates, dispatches and combines take, and how many bytes they move a
 // second. Results are compared with a reference. See --help.
+#include <algorithm>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "bench/command_line.h"
 #include "bench/run.h"
@@ -57,7 +59,9 @@ void add_perf_options(CLI::App* app, PerfOptions* options) {
   app->get_option("--layouts")
       ->description("flat, expert-major, expert-padded (default: the first two)");
   app->get_option("--sms")->description(
-      "SM budgets, a communicator for each (default: 8,16,24; host: the library's)");
+      "SM budgets, a communicator for each; 0: the library's (default: 8,16,24; host: 0)");
+  app->add_flag("-E,--exact", options->exact_sms,
+                "dispatch and combine take the whole SM budget, as in a sweep");
   app->get_option("--iterations")->description("timed calls a case (default: 30; host: 20)");
 }
 
@@ -91,7 +95,9 @@ Ceilings find_ceilings(const harness::World& world, const PerfOptions& options) 
     ceilings.skipped = "this process sees " + std::to_string(seen) + " of " +
                        std::to_string(world.num_gpus()) + " GPUs";
   } else {
-    ceilings = measure_ceilings(world.num_gpus(), options.sms);
+    std::vector<int> sms = options.sms;
+    sms.erase(std::remove(sms.begin(), sms.end(), 0), sms.end());  // has no ceiling of its own
+    ceilings = measure_ceilings(world.num_gpus(), sms);
   }
   return ceilings;
 }

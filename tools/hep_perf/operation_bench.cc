@@ -30,6 +30,7 @@ void OperationBench::create(int sms, Handles* handles) {
   hepConfig_t config = work_config(options_, job_.shape);
   config.backend = job_.backend;
   config.sm_budget = sms;
+  if (options_.exact_sms) config.dispatch_blocks = config.combine_blocks = sms;
   config.heap_bytes = heap_bytes(job_, options_);
   handles->sm_budget = sms;
   require(world_.create_comm(rank_, config, &handles->comm), "hepCommInit");

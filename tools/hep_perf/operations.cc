@@ -57,8 +57,9 @@ void OperationBench::run_dispatch(const Handles& handles, hepLayout_t layout, Me
     choose_slots(index);
     require(hepDispatch(handles.routing, &args, session_.stream.get()), "hepDispatch");
   };
-  Case description = describe(handles, Operation::kDispatch, handles.limits.dispatch_blocks, layout,
-                              memory, options_.weights ? "carried" : "none");
+  Case description =
+      describe(handles, Operation::kDispatch, handles.limits.layout_dispatch_blocks[layout], layout,
+               memory, options_.weights ? "carried" : "none");
   description.bytes_per_row += job_.scale_bytes();
   run_case(handles, description, call, [&] {
     choose_slots(last_call());
@@ -106,8 +107,9 @@ void OperationBench::run_combine(const Handles& handles, hepLayout_t layout, Mem
     args.out = out_of_call(index);
     require(hepCombine(handles.routing, &args, session_.stream.get()), "hepCombine");
   };
-  const Case description = describe(handles, Operation::kCombine, handles.limits.combine_blocks,
-                                    layout, memory, weights_name(layout));
+  const Case description =
+      describe(handles, Operation::kCombine, handles.limits.layout_combine_blocks[layout], layout,
+               memory, weights_name(layout));
   run_case(handles, description, call, [&] {
     std::vector<int64_t> first_rows;
     for (int rank = 0; rank < job_.num_ranks; ++rank) {

@@ -20,6 +20,7 @@ inline const Names<Operation> kOperationNames = {{"routing", Operation::kRouting
 struct PerfOptions : Options {
   std::vector<Operation> operations;
   bool ceilings = true;
+  bool exact_sms = false;
 
   bool measures(Operation operation) const {
     return std::find(operations.begin(), operations.end(), operation) != operations.end();
