@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prints tables of what the benchmarks wrote with --json FILE.
 
-usage: results_table.py perf|latency|ceilings|chosen FILE... [--all]
+usage: results_table.py perf|latency|ceilings|chosen|routing FILE... [--all]
        results_table.py --update PAGE     rewrites the tables of a page
        results_table.py --check PAGE      fails if they are not what the files give
 
 perf shows the operations at the work by which libraries are compared, with 8, 16 and 24 SMs;
 latency shows whole operations on 1, 128 and 512 tokens; --all shows everything; chosen shows what
-the library chose (--sms 0) beside a sweep (--exact) in the same file. Of cases that were
-measured again the latest is shown. A table of a page stands between the lines
+the library chose (--sms 0) beside a sweep (--exact) in the same file; routing compares the routing
+updates of several commits. Of cases that were measured again the latest is shown. A table of a page stands between the lines
 <!-- results_table.py ARGUMENTS --> and <!-- end -->; its files are relative to the page.
 """
 import os
@@ -132,7 +132,21 @@ def chosen(paths, _):
     return table(CHOSEN_COLUMNS, lines)
 
 
-TABLES = {"perf": perf, "latency": latency, "ceilings": ceilings, "chosen": chosen}
+def routing(paths, _):
+    """A column for each commit."""
+    rows = [row for row in results.read(paths, "hep_perf") if row["operation"] == "routing"]
+    commits = list(dict.fromkeys(row["commit"] for row in rows))
+    by_case = {}
+    for row in rows:
+        key = tuple(str(row[key]) for key in ("ranks", "tokens", "top_k", "experts", "sms"))
+        by_case.setdefault(key, {})[row["commit"]] = number(row, "median_us", 1)
+    return table(("ranks", "tokens", "top-k", "experts", "SMs", *(f"{c}: us" for c in commits)),
+                 [[*key, *(times.get(c, "-") for c in commits)]
+                  for key, times in by_case.items()])
+
+
+TABLES = {"perf": perf, "latency": latency, "ceilings": ceilings, "chosen": chosen,
+          "routing": routing}
 
 
 def make(arguments, folder=""):
