@@ -23,8 +23,8 @@ PERF_COLUMNS = ("operation", "layout", "memory", "format", "SMs", "us", "alg GB/
 LATENCY_COLUMNS = ("low-latency operation", "layout", "memory", "format", "tokens", "SMs",
                    "p50 us", "p99", "max", "graph: p50 us", "p99", "max", "chain: p50 us")
 CEILING_COLUMNS = "copies", "GPUs", "SMs", "GB/s"
-CHOSEN_COLUMNS = ("operation", "layout", "memory", "format", "tokens", "SMs chosen", "us",
-                  "SMs of the best", "us", "fewest SMs within 3 %")
+CHOSEN_COLUMNS = ("operation", "layout", "alignment", "format", "tokens", "hidden", "top-k",
+                  "SMs chosen", "us", "SMs of the best", "us", "fewest SMs within 3 %", "us")
 SHOWN_OPERATIONS = "routing", "dispatch", "combine", "layer"
 SHOWN_TYPES = "bf16", "fp8-e4m3"
 SHOWN_BUDGETS = 8, 16, 24
@@ -125,10 +125,12 @@ def chosen(paths, _):
             continue
         best = min(budgets.values(), key=lambda row: row["median_us"])
         near = [sms for sms, row in budgets.items() if row["median_us"] <= 1.03 * best["median_us"]]
-        lines.append([choice["operation"], choice["layout"], choice["memory"],
-                      results.format_of(choice), str(choice["tokens"]), str(choice["sms"]),
-                      number(choice, "median_us", 1), str(best["sms"]),
-                      number(best, "median_us", 1), str(min(near))])
+        shape = [str(choice[key]) for key in ("tokens", "hidden", "top_k")]
+        cells = [choice["operation"], choice["layout"], str(choice["alignment"]),
+                 results.format_of(choice), *shape]
+        for row in choice, best, budgets[min(near)]:
+            cells += [str(row["sms"]), number(row, "median_us", 1)]
+        lines.append(cells)
     return table(CHOSEN_COLUMNS, lines)
 
 
