@@ -109,6 +109,35 @@ TEST(Domains, ATokenMaySelectEveryRankOfEveryDomain) {
   run_job(config, builder.finish("all ranks"));
 }
 
+// What a rank has written counts, and nobody needs it any more.
+TEST(Domains, ARankMayLeaveRightAfterItsLastOperation) {
+  constexpr int kTimes = 10;
+  const hepConfig_t config = domain_config();
+  Random random(options().seed + 62);
+  JobBuilder builder(world().num_ranks(), config, random);
+  const std::vector<int64_t> tokens(world().num_ranks(), 40);
+  const int update = builder.add_update(builder.add_routing(1), 4, hepIndexInt32, tokens);
+  const int dispatch = builder.add_dispatch(update, hepLayoutExpertMajor, true);
+  builder.add_combine(update, hepLayoutExpertMajor, hepWeightsDispatched, dispatch);
+  const Job job = builder.finish("the last operations");
+  for (int time = 0; time < kTimes; ++time)
+    world().run([&](int rank) {
+      hepComm_t comm = nullptr;
+      ASSERT_HEP(world().create_comm(rank, config, &comm)) << "rank " << rank;
+      harness::Stream stream(world().backend());
+      Rank self{rank, comm, stream};
+      {
+        JobRun run(job, self);
+        self.barrier();
+        ASSERT_TRUE(run.issue()) << "rank " << rank;
+        stream.synchronize();
+        // Ranks leave at different times, and some while others still work.
+        if (rank % 2 == time % 2) run.verify();
+      }
+      EXPECT_HEP(hepCommDestroy(comm)) << "rank " << rank;
+    });
+}
+
 TEST(Domains, HalvesThatTheRingsDoNotHoldAreRefused) {
   if (!world().has_several_domains()) GTEST_SKIP() << kNeedsDomains;
   hepConfig_t config = domain_config();
