@@ -251,10 +251,8 @@ TEST_P(NetworkProcesses, GoOnAfterAStopAndWithoutAPeerThatIsKilled) {
   pair.end(0);
 }
 
-INSTANTIATE_TEST_SUITE_P(OverTcp, NetworkProcesses, ::testing::Values("net", "tcp;ofi_rxm"),
-                         [](const auto& info) {
-                           return std::string(info.param) == "net" ? "net" : "tcp_ofi_rxm";
-                         });
+INSTANTIATE_TEST_SUITE_P(OverTcp, NetworkProcesses, ::testing::Values("tcp", "net"),
+                         [](const auto& info) { return std::string(info.param); });
 
 // ------------------------------------------------------------------------------------- namespaces
 
@@ -275,7 +273,7 @@ class Namespaces : public ::testing::Test {
     for (const char* which : {"0", "1", "bridge"}) ip("netns del " + name(which));
   }
 
-  static Place place(int host) { return {"net", interface(host), name(std::to_string(host))}; }
+  static Place place(int host) { return {"tcp", interface(host), name(std::to_string(host))}; }
 
   // Takes the bridge out of service: what the hosts send is lost, and their interfaces do not tell.
   static bool unplug() { return ip("-n " + name("bridge") + " link set bridge down"); }
