@@ -27,7 +27,7 @@ __global__ void together_kernel(const __grid_constant__ hep::DispatchArgs dispat
     hep::combine::load_contributions<Variant>(combine, 1, 0, loader);
 }
 
-static_assert(hep::dispatch::kPipelines > 0 && hep::combine::kPipelines > 0);
+static_assert(hep::dispatch::kThreads > 0 && hep::combine::kThreads > 0);
 static_assert(sizeof(hep::dispatch::kEnd) != sizeof(hep::combine::kEnd));
 static_assert(hep::fused::kAssigningThreads % hep::kWarpSize == 0);
 static_assert(sizeof(hep::route::Counters) == 3 * sizeof(void*));

@@ -221,8 +221,10 @@ struct ReadableOutputs {
 };
 
 struct CombinePlan {
-  int32_t first_half_blocks;  // the first ones of the grid; all do the second half
-  int32_t task_shift;         // 2^task_shift tokens are added up at a time
+  int32_t first_half_blocks;    // the first ones of the grid; all do the second half
+  int32_t task_shift;           // 2^task_shift tokens are added up at a time
+  int32_t pipelines, reducers;  // of a block; of a pipeline
+  int32_t segment_bytes, partial_segment_bytes;  // of a row of y; of a partial sum
   int32_t load_stages, store_stages;
 };
 

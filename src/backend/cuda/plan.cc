@@ -147,7 +147,7 @@ int choose_task_shift(const CombineArgs& args, const Profile& profile, int block
   const int fewest_tasks = sends_unmodified_rows(args.call) ? kFewestRowTasks : 1;
   int best = 0, least = INT_MAX;
   for (int shift = 0; shift <= most && 1 << shift <= chunk_tokens(args.num_tokens); ++shift) {
-    const int tasks = ceil_div(args.num_tokens, combine::kPipelines * blocks << shift);
+    const int tasks = ceil_div(args.num_tokens, args.plan.pipelines * blocks << shift);
     if (shift > 0 && tasks < fewest_tasks) break;
     const int time = tasks * ((1 << shift) + 1);
     if (time < least) best = shift;
@@ -217,6 +217,24 @@ int32_t largest_combine(const Plan& plan) {
           std::max(most, combine_blocks(plan, {layout, shape.max_tokens, shape.max_top_k,
                                                shape.row_bytes, shape.partial_row_bytes, sending}));
   return most;
+}
+
+// A stage takes a pipeline about 300 ns, whatever it holds (2 H200s). So a block takes as long for
+// a row as its segments, over the pipelines that share rows out: the fewer reducers a pipeline has,
+// the more pipelines there are. Of equal choices the one with the fewest segments is taken, and
+// then with the fewest reducers.
+int choose_reducers(int row_bytes, int partial_row_bytes) {
+  int best = 0, least_segments = 0;
+  for (int reducers = 1; reducers <= combine::kMaxReducers; ++reducers) {
+    const int segments = combine::num_segments(row_bytes, reducers) +
+                         combine::num_segments(partial_row_bytes, reducers);
+    const int pipelines = combine::num_pipelines(reducers);
+    const int time = segments * combine::num_pipelines(best), least = least_segments * pipelines;
+    if (best > 0 && (time > least || (time == least && segments >= least_segments))) continue;
+    best = reducers;
+    least_segments = segments;
+  }
+  return best;
 }
 
 }  // namespace
@@ -378,13 +396,17 @@ Grid plan_update_and_dispatch(const Plan& plan, UpdateArgs* args) {
 
 Grid plan_combine(const Plan& plan, CombineArgs* args) {
   CombinePlan& chosen = args->plan;
-  const int stage_bytes = combine::stage_bytes(std::max(args->row_bytes, args->partial_row_bytes));
+  chosen.reducers = choose_reducers(args->row_bytes, args->partial_row_bytes);
+  chosen.pipelines = combine::num_pipelines(chosen.reducers);
+  chosen.segment_bytes = combine::segment_bytes(args->row_bytes, chosen.reducers);
+  chosen.partial_segment_bytes = combine::segment_bytes(args->partial_row_bytes, chosen.reducers);
+  const int stage_bytes = std::max(chosen.segment_bytes, chosen.partial_segment_bytes);
   chosen.load_stages =
       plan.combine_load_stages > 0 ? plan.combine_load_stages : combine::kMaxLoadStages;
   const CombineGrid grid = combine_grid(plan, work_of(*args));
   chosen.first_half_blocks = grid.first_half;
   const auto shared_bytes = [&] {
-    return combine::kPipelines * combine::pipeline_bytes(chosen.load_stages, stage_bytes);
+    return chosen.pipelines * combine::pipeline_bytes(chosen.load_stages, stage_bytes);
   };
   while (shared_bytes() > kMaxDynamicSharedBytes) --chosen.load_stages;
   chosen.store_stages = std::min(
@@ -392,7 +414,8 @@ Grid plan_combine(const Plan& plan, CombineArgs* args) {
       chosen.load_stages - 1);
   const int blocks = args->step == Step::kSend ? std::max(grid.first_half, 1) : grid.blocks;
   chosen.task_shift = choose_task_shift(*args, *plan.profile, blocks);
-  return {blocks, combine::kThreads, shared_bytes()};
+  const int warps = chosen.pipelines * combine::warps_of_pipeline(chosen.reducers);
+  return {blocks, warps * kWarpSize, shared_bytes()};
 }
 
 }  // namespace hep

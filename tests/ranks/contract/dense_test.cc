@@ -102,4 +102,22 @@ TEST(Dense, ATokenMaySelectOneExpertWithAllOfItsSelections) {
   });
 }
 
+// The length of the rows decides how many warps a block of combine has, and so how many tokens it
+// takes at once: of 64 tokens with top-8 a warp of 16 has four.
+TEST(Dense, GradientsOfAllTokensReturnWhateverTheLengthOfTheRows) {
+  constexpr int kMostTopK = 8;
+  hepConfig_t config = small_config();
+  config.max_top_k = kMostTopK;
+  config.hidden = 6144;
+  Random random(options().seed + 95);
+  JobBuilder builder(world().num_ranks(), config, random);
+  const int update =
+      builder.add_update(builder.add_routing(1), kMostTopK, hepIndexInt32,
+                         std::vector<int64_t>(world().num_ranks(), config.max_tokens), {});
+  const int dispatch = add_dense_dispatch(builder, update, hepLayoutFlat, false);
+  for (const int hidden : {16, 3072, 4096, 5120, 6144})
+    add_dense_combine(builder, update, hepLayoutFlat, dispatch, false).hidden = hidden;
+  run_job(config, builder.finish("dense, rows of several lengths"));
+}
+
 }  // namespace

@@ -281,6 +281,34 @@ TEST_F(ConfigPlan, EveryCombineFitsInSharedMemory) {
   }
 }
 
+// The plan of a combine of rows and partial sums of these sizes.
+CombinePlan combine_plan_of(int row_bytes, int partial_row_bytes, Grid* grid) {
+  const hepConfig_t config = resolved_config(valid_config());
+  CombineArgs args{};
+  args.context.window_layout.shape = make_shape(config, kRanks);
+  args.num_tokens = 4096;
+  args.row_bytes = row_bytes;
+  args.partial_row_bytes = partial_row_bytes;
+  *grid = plan_combine(plan_of(config, kRanks), &args);
+  return args.plan;
+}
+
+TEST_F(ConfigPlan, SegmentsOfACombineCoverRowsOfEveryLength) {
+  Grid grid;
+  for (int row_bytes = 16; row_bytes <= 65536; row_bytes += 16) {
+    for (const int partial_row_bytes : {row_bytes / 32 * 16, row_bytes, 2 * row_bytes}) {
+      if (partial_row_bytes < 16 || partial_row_bytes > 65536) continue;
+      const CombinePlan plan = combine_plan_of(row_bytes, partial_row_bytes, &grid);
+      EXPECT_EQ(grid.threads, plan.pipelines * (1 + plan.reducers) * 32);
+      EXPECT_LE(grid.threads, combine::kThreads);
+      for (const int bytes : {plan.segment_bytes, plan.partial_segment_bytes}) {
+        EXPECT_EQ(bytes % 512, 0) << row_bytes;  // whole registers of a warp
+        EXPECT_LE(bytes, plan.reducers * combine::kSliceBytes) << row_bytes;
+      }
+    }
+  }
+}
+
 TEST_F(ConfigPlan, ATaskOfACombineStaysWithinAChunkAndAWarp) {
   hepConfig_t config = valid_config();
   const Plan plan = plan_of(resolved_config(config), kRanks);

@@ -6,20 +6,28 @@
 
 namespace hep::combine {
 
-constexpr int kPipelines = 2;
-constexpr int kReducerWarps = 7;
-constexpr int kWarpsPerPipeline = 1 + kReducerWarps;  // a loader and reducers
-constexpr int kPipelineThreads = kWarpsPerPipeline * kWarpSize;
-constexpr int kThreads = kPipelines * kPipelineThreads;
+// A block has as many pipelines as its warps make. A pipeline is a loader and so many reducers.
+constexpr int kMaxWarps = 16;
+constexpr int kThreads = kMaxWarps * kWarpSize;
+constexpr int kMaxReducers = 7;
+HEP_HOST_DEVICE constexpr int warps_of_pipeline(int reducers) { return 1 + reducers; }
+HEP_HOST_DEVICE constexpr int num_pipelines(int reducers) {
+  return kMaxWarps / warps_of_pipeline(reducers);
+}
 
 constexpr int kGradientThreads = 512;
 
-// A reducer warp's slice of a row: 4 registers of 16 bytes a lane. Rows longer than all slices go in
-// segments.
+// A reducer warp's slice of a row: 4 registers of 16 bytes a lane. A row that is longer than the
+// slices of a pipeline goes in segments, which are as equal as whole registers of a warp can be.
 constexpr int kVectorsPerLane = 4;
-constexpr int kVectorBytes = 16;
-constexpr int kSliceBytes = kVectorsPerLane * kWarpSize * kVectorBytes;
-constexpr int kSegmentBytes = kReducerWarps * kSliceBytes;
+constexpr int kWarpVectorBytes = 16 * kWarpSize;
+constexpr int kSliceBytes = kVectorsPerLane * kWarpVectorBytes;
+HEP_HOST_DEVICE constexpr int num_segments(int row_bytes, int reducers) {
+  return ceil_div(row_bytes, reducers * kSliceBytes);
+}
+HEP_HOST_DEVICE constexpr int segment_bytes(int row_bytes, int reducers) {
+  return align_up(ceil_div(row_bytes, num_segments(row_bytes, reducers)), kWarpVectorBytes);
+}
 
 constexpr int kMaxLoadStages = 32;
 
@@ -38,7 +46,7 @@ struct Contribution {
   uint16_t bytes;  // of the segment
   uint16_t flags;
 };
-static_assert(sizeof(Contribution) == 16 && kSegmentBytes <= UINT16_MAX);
+static_assert(sizeof(Contribution) == 16 && kMaxReducers * kSliceBytes <= UINT16_MAX);
 
 // Where the expert outputs of a rank for this one lie.
 struct Outputs {
@@ -46,10 +54,6 @@ struct Outputs {
   uint32_t num_rows;
   bool in_place;  // they are read there; otherwise the rank sends partial sums
 };
-
-HEP_HOST_DEVICE constexpr int stage_bytes(int row_bytes) {
-  return align_up(row_bytes < kSegmentBytes ? row_bytes : kSegmentBytes, kStageAlignment);
-}
 
 // Of PipelineMemory.
 HEP_HOST_DEVICE constexpr int pipeline_bytes(int load_stages, int stage_bytes) {

@@ -4,7 +4,8 @@
 // this rank's tokens. Both halves sum rows that lie at addresses, so both are the same: a loader warp
 // that knows which rows, and reducer warps that know nothing but the ring.
 //
-// A block has two independent pipelines: while one waits, the other computes.
+// A block has several independent pipelines: while one waits, the others compute. The shorter the
+// rows, the fewer reducers a row needs, and the more pipelines there are.
 //
 // Where no row is added to another, in flat without weights, the first half needs no reducers: a
 // forwarder sends the rows as they are. Those that the second half can read where they lie, because
@@ -57,7 +58,7 @@ __device__ void take_dense_gradients(const CombineArgs& args, float* sent) {
     return valid ? first * args.top_k + warp_lane() : kNone;
   };
   for_each_loaded<kGradientsAtOnce>(
-      warp_index() * lanes.groups, kThreads / kWarpSize * lanes.groups, args.num_tokens,
+      warp_index() * lanes.groups, blockDim.x / kWarpSize * lanes.groups, args.num_tokens,
       [&](uint32_t first) {
         const int i = selection_of(first);
         if (i == kNone) return Loaded{0.0f, kNone};
@@ -116,8 +117,6 @@ __device__ bool has_to_finish(const CombineArgs& args, bool in_place, const Outp
       in_place)
     return true;
   if (!V::unmodified(args)) return false;
-  // A thread looks at ranks that its own pipeline has looked up.
-  static_assert(kMaxRanks <= kPipelineThreads);
   __syncthreads();
   bool others_in_place = false;
   for (int rank = threadIdx.x; rank < context.num_ranks(); rank += blockDim.x)
@@ -133,42 +132,44 @@ __global__ void __launch_bounds__(kThreads, 1)
   const uint64_t epoch = context.state->combine.epoch + 1;
   if (!may_begin(args, hepOperationCombine, epoch)) return;
 
-  const int pipeline = warp_index() / kWarpsPerPipeline;
-  const int role = warp_index() % kWarpsPerPipeline;
-  const int longest_row_bytes = max(args.row_bytes, args.partial_row_bytes);
-  const int bytes = stage_bytes(longest_row_bytes);
-  const PipelineMemory memory(shared + pipeline * pipeline_bytes(args.plan.load_stages, bytes),
-                              args.plan.load_stages, bytes);
+  const CombinePlan& plan = args.plan;
+  // The loaders are the first warps of the block: so they lie on all quarters of the SM.
+  const bool loads = warp_index() < plan.pipelines;
+  const int reducer = warp_index() - plan.pipelines;
+  const int pipeline = loads ? warp_index() : reducer / plan.reducers;
+  const int role = loads ? 0 : 1 + reducer % plan.reducers;
+  const int bytes = max(plan.segment_bytes, plan.partial_segment_bytes);
+  const PipelineMemory memory(shared + pipeline * pipeline_bytes(plan.load_stages, bytes),
+                              plan.load_stages, bytes);
   // A NaN that arrives as it is becomes canonical when it is added up.
   const bool unmodified = V::unmodified(args);
-  const int reducers = num_reducers(longest_row_bytes);
-  memory.initialize(role, reducers, unmodified);
+  memory.initialize(role, plan.reducers, unmodified);
   const bool sends = args.step != Step::kReceive, receives = args.step != Step::kSend;
   const bool in_place = outputs_in_place(args);
   if (sends && blockIdx.x == gridDim.x - 1) publish_outputs(args, in_place, epoch);
   // By a thread that has nothing to do yet.
-  if (receives && threadIdx.x == kThreads - 1 && is_last_to_begin(&context.state->combine.begun))
+  if (receives && threadIdx.x == blockDim.x - 1 && is_last_to_begin(&context.state->combine.begun))
     context.state->combine.epoch = epoch;
   __syncthreads();
 
-  const bool in_first_half = sends && !in_place && blockIdx.x < args.plan.first_half_blocks;
+  const bool in_first_half = sends && !in_place && blockIdx.x < plan.first_half_blocks;
   if (in_first_half && unmodified) {
     if (role == 0) {
       ContributionLoader loader{{memory.forwarding, {}}};
       load_contributions<V>(args, epoch, pipeline, loader);
       loader.end();
     } else if (role == 1) {
-      forward(memory.forwarding, args.plan.store_stages, epoch);
+      forward(memory.forwarding, plan.store_stages, epoch);
     }
-    ptx::barrier_sync(1 + pipeline, kPipelineThreads);
+    ptx::barrier_sync(1 + pipeline, warps_of_pipeline(plan.reducers) * kWarpSize);
   }
   if (role == 0) {
     ContributionLoader loader{{memory.reducing, {}}};
     if (in_first_half && !unmodified) load_contributions<V>(args, epoch, pipeline, loader);
     if (receives) load_parts<V>(args, epoch, pipeline, memory.outputs, loader);
     loader.end();
-  } else if (role <= reducers) {
-    reduce<typename V::Type, typename V::Partial>(memory, {role - 1, reducers}, epoch);
+  } else {
+    reduce<typename V::Type, typename V::Partial>(memory, {role - 1, plan.reducers}, epoch);
   }
   if (!receives || !has_to_finish<V>(args, in_place, memory.outputs)) return;
   if (is_last_to_arrive(&context.state->combine.arrivals) && !has_failed(context))

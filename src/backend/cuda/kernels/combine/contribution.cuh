@@ -11,12 +11,6 @@
 
 namespace hep::combine {
 
-// Reducer warps that rows of so many bytes have slices for. The others stay away: to hand stages back they would
-// issue as many instructions as to add.
-__host__ __device__ constexpr int num_reducers(int row_bytes) {
-  return row_bytes < kSegmentBytes ? ceil_div(row_bytes, kSliceBytes) : kReducerWarps;
-}
-
 enum : uint16_t {
   kLast = 1,     // ends a sum
   kNothing = 2,  // the stage holds no row: +0 is added
@@ -49,10 +43,10 @@ struct PipelineMemory {
 
   // By the pipeline's warps, before a barrier of the block.
   __device__ void initialize(int warp, int reducers, bool forwards) const {
-    const WorkShare warps{warp, kWarpsPerPipeline};
+    const WorkShare warps{warp, warps_of_pipeline(reducers)};
     reducing.initialize(reducers * kArrivingWarpLanes, warps);
     if (forwards) forwarding.initialize(kArrivingWarpLanes, warps);
-    static_assert(kSignalSlots <= kPipelineThreads);
+    static_assert(kSignalSlots <= warps_of_pipeline(1) * kWarpSize);
     const int slot = warp * kWarpSize + warp_lane();
     if (slot < kSignalSlots) signal_arrivals[slot] = 0;
   }
@@ -72,25 +66,32 @@ struct ContributionLoader {
   __device__ void end() { load(1, nullptr, {nullptr, 0.0f, 0, kEnd}); }
 };
 
-// Rows of sums, one a lane of `active`: where the row lies, NULL for nothing, what it counts, where the sum
-// goes, and how it stands in it.
+// Rows of sums, one a lane of `active`: the lanes of the same sum, where the row lies, NULL for
+// nothing, what it counts, where the sum goes, and how it stands in it.
 struct WarpLaneContributions {
   uint32_t active;
+  uint32_t of_sum;
   const char* row;
   float weight;
   char* target;
   uint16_t flags;
 };
 
-// Rows of In are added up to rows of Out, segment by segment: rows of more than one segment must be those
-// of one sum. By all lanes.
+// Rows of In, which have `row_bytes` and go in segments, are added up to rows of Out: sum after
+// sum, and of each its segments, which are sums of their own. By all lanes.
 template <typename In, typename Out>
-__device__ void load_sums(ContributionLoader& loader, int row_bytes,
+__device__ void load_sums(ContributionLoader& loader, int row_bytes, int segment_bytes,
                           const WarpLaneContributions& lanes) {
-  for (int offset = 0; offset < row_bytes; offset += kSegmentBytes)
-    loader.load(lanes.active, lanes.row != nullptr ? lanes.row + offset : nullptr,
-                {lanes.target + scaled_bytes<In, Out>(offset), lanes.weight,
-                 static_cast<uint16_t>(min(row_bytes - offset, kSegmentBytes)), lanes.flags});
+  const bool whole = segment_bytes >= row_bytes;
+  for (uint32_t left = lanes.active; left != 0;) {
+    const uint32_t now =
+        whole ? left : left & __shfl_sync(kFullWarp, lanes.of_sum, __ffs(left) - 1);
+    for (int offset = 0; offset < row_bytes; offset += segment_bytes)
+      loader.load(now, lanes.row != nullptr ? lanes.row + offset : nullptr,
+                  {lanes.target + scaled_bytes<In, Out>(offset), lanes.weight,
+                   static_cast<uint16_t>(min(row_bytes - offset, segment_bytes)), lanes.flags});
+    left &= ~now;
+  }
 }
 
 }  // namespace hep::combine

@@ -29,7 +29,7 @@ struct TokenTasks {
 
   // Few tokens begin with the pipelines that the chunks of the first half come to last.
   __device__ TokenTasks(const CombineArgs& combine, int pipeline)
-      : args(combine), task((kPipelines - 1 - pipeline) * gridDim.x + blockIdx.x) {
+      : args(combine), task((args.plan.pipelines - 1 - pipeline) * gridDim.x + blockIdx.x) {
     const int slots = args.context.shape().max_partials();
     token = Divisor(slots)(warp_lane());
     slot = warp_lane() - token * slots;
@@ -48,7 +48,7 @@ struct TokenTasks {
  private:
   __device__ void draw() {
     if (args.num_tokens <= kFewTokens)
-      task += kPipelines * gridDim.x;
+      task += args.plan.pipelines * gridDim.x;
     else if (warp_lane() == 0)
       task = ptx::atomic_add_relaxed_gpu(&args.context.state->combine_tasks, 1);
   }
@@ -141,8 +141,7 @@ __device__ bool load_task(const CombineArgs& args, uint64_t epoch, const TokenPa
   const EntryItems entries(num_items);
   const int num_lanes = (parts.task.end - parts.task.first) * slots;
   for (int first = 0, last; first < num_lanes; first = last) {
-    last = args.partial_row_bytes > kSegmentBytes ? first + slots
-                                                  : entries.end_of_batch(first, slots, num_lanes);
+    last = entries.end_of_batch(first, slots, num_lanes);
     const EntryItems::Batch items = entries.batch(first, last);
     const bool own = __shfl_sync(kFullWarp, parts.own, items.entry);
     const Row row = row_of_warp_lane(parts.own_record, items.entry);
@@ -164,7 +163,8 @@ __device__ bool load_task(const CombineArgs& args, uint64_t epoch, const TokenPa
     char* sum = static_cast<char*>(args.call.out) + int64_t{token} * args.row_bytes;
     if (!wait()) return false;
     load_sums<typename V::Partial, typename V::Type>(
-        loader, args.partial_row_bytes, {active, output.address, output.weight, sum, flags});
+        loader, args.partial_row_bytes, args.plan.partial_segment_bytes,
+        {active, of_token, output.address, output.weight, sum, flags});
   }
   return true;
 }
@@ -183,7 +183,7 @@ __device__ void load_parts(const CombineArgs& args, uint64_t epoch, int pipeline
   } else {
     outputs = nullptr;
     // By one of those that have the least to do.
-    const bool is_last = pipeline == kPipelines - 1 && blockIdx.x == gridDim.x - 1;
+    const bool is_last = pipeline == args.plan.pipelines - 1 && blockIdx.x == gridDim.x - 1;
     if (is_last && !all_calls_alike(args, epoch)) return;
   }
 

@@ -45,7 +45,7 @@ __device__ void load_chunk(const CombineArgs& args, uint64_t epoch, int source, 
   if (warp_lane() < num_rows) record = routing_of(args).row_words()[begin + warp_lane()];
   const EntryItems outputs(warp_lane() < num_rows ? rows_of<V>(args, bit_cast<Row>(record)) : 0);
   for (int first = 0, last; first < num_rows; first = last) {
-    last = args.row_bytes > kSegmentBytes ? first + 1 : outputs.end_of_batch(first, 1, num_rows);
+    last = outputs.end_of_batch(first, 1, num_rows);
     const EntryItems::Batch items = outputs.batch(first, last);
     const Row row = row_of_warp_lane(record, items.entry);
     OutputRow output{nullptr, 0.0f};
@@ -54,8 +54,9 @@ __device__ void load_chunk(const CombineArgs& args, uint64_t epoch, int source, 
     const bool ends_sum = (active & items.siblings & warp_lanes_above()) == 0;
     char* slot = at<char>(window, context.window_layout.partial_at(epoch, row.token, row.ordinal));
     load_sums<typename V::Type, typename V::Partial>(
-        loader, args.row_bytes,
-        {active, output.address, output.weight, slot, static_cast<uint16_t>(ends_sum ? kLast : 0)});
+        loader, args.row_bytes, args.plan.segment_bytes,
+        {active, items.siblings, output.address, output.weight, slot,
+         static_cast<uint16_t>(ends_sum ? kLast : 0)});
   }
   loader.signal(at<uint64_t>(window, context.window_layout.chunk_ready_at(chunk, context.rank)));
 }
@@ -81,7 +82,7 @@ __device__ void load_contributions(const CombineArgs& args, uint64_t epoch, int 
   const int num_tasks = most_chunks * sources;
   const Divisor chunk_of(sources);
   for (int task = pipeline * args.plan.first_half_blocks + blockIdx.x; task < num_tasks;
-       task += kPipelines * args.plan.first_half_blocks) {
+       task += args.plan.pipelines * args.plan.first_half_blocks) {
     const int chunk = chunk_of(task);
     const int next = context.rank + 1 + task - chunk * sources;
     const int source = next < ranks ? next : next - ranks;
