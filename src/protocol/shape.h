@@ -20,14 +20,6 @@ constexpr int64_t kMaxRowBytes = 64 * 1024;
 constexpr int kMaxScaleBytes = 16 * 1024;
 constexpr int64_t kRowGranularity = 16;  // what the copy engine of an SM moves at least
 
-// Combine signals progress by chunks of consecutive tokens of a source rank: of so many at most,
-// and of fewer where the source has few tokens, so that all blocks have work. Each signal takes a
-// microsecond and more: with 128 chunks instead of 32, a flat combine of 128 tokens on 2 H200s took
-// 49 us instead of 34 with 16 blocks, in low-latency mode 26 instead of 23. With 64 nothing is
-// faster.
-constexpr int kMaxChunkTokens = 32;
-constexpr int kWantedChunks = 32;
-
 // Sections of a window and of a routing start at cache lines.
 constexpr uint64_t kSectionAlignment = 256;
 
@@ -39,15 +31,43 @@ HEP_HOST_DEVICE constexpr int ceil_div(int value, int divisor) {
   return (value + divisor - 1) / divisor;
 }
 
-// Tokens of a chunk of a source that has so many tokens, as a power of two.
-HEP_HOST_DEVICE constexpr int chunk_shift(int num_tokens) {
+// Combine signals progress by chunks of consecutive tokens of a source rank. A rank signals each
+// chunk to its source, and a signal takes a microsecond and more, whatever the number of rows. So
+// chunks are as long as gives a rank about 30 rows of each: the more ranks, the fewer of a source's
+// tokens select one of them.
+constexpr int kChunkTokens = 32;
+constexpr int kChunkTokensOfRank = 4;
+HEP_HOST_DEVICE constexpr int longest_chunk_shift(int num_ranks) {
   int shift = 0;
-  while (1 << shift < kMaxChunkTokens && kWantedChunks << shift < num_tokens) ++shift;
+  while (2 << shift <= kChunkTokens || 2 << shift <= kChunkTokensOfRank * num_ranks) ++shift;
   return shift;
 }
-HEP_HOST_DEVICE constexpr int chunk_tokens(int num_tokens) { return 1 << chunk_shift(num_tokens); }
-HEP_HOST_DEVICE constexpr int num_chunks(int num_tokens) {
-  const int shift = chunk_shift(num_tokens);
+
+// A source of few tokens has shorter chunks, so that all blocks have work: so many of them, but no
+// more than give a rank so many signals. (With 128 chunks instead of 32, a flat combine of 128
+// tokens on 2 H200s took 49 us instead of 34 with 16 blocks, in low-latency mode 26 instead of 23.
+// With 64 nothing was faster.)
+constexpr int kFewestChunks = 32;
+constexpr int kFewestSignals = 128;
+HEP_HOST_DEVICE constexpr int fewest_chunks(int num_ranks) {
+  int chunks = kFewestChunks;
+  while (chunks > 1 && chunks * num_ranks > kFewestSignals) chunks /= 2;
+  return chunks;
+}
+static_assert(fewest_chunks(kMaxRanks) * kMaxRanks <= kFewestSignals);
+
+// Tokens of a chunk of a source that has so many tokens, as a power of two.
+HEP_HOST_DEVICE constexpr int chunk_shift(int num_tokens, int num_ranks) {
+  const int longest = longest_chunk_shift(num_ranks), fewest = fewest_chunks(num_ranks);
+  int shift = 0;
+  while (shift < longest && fewest << shift < num_tokens) ++shift;
+  return shift;
+}
+HEP_HOST_DEVICE constexpr int chunk_tokens(int num_tokens, int num_ranks) {
+  return 1 << chunk_shift(num_tokens, num_ranks);
+}
+HEP_HOST_DEVICE constexpr int num_chunks(int num_tokens, int num_ranks) {
+  const int shift = chunk_shift(num_tokens, num_ranks);
   return (num_tokens + (1 << shift) - 1) >> shift;
 }
 
@@ -70,8 +90,9 @@ struct Shape {
     return align_up(scale_bytes, kRowGranularity);
   }
   HEP_HOST_DEVICE constexpr int max_chunks() const {
-    const int fewest = max_tokens < kWantedChunks ? max_tokens : kWantedChunks;
-    const int longest = ceil_div(max_tokens, kMaxChunkTokens);
+    const int wanted = fewest_chunks(num_ranks);
+    const int fewest = max_tokens < wanted ? max_tokens : wanted;
+    const int longest = ceil_div(max_tokens, 1 << longest_chunk_shift(num_ranks));
     return longest > fewest ? longest : fewest;
   }
 

@@ -130,8 +130,8 @@ struct CombinePlanner {
 // Tokens are taken a few at a time: what they are made of is looked up together, which takes as long as adding up
 // one more. A lane looks up a part, and no task reaches over the end of a chunk.
 constexpr int kMaxTaskShift = 3;
-static_assert(chunk_tokens(kH200.few_tokens + 1) % (1 << kMaxTaskShift) == 0);
-static_assert(chunk_tokens(kBlackwell.few_tokens + 1) % (1 << kMaxTaskShift) == 0);
+static_assert(chunk_shift(kH200.few_tokens + 1, 1) >= kMaxTaskShift);
+static_assert(chunk_shift(kBlackwell.few_tokens + 1, 1) >= kMaxTaskShift);
 
 // Rows that are added up as they lie need little looking up: a pipeline has so many tasks at least. (2 H200s, flat,
 // 512 tokens: with 64 pipelines 37.2 us, 39.0 with half as many tasks; with 32 pipelines 39.2, and 46.4 token
@@ -146,7 +146,8 @@ int choose_task_shift(const CombineArgs& args, const Profile& profile, int block
   if (args.num_tokens > profile.few_tokens) return most;
   const int fewest_tasks = sends_unmodified_rows(args.call) ? kFewestRowTasks : 1;
   int best = 0, least = INT_MAX;
-  for (int shift = 0; shift <= most && 1 << shift <= chunk_tokens(args.num_tokens); ++shift) {
+  most = std::min(most, chunk_shift(args.num_tokens, args.context.num_ranks()));
+  for (int shift = 0; shift <= most; ++shift) {
     const int tasks = ceil_div(args.num_tokens, args.plan.pipelines * blocks << shift);
     if (shift > 0 && tasks < fewest_tasks) break;
     const int time = tasks * ((1 << shift) + 1);

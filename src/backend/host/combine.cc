@@ -203,7 +203,7 @@ void reduce_source(const Operation& operation, int source, Combiner& combiner,
   void* window = operation.window(source);
   const uint32_t* chunk_rows = state.chunk_rows + source * (operation.shape().max_chunks() + 1);
   const int tokens = static_cast<int>(state.source_tokens[source]);
-  for (int chunk = 0; chunk < num_chunks(tokens); ++chunk) {
+  for (int chunk = 0; chunk < num_chunks(tokens, operation.num_ranks()); ++chunk) {
     for (uint32_t i = chunk_rows[chunk]; i < chunk_rows[chunk + 1]; ++i) {
       const Row& row = state.rows[i];
       combiner.reduce(
@@ -253,7 +253,7 @@ Status await_local_chunk(const Operation& operation, int chunk) {
 
 Status add_own_tokens(const Operation& operation, Combiner& combiner, const Parts* parts,
                       const RoutingState& state) {
-  const int tokens = chunk_tokens(state.num_tokens());
+  const int tokens = chunk_tokens(state.num_tokens(), operation.num_ranks());
   for (int chunk = 0; chunk < ceil_div(state.num_tokens(), tokens); ++chunk) {
     HEP_TRY(await_local_chunk(operation, chunk));
     const int end = std::min(state.num_tokens(), (chunk + 1) * tokens);

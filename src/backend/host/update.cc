@@ -224,7 +224,7 @@ void assign_experts(const Operation& operation, RoutingState& state) {
 // Finds where each chunk of a source's tokens begins among its rows.
 void index_chunks(const Shape& shape, int source, RoutingState& state) {
   uint32_t* chunk_rows = state.chunk_rows + source * (shape.max_chunks() + 1);
-  const int tokens = chunk_tokens(static_cast<int>(state.source_tokens[source]));
+  const int tokens = chunk_tokens(static_cast<int>(state.source_tokens[source]), shape.num_ranks);
   uint32_t row = state.source_rows[source];
   for (int chunk = 0; chunk <= shape.max_chunks(); ++chunk) {
     const uint32_t first_token = chunk * tokens;

@@ -320,7 +320,7 @@ TEST_F(ConfigPlan, ATaskOfACombineStaysWithinAChunkAndAWarp) {
       args.row_bytes = args.partial_row_bytes = 14336;
       args.call.layout = layout;
       plan_combine(plan, &args);
-      EXPECT_EQ(chunk_tokens(tokens) % (1 << args.plan.task_shift), 0) << tokens;
+      EXPECT_EQ(chunk_tokens(tokens, kRanks) % (1 << args.plan.task_shift), 0) << tokens;
       EXPECT_LE(args.context.shape().max_partials() << args.plan.task_shift, 32) << tokens;
     }
   }

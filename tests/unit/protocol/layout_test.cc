@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -30,6 +31,13 @@ Shape shape_of(int ranks, int local_experts, int tokens, int top_k, int row_byte
   shape.scale_bytes = scale_bytes;
   shape.heap_bytes = heap_bytes;
   return shape;
+}
+
+// Tokens of a chunk of a long batch: 32, or the largest power of two up to 4 R.
+uint64_t longest_chunk(uint64_t ranks) {
+  uint64_t tokens = 32;
+  while (2 * tokens <= 4 * ranks) tokens *= 2;
+  return tokens;
 }
 
 struct Section {
@@ -60,9 +68,13 @@ class Layout : public ::testing::TestWithParam<Shape> {
   uint64_t row_bytes() const { return GetParam().row_bytes; }
   uint64_t scale_stride() const { return (GetParam().scale_bytes + 15) / 16 * 16; }
   uint64_t partials() const { return top_k() < ranks() ? top_k() : ranks(); }
-  // A batch of up to 32 tokens is signalled token by token, a long one by every 32.
+  // A few tokens are signalled one by one, up to 32 of them, or half as many until all ranks give
+  // 128 signals.
   uint64_t chunks() const {
-    return std::max(std::min<uint64_t>(tokens(), 32), (tokens() + 31) / 32);
+    uint64_t one_by_one = 32;
+    while (one_by_one * ranks() > 128) one_by_one /= 2;
+    const uint64_t chunk = longest_chunk(ranks());
+    return std::max(std::min(tokens(), one_by_one), (tokens() + chunk - 1) / chunk);
   }
 };
 
@@ -192,7 +204,7 @@ TEST(LayoutMemory, GrowsWithRanksOnlyByRecordsAndSignals) {
     const WindowLayout window = WindowLayout::make(shape);
     const uint64_t rows_and_partials = tokens * row + 2 * tokens * top_k * 4 + tokens * top_k * row;
     const uint64_t records = 2 * ranks * tokens * (16 + 8 * top_k);  // two updates
-    const uint64_t signals = ranks * (192 + 256 * 8 + tokens / 32 * 8);
+    const uint64_t signals = ranks * (192 + 256 * 8 + tokens / longest_chunk(ranks) * 8);
     const uint64_t headers_and_rounding = 2 * ranks * 512 + 10 * 256;
     EXPECT_GE(window.total, rows_and_partials + records + signals);
     EXPECT_LE(window.total, rows_and_partials + records + signals + headers_and_rounding);
@@ -212,14 +224,37 @@ TEST(LayoutMemory, NeedsNoMorePartialSlotsThanRanksOrSelections) {
 
 }  // namespace
 TEST(Chunks, NoBatchHasMoreThanTheLayoutHasRoomFor) {
-  for (const int max_tokens : {1, 2, 31, 127, 128, 129, 1000, 4096, 4097, 5000}) {
-    Shape shape{};
-    shape.max_tokens = max_tokens;
-    for (int tokens = 1; tokens <= max_tokens; ++tokens) {
-      const int chunk = chunk_tokens(tokens);
-      EXPECT_LE(chunk, 32);
-      EXPECT_EQ(chunk & (chunk - 1), 0);
-      EXPECT_LE((tokens + chunk - 1) / chunk, shape.max_chunks()) << tokens << " of " << max_tokens;
+  for (const int ranks : {1, 2, 5, 8, 64, 72}) {
+    for (const int max_tokens : {1, 2, 31, 127, 128, 129, 1000, 4096, 4097, 5000}) {
+      Shape shape{};
+      shape.num_ranks = ranks;
+      shape.max_tokens = max_tokens;
+      for (int tokens = 1; tokens <= max_tokens; ++tokens) {
+        const int chunk = chunk_tokens(tokens, ranks);
+        EXPECT_EQ(chunk & (chunk - 1), 0);
+        EXPECT_LE((tokens + chunk - 1) / chunk, shape.max_chunks())
+            << tokens << " of " << max_tokens << " tokens, " << ranks << " ranks";
+      }
+    }
+  }
+}
+
+// A signal takes as long for one row as for many.
+TEST(Chunks, OfManyTokensHaveAsManyRowsOfARankWhateverTheNumberOfRanks) {
+  for (int ranks = 2; ranks <= 72; ++ranks) {
+    const double selected = 1 - std::pow(1 - 1.0 / ranks, 8);  // of a token's top-8, uniformly
+    const double rows = chunk_tokens(4096, ranks) * selected;
+    EXPECT_GE(rows, 13) << ranks << " ranks";
+    EXPECT_LE(rows, 32) << ranks << " ranks";
+  }
+}
+
+TEST(Chunks, OfFewTokensGiveARankAtMost128Signals) {
+  for (int ranks = 2; ranks <= 72; ++ranks) {
+    for (const int tokens : {1, 32, 128}) {
+      EXPECT_LE(num_chunks(tokens, ranks) * ranks, 128)
+          << tokens << " tokens, " << ranks << " ranks";
+      EXPECT_LE(num_chunks(tokens, ranks), 32) << tokens << " tokens, " << ranks << " ranks";
     }
   }
 }

@@ -187,7 +187,7 @@ __device__ void load_parts(const CombineArgs& args, uint64_t epoch, int pipeline
     if (is_last && !all_calls_alike(args, epoch)) return;
   }
 
-  const int shift = chunk_shift(args.num_tokens);
+  const int shift = chunk_shift(args.num_tokens, args.context.num_ranks());
   int ready_chunk = -1;
   while (next.task.first < next.task.end) {
     const TokenParts<V> current = next;

@@ -27,20 +27,13 @@ __device__ inline bool wait_for_slots(const CombineArgs& args, uint64_t epoch) {
   return all_free;
 }
 
-// This rank's rows for the tokens of one chunk of one source, to be summed or forwarded; then the
-// signal to the source.
+// This rank's rows for the tokens of `num_rows` records of one source, at most as many as a warp
+// has lanes.
 template <typename V>
-__device__ void load_chunk(const CombineArgs& args, uint64_t epoch, int source, int chunk,
-                           ContributionLoader& loader) {
+__device__ void load_records(const CombineArgs& args, uint64_t epoch, int source, uint32_t begin,
+                             int num_rows, ContributionLoader& loader) {
   const KernelContext& context = args.context;
-  const uint32_t* chunk_rows = routing_of(args).chunk_rows() +
-                               static_cast<size_t>(source) * (context.shape().max_chunks() + 1) +
-                               chunk;
-  const uint32_t begin = chunk_rows[0];
-  const int num_rows = chunk_rows[1] - begin;
   void* window = context.windows[source];
-
-  static_assert(kMaxChunkTokens <= kWarpSize);
   uint4 record = make_uint4(0, 0, 0, 0);
   if (warp_lane() < num_rows) record = routing_of(args).row_words()[begin + warp_lane()];
   const EntryItems outputs(warp_lane() < num_rows ? rows_of<V>(args, bit_cast<Row>(record)) : 0);
@@ -58,7 +51,21 @@ __device__ void load_chunk(const CombineArgs& args, uint64_t epoch, int source, 
         {active, items.siblings, output.address, output.weight, slot,
          static_cast<uint16_t>(ends_sum ? kLast : 0)});
   }
-  loader.signal(at<uint64_t>(window, context.window_layout.chunk_ready_at(chunk, context.rank)));
+}
+
+// Those of one chunk of one source, to be summed or forwarded; then the signal to the source.
+template <typename V>
+__device__ void load_chunk(const CombineArgs& args, uint64_t epoch, int source, int chunk,
+                           ContributionLoader& loader) {
+  const KernelContext& context = args.context;
+  const uint32_t* chunk_rows = routing_of(args).chunk_rows() +
+                               static_cast<size_t>(source) * (context.shape().max_chunks() + 1) +
+                               chunk;
+  const uint32_t begin = chunk_rows[0], end = chunk_rows[1];
+  for (uint32_t first = begin; first < end; first += kWarpSize)
+    load_records<V>(args, epoch, source, first, min(end - first, kWarpSize), loader);
+  loader.signal(at<uint64_t>(context.windows[source],
+                             context.window_layout.chunk_ready_at(chunk, context.rank)));
 }
 
 // Chunks are visited in ascending order, each GPU beginning with another source. A block keeps to one
@@ -77,7 +84,7 @@ __device__ void load_contributions(const CombineArgs& args, uint64_t epoch, int 
   for (int i = 0; i < sources; ++i) {
     const int next = context.rank + 1 + i;
     const int tokens = source_tokens[next < ranks ? next : next - ranks];
-    most_chunks = max(most_chunks, num_chunks(tokens));
+    most_chunks = max(most_chunks, num_chunks(tokens, ranks));
   }
   const int num_tasks = most_chunks * sources;
   const Divisor chunk_of(sources);
@@ -86,7 +93,7 @@ __device__ void load_contributions(const CombineArgs& args, uint64_t epoch, int 
     const int chunk = chunk_of(task);
     const int next = context.rank + 1 + task - chunk * sources;
     const int source = next < ranks ? next : next - ranks;
-    if (chunk < num_chunks(source_tokens[source]))
+    if (chunk < num_chunks(source_tokens[source], ranks))
       load_chunk<V>(args, epoch, source, chunk, loader);
   }
 }

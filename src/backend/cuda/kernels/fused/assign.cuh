@@ -223,7 +223,7 @@ __device__ inline void assign_sources(const UpdateArgs& args, const AssignMemory
       const int tokens = sources.num_tokens[source];
       source_tokens[source] = tokens;
       source_rows[source] = rows + through - count;
-      chunk_rows[source * chunk_stride + num_chunks(tokens)] = rows + through;
+      chunk_rows[source * chunk_stride + num_chunks(tokens, ranks)] = rows + through;
     }
     rows += __shfl_sync(kFullWarp, through, kWarpSize - 1);
   }
@@ -303,7 +303,7 @@ __device__ inline void make_records(const BlockUpdate& block, int first, int end
   }
 
   if (choice.source != kNone && lanes.index == 0) {
-    const int shift = chunk_shift(block.sources.num_tokens[choice.source]);
+    const int shift = chunk_shift(block.sources.num_tokens[choice.source], context.num_ranks());
     if ((choice.token & ((1u << shift) - 1)) == 0)
       routing_of(args).chunk_rows()[choice.source * (context.shape().max_chunks() + 1) +
                                     (choice.token >> shift)] = row_index;

@@ -190,8 +190,9 @@ __device__ inline void receive_rows(const RouteArgs& args, const ReceiveMemory& 
   const KernelContext& context = args.context;
   const uint32_t row_base = memory.row_base[source];
   const uint32_t num_rows = memory.row_base[source + 1] - row_base;
-  const int num_chunks = hep::num_chunks(memory.source_tokens[source]);
-  const auto chunk_of = [shift = chunk_shift(memory.source_tokens[source])](uint32_t token) {
+  const int num_tokens = memory.source_tokens[source];
+  const int num_chunks = hep::num_chunks(num_tokens, context.num_ranks());
+  const auto chunk_of = [shift = chunk_shift(num_tokens, context.num_ranks())](uint32_t token) {
     return static_cast<int>(token >> shift);
   };
   const uint32_t first = part * kWarpSize + warp_lane();
