@@ -419,4 +419,13 @@ Grid plan_combine(const Plan& plan, CombineArgs* args) {
   return {blocks, warps * kWarpSize, shared_bytes()};
 }
 
+CombineSignals count_signals(const CombineArgs& args) {
+  const int ranks = args.context.num_ranks();
+  const int pipelines = args.plan.pipelines * args.plan.first_half_blocks;
+  const int words = num_chunks(args.num_tokens, ranks) * (ranks - 1);
+  if (words == 0 || pipelines == 0) return {0, 0};
+  return {words,
+          ceil_div(ceil_div(words, pipelines), combine::chunks_per_signal(words, pipelines))};
+}
+
 }  // namespace hep

@@ -91,6 +91,15 @@ Grid plan_dispatch(const Plan& plan, PipelineArgs* args);
 Grid plan_update_and_dispatch(const Plan& plan, UpdateArgs* args);
 Grid plan_combine(const Plan& plan, CombineArgs* args);
 
+// What a rank signals in the first half of a combine whose sources all have as many tokens: a word
+// for each chunk of each peer, which that peer polls, in so many signals of a pipeline.
+struct CombineSignals {
+  int32_t words, of_pipeline;
+};
+
+// Of arguments that plan_combine() has seen.
+CombineSignals count_signals(const CombineArgs& args);
+
 // Rows in flight in a block of a dispatch of rows of this size.
 int32_t dispatch_stages(const Plan& plan, int32_t blocks, int64_t row_bytes, int layout);
 

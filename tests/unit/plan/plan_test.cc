@@ -309,6 +309,37 @@ TEST_F(ConfigPlan, SegmentsOfACombineCoverRowsOfEveryLength) {
   }
 }
 
+// Of a whole expert-major combine of 4096 tokens a rank, or in low-latency mode of 128.
+CombineSignals signals_of(int ranks, hepMode_t mode) {
+  hepConfig_t config = valid_config();
+  config.num_experts = 4 * ranks;
+  config.low_latency_tokens = 128;
+  const hepConfig_t resolved = resolved_config(config, ranks);
+  CombineArgs args{};
+  args.context.window_layout.shape = make_shape(resolved, ranks);
+  args.num_tokens = mode == hepModeThroughput ? 4096 : 128;
+  args.row_bytes = args.partial_row_bytes = 14336;
+  args.call.layout = hepLayoutExpertMajor;
+  args.outputs.location = kNotInWindow;
+  plan_combine(plan_of(resolved, ranks, mode), &args);
+  return count_signals(args);
+}
+
+// A signal takes 1.2 us of a pipeline (2 H200s).
+TEST_F(ConfigPlan, SignalsTakeLessThan30MicrosecondsOfTheFirstHalfOfACombine) {
+  for (int ranks = 2; ranks <= 72; ++ranks) {
+    EXPECT_LT(signals_of(ranks, hepModeThroughput).of_pipeline * 1.2, 30) << ranks << " ranks";
+    EXPECT_LT(signals_of(ranks, hepModeLowLatency).of_pipeline * 1.2, 5) << ranks << " ranks";
+  }
+}
+
+TEST_F(ConfigPlan, WordsThatACombineSignalsDoNotGrowWithTheNumberOfRanks) {
+  for (int ranks = 2; ranks <= 72; ++ranks) {
+    EXPECT_LE(signals_of(ranks, hepModeThroughput).words, 2048) << ranks << " ranks";
+    EXPECT_LE(signals_of(ranks, hepModeLowLatency).words, 128) << ranks << " ranks";
+  }
+}
+
 TEST_F(ConfigPlan, ATaskOfACombineStaysWithinAChunkAndAWarp) {
   hepConfig_t config = valid_config();
   const Plan plan = plan_of(resolved_config(config), kRanks);

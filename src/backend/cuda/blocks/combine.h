@@ -39,9 +39,17 @@ constexpr int kDefaultStoreStages = 3;
 // than the ring is deep.
 constexpr int kSignalSlots = 2 * kMaxLoadStages;
 
+// A pipeline gives about so many signals in a combine, each for as many chunks as it then has to: a
+// signal for several peers takes no longer than one for one.
+constexpr int kSignalsOfPipeline = 24;
+HEP_HOST_DEVICE constexpr int chunks_per_signal(int num_chunks, int pipelines) {
+  const int chunks = ceil_div(ceil_div(num_chunks, pipelines), kSignalsOfPipeline);
+  return chunks < 1 ? 1 : chunks < kWarpSize ? chunks : kWarpSize;
+}
+
 // What is done with a stage.
 struct Contribution {
-  void* target;  // where the sum's segment goes, if this is its last row; of a signal: its address
+  void* target;  // where the sum's segment goes, if this is its last row
   float weight;
   uint16_t bytes;  // of the segment
   uint16_t flags;

@@ -14,7 +14,7 @@ namespace hep::combine {
 enum : uint16_t {
   kLast = 1,     // ends a sum
   kNothing = 2,  // the stage holds no row: +0 is added
-  kSignal = 4,   // no row: the target becomes the epoch once everything up to here is written
+  kSignal = 4,   // no row: words become the epoch once all before is written; the stage lists them
   kEnd = 8,
   kPartials = 16,  // the rows are partial sums
   kOwn =
@@ -62,9 +62,26 @@ struct ContributionLoader {
     producer.load(active, item, row, row != nullptr ? item.bytes : 0);
   }
 
-  __device__ void signal(uint64_t* address) { load(1, nullptr, {address, 0.0f, 0, kSignal}); }
+  // The words of the first `count` lanes are to be signalled. By all lanes.
+  __device__ void signal(uint64_t* word, int count) {
+    producer.wait();
+    const Ring<Contribution>& ring = producer.ring;
+    auto** listed = reinterpret_cast<uint64_t**>(ring.stage(producer.cursor.stage));
+    for (int i = 0; i < count; ++i) {
+      const uint64_t address = __shfl_sync(kFullWarp, reinterpret_cast<uint64_t>(word), i);
+      if (warp_lane() == 0) listed[i] = reinterpret_cast<uint64_t*>(address);
+    }
+    ptx::fence_proxy_async_shared();  // the copy engine writes the stage next
+    load(1, nullptr, {nullptr, 0.0f, static_cast<uint16_t>(count * sizeof(uint64_t*)), kSignal});
+  }
   __device__ void end() { load(1, nullptr, {nullptr, 0.0f, 0, kEnd}); }
 };
+
+// The word that a lane has to signal; NULL if it has none.
+__device__ inline uint64_t* signalled_by_warp_lane(const Contribution& item, const char* stage) {
+  const bool has_one = warp_lane() * sizeof(uint64_t*) < item.bytes;
+  return has_one ? reinterpret_cast<uint64_t* const*>(stage)[warp_lane()] : nullptr;
+}
 
 // Rows of sums, one a lane of `active`: the lanes of the same sum, where the row lies, NULL for
 // nothing, what it counts, where the sum goes, and how it stands in it.

@@ -22,21 +22,21 @@ template <int kInFlight>
 __device__ void forward_rows(const Ring<Contribution>& ring, uint64_t epoch) {
   const bool leader = warp_lane() == 0;
   DelayedRelease<kInFlight> release;
-  uint64_t* pending = nullptr;  // a signal that waits for rows on their way
+  bool is_pending = false;      // signals wait for rows on their way:
+  uint64_t* pending = nullptr;  // the lane's
   int copies_since = 0;
   for (Cursor cursor;; cursor.advance(ring.depth)) {
     wait_phase(&ring.full[cursor.stage], cursor.parity);
     const Contribution item = ring.items[cursor.stage];
     const bool is_row = (item.flags & (kSignal | kEnd)) == 0;
-    if (pending != nullptr && (!is_row || copies_since == kCopiesBeforeSignal)) {
-      if (leader) {
-        if (is_row)
-          ptx::bulk_wait<kCopiesBeforeSignal>();
-        else
-          ptx::bulk_wait<0>();
-        ptx::st_release_sys(pending, epoch);
-      }
-      pending = nullptr;
+    if (is_pending && (!is_row || copies_since == kCopiesBeforeSignal)) {
+      if (leader && is_row)
+        ptx::bulk_wait<kCopiesBeforeSignal>();
+      else if (leader)
+        ptx::bulk_wait<0>();
+      __syncwarp();
+      if (pending != nullptr) ptx::st_release_sys(pending, epoch);
+      is_pending = false;
     }
     if (item.flags & kEnd) break;
 
@@ -44,10 +44,11 @@ __device__ void forward_rows(const Ring<Contribution>& ring, uint64_t epoch) {
     if (is_row && (item.flags & kNothing)) clear_stage(stage, item.bytes);
     if (is_row && leader) ptx::bulk_store(item.target, stage, item.bytes);
     ptx::bulk_commit();
+    if (!is_row) pending = signalled_by_warp_lane(item, stage);
     release.stored(ring);
     ++copies_since;
     if (!is_row) {
-      pending = static_cast<uint64_t*>(item.target);
+      is_pending = true;
       copies_since = 0;
     }
   }

@@ -128,22 +128,26 @@ struct SliceReducer {
   }
 };
 
-// The last reducer warp to come to a signal gives it: all have stored their slices by then. The warp waits
-// until the peer has them, more than a microsecond, but the others go on. (A warp that did nothing but
-// signal made combine 4 to 7 % slower on 4 H200s: its turn came late.)
+// The last reducer warp to come to a signal gives it: all have stored their slices by then. The
+// warp waits until the peers have them, more than a microsecond, but the others go on. (A warp that
+// did nothing but signal made combine 4 to 7 % slower on 4 H200s: its turn came late.)
 struct SignalGiver {
   uint32_t* arrivals;  // [kSignalSlots] in shared memory
   uint32_t reducers;
   uint64_t epoch;
   int slot = 0;
 
-  // By all lanes, once they have stored.
-  __device__ void arrive(uint64_t* address) {
+  // By all lanes, once they have stored; each may have a word to signal.
+  __device__ void arrive(uint64_t* word) {
     __syncwarp();
-    if (warp_lane() == 0 && ptx::atomic_add_acq_rel_cta(&arrivals[slot], 1) == reducers - 1) {
-      ptx::atomic_exchange_relaxed_cta(&arrivals[slot], 0);
-      ptx::st_release_sys(address, epoch);
+    bool last = false;
+    if (warp_lane() == 0) {
+      last = ptx::atomic_add_acq_rel_cta(&arrivals[slot], 1) == reducers - 1;
+      if (last) ptx::atomic_exchange_relaxed_cta(&arrivals[slot], 0);
     }
+    last = __any_sync(kFullWarp, last);
+    __syncwarp();  // a vote does not order memory
+    if (last && word != nullptr) ptx::st_release_sys(word, epoch);
     slot = (slot + 1) % kSignalSlots;
   }
 };
@@ -170,8 +174,9 @@ __device__ void reduce(const PipelineMemory& memory, WorkShare reducers, uint64_
     const Contribution item = incoming.wait();
     if (item.flags & kEnd) break;
     if (item.flags & kSignal) {
+      uint64_t* const word = signalled_by_warp_lane(item, incoming.row(0));
       incoming.release();
-      signals.arrive(static_cast<uint64_t*>(item.target));
+      signals.arrive(word);
       continue;
     }
     if (!std::is_same_v<Type, Partial> && (item.flags & kPartials))

@@ -53,7 +53,7 @@ __device__ void load_records(const CombineArgs& args, uint64_t epoch, int source
   }
 }
 
-// Those of one chunk of one source, to be summed or forwarded; then the signal to the source.
+// Those of one chunk of one source, to be summed or forwarded.
 template <typename V>
 __device__ void load_chunk(const CombineArgs& args, uint64_t epoch, int source, int chunk,
                            ContributionLoader& loader) {
@@ -64,9 +64,22 @@ __device__ void load_chunk(const CombineArgs& args, uint64_t epoch, int source, 
   const uint32_t begin = chunk_rows[0], end = chunk_rows[1];
   for (uint32_t first = begin; first < end; first += kWarpSize)
     load_records<V>(args, epoch, source, first, min(end - first, kWarpSize), loader);
-  loader.signal(at<uint64_t>(context.windows[source],
-                             context.window_layout.chunk_ready_at(chunk, context.rank)));
 }
+
+// Signals that the sources are to be given, one a lane.
+struct PendingSignals {
+  uint64_t* word = nullptr;
+  int count = 0;
+
+  __device__ void add(uint64_t* signal) {
+    if (warp_lane() == count) word = signal;
+    ++count;
+  }
+  __device__ void give(ContributionLoader& loader) {
+    if (count > 0) loader.signal(word, count);
+    count = 0;
+  }
+};
 
 // Chunks are visited in ascending order, each GPU beginning with another source. A block keeps to one
 // source if there are enough blocks and they divide evenly, as the plan for many tokens sees to: blocks that
@@ -87,15 +100,22 @@ __device__ void load_contributions(const CombineArgs& args, uint64_t epoch, int 
     most_chunks = max(most_chunks, num_chunks(tokens, ranks));
   }
   const int num_tasks = most_chunks * sources;
+  const int pipelines = args.plan.pipelines * args.plan.first_half_blocks;
+  const int per_signal = chunks_per_signal(num_tasks, pipelines);
   const Divisor chunk_of(sources);
+  PendingSignals pending;
   for (int task = pipeline * args.plan.first_half_blocks + blockIdx.x; task < num_tasks;
-       task += args.plan.pipelines * args.plan.first_half_blocks) {
+       task += pipelines) {
     const int chunk = chunk_of(task);
     const int next = context.rank + 1 + task - chunk * sources;
     const int source = next < ranks ? next : next - ranks;
-    if (chunk < num_chunks(source_tokens[source], ranks))
-      load_chunk<V>(args, epoch, source, chunk, loader);
+    if (chunk >= num_chunks(source_tokens[source], ranks)) continue;
+    load_chunk<V>(args, epoch, source, chunk, loader);
+    pending.add(at<uint64_t>(context.windows[source],
+                             context.window_layout.chunk_ready_at(chunk, context.rank)));
+    if (pending.count == per_signal) pending.give(loader);
   }
+  pending.give(loader);
 }
 
 }  // namespace hep::combine

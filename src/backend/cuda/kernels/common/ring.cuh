@@ -143,6 +143,9 @@ struct WarpProducer {
   const Ring<Item>& ring;
   Cursor cursor;
 
+  // Until the next stage is free. By every lane that writes it.
+  __device__ void wait() const { wait_phase(&ring.empty[cursor.stage], cursor.parity ^ 1); }
+
   // The lanes of `active`, in their order, each describe a stage and load `bytes` into it, 0: nothing. By
   // all lanes. One after the other: instructions on barriers, and those of the copy engine, take one address
   // for all lanes, so that the first row would wait for the barriers of all. (On 2 H200s, expert-major rows of
@@ -156,7 +159,7 @@ struct WarpProducer {
   template <typename Copy>
   __device__ void load(uint32_t active, const Item& item, uint32_t bytes, Copy copy) {
     for (; active != 0; active &= active - 1, cursor.advance(ring.depth)) {
-      wait_phase(&ring.empty[cursor.stage], cursor.parity ^ 1);
+      wait();
       if (warp_lane() == __ffs(active) - 1) fill(item, bytes, copy);
       __syncwarp();
     }
