@@ -95,11 +95,20 @@ struct CombinePlanner {
       case Sending::kRows:
         return grid(first_half(profile.link_rate / profile.forward_rate, num_ranks - 1),
                     partials / num_ranks);
-      default: return reduce(work.layout == hepLayoutFlat ? partials : work.top_k);
+      default: return work.layout == hepLayoutFlat ? convert() : reduce(work.top_k);
     }
   }
 
  private:
+  // Flat rows that get a weight or another type pass the first half like those that are summed,
+  // this rank's own included. A row of FP16 is as long as its partial sum of BF16, one of FP32
+  // twice as long: together they are half as many bytes more than with forwarding. The mean is
+  // taken.
+  CombineGrid convert() const {
+    const double all_rows = num_ranks / std::max(num_ranks - 1.0, 1.0);
+    const double wanted = 1.25 * all_rows * profile.link_rate / profile.forward_rate;
+    return grid(first_half(wanted, std::max(num_ranks - 1, 1)), partials / num_ranks);
+  }
   CombineGrid reduce(double rows_of_token) const {
     const double own = rows_of_token / num_ranks;
     return grid(first_half(reducers(rows_of_token - own), std::max(num_ranks - 1, 1)), own);

@@ -95,6 +95,22 @@ TEST_F(ConfigPlan, CombineLeavesBlocksThatItHasNoUseFor) {
   EXPECT_LT(grid_in_place(plan).blocks, grid_of(plan, hepLayoutExpertMajor, Sending::kSums).blocks);
 }
 
+// Flat rows that are converted pass the first half like those that are summed, this rank's own
+// included.
+TEST_F(ConfigPlan, FlatRowsThatAreConvertedHaveMoreBlocksThanThoseThatAreForwarded) {
+  for (const int ranks : {2, 4, 8}) {
+    hepConfig_t config = valid_config();
+    config.num_experts = 24;
+    config.sm_budget = 32;
+    config.combine_blocks = 32;
+    const Plan plan = plan_of(resolved_config(config, ranks), ranks);
+    const CombineGrid converted = grid_of(plan, hepLayoutFlat, Sending::kSums);
+    const CombineGrid forwarded = grid_of(plan, hepLayoutFlat, Sending::kRows);
+    EXPECT_GT(converted.first_half, forwarded.first_half) << ranks;
+    EXPECT_GE(converted.blocks, forwarded.blocks) << ranks;
+  }
+}
+
 TEST_F(ConfigPlan, OneRankSendsNothing) {
   const hepConfig_t config = resolved_config(valid_config(), 1);
   EXPECT_EQ(grid_of(plan_of(config, 1), hepLayoutFlat, Sending::kRows).first_half, 0);
