@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cinttypes>
 #include <climits>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -20,6 +21,7 @@
 #include "config/settings.h"
 #include "expectation.h"
 #include "memory/choose_kind.h"
+#include "protocol/location.h"
 #include "protocol/shape.h"
 
 #if defined(HEP_HAVE_CUDA)
@@ -30,6 +32,9 @@ namespace {
 
 // For a process with as many ranks as a communicator may have.
 constexpr rlim_t kEnoughFiles = 1024;
+
+// What a signal to a peer takes of a pipeline (2 H200s).
+constexpr double kSignalUs = 1.2;
 
 constexpr const char* kUsage =
     "usage: hep_info                          version, backends, devices, memory that can be\n"
@@ -43,6 +48,7 @@ constexpr const char* kUsage =
     "                                         devices, h200 or blackwell: with N SMs (16), and "
     "with\n"
     "                                         as many as it chooses\n"
+    "       hep_info --signals                what a rank signals in a combine, as a table\n"
     "\n"
     "Shapes not given: 8 ranks, 4096 tokens a rank, hidden 7168, 256 experts, top-k 8, no heap, "
     "one\n"
@@ -51,6 +57,7 @@ constexpr const char* kUsage =
 struct Options {
   bool help = false;
   bool settings = false;
+  bool signals = false;
   bool markdown = false;
   bool workspace = false;
   int64_t ranks = 8, tokens = 4096, hidden = 7168, experts = 256, top_k = 8, heap = 0;
@@ -94,6 +101,7 @@ bool parse_options(int argc, char** argv, Options* options) {
     bool* value;
   } flags[] = {{"--help", &options->help},
                {"--settings", &options->settings},
+               {"--signals", &options->signals},
                {"--markdown", &options->markdown}};
   for (int i = 1; i < argc; ++i) {
     bool known = false;
@@ -262,6 +270,47 @@ int print_workspace(const Options& options) {
   return 0;
 }
 
+// Tokens of a top-8, uniform routing that select one rank.
+double selecting_share(int ranks) { return 1 - std::pow(1 - 1.0 / ranks, 8); }
+
+// A line of the table of README.md: an expert-major combine of BF16 rows of 7168 elements.
+void print_signals_of(int ranks, hepMode_t mode, int tokens) {
+  hepConfig_t config = HEP_CONFIG_INITIALIZER;
+  config.max_tokens = 4096;
+  config.hidden = 7168;
+  config.num_experts = 4 * ranks;
+  config.max_top_k = 8;
+  config.low_latency_tokens = 128;
+  hepConfig_t resolved;
+  if (!hep::resolve_config(&config, ranks, &resolved).ok()) return;
+  for (const hep::Lane& lane : hep::make_lanes(resolved, ranks)) {
+    if (lane.mode != mode || lane.number != 0) continue;
+    hep::CombineArgs args{};
+    args.context.window_layout = lane.window_layout;
+    args.num_tokens = tokens;
+    args.row_bytes = args.partial_row_bytes = 2 * resolved.hidden;
+    args.call.layout = hepLayoutExpertMajor;
+    args.outputs.location = hep::kNotInWindow;
+    hep::plan_combine(hep::make_plan(lane, hep::kH200), &args);
+    const hep::CombineSignals signals = hep::count_signals(args);
+    const double rows = tokens * (ranks - 1) * selecting_share(ranks);
+    std::printf("| %s | %d | %d | %d | %.0f | %.1f | %d | %d | %.1f |\n",
+                mode == hepModeThroughput ? "throughput" : "low latency", tokens, ranks,
+                hep::chunk_tokens(tokens, ranks), rows, rows * args.row_bytes / 1e6, signals.words,
+                signals.of_pipeline, signals.of_pipeline * kSignalUs);
+  }
+}
+
+// The table of signals in README.md is this output.
+void print_signals() {
+  std::printf(
+      "| mode | tokens | ranks | tokens of a chunk | rows sent | MB sent "
+      "| words signalled, words polled | signals of a pipeline | us of a pipeline |\n"
+      "|---|---|---|---|---|---|---|---|---|\n");
+  for (const int ranks : {2, 8, 64, 72}) print_signals_of(ranks, hepModeThroughput, 4096);
+  for (const int ranks : {2, 8, 64, 72}) print_signals_of(ranks, hepModeLowLatency, 128);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -275,6 +324,8 @@ int main(int argc, char** argv) {
     print_settings();
   else if (options.model != nullptr)
     return print_model(options);
+  else if (options.signals)
+    print_signals();
   else if (options.workspace)
     return print_workspace(options);
   else

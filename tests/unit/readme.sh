@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# The documents show the settings that the code has, the examples that are compiled, and what the
-# model of the plan expects.
+# The documents show the settings that the code has, the examples that are compiled, what the model
+# of the plan expects, and what combine signals.
 # usage: readme.sh README GUIDE HEP_INFO QUICKSTART_CUDA QUICKSTART LOW_LATENCY TOOLS_README
 set -euo pipefail
 readme=$1
@@ -37,4 +37,6 @@ mapfile -t arguments < <(sed -n 's/^<!-- hep_info \(.*\) -->$/\1/p' "$tools" | t
 compare 'the table of the model' "$tools" \
   "$(sed -n '/^<!-- hep_info /,/^<!-- end/p' "$tools" | grep '^|')" \
   "$("$hep_info" "${arguments[@]}")"
+compare 'the table of signals' "$tools" \
+  "$(sed -n '/^| mode | tokens | ranks /,/^$/p' "$tools")" "$("$hep_info" --signals)"
 exit "$status"
