@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Draws bandwidth over SMs from what hep_perf and link_ceilings wrote with --json FILE.
+"""Draws bandwidth over SMs, or over hidden sizes, from what hep_perf and link_ceilings wrote with --json FILE.
 
-usage: results_plot.py PICTURE FILE...
+usage: results_plot.py [--hidden] PICTURE FILE...
 
-Two panels, dispatch and combine, in BF16, show the work by which libraries are compared, or without
+With --hidden: a panel for each operation and type that was measured at several hidden sizes, and in it a
+curve for each layout, memory and number of SMs.
+
+Over SMs: two panels, dispatch and combine, in BF16, show the work by which libraries are compared, or without
 that the work that has most cases. Ceilings are divided by the share of rows that cross NVLink, so
 that they compare with alg GB/s. Libraries of peers.jsonl, if that is among the files, appear where
 they did the same work. Needs matplotlib.
@@ -45,12 +48,12 @@ def choose(rows):
     return max(by_work.values(), key=lambda cases: (results.is_target(cases[0]), len(cases)))
 
 
-def curves(rows, key, value):
+def curves(rows, key, value, over="sm_budget"):
     """Points by key, sorted; the latest of a point counts."""
     points = collections.defaultdict(dict)
     for row in rows:
-        points[key(row)][row["sm_budget"]] = value(row)
-    return {name: sorted(by_sms.items()) for name, by_sms in points.items()}
+        points[key(row)][row[over]] = value(row)
+    return {name: sorted(by_size.items()) for name, by_size in points.items()}
 
 
 def draw_ceilings(axes, cases, copies):
@@ -84,11 +87,50 @@ def draw_panel(axes, operation, cases, copies, peers):
         axes.plot(*zip(*points), color=colour, linestyle=style, marker=".",
                   label=f"{layout}, {memory} memory")
     draw_peers(axes, [row for row in peers if row["operation"] == operation])
-    axes.set_title(operation)
-    axes.set_xlabel("SMs")
+    label_panel(axes, operation, "SMs")
+
+
+def save(figure, picture):
+    figure.savefig(picture, metadata={"Date": None} if picture.endswith(".svg") else None)
+
+
+def label_panel(axes, title, over):
+    axes.set_title(title)
+    axes.set_xlabel(over)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
+
+
+def draw_hidden(picture, paths):
+    cases = [row for row in results.read(paths, "hep_perf") if row["operation"] in OPERATIONS]
+    panels = {}
+    for row in cases:
+        panels.setdefault((row["operation"], row["type"]), []).append(row)
+    panels = {name: rows for name, rows in panels.items()
+              if len({row["hidden"] for row in rows}) > 1}
+    if not panels:
+        sys.exit("no operation was measured at several hidden sizes")
+    figure, axes_of = pyplot.subplots(1, len(panels), figsize=(4.2 * len(panels), 4.8),
+                                      sharey=True, squeeze=False)
+    for axes, ((operation, type_name), rows) in zip(axes_of[0], panels.items()):
+        series = curves(rows, lambda row: (row["layout"], row["memory"], row["sm_budget"]),
+                        lambda row: row["alg_gbps"], over="hidden")
+        budgets = sorted({sms for _, _, sms in series})
+        for (layout, memory, sms), points in series.items():
+            colour, style = SERIES.get((layout, memory), ("tab:green", "-"))
+            axes.plot(*zip(*points), color=colour, linestyle=style,
+                      marker=MARKERS[budgets.index(sms) % len(MARKERS)], markersize=4,
+                      label=f"{layout}, {memory} memory, {sms} SMs")
+        label_panel(axes, f"{operation}, {type_name}", "elements of a row")
+    axes_of[0][0].set_ylabel("alg GB/s")
+    axes_of[0][0].legend(fontsize=7, loc="lower right")
+    first = cases[0]
+    figure.suptitle(f"{first['ranks']} ranks on {first['gpus']} x {first.get('gpu', 'host')}: "
+                    f"{first['tokens']} tokens a rank, top-{first['top_k']} of "
+                    f"{first['experts']} experts, {first['routing']} routing", fontsize=10)
+    figure.tight_layout()
+    save(figure, picture)
 
 
 def main(picture, paths):
@@ -110,10 +152,12 @@ def main(picture, paths):
                     f"rank, hidden {first['hidden']} in BF16, top-{first['top_k']} of "
                     f"{first['experts']} experts, {first['routing']} routing", fontsize=10)
     figure.tight_layout(rect=(0, 0.05 + 0.03 * (len(legend) // 4), 1, 1))
-    figure.savefig(picture, metadata={"Date": None} if picture.endswith(".svg") else None)
+    save(figure, picture)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3 or sys.argv[1].startswith("-"):
+    draw = draw_hidden if sys.argv[1:2] == ["--hidden"] else main
+    arguments = sys.argv[2 if draw is draw_hidden else 1:]
+    if len(arguments) < 2 or arguments[0].startswith("-"):
         sys.exit(__doc__.strip())
-    main(sys.argv[1], sys.argv[2:])
+    draw(arguments[0], arguments[1:])
