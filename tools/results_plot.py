@@ -128,7 +128,8 @@ def draw_hidden(picture, paths):
     first = cases[0]
     figure.suptitle(f"{first['ranks']} ranks on {first['gpus']} x {first.get('gpu', 'host')}: "
                     f"{first['tokens']} tokens a rank, top-{first['top_k']} of "
-                    f"{first['experts']} experts, {first['routing']} routing", fontsize=10)
+                    f"{first['experts']} experts, {first['routing']} routing", fontsize=10,
+                    wrap=True)
     figure.tight_layout()
     save(figure, picture)
 

@@ -2,14 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prints tables of what the benchmarks wrote with --json FILE.
 
-usage: results_table.py perf|latency|ceilings|chosen|routing FILE... [--all]
+usage: results_table.py perf|hidden|latency|ceilings|chosen|routing FILE... [--all]
        results_table.py --update PAGE     rewrites the tables of a page
        results_table.py --check PAGE      fails if they are not what the files give
 
 perf shows the operations at the work by which libraries are compared, with 8, 16 and 24 SMs;
+hidden shows alg GB/s over usual hidden sizes, a line for each commit, operation and number of SMs;
 latency shows whole operations on 1, 128 and 512 tokens; --all shows everything; chosen shows what
 the library chose (--sms 0) beside a sweep (--exact) in the same file; routing compares the routing
-updates of several commits. Of cases that were measured again the latest is shown. A table of a page stands between the lines
+updates of several commits. Of cases that were measured again the latest is shown. A table of a
+page stands between the lines
 <!-- results_table.py ARGUMENTS --> and <!-- end -->; its files are relative to the page.
 """
 import os
@@ -22,12 +24,14 @@ PERF_COLUMNS = ("operation", "layout", "memory", "format", "SMs", "us", "alg GB/
                 "ceiling", "% of it", "host us")
 LATENCY_COLUMNS = ("low-latency operation", "layout", "memory", "format", "tokens", "SMs",
                    "p50 us", "p99", "max", "graph: p50 us", "p99", "max", "chain: p50 us")
+HIDDEN_COLUMNS = "commit", "operation", "layout", "memory", "format", "SMs"
 CEILING_COLUMNS = "copies", "GPUs", "SMs", "GB/s"
 CHOSEN_COLUMNS = ("operation", "layout", "alignment", "format", "tokens", "hidden", "top-k",
                   "SMs chosen", "us", "SMs of the best", "us", "fewest SMs within 3 %", "us")
 SHOWN_OPERATIONS = "routing", "dispatch", "combine", "layer"
 SHOWN_TYPES = "bf16", "fp8-e4m3"
 SHOWN_BUDGETS = 8, 16, 24
+SHOWN_HIDDEN = 1024, 2048, 2880, 4096, 5120, 6144, 7168, 8192, 10240, 16384
 SHOWN_LATENCIES = "dispatch", "combine"  # not their halves
 SHOWN_BATCHES = 1, 128, 512
 MARKED = re.compile(r"(<!-- results_table\.py (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -78,6 +82,22 @@ def perf(paths, with_all):
                  number(row, "host_us", 1)]
         lines.append(cells + [work(row)] * with_all)
     return table(PERF_COLUMNS + ("work",) * with_all, lines)
+
+
+def hidden(paths, with_all):
+    """A line for each series, a column for each hidden size."""
+    series = {}
+    sizes = set()
+    for row in results.read(paths, "hep_perf"):
+        if "alg_gbps" not in row or not (with_all or row["hidden"] in SHOWN_HIDDEN):
+            continue
+        name = (row["commit"], row["operation"], row["layout"], row["memory"],
+                results.format_of(row), str(row["sm_budget"]))
+        series.setdefault(name, {})[row["hidden"]] = row
+        sizes.add(row["hidden"])
+    lines = [[*name, *(number(by_size.get(size, {}), "alg_gbps") for size in sorted(sizes))]
+             for name, by_size in series.items()]
+    return table(HIDDEN_COLUMNS + tuple(map(str, sorted(sizes))), lines)
 
 
 def is_shown_latency(row):
@@ -147,8 +167,8 @@ def routing(paths, _):
                   for key, times in by_case.items()])
 
 
-TABLES = {"perf": perf, "latency": latency, "ceilings": ceilings, "chosen": chosen,
-          "routing": routing}
+TABLES = {"perf": perf, "hidden": hidden, "latency": latency, "ceilings": ceilings,
+          "chosen": chosen, "routing": routing}
 
 
 def make(arguments, folder=""):

@@ -63,6 +63,9 @@ lines() {  # ARGUMENTS OF RESULTS_TABLE
 [ "$(lines latency "$folder/latency")" -eq 2 ]
 [ "$(lines perf "$folder/perf" --all)" -eq 16 ]
 [ "$(lines perf "$folder/perf")" -eq 2 ]
+# A dispatch on two numbers of tokens of the same hidden size shares a line.
+[ "$(lines hidden "$folder/perf")" -eq 2 ]
+[ "$(lines hidden "$folder/perf" --all)" -gt 2 ]
 
 # A second run appends. Of repeated cases the latest counts.
 "$hep_perf" "${common[@]}" --json "$folder/perf" --hidden 256 --operations dispatch >/dev/null
