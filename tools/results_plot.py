@@ -90,6 +90,15 @@ def draw_panel(axes, operation, cases, copies, peers):
     label_panel(axes, operation, "SMs")
 
 
+def legend_below(figure, panels, columns):
+    """Each label once."""
+    legend = {}
+    for axes in panels:
+        legend.update({label: handle for handle, label in zip(*axes.get_legend_handles_labels())})
+    figure.legend(legend.values(), legend.keys(), loc="lower center", ncol=columns, fontsize=7)
+    return legend
+
+
 def save(figure, picture):
     figure.savefig(picture, metadata={"Date": None} if picture.endswith(".svg") else None)
 
@@ -124,13 +133,13 @@ def draw_hidden(picture, paths):
                       label=f"{layout}, {memory} memory, {sms} SMs")
         label_panel(axes, f"{operation}, {type_name}", "elements of a row")
     axes_of[0][0].set_ylabel("alg GB/s")
-    axes_of[0][0].legend(fontsize=7, loc="lower right")
+    legend = legend_below(figure, axes_of[0], columns=3)
     first = cases[0]
     figure.suptitle(f"{first['ranks']} ranks on {first['gpus']} x {first.get('gpu', 'host')}: "
                     f"{first['tokens']} tokens a rank, top-{first['top_k']} of "
                     f"{first['experts']} experts, {first['routing']} routing", fontsize=10,
                     wrap=True)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.05 + 0.03 * (len(legend) // 3), 1, 1))
     save(figure, picture)
 
 
@@ -145,10 +154,7 @@ def main(picture, paths):
     for axes, operation in zip(panels, OPERATIONS):
         draw_panel(axes, operation, cases, copies, peers)
     panels[0].set_ylabel("alg GB/s")
-    legend = {}  # each label once
-    for axes in panels:
-        legend.update({label: handle for handle, label in zip(*axes.get_legend_handles_labels())})
-    figure.legend(legend.values(), legend.keys(), loc="lower center", ncol=4, fontsize=7)
+    legend = legend_below(figure, panels, columns=4)
     figure.suptitle(f"{first['ranks']} x {first.get('gpu', 'host')}: {first['tokens']} tokens a "
                     f"rank, hidden {first['hidden']} in BF16, top-{first['top_k']} of "
                     f"{first['experts']} experts, {first['routing']} routing", fontsize=10)
