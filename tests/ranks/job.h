@@ -184,10 +184,10 @@ class JobBuilder {
   int add_routing(int alignment, hepMode_t mode = hepModeThroughput, int lane = 0);
   int add_update(int routing, int top_k, const std::vector<hepIndexType_t>& index_types,
                  const std::vector<int64_t>& num_tokens,
-                 const RoutingPattern& taste = RoutingPattern());
+                 const RoutingPattern& pattern = RoutingPattern());
   int add_update(int routing, int top_k, hepIndexType_t index_type,  // on all ranks
                  const std::vector<int64_t>& num_tokens,
-                 const RoutingPattern& taste = RoutingPattern());
+                 const RoutingPattern& pattern = RoutingPattern());
   int add_dispatch(int update, hepLayout_t layout, bool has_weights);
   int add_combine(int update, hepLayout_t layout, hepWeightMode_t mode, int weights_of = -1);
 

@@ -70,16 +70,16 @@ int64_t illegal_id(Random& random, int64_t num_experts, hepIndexType_t type) {
 }
 
 std::vector<int64_t> choose(Random& random, int num_experts, int top_k, hepIndexType_t type,
-                            const RoutingPattern& taste) {
+                            const RoutingPattern& pattern) {
   std::vector<int64_t> chosen;
   while (static_cast<int>(chosen.size()) < top_k) {
     int64_t expert = random.between(0, num_experts - 1);
-    if (random.chance(taste.hot_percent))
-      expert = taste.first_hot + random.between(0, taste.num_hot - 1);
-    if (random.chance(taste.absent_percent)) expert = -1;
-    if (random.chance(taste.illegal_percent)) expert = illegal_id(random, num_experts, type);
-    const bool again = expert >= 0 && taste.distinct && top_k * 2 <= num_experts &&
-                       taste.hot_percent == 0 &&
+    if (random.chance(pattern.hot_percent))
+      expert = pattern.first_hot + random.between(0, pattern.num_hot - 1);
+    if (random.chance(pattern.absent_percent)) expert = -1;
+    if (random.chance(pattern.illegal_percent)) expert = illegal_id(random, num_experts, type);
+    const bool again = expert >= 0 && pattern.distinct && top_k * 2 <= num_experts &&
+                       pattern.hot_percent == 0 &&
                        std::find(chosen.begin(), chosen.end(), expert) != chosen.end();
     if (!again) chosen.push_back(expert);
   }
@@ -88,14 +88,14 @@ std::vector<int64_t> choose(Random& random, int num_experts, int top_k, hepIndex
 
 // A token's row of a map, and what it stands for: the first top_k selected experts, by ascending id.
 std::vector<int64_t> choose_by_map(Random& random, int num_experts, int top_k,
-                                   const RoutingPattern& taste, std::vector<unsigned char>* map) {
+                                   const RoutingPattern& pattern, std::vector<unsigned char>* map) {
   std::vector<unsigned char> row(num_experts, 0);
   const auto select = [&](int64_t expert) {
     row[expert] = static_cast<unsigned char>(random.between(1, 255));
   };
-  for (const int64_t expert : choose(random, num_experts, top_k, hepIndexInt32, taste))
+  for (const int64_t expert : choose(random, num_experts, top_k, hepIndexInt32, pattern))
     if (expert >= 0 && expert < num_experts) select(expert);
-  if (random.chance(taste.excess_percent))
+  if (random.chance(pattern.excess_percent))
     for (int i = 0; i <= top_k && i < num_experts; ++i) select(i);
   map->insert(map->end(), row.begin(), row.end());
 
@@ -173,22 +173,23 @@ int JobBuilder::add_routing(int alignment, hepMode_t mode, int lane) {
 }
 
 int JobBuilder::add_update(int routing, int top_k, hepIndexType_t index_type,
-                           const std::vector<int64_t>& num_tokens, const RoutingPattern& taste) {
+                           const std::vector<int64_t>& num_tokens, const RoutingPattern& pattern) {
   return add_update(routing, top_k, std::vector<hepIndexType_t>(num_ranks_, index_type), num_tokens,
-                    taste);
+                    pattern);
 }
 
 int JobBuilder::add_update(int routing, int top_k, const std::vector<hepIndexType_t>& index_types,
-                           const std::vector<int64_t>& num_tokens, const RoutingPattern& taste) {
+                           const std::vector<int64_t>& num_tokens, const RoutingPattern& pattern) {
   std::vector<reference::Batch> batches(num_ranks_);
   std::vector<std::vector<unsigned char>> maps(num_ranks_);
   for (int rank = 0; rank < num_ranks_; ++rank) {
     batches[rank].num_tokens = num_tokens[rank];
-    const int64_t busy = taste.idle_tail ? random_.between(0, num_tokens[rank]) : num_tokens[rank];
+    const int64_t busy =
+        pattern.idle_tail ? random_.between(0, num_tokens[rank]) : num_tokens[rank];
     RoutingPattern idle;
     idle.absent_percent = 100;
     for (int64_t token = 0; token < num_tokens[rank]; ++token) {
-      const RoutingPattern& own = token < busy ? taste : idle;
+      const RoutingPattern& own = token < busy ? pattern : idle;
       const std::vector<int64_t> chosen =
           index_types[rank] == hepIndexMap
               ? choose_by_map(random_, job_.num_experts, top_k, own, &maps[rank])

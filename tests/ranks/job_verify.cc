@@ -86,9 +86,7 @@ void JobRun::verify() {
   for (size_t i = 0; i < combines_.size(); ++i) verify_combine(job_->combines[i], combines_[i]);
   for (const harness::GuardedBuffer& memory : routing_memory_)
     EXPECT_TRUE(memory.intact()) << job_->name << ": memory of a routing: written out of bounds";
-  hepResult_t error = hepErrorInternal;
-  EXPECT_HEP(hepCommGetAsyncError(rank_.comm, &error));
-  EXPECT_EQ(error, expected_async_error())
+  EXPECT_EQ(async_error(rank_), expected_async_error())
       << job_->name << ": rank " << rank_.rank << ": " << hepGetLastError();
 }
 

@@ -69,6 +69,12 @@ void expect_refused(const std::string& what, hepResult_t actual, hepResult_t exp
   expect_mentions(sentence, mentions);
 }
 
+hepResult_t async_error(const Rank& rank) {
+  hepResult_t result = hepErrorInternal;
+  EXPECT_HEP(hepCommGetAsyncError(rank.comm, &result));
+  return result;
+}
+
 void expect_working(Rank& rank, const hepConfig_t& config) {
   Random random(7);
   const int num_ranks = harness::world().num_ranks();

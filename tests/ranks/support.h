@@ -90,5 +90,8 @@ void expect_mentions(const std::string& sentence, const Mentions& mentions);
 void expect_refused(const std::string& what, hepResult_t actual, hepResult_t expected,
                     const Mentions& mentions);
 
+// The result that hepCommGetAsyncError tells; the last error is then its sentence.
+hepResult_t async_error(const Rank& rank);
+
 // One whole round of update, dispatch and combine gives the expected bytes. Collective.
 void expect_working(Rank& rank, const hepConfig_t& config);

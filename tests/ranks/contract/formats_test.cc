@@ -22,10 +22,10 @@ TEST(Formats, OverflowThatIsAnErrorNamesWhatWasNeededAndLeavesTheCommunicatorUsa
   for (const hepLayout_t layout : {hepLayoutFlat, hepLayoutExpertMajor, hepLayoutExpertPadded}) {
     Random random(options().seed + 40 + layout);
     JobBuilder builder(world().num_ranks(), config, random);
-    RoutingPattern taste;
-    taste.absent_percent = 0;
+    RoutingPattern pattern;
+    pattern.absent_percent = 0;
     const int update =
-        builder.add_update(builder.add_routing(8), 4, hepIndexInt32, same_tokens(30), taste);
+        builder.add_update(builder.add_routing(8), 4, hepIndexInt32, same_tokens(30), pattern);
     Dispatch& dispatch = builder.dispatch(builder.add_dispatch(update, layout, true));
     dispatch.overflow = hepOverflowError;
     const std::vector<int64_t> needed = dispatch.capacity;
@@ -37,9 +37,7 @@ TEST(Formats, OverflowThatIsAnErrorNamesWhatWasNeededAndLeavesTheCommunicatorUsa
       ASSERT_TRUE(run.issue());
       run.verify();
       self.barrier();
-      hepResult_t error = hepSuccess;
-      EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
-      EXPECT_EQ(error, hepErrorOverflow);
+      EXPECT_EQ(async_error(self), hepErrorOverflow);
       expect_mentions(hepGetLastError(), {"dispatch 1", std::to_string(needed[self.rank]),
                                           std::to_string(needed[self.rank] - 1)});
       self.barrier();
@@ -57,12 +55,12 @@ TEST(Formats, OverflowNamesTheLaneOfTheDispatchAndItsNumberThere) {
   config.low_latency_tokens = 20;
   Random random(options().seed + 44);
   JobBuilder builder(world().num_ranks(), config, random);
-  RoutingPattern taste;
-  taste.absent_percent = 0;
+  RoutingPattern pattern;
+  pattern.absent_percent = 0;
   int updates[2];
   for (const int lane : {1, 2})
     updates[lane - 1] = builder.add_update(builder.add_routing(8, hepModeLowLatency, lane), 4,
-                                           hepIndexInt32, same_tokens(20), taste);
+                                           hepIndexInt32, same_tokens(20), pattern);
   for (const int update : {updates[0], updates[1], updates[1], updates[1]}) {
     Dispatch& dispatch = builder.dispatch(builder.add_dispatch(update, hepLayoutFlat, true));
     dispatch.overflow = hepOverflowError;
@@ -74,9 +72,7 @@ TEST(Formats, OverflowNamesTheLaneOfTheDispatchAndItsNumberThere) {
     self.barrier();
     ASSERT_TRUE(run.issue());
     run.verify();
-    hepResult_t error = hepSuccess;
-    EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
-    EXPECT_EQ(error, hepErrorOverflow);
+    EXPECT_EQ(async_error(self), hepErrorOverflow);
     expect_mentions(hepGetLastError(), {"dispatch 3 of low-latency lane 2"});
   });
 }
@@ -86,10 +82,10 @@ TEST(Formats, TokensWhoseMapSelectsTooManyAreReportedAndKeepTheirFirst) {
   config.num_experts = 4 * std::max(2, world().num_ranks());
   Random random(options().seed + 45);
   JobBuilder builder(world().num_ranks(), config, random);
-  RoutingPattern taste;
-  taste.excess_percent = 30;
+  RoutingPattern pattern;
+  pattern.excess_percent = 30;
   const int update =
-      builder.add_update(builder.add_routing(1), 3, hepIndexMap, same_tokens(50), taste);
+      builder.add_update(builder.add_routing(1), 3, hepIndexMap, same_tokens(50), pattern);
   const int dispatch = builder.add_dispatch(update, hepLayoutExpertMajor, true);
   builder.add_combine(update, hepLayoutExpertMajor, hepWeightsDispatched, dispatch);
   const Job job = builder.finish("excess");
@@ -98,9 +94,7 @@ TEST(Formats, TokensWhoseMapSelectsTooManyAreReportedAndKeepTheirFirst) {
     self.barrier();
     ASSERT_TRUE(run.issue());
     run.verify();
-    hepResult_t error = hepSuccess;
-    EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
-    EXPECT_EQ(error, hepErrorInvalidArgument);
+    EXPECT_EQ(async_error(self), hepErrorInvalidArgument);
     expect_mentions(hepGetLastError(), {"map of token", "experts", "top_k"});
   });
 }
@@ -207,8 +201,8 @@ TEST(Outputs, WhereTheyCouldBeReadThereNeedBeNone) {
   JobBuilder builder(num_ranks, config, random);
   for (const hepMode_t mode : {hepModeThroughput, hepModeLowLatency}) {
     const int routing = builder.add_routing(1, mode);
-    for (const RoutingPattern& taste : {nobody, last_rank}) {
-      const int update = builder.add_update(routing, 2, hepIndexInt32, same_tokens(20), taste);
+    for (const RoutingPattern& pattern : {nobody, last_rank}) {
+      const int update = builder.add_update(routing, 2, hepIndexInt32, same_tokens(20), pattern);
       Combine& combine =
           builder.combine(builder.add_combine(update, hepLayoutFlat, hepWeightsNone));
       combine.y_memory.assign(num_ranks, kHeapMemory);

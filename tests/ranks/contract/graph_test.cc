@@ -28,10 +28,10 @@ Job job_of(const hepConfig_t& config, int replay) {
   const int num_ranks = world().num_ranks();
   const int64_t most_rows = int64_t{num_ranks} * kTokens * kTopK + config.num_experts * 16;
   JobBuilder builder(num_ranks, config.num_experts, config.hidden, random);
-  RoutingPattern taste;
-  taste.absent_percent = replay % 3 == 0 ? 50 : 5;
+  RoutingPattern pattern;
+  pattern.absent_percent = replay % 3 == 0 ? 50 : 5;
   const int update = builder.add_update(builder.add_routing(16), kTopK, hepIndexInt32,
-                                        std::vector<int64_t>(num_ranks, kTokens), taste);
+                                        std::vector<int64_t>(num_ranks, kTokens), pattern);
   for (const hepLayout_t layout : {hepLayoutFlat, hepLayoutExpertMajor}) {
     Dispatch& dispatch = builder.dispatch(builder.add_dispatch(update, layout, true));
     dispatch.capacity.assign(num_ranks, most_rows);
@@ -114,13 +114,13 @@ Job low_latency_job_of(const hepConfig_t& config, bool in_halves, int replay) {
   const int num_ranks = world().num_ranks();
   const int64_t most_rows = int64_t{num_ranks} * kTokens * kTopK + config.num_experts * 16;
   JobBuilder builder(num_ranks, config.num_experts, config.hidden, random);
-  RoutingPattern taste;
-  taste.idle_tail = true;
+  RoutingPattern pattern;
+  pattern.idle_tail = true;
   int dispatches[2];
   for (const int lane : {0, 3}) {
     const int routing = builder.add_routing(16, hepModeLowLatency, lane);
     const int update = builder.add_update(routing, kTopK, hepIndexInt64,
-                                          std::vector<int64_t>(num_ranks, kTokens - lane), taste);
+                                          std::vector<int64_t>(num_ranks, kTokens - lane), pattern);
     const int index = builder.add_dispatch(update, hepLayoutExpertMajor, true);
     dispatches[lane != 0] = index;
     Dispatch& dispatch = builder.dispatch(index);

@@ -335,9 +335,7 @@ TEST(Lanes, WithoutRoomForTwoGridsEndByTheTimeout) {
     self.barrier();
     EXPECT_HEP(hepDispatch(batch.routing.get(), &batch.dispatch, self.stream.get()));
     self.stream.synchronize();
-    hepResult_t error = hepSuccess;
-    EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
-    EXPECT_EQ(error, hepErrorTimeout);
+    EXPECT_EQ(async_error(self), hepErrorTimeout);
     expect_mentions(hepGetLastError(), {"rank ", "dispatch 1"});
     self.barrier();
   });

@@ -23,12 +23,12 @@ TEST(Large, FullSizeBatchGivesTheOraclesBytes) {
   config.timeout_ms = config.init_timeout_ms = 3 * kTimeoutMs;
 
   Random random(options().seed + 20);
-  RoutingPattern taste;
-  taste.distinct = true;
-  taste.absent_percent = 0;
+  RoutingPattern pattern;
+  pattern.distinct = true;
+  pattern.absent_percent = 0;
   JobBuilder builder(num_ranks, config.num_experts, config.hidden, random);
   const int update = builder.add_update(builder.add_routing(128), 8, hepIndexInt64,
-                                        std::vector<int64_t>(num_ranks, 4096), taste);
+                                        std::vector<int64_t>(num_ranks, 4096), pattern);
   builder.update(update).query = true;
   const int dispatch = builder.add_dispatch(update, hepLayoutExpertMajor, true);
   builder.dispatch(dispatch).x_memory.assign(num_ranks, kHeapMemory);

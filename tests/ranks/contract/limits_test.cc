@@ -74,14 +74,14 @@ TEST(Limits, ATokenMaySelectTheLastExpert32Times) {
   hepConfig_t config = config_of(64, 20);
   config.num_experts = experts(kMaxExperts);
   config.max_top_k = kMaxTopK;
-  RoutingPattern taste;
-  taste.absent_percent = 0;
-  taste.hot_percent = 100;
-  taste.first_hot = config.num_experts - 1;
+  RoutingPattern pattern;
+  pattern.absent_percent = 0;
+  pattern.hot_percent = 100;
+  pattern.first_hot = config.num_experts - 1;
   Random random(options().seed + 53);
   JobBuilder builder(world().num_ranks(), config, random);
-  const int update =
-      builder.add_update(builder.add_routing(128), kMaxTopK, hepIndexInt64, same_tokens(20), taste);
+  const int update = builder.add_update(builder.add_routing(128), kMaxTopK, hepIndexInt64,
+                                        same_tokens(20), pattern);
   for (const hepLayout_t layout : {hepLayoutFlat, hepLayoutExpertMajor, hepLayoutExpertPadded}) {
     const int dispatch = builder.add_dispatch(update, layout, true);
     if (layout == hepLayoutExpertPadded)  // of which every expert has a block
@@ -161,14 +161,14 @@ TEST(Limits, EveryRankMaySend65536TokensToOneExpert) {
   if (world().num_ranks() > 8) GTEST_SKIP() << "too much memory with so many ranks";
   hepConfig_t config = config_of(8, kMaxTokens);
   config.max_top_k = 1;
-  RoutingPattern taste;
-  taste.absent_percent = 0;
-  taste.hot_percent = 100;
-  taste.first_hot = config.num_experts - 1;
+  RoutingPattern pattern;
+  pattern.absent_percent = 0;
+  pattern.hot_percent = 100;
+  pattern.first_hot = config.num_experts - 1;
   Random random(options().seed + 56);
   JobBuilder builder(world().num_ranks(), config, random);
-  const int update =
-      builder.add_update(builder.add_routing(1), 1, hepIndexInt32, same_tokens(kMaxTokens), taste);
+  const int update = builder.add_update(builder.add_routing(1), 1, hepIndexInt32,
+                                        same_tokens(kMaxTokens), pattern);
   builder.add_dispatch(update, hepLayoutExpertMajor, false);
   builder.add_combine(update, hepLayoutFlat, hepWeightsNone);
   run_job(config, builder.finish("65536 tokens on each rank"));

@@ -42,9 +42,7 @@ harness::Buffer upload(Rank& self, const std::vector<int32_t>& values) {
 
 void expect_no_error(Rank& self) {
   self.stream.synchronize();
-  hepResult_t error = hepErrorInternal;
-  EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
-  EXPECT_EQ(error, hepSuccess) << hepGetLastError();
+  EXPECT_EQ(async_error(self), hepSuccess) << hepGetLastError();
 }
 
 // ------------------------------------------------------------------------------- expert-padded

@@ -276,10 +276,10 @@ TEST(BadRouting, IllegalExpertIdsCountAsNoneAndAreReported) {
   for (const hepIndexType_t type : {hepIndexInt32, hepIndexInt64}) {
     Random random(options().seed + 30 + type);
     JobBuilder builder(world().num_ranks(), config.num_experts, config.hidden, random);
-    RoutingPattern taste;
-    taste.illegal_percent = 30;
+    RoutingPattern pattern;
+    pattern.illegal_percent = 30;
     const std::vector<int64_t> tokens(world().num_ranks(), 50);
-    const int update = builder.add_update(builder.add_routing(8), 4, type, tokens, taste);
+    const int update = builder.add_update(builder.add_routing(8), 4, type, tokens, pattern);
     const int dispatch = builder.add_dispatch(update, hepLayoutExpertMajor, true);
     builder.add_combine(update, hepLayoutExpertMajor, hepWeightsDispatched, dispatch);
     const Job job = builder.finish("illegal ids");
@@ -289,9 +289,8 @@ TEST(BadRouting, IllegalExpertIdsCountAsNoneAndAreReported) {
       ASSERT_TRUE(run.issue());
       run.verify();
       self.barrier();
-      hepResult_t error = hepSuccess;
-      EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
-      expect_refused("async error", error, hepErrorInvalidArgument, {"token", "expert"});
+      expect_refused("async error", async_error(self), hepErrorInvalidArgument,
+                     {"token", "expert"});
     });
   }
 }
@@ -306,9 +305,7 @@ TEST(BadRouting, AnIllegalExpertIdIsReportedWithItsTokenAndItsValue) {
     ASSERT_HEP(harness::update_routing(batch.routing.get(), batch.indices.data(), Batch::kTokens,
                                        Batch::kTopK, hepIndexInt64, self.stream.get()));
     self.stream.synchronize();
-    hepResult_t error = hepSuccess;
-    EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
-    expect_refused("async error", error, hepErrorInvalidArgument,
+    expect_refused("async error", async_error(self), hepErrorInvalidArgument,
                    {"token 5,", "expert id 4294967373"});
     self.barrier();
   });
@@ -326,9 +323,7 @@ TEST(BadRouting, RanksWithAnotherTopKAreReportedToAll) {
                                 hepIndexInt32, self.stream.get());
     EXPECT_EQ(result, world().backend() == hepBackendHost ? hepErrorMismatch : hepSuccess);
     self.stream.synchronize();
-    hepResult_t error = hepSuccess;
-    EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
-    EXPECT_EQ(error, hepErrorMismatch);
+    EXPECT_EQ(async_error(self), hepErrorMismatch);
     expect_mentions(hepGetLastError(), {"top_k", "1", "2"});
     EXPECT_EQ(batch.update(), hepErrorMismatch);
     self.barrier();

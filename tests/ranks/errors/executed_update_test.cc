@@ -96,9 +96,7 @@ void expect_noticed(hepLayout_t layout, Sizes called, const std::string& operati
     self.barrier();  // to allocate may wait for kernels on the device
     arrange(batch);
     self.stream.synchronize();
-    hepResult_t error = hepSuccess;
-    EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
-    EXPECT_EQ(error, hepErrorInvalidUsage);
+    EXPECT_EQ(async_error(self), hepErrorInvalidUsage);
     const auto words = [](Sizes sizes) {
       return std::to_string(sizes.num_tokens) + " tokens and top_k " + std::to_string(sizes.top_k);
     };
@@ -196,9 +194,7 @@ TEST_F(ExecutedUpdate, OfOtherSizesFailsTheSecondHalfOfADispatch) {
     self.barrier();
     receives[1].launch(self.stream);
     self.stream.synchronize();
-    hepResult_t error = hepSuccess;
-    EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
-    EXPECT_EQ(error, hepErrorInvalidUsage) << hepGetLastError();
+    EXPECT_EQ(async_error(self), hepErrorInvalidUsage) << hepGetLastError();
     expect_mentions(hepGetLastError(), {"dispatch 1", "4 tokens", "8 tokens"});
     self.barrier();
   });
@@ -218,9 +214,7 @@ TEST_F(ExecutedUpdate, OfTheSameSizesServesACallAfterACapture) {
     ASSERT_HEP(batch.update(kExecuted));
     EXPECT_HEP(call_dispatch(batch));
     self.stream.synchronize();
-    hepResult_t error = hepErrorInternal;
-    EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
-    EXPECT_EQ(error, hepSuccess) << hepGetLastError();
+    EXPECT_EQ(async_error(self), hepSuccess) << hepGetLastError();
     self.barrier();
   });
 }

@@ -209,9 +209,7 @@ struct EveryoneNeedsEveryone {
 };
 
 void expect_failure_named(Rank& self, const Absence& absence, const hepRoutingConfig_t& place) {
-  hepResult_t error = hepSuccess;
-  EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
-  EXPECT_EQ(error, hepErrorTimeout);
+  EXPECT_EQ(async_error(self), hepErrorTimeout);
   expect_mentions(hepGetLastError(), {"rank " + std::to_string(last_rank())});
   expect_mentions(hepGetLastError(), absence.words);
   hepFailure_t failure = HEP_FAILURE_INITIALIZER;

@@ -39,9 +39,7 @@ void expect_mismatch(const std::string& what, hepMode_t mode, Update update,
       result = hepCombine(batch.routing.get(), &batch.combine, self.stream.get());
     EXPECT_EQ(result, world().backend() == hepBackendHost ? hepErrorMismatch : hepSuccess) << what;
     self.stream.synchronize();
-    hepResult_t error = hepSuccess;
-    EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
-    EXPECT_EQ(error, hepErrorMismatch) << what;
+    EXPECT_EQ(async_error(self), hepErrorMismatch) << what;
     const std::string sentence = hepGetLastError();
     expect_mentions(sentence, mentions);
     expect_mentions(sentence, {"rank " + std::to_string(last)});
@@ -186,9 +184,7 @@ TEST(Mismatch, RanksWithoutTokensNeedNotGiveWhatOthersGive) {
     EXPECT_HEP(hepDispatch(batch.routing.get(), &batch.dispatch, self.stream.get()));
     EXPECT_HEP(hepCombine(batch.routing.get(), &batch.combine, self.stream.get()));
     self.stream.synchronize();
-    hepResult_t error = hepErrorInternal;
-    EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
-    EXPECT_EQ(error, hepSuccess) << hepGetLastError();
+    EXPECT_EQ(async_error(self), hepSuccess) << hepGetLastError();
     self.barrier();
   });
 }
@@ -206,9 +202,7 @@ TEST(Mismatch, OfTheRoutingIsReportedToAll) {
     Batch& batch = self.rank == last ? second : first;
     hepDispatch(batch.routing.get(), &batch.dispatch, self.stream.get());
     self.stream.synchronize();
-    hepResult_t error = hepSuccess;
-    EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
-    EXPECT_EQ(error, hepErrorMismatch);
+    EXPECT_EQ(async_error(self), hepErrorMismatch);
     expect_mentions(hepGetLastError(), {"rank " + std::to_string(last), "update 1", "update 2"});
     self.barrier();
   });

@@ -143,9 +143,7 @@ TEST(Lifecycle, LimitsTellShapeAndChoices) {
 
 TEST(Lifecycle, NothingHasFailedOnAFreshCommunicator) {
   run_ranks(small_config(), [](Rank& self) {
-    hepResult_t error = hepErrorInternal;
-    EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
-    EXPECT_EQ(error, hepSuccess);
+    EXPECT_EQ(async_error(self), hepSuccess);
     hepFailure_t failure = HEP_FAILURE_INITIALIZER;
     failure.result = hepErrorInternal;
     EXPECT_HEP(hepCommGetFailure(self.comm, &failure));
@@ -257,9 +255,7 @@ TEST(Lifecycle, AbortedCommunicatorsRefuseWorkAndCanBeReplaced) {
     RoutingHandle routing;
     EXPECT_EQ(hepRoutingCreate(routing.out(), self.comm, nullptr), hepErrorAborted);
     EXPECT_STRNE(hepGetLastError(), "");
-    hepResult_t error = hepSuccess;
-    EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
-    EXPECT_EQ(error, hepErrorAborted);
+    EXPECT_EQ(async_error(self), hepErrorAborted);
   });
   run_ranks(config, [&](Rank& self) { expect_working(self, config); });
 }
@@ -302,9 +298,7 @@ TEST(Lifecycle, AbortFreesAnOperationThatWaitsForAPeer) {
       harness::update_routing(routing.get(), nullptr, 0, 1, hepIndexInt32, self.stream.get());
       self.stream.synchronize();
       watcher.join();
-      hepResult_t error = hepSuccess;
-      EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
-      EXPECT_EQ(error, hepErrorAborted);
+      EXPECT_EQ(async_error(self), hepErrorAborted);
     }
     self.barrier();
   });

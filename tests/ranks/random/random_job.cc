@@ -48,18 +48,18 @@ std::vector<int64_t> random_tokens(Random& random, int num_ranks, int max_tokens
 }
 
 RoutingPattern random_pattern(Random& random, int num_experts, int num_ranks) {
-  RoutingPattern taste;
-  taste.absent_percent = random.pick({0, 0, 10, 50, 95, 100, 0, 10});
-  taste.distinct = random.chance(50);
-  if (random.chance(10)) taste.illegal_percent = taste.excess_percent = random.pick({1, 30});
+  RoutingPattern pattern;
+  pattern.absent_percent = random.pick({0, 0, 10, 50, 95, 100, 0, 10});
+  pattern.distinct = random.chance(50);
+  if (random.chance(10)) pattern.illegal_percent = pattern.excess_percent = random.pick({1, 30});
   if (random.chance(30)) {
-    taste.hot_percent = random.pick({50, 90, 100});
+    pattern.hot_percent = random.pick({50, 90, 100});
     const bool rank_is_hot = random.chance(50);
-    taste.num_hot = rank_is_hot ? num_experts / num_ranks : 1;
-    taste.first_hot =
-        static_cast<int>(random.between(0, num_experts / taste.num_hot - 1)) * taste.num_hot;
+    pattern.num_hot = rank_is_hot ? num_experts / num_ranks : 1;
+    pattern.first_hot =
+        static_cast<int>(random.between(0, num_experts / pattern.num_hot - 1)) * pattern.num_hot;
   }
-  return taste;
+  return pattern;
 }
 
 // Exact, ample, too small, or none at all.
@@ -147,8 +147,8 @@ class Steps {
       count = std::min(count, size_.max_tokens);
       if (place.max_tokens != 0) count = std::min<int64_t>(count, place.max_tokens);
     }
-    const RoutingPattern taste = random_pattern(random_, config_.num_experts, num_ranks_);
-    current_[routing] = builder_.add_update(routing, top_k, index_type, tokens, taste);
+    const RoutingPattern pattern = random_pattern(random_, config_.num_experts, num_ranks_);
+    current_[routing] = builder_.add_update(routing, top_k, index_type, tokens, pattern);
     builder_.update(current_[routing]).query = random_.chance(40);
     weighted_[routing] = -1;
   }

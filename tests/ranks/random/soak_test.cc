@@ -134,8 +134,7 @@ class SetRun {
     wrong_.download(&wrong, sizeof wrong);
     EXPECT_EQ(wrong, 0u) << "rank " << rank_.rank << ": " << set_.jobs[0].name;
     for (const auto& run : runs_) EXPECT_TRUE(run->intact()) << set_.jobs[0].name;
-    hepResult_t error = hepSuccess;
-    EXPECT_HEP(hepCommGetAsyncError(rank_.comm, &error));
+    const hepResult_t error = async_error(rank_);
     EXPECT_TRUE(error == hepSuccess || error == hepErrorOverflow ||
                 error == hepErrorInvalidArgument)
         << hepGetLastError();
