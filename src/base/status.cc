@@ -24,8 +24,8 @@ std::string format_text(const char* format, va_list arguments) {
   return text;
 }
 
-// The buffer is fixed, so that remembering an out-of-memory error needs no memory. It has room for a
-// short sentence of each rank.
+// The buffer is fixed, so that remembering an out-of-memory error needs no memory. It has room for
+// a short sentence of each rank.
 thread_local char last_error_text[8192] = "";
 
 }  // namespace

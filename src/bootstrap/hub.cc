@@ -337,8 +337,8 @@ bool Hub::remove_one_closed() {
   return true;
 }
 
-// Tells the others that a rank does not come any more. They may wait for it elsewhere. After the last
-// all-gather, when the ranks leave one after the other, they do not listen any more.
+// Tells the others that a rank does not come any more. They may wait for it elsewhere. After the
+// last all-gather, when the ranks leave one after the other, they do not listen any more.
 void Hub::miss(int rank) {
   const Peer* waiting = first_waiting();
   if (waiting || !exchanged_)

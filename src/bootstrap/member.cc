@@ -105,8 +105,8 @@ Status Bootstrap::all_gather(const void* send, void* receive, size_t bytes, cons
 
 void Bootstrap::fail(const Status& failure) {
   const Frame frame = make_failure_frame(failure);
-  // The socket has room for it: the hub has read all that came before. If the hub is gone, the end of
-  // its connections tells the others.
+  // The socket has room for it: the hub has read all that came before. If the hub is gone, the end
+  // of its connections tells the others.
   (void)send_all(socket_.get(), frame->data(), frame->size(), Deadline::after_ms(0));
 }
 

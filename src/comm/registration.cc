@@ -88,8 +88,8 @@ Status map_parts(CommParts& comm, void* pointer, const std::vector<Part>& parts,
   return comm.backend->set_registered(addresses);
 }
 
-// Keeps this rank's range and its mappings of the peers' ranges. If it has no range, *memory stays with
-// the caller.
+// Keeps this rank's range and its mappings of the peers' ranges. If it has no range, *memory stays
+// with the caller.
 void keep(CommParts& comm, void* pointer, size_t bytes, const std::vector<Part>& parts,
           std::unique_ptr<RegisteredMemory>* memory,
           std::vector<std::unique_ptr<Mapping>> mappings) {
@@ -143,8 +143,8 @@ Status take_deregistration(CommParts& comm, void* pointer) {
   return Status();
 }
 
-// Runs a call in which the peers take part. If its memory runs out, the communicator fails, so that no
-// peer waits for this rank.
+// Runs a call in which the peers take part. If its memory runs out, the communicator fails, so that
+// no peer waits for this rank.
 template <typename Body>
 Status run(CommParts& comm, Call call, Body body) {
   HEP_TRY(comm.health->check());

@@ -27,9 +27,9 @@ struct Visitor {
   uint32_t visit;         // wire::Join::visit
 };
 
-// The end that connects calls this. It waits until `challenge_by` for the challenge and until `welcome_by`
-// for the proof of the other end. That end may have been stopped meanwhile, and a rank that gives
-// up its proof would have to come a second time.
+// The end that connects calls this. It waits until `challenge_by` for the challenge and until
+// `welcome_by` for the proof of the other end. That end may have been stopped meanwhile, and a rank
+// that gives up its proof would have to come a second time.
 Status prove(int socket, const SipKey& secret, const Visitor& visitor, Deadline challenge_by,
              Deadline welcome_by);
 

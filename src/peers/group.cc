@@ -260,8 +260,8 @@ void PeerGroup::record(const PeerMessage& message) {
 }
 
 // Sends to all other processes. The few messages that a rank may have under way at once fit into
-// the socket's buffer, whether or not the other end reads. A link that took a part of one is closed:
-// whoever reads on would take the rest for other messages.
+// the socket's buffer, whether or not the other end reads. A link that took a part of one is
+// closed: whoever reads on would take the rest for other messages.
 void PeerGroup::send(const PeerMessage& message) {
   for (const Descriptor& link : links_.sockets()) {
     if (!link.valid()) continue;

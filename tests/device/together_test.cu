@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One file may use the headers of all operations: a kernel can dispatch and combine. Compiling this is the test.
+// One file may use the headers of all operations: a kernel can dispatch and combine. Compiling this
+// is the test.
 #include "backend/cuda/kernels/combine/forward.cuh"
 #include "backend/cuda/kernels/combine/receive.cuh"
 #include "backend/cuda/kernels/combine/reduce.cuh"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A CUDA context that dies, by a fault of a kernel that is not the library's or by a reset of the device,
-// fails its communicators within a second. The peers are told, and destruction returns.
+// A CUDA context that dies, by a fault of a kernel that is not the library's or by a reset of the
+// device, fails its communicators within a second. The peers are told, and destruction returns.
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -27,7 +27,8 @@ void require(bool condition, const std::string& text) {
   if (!condition) throw std::runtime_error(text);
 }
 
-// A communicator that has worked once. Never freed, because its buffers and streams go with the context.
+// A communicator that has worked once. Never freed, because its buffers and streams go with the
+// context.
 Work& make_work(Shared& shared, int id, int rank, int num_ranks) {
   auto* const work = new Work(hepBackendCuda, rank, num_ranks);
   if (rank == 0) {
@@ -162,8 +163,8 @@ TEST_F(DeadContext, OfAFaultMayBeResetBeforeItsCommunicatorIsDestroyed) {
   expect_told(crew.shared().ranks[0].report, 0, "CUDA_ERROR_ILLEGAL_ADDRESS");
 }
 
-// Two processes, each with a GPU of its own. A fault ends rank 1's context, while rank 0 is at rest or waits
-// for rank 1 in an update.
+// Two processes, each with a GPU of its own. A fault ends rank 1's context, while rank 0 is at rest
+// or waits for rank 1 in an update.
 void expect_peer_is_told(bool waits) {
   if (count_devices() < 2) GTEST_SKIP() << "needs two usable GPUs";
   Crew crew(2, [waits](int rank, Shared& shared) {

@@ -30,8 +30,8 @@ constexpr int kNoticedMs = 8000;
 // In which ranks come to wait for each other.
 constexpr std::chrono::milliseconds kSettle{50};
 
-// By which the one that calls another operation is the first to give up. The others have heard in which
-// operation it was by the time that they do.
+// By which the one that calls another operation is the first to give up. The others have heard in
+// which operation it was by the time that they do.
 constexpr std::chrono::milliseconds kHeadStart{250};
 
 std::vector<std::string>& table() {

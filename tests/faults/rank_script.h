@@ -28,8 +28,8 @@ enum class Fault {
 enum Point { kBorn = 1, kReady, kAtFault, kReported, kRenewed };
 enum Gate { kFaultGate, kLastGate, kRenewGate };
 
-// The last rank comes to the operation only after the fault, so that the victim and the others are in
-// the middle of it when the fault happens.
+// The last rank comes to the operation only after the fault, so that the victim and the others are
+// in the middle of it when the fault happens.
 struct Cell {
   Phase phase;
   Fault fault;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The descriptor channel: packets of strangers, also of some who know the token, arrive before the
-// peer's. Nothing is delivered but the file that the peer announced, and no descriptor is left open.
+// peer's. Nothing is delivered but the file that the peer announced, and no descriptor is left
+// open.
 #include "memory/descriptor_channel.h"
 
 #include <fcntl.h>

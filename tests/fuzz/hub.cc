@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The hub: several connections at once, of strangers and of ranks that know the secret but not how to
-// behave. Whatever they do, the hub ends; and as long as none of them knew the secret, a job goes on.
+// The hub: several connections at once, of strangers and of ranks that know the secret but not how
+// to behave. Whatever they do, the hub ends; and as long as none of them knew the secret, a job
+// goes on.
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The connections between processes: strangers come before the peer, and then the peer says anything. The
-// strangers do not keep the peer out, and nobody waits for a peer longer than it is there.
+// The connections between processes: strangers come before the peer, and then the peer says
+// anything. The strangers do not keep the peer out, and nobody waits for a peer longer than it is
+// there.
 #include <sys/socket.h>
 
 #include <future>

@@ -33,7 +33,8 @@ void release_managed(void* pointer);
 void take_rest(size_t left);
 void return_rest();
 
-// Memory of the driver's virtual memory management; `shareable`: with handles that others can import.
+// Memory of the driver's virtual memory management; `shareable`: with handles that others can
+// import.
 void* allocate_virtual(size_t bytes, bool shareable);
 void release_virtual(void* pointer);
 

@@ -51,9 +51,9 @@ size_t block_bytes(size_t bytes) {
   return size;
 }
 
-// Streams take turns at the hardware queues, of which count() asks for 32. Ranks that share a device
-// must each have one to themselves: a rank's kernel behind the work of a rank that waits for it would
-// never start. So the streams of a device are made in a row, and used again and again.
+// Streams take turns at the hardware queues, of which count() asks for 32. Ranks that share a
+// device must each have one to themselves: a rank's kernel behind the work of a rank that waits for
+// it would never start. So the streams of a device are made in a row, and used again and again.
 constexpr int kStreamsInARow = 8;
 
 void add_streams(int count, std::vector<hepStream_t>* streams) {
@@ -108,8 +108,8 @@ hepStream_t copy_stream() {
 
 int count() {
   setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
-  // Loading a kernel at its first launch, even one that sets memory, waits for the device, and so for
-  // ranks that wait for this one.
+  // Loading a kernel at its first launch, even one that sets memory, waits for the device, and so
+  // for ranks that wait for this one.
   setenv("CUDA_MODULE_LOADING", "EAGER", 0);
 
   int devices = 0;

@@ -50,8 +50,8 @@ class Buffer {
   void* data_ = nullptr;
 };
 
-// Frees what was given back on the current device, for a program whose next buffers have other sizes.
-// No kernel of any rank may be running.
+// Frees what was given back on the current device, for a program whose next buffers have other
+// sizes. No kernel of any rank may be running.
 void free_unused_memory(hepBackend_t backend);
 
 // Of the current device, by all processes; 0 on host.

@@ -43,7 +43,8 @@ inline double largest(const Format& format) {
   return decode(format, format.has_infinity ? infinity - 1 : format.sign_bit() - 2);
 }
 
-// To nearest even. Past the largest number infinite, or with `saturate` the largest. NaN is all ones.
+// To nearest even. Past the largest number infinite, or with `saturate` the largest. NaN is all
+// ones.
 inline uint32_t encode(const Format& format, float value, bool saturate = false) {
   if (std::isnan(value)) return format.sign_bit() - 1;
   const uint32_t sign = std::signbit(value) ? format.sign_bit() : 0;

@@ -339,8 +339,8 @@ void combine_token(const Routing& routing, hepLayout_t layout, int source, int64
   combine_token(routing, combine, source, token, loaded, weight, result);
 }
 
-// The gradients that come back for one token: [K]. `gradient(rank, index)` is an element of a rank's
-// row_gradients.
+// The gradients that come back for one token: [K]. `gradient(rank, index)` is an element of a
+// rank's row_gradients.
 template <typename GradientOf>
 std::vector<float> token_gradients(const Routing& routing, hepLayout_t layout,
                                    const std::vector<int64_t>& capacity, int source, int64_t token,

@@ -22,8 +22,8 @@ constexpr int64_t kRowsAtOnce = 256;     // that pass through host memory
 // Where an input of a rank lies.
 enum Memory : char { kAnyMemory, kHeapMemory, kRegisteredMemory };
 
-// Rows that every rank can make up for every other: numbers of a moderate size in the types that combine
-// adds, any bytes in the others.
+// Rows that every rank can make up for every other: numbers of a moderate size in the types that
+// combine adds, any bytes in the others.
 struct Payload {
   uint64_t seed = 0;
   bool special = false;  // zeros of both signs, infinities, NaN and denormals among them
@@ -53,8 +53,8 @@ struct RoutingPlace {
   }
 };
 
-// Whether a dispatch or combine is called in halves. `between` calls on other lanes come between them,
-// or fewer if a call on the same lane is due.
+// Whether a dispatch or combine is called in halves. `between` calls on other lanes come between
+// them, or fewer if a call on the same lane is due.
 struct Halves {
   bool split = false;
   int between = 0;
@@ -140,8 +140,9 @@ struct Combine {
 
 struct Job {
   std::string name;
-  // By rank, what hepCommGetAsyncError tells afterwards, the first before the second: tokens selected
-  // experts that there are not, or too many; a dispatch with hepOverflowError dropped rows.
+  // By rank, what hepCommGetAsyncError tells afterwards, the first before the second: tokens
+  // selected experts that there are not, or too many; a dispatch with hepOverflowError dropped
+  // rows.
   std::vector<char> misrouted, overflowed;
   int num_experts, hidden;
   hepDataType_t type = hepTypeBfloat16, combine_type = hepTypeBfloat16;  // the communicator's
@@ -230,9 +231,9 @@ class JobRun {
   void complete();               // all of it: enqueues, waits until all ranks are done, verifies
   std::vector<unsigned char> outputs();  // the bytes of all outputs
 
-  // To run the same job again and again: keep_inputs() before it is issued, keep_outputs() when it has been
-  // verified. Then, in stream order, restore() brings the inputs back and poisons the outputs, and
-  // count_wrong() adds to *counter what differs from those that were kept.
+  // To run the same job again and again: keep_inputs() before it is issued, keep_outputs() when it
+  // has been verified. Then, in stream order, restore() brings the inputs back and poisons the
+  // outputs, and count_wrong() adds to *counter what differs from those that were kept.
   void keep_inputs();
   void keep_outputs();
   void restore();

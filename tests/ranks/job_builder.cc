@@ -86,7 +86,8 @@ std::vector<int64_t> choose(Random& random, int num_experts, int top_k, hepIndex
   return chosen;
 }
 
-// A token's row of a map, and what it stands for: the first top_k selected experts, by ascending id.
+// A token's row of a map, and what it stands for: the first top_k selected experts, by ascending
+// id.
 std::vector<int64_t> choose_by_map(Random& random, int num_experts, int top_k,
                                    const RoutingPattern& pattern, std::vector<unsigned char>* map) {
   std::vector<unsigned char> row(num_experts, 0);

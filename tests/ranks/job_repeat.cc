@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A job that is run again and again on one rank: its bytes are kept where the rank's memory is, so that
-// neither the oracle nor the host's memory takes part in a repetition.
+// A job that is run again and again on one rank: its bytes are kept where the rank's memory is, so
+// that neither the oracle nor the host's memory takes part in a repetition.
 #include "job.h"
 
 std::vector<JobRun::Piece> JobRun::inputs() {

@@ -282,9 +282,9 @@ bool JobRun::issue(const Call& call) {
   }
 }
 
-// CUDA does not promise that a kernel starts while others run, and on an H200 it does not if they have
-// work queued behind them. Where ranks share a device, all have enqueued an operation before any of
-// them enqueues more.
+// CUDA does not promise that a kernel starts while others run, and on an H200 it does not if they
+// have work queued behind them. Where ranks share a device, all have enqueued an operation before
+// any of them enqueues more.
 void JobRun::launched() {
   if (harness::world().shares_devices()) rank_.barrier();
 }

@@ -13,9 +13,10 @@
 #include "harness/memory.h"
 #include "harness/world.h"
 
-// On the cuda backend plain memory. On the host backend addresses alone: pages are zero, and take memory
-// when they are written. With a period all but the first and the last of its length, at least, are one
-// and the same memory, so that even writing all of it takes little; its contents are then undefined.
+// On the cuda backend plain memory. On the host backend addresses alone: pages are zero, and take
+// memory when they are written. With a period all but the first and the last of its length, at
+// least, are one and the same memory, so that even writing all of it takes little; its contents are
+// then undefined.
 class VastMemory {
  public:
   VastMemory(int64_t bytes, int64_t period = 0) : bytes_(bytes), period_(period) {

@@ -15,9 +15,9 @@
 
 namespace bench {
 
-// Parses the command line, starts the ranks, and calls `run`, which returns whether no value was wrong.
-// It throws std::runtime_error if something failed. Returns the exit status of the program. `options`
-// are those that `app` fills.
+// Parses the command line, starts the ranks, and calls `run`, which returns whether no value was
+// wrong. It throws std::runtime_error if something failed. Returns the exit status of the program.
+// `options` are those that `app` fills.
 int run_program(CLI::App& app, const char* name, const Options& options, int argc, char** argv,
                 const std::function<bool(harness::World&)>& run);
 

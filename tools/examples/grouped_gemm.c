@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * FP8 tokens for a grouped GEMM, the way that inference and training in FP8 have it. Dispatch quantises
- * BF16 tokens to E4M3 on the way and puts them where such a kernel wants them:
+ * FP8 tokens for a grouped GEMM, as inference and training in FP8 need them. Dispatch quantises
+ * BF16 tokens to E4M3 on the way and places them as such a kernel reads them:
  *
  *   rows            [M][K] FP8, grouped by expert, each expert's block at a multiple of 128
- *   row_scales      [K / 128][stride] FP32, column-major, each column at a multiple of 16 bytes (TMA)
- *   expert_offsets  [local experts + 1] where each expert's block begins, in device memory
+ *   row_scales      [K / 128][stride] FP32, column-major, columns at multiples of 16 bytes (TMA)
+ *   expert_offsets  [local experts + 1] beginning of each expert's block, in device memory
  *
- * with M = the routing's num_padded_rows and K = hidden. An expert is one matrix in FP8 with a scale
- * for every 128 x 128 elements. The GEMM here is a plain loop, for the host backend; on a GPU the same
- * pointers go to the kernel. Results are compared with those of the tokens as they were before, in
- * double precision, element by element, within a bound that `dense` derives.
+ * M is the routing's num_padded_rows, K is hidden. An expert is one matrix in FP8 with a scale for
+ * each 128 x 128 elements. The GEMM here is a plain loop for the host backend; on a GPU the kernel
+ * takes the same pointers. The results are compared in double precision with those of tokens that
+ * were never quantised, element by element, within a bound that `dense` derives.
  */
 #include <math.h>
 
@@ -51,8 +51,8 @@ struct batch {
 static struct expert all_experts[EXPERTS];
 static struct batch batches[RANKS]; /* by rank */
 
-/* Weights are positive and a token's elements have one sign: sums in which much cancels would allow for
-   errors as large as themselves. */
+/* Weights are positive and a token's elements have one sign. Otherwise sums could cancel, and the
+   bound of the error could be as large as the sum. */
 static void make_problem(void) {
   uint32_t random = 1;
   for (int e = 0; e < EXPERTS; ++e) {
@@ -80,7 +80,7 @@ static void make_problem(void) {
 
 /* ------------------------------------------------------------------------------- grouped GEMM */
 
-/* y [M][N] in BF16: each expert's rows times its matrix. As a kernel does, it computes whole blocks:
+/* y [M][N] in BF16: each expert's rows times its matrix. Like a kernel it computes whole blocks:
    padding rows are zeros and give zeros. */
 static void grouped_gemm(const e4m3* rows, const float* row_scales, int64_t stride,
                          const int32_t* expert_offsets, const struct expert* experts, bf16* y) {
@@ -114,10 +114,12 @@ struct result {
 /*
  * An expert's output for a token that was never quantised.
  *
- * E4M3 has 3 bits of mantissa: rounding to nearest changes a normal number by 2^-4 of it at most, and
- * one below 2^-6, where the numbers are 2^-9 apart, by 2^-10. With scale s, x = s * q is thus off by
- * 2^-4 |x| + 2^-10 s at most, and the sum over k by the sum of |w| times that. Fewer than 2^9 roundings
- * in FP32, of 2^-24 each, add less than 2^-15 of the sum of |w x|. Then y is rounded to BF16.
+ * E4M3 has 3 bits of mantissa. Rounding to nearest changes a normal number by at most 2^-4 of it,
+ * and a number below 2^-6, where the numbers are 2^-9 apart, by at most 2^-10. With scale s the
+ * product x = s * q is off by at most 2^-4 |x| + 2^-10 s, and the sum over k by at most the sum of
+ * |w| times that. Fewer than 2^9 roundings in FP32, of 2^-24 each, add less than 2^-15 of the sum
+ * of |w x|.
+ * Then y is rounded to BF16.
  */
 static void dense(const bf16* x, const struct expert* expert, struct result* y) {
   for (int n = 0; n < HIDDEN; ++n) {
@@ -149,7 +151,8 @@ static void compare(struct rank* self, const bf16* actual, const struct result* 
   }
 }
 
-/* Each row of y is of the token that its source and token name; padding has none, and stays zero. */
+/* Each row of y belongs to the token that its source and token name. Padding has none and stays
+   zero. */
 static void check_rows(struct rank* self, const bf16* y, const int32_t* expert_offsets,
                        const int32_t* sources, const int32_t* tokens) {
   for (int e = 0; e < LOCAL_EXPERTS; ++e)
@@ -163,9 +166,9 @@ static void check_rows(struct rank* self, const bf16* y, const int32_t* expert_o
 }
 
 /*
- * The layer's output is the weighted sum over a token's experts. On the way back each rank's part is
- * rounded to BF16, and so is the sum of the parts: two roundings of 2^-8, one a little later than the
- * other, which three of them cover together with those in FP32.
+ * The layer's output is the weighted sum over a token's experts. On the way back each rank's part
+ * is rounded to BF16, and so is the sum of the parts. The bound allows three roundings of 2^-8,
+ * which covers these two and those in FP32.
  */
 static void check_out(struct rank* self, bf16 (*out)[HIDDEN]) {
   const struct batch* const batch = &batches[self->index];

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A decoding step with two batches under way at once: low-latency operations in halves, between which
- * other work runs. Two ranks, threads of this program on the host backend. Each expert doubles its
- * tokens, and a token's weights add up to one, so every token must come back doubled.
+ * A decoding step with two batches under way at once. Low-latency operations are called in halves,
+ * and other work runs between the halves. The two ranks are threads of this program on the host
+ * backend. Each expert doubles its tokens, and a token's weights add up to one, so every token must
+ * come back doubled.
  */
 #include "example.h"
 

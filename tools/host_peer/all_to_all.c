@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a program without libhybridep does on the host: it packs rows and exchanges them with
 // MPI_Alltoallv (dispatch), or exchanges them back and adds them up (combine). One rank a process,
-// BF16 rows, uniform random experts. Writes JSON lines with the time of each, and of a memcpy of the
-// rows that a rank receives, by all ranks at once.
-// usage: mpirun -np RANKS all_to_all TOKENS HIDDEN TOP_K EXPERTS ITERATIONS COMMIT
+// BF16 rows, uniform random experts. Writes JSON lines with the time of each, and of a memcpy of
+// the rows that a rank receives, by all ranks at once. usage: mpirun -np RANKS all_to_all TOKENS
+// HIDDEN TOP_K EXPERTS ITERATIONS COMMIT
 #include <mpi.h>
 #include <stdint.h>
 #include <stdio.h>

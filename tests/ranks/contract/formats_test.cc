@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What only some calls have: overflow that is an error, maps that select too much, types that change from
-// call to call on one routing.
+// What only some calls have: overflow that is an error, maps that select too much, types that
+// change from call to call on one routing.
 #include <algorithm>
 #include <string>
 #include <vector>
@@ -99,7 +99,8 @@ TEST(Formats, TokensWhoseMapSelectsTooManyAreReportedAndKeepTheirFirst) {
   });
 }
 
-// Training in FP8: quantised rows forward, BF16 gradients back, on one routing, in masked layout too.
+// Training in FP8: quantised rows forward, BF16 gradients back, on one routing, in masked layout
+// too.
 TEST(Formats, ForwardInFp8AndBackwardInBf16ShareARouting) {
   hepConfig_t config = small_config();
   config.type = hepTypeFloat8E4M3;
@@ -149,8 +150,8 @@ TEST(Formats, EveryTypeThatFitsTravelsOnOneCommunicator) {
   run_job(config, builder.finish("every type"));
 }
 
-// Scales that the copy engine can move come with the rows of a dispatch that updates its routing; here with rows
-// that are dropped, and ranks that receive or have nothing.
+// Scales that the copy engine can move come with the rows of a dispatch that updates its routing;
+// here with rows that are dropped, and ranks that receive or have nothing.
 TEST(Formats, ScalesComeWithLowLatencyRows) {
   const int num_ranks = world().num_ranks();
   hepConfig_t config = small_config();

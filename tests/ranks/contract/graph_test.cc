@@ -107,8 +107,8 @@ TEST_F(Graph, ReplaysMixWithEagerOperations) {
 // Contents of low-latency batches; more replays take them in turn.
 constexpr int kContents = 50;
 
-// Two batches on two lanes, each a dispatch with an update and a combine, whole or in halves, and then under
-// way at once. Their tokens are as many in all replays, but some are idle.
+// Two batches on two lanes, each a dispatch with an update and a combine, whole or in halves, and
+// then under way at once. Their tokens are as many in all replays, but some are idle.
 Job low_latency_job_of(const hepConfig_t& config, bool in_halves, int replay) {
   Random random(options().seed + 1000 + replay);
   const int num_ranks = world().num_ranks();
@@ -199,8 +199,8 @@ TEST_F(Graph, RoutingsAreCreatedDuringCaptureAndBelongToNoGraph) {
   });
 }
 
-// The ranks capture one after the other: while one does, CUDA refuses to every thread of the process
-// the calls that a capture forbids.
+// The ranks capture one after the other: while one does, CUDA refuses to every thread of the
+// process the calls that a capture forbids.
 void replay_captured_globally(const hepConfig_t& config, const Job& job) {
   run_ranks(config, [&](Rank& self) {
     harness::Graph graph;

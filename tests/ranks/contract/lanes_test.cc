@@ -51,8 +51,9 @@ hepLayout_t random_layout(Random& random) {
   return random.pick({hepLayoutFlat, hepLayoutExpertMajor, hepLayoutExpertPadded});
 }
 
-// A dispatch with its update and a combine on every low-latency lane. On some, combine takes flat rows as
-// they are from the heap, where peers could read them: in halves it must not wait until they have.
+// A dispatch with its update and a combine on every low-latency lane. On some, combine takes flat
+// rows as they are from the heap, where peers could read them: in halves it must not wait until
+// they have.
 Job batch_on_every_lane(const hepConfig_t& config, int round) {
   Random random(options().seed + 300 + round);
   JobBuilder builder(world().num_ranks(), config, random);
@@ -77,8 +78,8 @@ Job batch_on_every_lane(const hepConfig_t& config, int round) {
   return builder.finish("round " + std::to_string(round));
 }
 
-// Some lanes are ahead of the others. Within a phase the order is the rank's own: first halves wait for
-// nobody, and all that a second one waits for comes in an earlier phase on every rank.
+// Some lanes are ahead of the others. Within a phase the order is the rank's own: first halves wait
+// for nobody, and all that a second one waits for comes in an earlier phase on every rank.
 std::vector<Call> own_order(uint64_t seed, int rank) {
   Random shared(seed), own(seed + 17 * (rank + 1));
   std::vector<int> lanes[2];
@@ -155,8 +156,8 @@ void issue_by_threads(const std::vector<std::unique_ptr<LaneRun>>& lanes) {
   for (std::thread& thread : threads) thread.join();
 }
 
-// A stream a lane. All ranks enqueue in the same order, so that it does not matter what CUDA runs at the
-// same time.
+// A stream a lane. All ranks enqueue in the same order, so that it does not matter what CUDA runs
+// at the same time.
 void issue_by_streams(const std::vector<std::unique_ptr<LaneRun>>& lanes) {
   Random random(options().seed + 500);
   std::vector<size_t> turns;
@@ -191,8 +192,8 @@ TEST(Lanes, OperationsOfAllLanesRunAtTheSameTime) {
   });
 }
 
-// More choices than the shared memory of a block holds: the update takes a launch of its own on the cuda
-// backend, also in halves.
+// More choices than the shared memory of a block holds: the update takes a launch of its own on the
+// cuda backend, also in halves.
 TEST(Lanes, DispatchesUpdateWhateverTheirLanesHaveRoomFor) {
   const int num_ranks = world().num_ranks();
   hepConfig_t config = lanes_config();
@@ -242,8 +243,8 @@ TEST(Lanes, TakeBatchesOfManyTokens) {
   run_job(config, builder.finish("many tokens in low latency"));
 }
 
-// Outputs that lie where the peers can read them are read there, or sent if they are few; others are sent. One
-// after the other, and on the ranks in turn.
+// Outputs that lie where the peers can read them are read there, or sent if they are few; others
+// are sent. One after the other, and on the ranks in turn.
 TEST(Lanes, OutputsOfSomeRanksAreReadWhereTheyLie) {
   const int num_ranks = world().num_ranks();
   hepConfig_t config = lanes_config();
@@ -300,7 +301,8 @@ struct Warnings {
   std::vector<std::string> sentences;
 };
 
-// No device has as many SMs as the blocks of the low-latency lanes, 4 x 64, and of a throughput lane, 16.
+// No device has as many SMs as the blocks of the low-latency lanes, 4 x 64, and of a throughput
+// lane, 16.
 TEST(Lanes, WithoutRoomForAllBringAWarningWithBothNumbers) {
   Warnings warnings;
   hepConfig_t config = small_config();
@@ -320,8 +322,9 @@ TEST(Lanes, WithoutRoomForAllBringAWarningWithBothNumbers) {
   EXPECT_TRUE(warnings.sentences.empty()) << warnings.sentences.front();
 }
 
-// What a broken rule of LANES leads to, where ranks of one device stand for lanes: neither dispatch has all its
-// blocks on the device, so both wait, until the timeout names the rank that was waited for.
+// What a broken rule of LANES leads to, where ranks of one device stand for lanes: neither dispatch
+// has all its blocks on the device, so both wait, until the timeout names the rank that was waited
+// for.
 TEST(Lanes, WithoutRoomForTwoGridsEndByTheTimeout) {
   if (world().backend() != hepBackendCuda || !world().shares_devices())
     GTEST_SKIP() << "needs two ranks on one device";

@@ -108,7 +108,8 @@ TEST(Limits, RowsOf64KiBAndOf16BytesTravel) {
   }
 }
 
-// 64 KiB on the way there are 65536 elements, which are 128 KiB before, and 256 KiB on the way back.
+// 64 KiB on the way there are 65536 elements, which are 128 KiB before, and 256 KiB on the way
+// back.
 TEST(Limits, LongerRowsAreQuantisedTo64KiBAndCombinedInFloat32) {
   if (world().num_ranks() > 8) GTEST_SKIP() << "too much memory with so many ranks";
   hepConfig_t config = config_of(65536, 5);

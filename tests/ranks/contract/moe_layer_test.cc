@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A small Mixture-of-Experts layer, forward and backward, through dispatch and combine, against the same
-// layer computed densely without them. An expert is two matrices: y = W2 relu(W1 x).
+// A small Mixture-of-Experts layer, forward and backward, through dispatch and combine, against the
+// same layer computed densely without them. An expert is two matrices: y = W2 relu(W1 x).
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -74,8 +74,8 @@ Pass forward(const Expert& expert, const float* x) {
   return pass;
 }
 
-// Adds a row's share to the gradients of the expert and to those of the row: dx [hidden]. Returns the
-// gradient of the row's weight.
+// Adds a row's share to the gradients of the expert and to those of the row: dx [hidden]. Returns
+// the gradient of the row's weight.
 float backward(const Pass& pass, const float* x, float weight, const float* dout, Expert* expert,
                float* dx) {
   float dweight = 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Byte offsets, and numbers of rows, that do not fit in 32 bits, on any machine: most of the memory that
-// they span is never touched, or shared.
+// Byte offsets, and numbers of rows, that do not fit in 32 bits, on any machine: most of the memory
+// that they span is never touched, or shared.
 #include <algorithm>
 #include <memory>
 #include <string>
@@ -47,7 +47,8 @@ void expect_no_error(Rank& self) {
 
 // ------------------------------------------------------------------------------- expert-padded
 
-// Few rows in blocks so large that the last begins past 2^32 bytes, on the host backend past 2^32 rows.
+// Few rows in blocks so large that the last begins past 2^32 bytes, on the host backend past 2^32
+// rows.
 class PaddedBlocks {
  public:
   static constexpr int kExperts = 12, kTokens = 40, kHidden = 8, kTopK = 4;
@@ -289,8 +290,9 @@ TEST(Offsets, ExpertMajorRowsMayReachPast4GiB) {
 
 // -------------------------------------------------------------------------------------- window
 
-// The largest shape of all: rows, partial sums and heap of a window lie more than 2^32 bytes apart, and
-// so do the ends of a batch. Few of the tokens select an expert, so that little of it is touched.
+// The largest shape of all: rows, partial sums and heap of a window lie more than 2^32 bytes apart,
+// and so do the ends of a batch. Few of the tokens select an expert, so that little of it is
+// touched.
 TEST(Offsets, TheLargestShapeWorksAndIsWhatTheLimitsReport) {
   if (world().num_ranks() > 8) GTEST_SKIP() << "one case of this size is enough";
   constexpr int kTokens = 65536, kTopK = 2, kHidden = kRowBytes / sizeof(float);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory of the caller's that is registered: what is refused, that all ranks agree, and that what lies
-// there is moved as from any other memory, but without a copy.
+// Memory of the caller's that is registered: what is refused, that all ranks agree, and that what
+// lies there is moved as from any other memory, but without a copy.
 #include <chrono>
 #include <stdexcept>
 #include <thread>

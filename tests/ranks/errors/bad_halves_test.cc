@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What low-latency routings refuse: halves in a wrong order, batches that are too large, updates that
-// make no sense in the call of a dispatch.
+// What low-latency routings refuse: halves in a wrong order, batches that are too large, updates
+// that make no sense in the call of a dispatch.
 #include <string>
 
 #include "ranks/spoilt_batch.h"

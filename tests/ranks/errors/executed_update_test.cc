@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A call is made for T and K of the update that was called last. The replay of a graph can have executed
-// another update since, or a captured one was never replayed: the device notices, before a row moves.
+// A call is made for T and K of the update that was called last. The replay of a graph can have
+// executed another update since, or a captured one was never replayed: the device notices, before a
+// row moves.
 #include <algorithm>
 #include <functional>
 #include <string>
@@ -110,7 +111,8 @@ void expect_noticed(hepLayout_t layout, Sizes called, const std::string& operati
   });
 }
 
-// The update of other sizes is captured, which makes it the latest that was called, and never replayed.
+// The update of other sizes is captured, which makes it the latest that was called, and never
+// replayed.
 void expect_eager_call_noticed(hepLayout_t layout, Sizes called, const std::string& operation,
                                const Call& call) {
   expect_noticed(layout, called, operation, [&](LargeBatch& batch) {
@@ -168,8 +170,8 @@ INSTANTIATE_TEST_SUITE_P(Sizes, ExecutedUpdateOfOtherSizes,
                                                                                 : "OtherTopK";
                          });
 
-// A second half is for the sizes of the first half that was executed. That has sent all that the second
-// needs, so that no graph waits for another.
+// A second half is for the sizes of the first half that was executed. That has sent all that the
+// second needs, so that no graph waits for another.
 TEST_F(ExecutedUpdate, OfOtherSizesFailsTheSecondHalfOfADispatch) {
   hepConfig_t config = small_config();
   config.low_latency_tokens = kExecuted.num_tokens;

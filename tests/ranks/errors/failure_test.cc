@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What goes wrong elsewhere - ranks that disagree, that never come, that stay away from an operation
-// - ends on every rank, within the timeout, with an error that says who and what.
+// What goes wrong elsewhere - ranks that disagree, that never come, that stay away from an
+// operation - ends on every rank, within the timeout, with an error that says who and what.
 #include <algorithm>
 #include <string>
 #include <vector>
@@ -169,7 +169,8 @@ struct EveryoneNeedsEveryone {
     rank.barrier();
   }
 
-  // On a low-latency routing in halves, of which the first needs nobody, unless the dispatch updates it.
+  // On a low-latency routing in halves, of which the first needs nobody, unless the dispatch
+  // updates it.
   hepResult_t issue(hepOperation_t operation) {
     const hepStream_t stream = self.stream.get();
     if (operation == hepOperationRouting) return hepRoutingUpdate(routing.get(), &choice, stream);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ranks that do not call the same operation alike get an error that says who called what, instead of
-// wrong values.
+// Ranks that do not call the same operation alike get an error that says who called what, instead
+// of wrong values.
 #include <functional>
 #include <string>
 
@@ -160,7 +160,8 @@ TEST(Mismatch, OfGradientsOfACombineIsReportedToAll) {
                   {"combine 1", "with gradients", "without gradients"});
 }
 
-// A rank without tokens has no weights, scales or gradients to give, and goes with whatever the others do.
+// A rank without tokens has no weights, scales or gradients to give, and goes with whatever the
+// others do.
 TEST(Mismatch, RanksWithoutTokensNeedNotGiveWhatOthersGive) {
   if (world().num_ranks() < 2) GTEST_SKIP() << "needs a rank with tokens and one without";
   hepConfig_t config = small_config();

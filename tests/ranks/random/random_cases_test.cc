@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whatever the shape, the types and the routing, every output byte is the one that the contract names.
-// Random cases; the seed and the number of a case, which a failure prints, bring it back. A case that
-// fails is made smaller as long as it still fails.
+// Whatever the shape, the types and the routing, every output byte is the one that the contract
+// names. Random cases; the seed and the number of a case, which a failure prints, bring it back. A
+// case that fails is made smaller as long as it still fails.
 #include <gtest/gtest-spi.h>
 
 #include <algorithm>

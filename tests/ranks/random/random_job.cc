@@ -21,7 +21,8 @@ bool is_plain(const hepConfig_t& config) {
 int quantized_scale_bytes(int hidden) { return (hidden + 127) / 128 * 4; }
 
 void choose_types(Random& random, hepConfig_t* config) {
-  // Some rows have several slices of 2 KiB, of which the last is seldom whole, or more than a segment.
+  // Some rows have several slices of 2 KiB, of which the last is seldom whole, or more than a
+  // segment.
   if (random.chance(10))
     config->hidden = random.pick({1040, 2064, 2576, 3088, 5136, 6160, 7168, 7184});
   else
@@ -166,7 +167,8 @@ class Steps {
     return std::min(chosen, kMaxPaddedBytes / (config_.num_experts / num_ranks_) / row_bytes);
   }
 
-  // On which ranks so many rows lie in registered memory, or in the heap as far as it has room left.
+  // On which ranks so many rows lie in registered memory, or in the heap as far as it has room
+  // left.
   std::vector<Memory> random_memory(const std::vector<int64_t>& rows) {
     const int64_t bytes = *std::max_element(rows.begin(), rows.end()) * config_.hidden * 4 + 256;
     const bool heap = random_.chance(40) && bytes <= heap_left_;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Random jobs over everything that the contract allows: shapes, types, layouts, capacities, routings.
+// Random jobs over everything that the contract allows: shapes, types, layouts, capacities,
+// routings.
 #pragma once
 
 #include <hybridep.h>
@@ -21,8 +22,8 @@ struct Size {
 };
 constexpr int kMaxSteps = 12;
 
-// Several routings at once; each is updated, and serves dispatches and combines, in any order. The same
-// seed gives the same job, but for what its size leaves out.
+// Several routings at once; each is updated, and serves dispatches and combines, in any order. The
+// same seed gives the same job, but for what its size leaves out.
 Job random_job(uint64_t seed, const hepConfig_t& config, int num_ranks, const Size& size);
 
 // The job's operations in words.

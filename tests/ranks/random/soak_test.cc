@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Operations of many shapes and formats for as long as one likes: several jobs in flight on a communicator,
-// their operations mixed at random, eager or in graphs. The oracle judges each job once; every further run
-// must give the same bytes.
+// Operations of many shapes and formats for as long as one likes: several jobs in flight on a
+// communicator, their operations mixed at random, eager or in graphs. The oracle judges each job
+// once; every further run must give the same bytes.
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -148,8 +148,8 @@ class SetRun {
     return true;
   }
 
-  // The calls of each job in their order, those of different jobs in any, but not between the halves of an
-  // operation, whose lane another job may need.
+  // The calls of each job in their order, those of different jobs in any, but not between the
+  // halves of an operation, whose lane another job may need.
   bool issue_mixed(Random& random) {
     std::vector<size_t> next(runs_.size(), 0);
     size_t left = 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Halves of operations on the host backend, where one thread can be all ranks: a first half waits for
-// nobody, and a second half for the first ones alone.
+// Halves of operations on the host backend, where one thread can be all ranks: a first half waits
+// for nobody, and a second half for the first ones alone.
 #include <gtest/gtest.h>
 #include <hybridep.h>
 
@@ -35,8 +35,8 @@ Floats rows_of(const Floats& values) {
   return rows;
 }
 
-// What one rank gives to a batch, and what comes out of it. Experts 0 and 1 live on rank 0, 2 and 3 on
-// rank 1.
+// What one rank gives to a batch, and what comes out of it. Experts 0 and 1 live on rank 0, 2 and 3
+// on rank 1.
 struct Batch {
   Batch(hepComm_t comm, int lane, const Ints& experts, const Floats& tokens)
       : indices(experts), x(rows_of(tokens)), rows(8 * kHidden, -1.0f), out(x.size(), -1.0f) {

@@ -115,8 +115,8 @@ class HealthOfWaitingRank : public testing::Test {
   }
   ~HealthOfWaitingRank() override { members_[1]->stop(); }
 
-  // What was said before the start has not been told: so it is when the thread that ended the wait has
-  // not come to tell yet, and the one that waited is faster.
+  // What was said before the start has not been told: so it is when the thread that ended the wait
+  // has not come to tell yet, and the one that waited is faster.
   PeerFailure told_by_the_ended_wait() {
     EXPECT_TRUE(health_->start(false).ok());
     EXPECT_TRUE(peer_.failures.empty());

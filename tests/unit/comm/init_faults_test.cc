@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A creation that fails at one of its steps on one rank fails on every rank, in time, leaves nothing
-// behind, and the next one works. The ranks are processes, of which one has two ranks.
+// A creation that fails at one of its steps on one rank fails on every rank, in time, leaves
+// nothing behind, and the next one works. The ranks are processes, of which one has two ranks.
 #include <dirent.h>
 #include <gtest/gtest.h>
 #include <hybridep.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory that runs out inside a call. Operations of the host backend ask for none; what one would do is
-// tested with its backend. A registration asks for some.
+// Memory that runs out inside a call. Operations of the host backend ask for none; what one would
+// do is tested with its backend. A registration asks for some.
 #include <gtest/gtest.h>
 #include <hybridep.h>
 
@@ -137,8 +137,8 @@ TEST_P(NoMemory, IsNoMatterToACallWhichAllocatesNothing) {
   EXPECT_EQ(hit.wrong + other.wrong, 0);
 }
 
-// Registers memory on two ranks, the first of which has memory for `n` allocations. Returns whether it
-// asked for more.
+// Registers memory on two ranks, the first of which has memory for `n` allocations. Returns whether
+// it asked for more.
 bool register_with(long n, hepResult_t results[kRanks]) {
   const hepConfig_t config = small_config();
   hepComm_t comms[kRanks];

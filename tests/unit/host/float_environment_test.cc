@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The calling thread's floating-point environment neither changes what the host backend computes nor
-// is changed.
+// The calling thread's floating-point environment neither changes what the host backend computes
+// nor is changed.
 #include <gtest/gtest.h>
 #include <hybridep.h>
 

@@ -35,7 +35,8 @@ float float_of(uint32_t bits) {
   return value;
 }
 
-// All values of a format, the midpoints between neighbours, the floats next to those, and many others.
+// All values of a format, the midpoints between neighbours, the floats next to those, and many
+// others.
 std::vector<float> probes(const Format& format) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   std::vector<float> values = {0.0f, -0.0f, kInfinity, -kInfinity,

@@ -23,8 +23,9 @@
 
 #include "memory_fixture.h"
 
-// While it is set, a look at a queue that is empty takes until the other end has closed. The kernel, which
-// looks at both without a lock over them, then answers that there is an end and nothing before it.
+// While it is set, a look at a queue that is empty takes until the other end has closed. The
+// kernel, which looks at both without a lock over them, then answers that there is an end and
+// nothing before it.
 static std::atomic<bool> looks_take_long{false}, looked{false};
 
 extern "C" ssize_t recvmsg(int socket, msghdr* message, int flags) {
@@ -255,8 +256,8 @@ TEST_F(TwoChannels, EndAtTheirDeadlineInAFloodOfConnections) {
   exit_code(child);
 }
 
-// A peer may be slow to speak, and be taken for a stranger meanwhile. Then it must learn of that, or be
-// heard, for it does not send again what the kernel has taken.
+// A peer may be slow to speak, and be taken for a stranger meanwhile. Then it must learn of that,
+// or be heard, for it does not send again what the kernel has taken.
 TEST(DescriptorChannels, HearWhatASlowPeerSentBeforeItHadToMakeRoom) {
   const Descriptor file(::memfd_create("offered", MFD_CLOEXEC));
   for (int round = 0; round < 200; ++round) {

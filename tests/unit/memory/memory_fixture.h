@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the tests of shared memory have in common: ranks as threads and as processes, a way for them to
-// exchange handles without the code under test, and counts of what a process holds.
+// What the tests of shared memory have in common: ranks as threads and as processes, a way for them
+// to exchange handles without the code under test, and counts of what a process holds.
 #pragma once
 
 #include <gtest/gtest.h>

@@ -490,9 +490,10 @@ TEST_F(ConfigWorkspace, FourLowLatencyLanesAreSizedForTheirTokens) {
   hepConfig_t config = valid_config();
   config.low_latency_tokens = 128;
   const hepWorkspace_t workspace = make_workspace(resolved_config(config), kRanks);
-  // Operations take turns with two sets of tokens and of partial sums. In addition each rank has room for
-  // the choices of all: a header of four words of 8 bytes, for each token one, and for each selection half
-  // a word and one for its weight, for each of two updates, in whole cache lines.
+  // Operations take turns with two sets of tokens and of partial sums. In addition each rank has
+  // room for the choices of all: a header of four words of 8 bytes, for each token one, and for
+  // each selection half a word and one for its weight, for each of two updates, in whole cache
+  // lines.
   const uint64_t top_k = resolved_config(small).max_top_k;
   const uint64_t words = 4 + 128 * (1 + (top_k + 1) / 2 + top_k);
   const uint64_t choices = 2 * kRanks * ((words * 8 + 255) / 256 * 256);

@@ -35,8 +35,8 @@ constexpr int kMaxLoadStages = 32;
 constexpr int kMaxStoreStages = 4;
 constexpr int kDefaultStoreStages = 3;
 
-// For signals of a pipeline that some reducer warps have come to and others not: they are no further apart
-// than the ring is deep.
+// For signals of a pipeline that some reducer warps have come to and others not: they are no
+// further apart than the ring is deep.
 constexpr int kSignalSlots = 2 * kMaxLoadStages;
 
 // A pipeline gives about so many signals in a combine, each for as many chunks as it then has to: a

@@ -19,12 +19,13 @@ HEP_HOST_DEVICE constexpr int ring_control_bytes(int depth, int item_bytes) {
   return depth * (2 * static_cast<int>(sizeof(uint64_t)) + item_bytes);
 }
 
-// Shared memory that a block may use: all that compute capabilities 9.0 and 10.0 offer. A device that offers
-// less is refused.
+// Shared memory that a block may use: all that compute capabilities 9.0 and 10.0 offer. A device
+// that offers less is refused.
 constexpr int kMaxSharedBytes = 227 * 1024;
 
-// Shared memory that a kernel declares by itself takes at most so many bytes, or the kStaticBytes that the
-// header of its operation states. tests/unit/machine_code.py reads both, and compares them with what ptxas reports.
+// Shared memory that a kernel declares by itself takes at most so many bytes, or the kStaticBytes
+// that the header of its operation states. tests/unit/machine_code.py reads both, and compares them
+// with what ptxas reports.
 constexpr int kDefaultStaticBytes = 3072;
 constexpr int kMaxDynamicSharedBytes = kMaxSharedBytes - kDefaultStaticBytes;
 

@@ -29,7 +29,8 @@ struct BlockRows {
   uint32_t begin, end;
 };
 
-// Classes of tokens: those before the block's share, those of each warp's part of it, and those after it.
+// Classes of tokens: those before the block's share, those of each warp's part of it, and those
+// after it.
 constexpr int kClasses = kAssigningWarps + 2;
 
 // assign_bytes() states what AssignMemory takes without knowing of warps and stages.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums of rows in FP32, in registers, and the numbers that rows consist of. Roundings are to nearest even
-// and infinite past the largest number; every NaN becomes the canonical one of its type.
+// Sums of rows in FP32, in registers, and the numbers that rows consist of. Roundings are to
+// nearest even and infinite past the largest number; every NaN becomes the canonical one of its
+// type.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -62,9 +63,10 @@ __host__ __device__ constexpr int64_t scaled_bytes(int64_t bytes) {
   return bytes / static_cast<int64_t>(sizeof(In)) * static_cast<int64_t>(sizeof(Out));
 }
 
-// The sum of 16 bytes of rows of In. Values begin as zeros. Without that, lanes past the end of a slice
-// would have undefined sums, for which ptxas spills (combine for sm_100: up to 1086 bytes of stores in a
-// kernel; with zeros no loop over whole slices of BF16 is longer, for either architecture).
+// The sum of 16 bytes of rows of In. Values begin as zeros. Without that, lanes past the end of a
+// slice would have undefined sums, for which ptxas spills (combine for sm_100: up to 1086 bytes of
+// stores in a kernel; with zeros no loop over whole slices of BF16 is longer, for either
+// architecture).
 template <typename In>
 struct VectorSum {
   static constexpr int kWords = sizeof(uint4) / sizeof(uint32_t);

@@ -183,7 +183,8 @@ __device__ inline void bulk_wait_read() {
 
 // ---------------------------------------------------------------------------------- shared memory
 
-// At once and here: the compiler would put off what is not always used, and then wait for it by itself.
+// At once and here: the compiler would put off what is not always used, and then wait for it by
+// itself.
 __device__ inline uint4 ld_shared(const void* address) {
   uint4 value;
   asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"

@@ -9,8 +9,8 @@
 
 namespace hep {
 
-// Where this rank sees a location that `peer` has published. The host may have entered registered memory while
-// the kernel runs, so the entry is not read through a cache.
+// Where this rank sees a location that `peer` has published. The host may have entered registered
+// memory while the kernel runs, so the entry is not read through a cache.
 __device__ inline char* published_at(const KernelContext& context, int peer, uint64_t location) {
   const int slot = registration_of(location);
   if (slot < 0) return at<char>(context.windows[peer], offset_of(location));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A ring of shared-memory stages between one producer and one group of consumers. The producer fills
-// a stage by bulk loads and describes it by an item; the consumers hand it back when they have read
-// it. A ring has one group of consumers: two could wait two phases apart and deadlock.
+// A ring of shared-memory stages between one producer and one group of consumers. The producer
+// fills a stage by bulk loads and describes it by an item; the consumers hand it back when they
+// have read it. A ring has one group of consumers: two could wait two phases apart and deadlock.
 #pragma once
 
 #include <cstdio>
@@ -12,9 +12,9 @@
 
 namespace hep {
 
-// Lanes of a warp that arrive when it hands a stage back. After a __syncwarp() one is enough; but the
-// racecheck tool does not follow that, and takes what the others have read for races. A build for it has
-// all of them arrive.
+// Lanes of a warp that arrive when it hands a stage back. After a __syncwarp() one is enough; but
+// the racecheck tool does not follow that, and takes what the others have read for races. A build
+// for it has all of them arrive.
 #ifndef HEP_ARRIVING_LANES
 #define HEP_ARRIVING_LANES 1
 #endif
@@ -44,9 +44,9 @@ struct Ring {
   }
   __device__ char* end() const { return reinterpret_cast<char*>(full) + control_bytes(depth); }
 
-  // By as many warps as can be spared, before a barrier of the block. The lanes of one warp would take turns,
-  // some 50 cycles each: an instruction on a barrier takes one address for all. (Done by one warp, it made a
-  // low-latency combine on 2 H200s up to 1.2 us longer.)
+  // By as many warps as can be spared, before a barrier of the block. The lanes of one warp would
+  // take turns, some 50 cycles each: an instruction on a barrier takes one address for all. (Done
+  // by one warp, it made a low-latency combine on 2 H200s up to 1.2 us longer.)
   __device__ void initialize(int num_consumers, WorkShare warps) const {
     if (warp_lane() != 0) return;
 #pragma unroll 1
@@ -75,8 +75,8 @@ struct Cursor {
   }
 };
 
-// Seconds after which a wait of a block for itself ends the kernel, in builds for debugging; 0: never.
-// The block waits for itself while it waits for a peer, so this must exceed timeout_ms.
+// Seconds after which a wait of a block for itself ends the kernel, in builds for debugging; 0:
+// never. The block waits for itself while it waits for a peer, so this must exceed timeout_ms.
 #ifndef HEP_DEBUG_WAIT_SECONDS
 #define HEP_DEBUG_WAIT_SECONDS 0
 #endif
@@ -180,8 +180,8 @@ struct WarpProducer {
 };
 
 // The side of a consumer, one warp, that stores straight from stages: a stage goes back when the
-// stores of kInFlight later ones have been committed, so that reading it overlaps with waiting for the
-// next. The ring is deeper than kInFlight.
+// stores of kInFlight later ones have been committed, so that reading it overlaps with waiting for
+// the next. The ring is deeper than kInFlight.
 template <int kInFlight>
 struct DelayedRelease {
   Cursor oldest;

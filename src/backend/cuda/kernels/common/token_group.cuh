@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tokens that a warp handles at once, a lane for each of their selections: which ranks and experts these
-// select, and in which order their records stand.
+// The tokens that a warp handles at once, a lane for each of their selections: which ranks and
+// experts these select, and in which order their records stand.
 #pragma once
 
 #include "backend/cuda/kernels/common/warp.cuh"
@@ -18,8 +18,8 @@ struct RankOfExpert : Divisor {
   __device__ explicit RankOfExpert(const Shape& shape) : Divisor(shape.num_local_experts()) {}
 };
 
-// Sorts each token's selections, one a lane, by (expert, k); those without an expert come last. `place` goes
-// along. By all lanes; returns the lane's after sorting.
+// Sorts each token's selections, one a lane, by (expert, k); those without an expert come last.
+// `place` goes along. By all lanes; returns the lane's after sorting.
 __device__ inline Selection sort_by_expert(const SelectionWarpLanes& lanes, int top_k, int expert,
                                            uint32_t place, Selection* sorted) {
   const uint32_t key = static_cast<uint32_t>(expert) * kMaxTopK + lanes.index;  // kNone comes last

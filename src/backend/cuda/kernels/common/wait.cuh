@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Waits for other ranks and for other blocks. Every wait that depends on anything but the same block is made
-// here, and is bounded.
+// Waits for other ranks and for other blocks. Every wait that depends on anything but the same
+// block is made here, and is bounded.
 #pragma once
 
 #include "backend/cuda/kernel_args.h"
@@ -27,8 +27,9 @@ struct Poll {
   bool done;
 };
 
-// Waits until look() says that it is done. False once the communicator has failed or was stopped, the
-// peer has left, or the time is up: the caller then drains its block. `expected` is for the record.
+// Waits until look() says that it is done. False once the communicator has failed or was stopped,
+// the peer has left, or the time is up: the caller then drains its block. `expected` is for the
+// record.
 template <typename Look>
 __device__ bool wait_until(const KernelContext& context, const WaitPoint& point, uint64_t expected,
                            Look look) {

@@ -31,8 +31,8 @@ __device__ inline uint32_t lanes_between(int begin, int end) {
   return (kFullWarp >> (kWarpSize - (end - begin))) << begin;
 }
 
-// Entries, one a lane, that consist of `count` items each; a batch of whole entries has an item for each
-// lane.
+// Entries, one a lane, that consist of `count` items each; a batch of whole entries has an item for
+// each lane.
 struct EntryItems {
   uint32_t begin, end;  // of the lane's entry, counted over all lanes
 
@@ -51,7 +51,8 @@ struct EntryItems {
     const uint32_t start = __shfl_sync(kFullWarp, begin, first);
     const uint32_t size = __shfl_sync(kFullWarp, end, last - 1) - start;
     const uint32_t item = start + warp_lane();
-    // The last lane whose entry begins at the item or before: empty ones lie before the next one's begin.
+    // The last lane whose entry begins at the item or before: empty ones lie before the next one's
+    // begin.
     int entry = 0;
     for (int step = kWarpSize / 2; step > 0; step /= 2)
       if (__shfl_sync(kFullWarp, begin, entry + step) <= item) entry += step;
@@ -63,8 +64,8 @@ struct EntryItems {
     return found;
   }
 
-  // How far a batch from lane `first` reaches: to the last lane whose entry still fits, of groups of
-  // `group` lanes whose entries belong together. One group always fits.
+  // How far a batch from lane `first` reaches: to the last lane whose entry still fits, of groups
+  // of `group` lanes whose entries belong together. One group always fits.
   __device__ int end_of_batch(int first, int group, int last) const {
     const uint32_t start = __shfl_sync(kFullWarp, begin, first);
     const int last_of_group = min(warp_lane() / group * group + group, kWarpSize) - 1;
@@ -74,8 +75,8 @@ struct EntryItems {
   }
 };
 
-// Divides numbers below kLimit by one that is known only at run time, at the price of a product: (x + 0.5) / d
-// is at least 0.5 / d away from an integer, its rounding error at most 2^-22 * x / d.
+// Divides numbers below kLimit by one that is known only at run time, at the price of a product: (x
+// + 0.5) / d is at least 0.5 / d away from an integer, its rounding error at most 2^-22 * x / d.
 struct Divisor {
   static constexpr int kLimit = 1 << 21;
   float inverse;
@@ -86,7 +87,8 @@ struct Divisor {
   }
 };
 
-// A warp handles as many tokens or rows at once as it has lanes for their top_k selections, one each.
+// A warp handles as many tokens or rows at once as it has lanes for their top_k selections, one
+// each.
 struct SelectionWarpLanes {
   int groups;         // tokens or rows at once
   int group, index;   // of this lane; lanes that are left over are in a group past the others
@@ -107,7 +109,8 @@ struct TokenRange {
   int begin, end;
 };
 
-// Threads or warps of a block that share something out among them, and the calling one's number there.
+// Threads or warps of a block that share something out among them, and the calling one's number
+// there.
 struct WorkShare {
   int index, count;
 };
@@ -121,8 +124,8 @@ __device__ inline TokenRange part_of_tokens(int num_tokens, int part, int tokens
   return {min(part * tokens_of_part, num_tokens), min((part + 1) * tokens_of_part, num_tokens)};
 }
 
-// use(i, load(i)) for i = first, first + stride, ... below count; kAtOnce loads are under way before
-// the first is used.
+// use(i, load(i)) for i = first, first + stride, ... below count; kAtOnce loads are under way
+// before the first is used.
 template <int kAtOnce, typename Load, typename Use>
 __device__ void for_each_loaded(uint32_t first, uint32_t stride, uint32_t count, Load load,
                                 Use use) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Dispatch on a routing that is there: receivers pull. Loader warps bring rows from the sources' windows into
-// rings of stages, storer warps write each to its place or places; meanwhile the other warps write what goes
-// with the rows. No staging on the receiver, no registration of outputs.
+// Dispatch on a routing that is there: receivers pull. Loader warps bring rows from the sources'
+// windows into rings of stages, storer warps write each to its place or places; meanwhile the other
+// warps write what goes with the rows. No staging on the receiver, no registration of outputs.
 #include "backend/cuda/kernels/common/grid.cuh"
 #include "backend/cuda/kernels/common/report.cuh"
 #include "backend/cuda/kernels/common/routing_view.cuh"
@@ -37,8 +37,8 @@ __device__ void write_extras(const DispatchArgs& args, const PublishedExtras& pu
                                 gridDim.x * kExtrasWarps);
 }
 
-// In the last block: the rows are read and written. Waits until the peers have read this rank's rows where
-// others may overwrite them.
+// In the last block: the rows are read and written. Waits until the peers have read this rank's
+// rows where others may overwrite them.
 template <int kLayout>
 __device__ void finish(const DispatchArgs& args, uint64_t epoch) {
   const KernelContext& context = args.context;

@@ -19,9 +19,9 @@ struct ExpertBlocks {
   const int32_t* offsets;  // [EL + 1] aligned
 };
 
-// Calls body(place) for the padding places between the experts' blocks. All `workers` of the grid take turns
-// at the places of each expert, so that all share the work however few experts there are; a lane has an
-// expert.
+// Calls body(place) for the padding places between the experts' blocks. All `workers` of the grid
+// take turns at the places of each expert, so that all share the work however few experts there
+// are; a lane has an expert.
 template <typename Body>
 __device__ void for_each_padding(const DispatchArgs& args, const ExpertBlocks& experts, int worker,
                                  int workers, Body body) {
@@ -36,8 +36,8 @@ __device__ inline void write_row_origin(const DispatchCall& call, int64_t place,
   if (call.row_tokens != nullptr) call.row_tokens[place] = row.token;
 }
 
-// Where the row goes that the lane has to write; kDropped if there is none: in the expert layouts the
-// lane's selection has one, in flat the first lane of each row.
+// Where the row goes that the lane has to write; kDropped if there is none: in the expert layouts
+// the lane's selection has one, in flat the first lane of each row.
 template <int kLayout>
 __device__ int64_t place_of_warp_lane(const DispatchArgs& args, const ExpertBlocks& experts,
                                       const SelectionWarpLanes& lanes, uint32_t index,
@@ -49,10 +49,11 @@ __device__ int64_t place_of_warp_lane(const DispatchArgs& args, const ExpertBloc
                           experts.offsets, selection);
 }
 
-// Writes what belongs to rows, a few at a time: a lane for each selection, and in flat for each of the K
-// entries of a row, which neighbouring lanes write to neighbouring places (a lane for each row, writing its
-// entries one after the other, took bandwidth from the rows). `published` knows where the sources' weights and
-// scales are, and whether these are to be forwarded here; weights are kept for combine.
+// Writes what belongs to rows, a few at a time: a lane for each selection, and in flat for each of
+// the K entries of a row, which neighbouring lanes write to neighbouring places (a lane for each
+// row, writing its entries one after the other, took bandwidth from the rows). `published` knows
+// where the sources' weights and scales are, and whether these are to be forwarded here; weights
+// are kept for combine.
 template <int kLayout, typename Published>
 struct RowExtras {
   const DispatchArgs& args;
@@ -81,11 +82,12 @@ struct RowExtras {
         place_of_warp_lane<kLayout>(args, experts, lanes, index, in_range, selected, selection);
     if (call.row_scales != nullptr && published.forwards_scales()) {
       const char* scales = in_range ? published.scales(row) : nullptr;
-      __syncwarp();  // other lanes read them than waited for them, and a shuffle does not order memory
+      // Other lanes read them than waited for them, and a shuffle does not order memory.
+      __syncwarp();
       forward_scales(args, lanes, scales, place, kLayout == hepLayoutFlat ? 1 : args.top_k);
     }
-    // Not before the scales, which would then wait until the weights are here: a dispatch of 4096 FP8 tokens with
-    // scales on 2 H200s, 16 blocks, took 127 us instead of 110.
+    // Not before the scales, which would then wait until the weights are here: a dispatch of 4096
+    // FP8 tokens with scales on 2 H200s, 16 blocks, took 127 us instead of 110.
     if (selected && published.has_weights(row.source))
       routing_of(args).weights()[row.first + lanes.index] = weight;
     if (place != kDropped) write_row_origin(call, place, row);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the ranks of a dispatch on a cached routing tell each other: where rows lie, and when they, their
-// weights and scales have been published.
+// What the ranks of a dispatch on a cached routing tell each other: where rows lie, and when they,
+// their weights and scales have been published.
 #pragma once
 
 #include "backend/cuda/blocks/dispatch.h"
@@ -39,13 +39,13 @@ __device__ inline void signal_rows(const DispatchArgs& args, uint64_t epoch, uin
   }
 }
 
-// Rows that lie where the peers read them are made known at once, by one block; all blocks bring the rest to
-// the window, and the last to come signals. Nobody need be waited for: in throughput mode the dispatch before
-// has waited for the readers, in low-latency mode dispatches take turns with two sets, and a peer that has
-// signalled the one before this has done with the one before that. By the threads of a block that `sync`
-// brings together: the extras warps, while the rows of peers that are ready are on their way. (By all warps
-// before the rows, weights took 5 us of a dispatch of 4096 tokens with 8 blocks on an H200, FP32 scales 11
-// more.)
+// Rows that lie where the peers read them are made known at once, by one block; all blocks bring
+// the rest to the window, and the last to come signals. Nobody need be waited for: in throughput
+// mode the dispatch before has waited for the readers, in low-latency mode dispatches take turns
+// with two sets, and a peer that has signalled the one before this has done with the one before
+// that. By the threads of a block that `sync` brings together: the extras warps, while the rows of
+// peers that are ready are on their way. (By all warps before the rows, weights took 5 us of a
+// dispatch of 4096 tokens with 8 blocks on an H200, FP32 scales 11 more.)
 template <typename Sync>
 __device__ void publish(const DispatchArgs& args, uint64_t epoch, uint64_t call, WorkShare threads,
                         Sync sync) {
@@ -100,8 +100,8 @@ struct PublishedExtras {
   uint64_t epoch;
   uint8_t* gave_weights;  // [R] in shared memory
 
-  // Waits for all of it. All sources must have called dispatch alike, also those without rows for this rank.
-  // By all extras warps of a block; `failed` is in shared memory.
+  // Waits for all of it. All sources must have called dispatch alike, also those without rows for
+  // this rank. By all extras warps of a block; `failed` is in shared memory.
   __device__ bool wait(uint64_t call, bool* failed) const {
     const KernelContext& context = args.context;
     const WorkShare threads = extras_threads();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a dispatch brings to the window for the peers to read: weights, scales, and in low-latency mode rows.
-// Each block brings what belongs to its part of the tokens.
+// What a dispatch brings to the window for the peers to read: weights, scales, and in low-latency
+// mode rows. Each block brings what belongs to its part of the tokens.
 #pragma once
 
 #include "backend/cuda/kernels/common/routing_view.cuh"
@@ -19,8 +19,8 @@ __device__ inline uint64_t rows_location(const DispatchArgs& args, uint64_t epoc
                                                    : args.context.window_layout.published_by(epoch);
 }
 
-// The block's part of this rank's tokens. The last blocks begin: the first have the first of the rows to
-// move.
+// The block's part of this rank's tokens. The last blocks begin: the first have the first of the
+// rows to move.
 __device__ inline TokenRange tokens_to_publish(const DispatchArgs& args) {
   const int tokens = Divisor(gridDim.x)(args.num_tokens + gridDim.x - 1);
   return part_of_tokens(args.num_tokens, gridDim.x - 1 - blockIdx.x, tokens);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Quantisation of this rank's tokens into its window, in a kernel of its own before that of dispatch.
+// Quantisation of this rank's tokens into its window, in a kernel of its own before that of
+// dispatch.
 #include "backend/cuda/kernels/dispatch/quantize.cuh"
 
 #include "backend/cuda/blocks/dispatch.h"

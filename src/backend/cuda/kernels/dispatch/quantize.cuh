@@ -18,9 +18,10 @@ constexpr int kElements = sizeof(uint4) / sizeof(__nv_bfloat16);
 constexpr int kScaleLanes = kQuantizationBlock / kElements;
 static_assert(kWarpSize % kScaleLanes == 0 && kRowGranularity % kElements == 0);
 
-// A warp takes so many vectors of a row at a time: where things lie is worked out once for all of them. (4096
-// tokens of 7168 elements with 16 blocks on an H200: 227 us; with a block of elements at a time, four a lane,
-// 457. A reciprocal for each block, corrected to the same bits, instead of divisions made that no faster.)
+// A warp takes so many vectors of a row at a time: where things lie is worked out once for all of
+// them. (4096 tokens of 7168 elements with 16 blocks on an H200: 227 us; with a block of elements
+// at a time, four a lane, 457. A reciprocal for each block, corrected to the same bits, instead of
+// divisions made that no faster.)
 constexpr int kVectorsOfUnit = 4;
 constexpr int kVectorElements = kWarpSize * kElements;
 constexpr int kUnitElements = kVectorsOfUnit * kVectorElements;

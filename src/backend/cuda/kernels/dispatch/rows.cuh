@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How dispatch moves rows: a loader warp brings them from the sources' windows into a ring of stages, a
-// storer warp writes each to its place or places.
+// How dispatch moves rows: a loader warp brings them from the sources' windows into a ring of
+// stages, a storer warp writes each to its place or places.
 #pragma once
 
 #include "backend/cuda/blocks/dispatch.h"
@@ -18,8 +18,8 @@
 
 namespace hep::dispatch {
 
-// Rows that a loader takes at a time, consecutive rows of one source: as many as whole stages hold, but
-// at least so many.
+// Rows that a loader takes at a time, consecutive rows of one source: as many as whole stages hold,
+// but at least so many.
 constexpr int kFewRowsPerGroup = 4;
 
 static_assert(kMaxRowsPerStage + kFewRowsPerGroup <= kWarpSize);
@@ -27,10 +27,11 @@ static_assert(kMaxRowsPerStage + kFewRowsPerGroup <= kWarpSize);
 // Stores that a storer has in flight before it hands the oldest one's stage back.
 constexpr int kStoresInFlight = 4;
 
-// A loader and a storer with stages of their own. A row takes each of the two warps some 0.3 us, longer than
-// the copy engine takes for a small one: 8 blocks on 2 H200s moved rows of 2 KiB to their experts at 96 and 160
-// GB/s with two and four pipelines a block, of 4 KiB at 98, 183 and 191 with one, two and four, of 7 KiB at 175
-// with one and 200; 16 blocks rows of 14 KiB, flat, at 580 with one and 597.
+// A loader and a storer with stages of their own. A row takes each of the two warps some 0.3 us,
+// longer than the copy engine takes for a small one: 8 blocks on 2 H200s moved rows of 2 KiB to
+// their experts at 96 and 160 GB/s with two and four pipelines a block, of 4 KiB at 98, 183 and 191
+// with one, two and four, of 7 KiB at 175 with one and 200; 16 blocks rows of 14 KiB, flat, at 580
+// with one and 597.
 struct Pipeline {
   int index, count;  // which of how many of the block
 
@@ -47,8 +48,8 @@ __device__ inline int rows_per_group(const PipelineArgs& args, uint32_t num_rows
 }
 
 // Groups of rows in the order in which they are visited: the rows in a block's ring come from all
-// sources in turn, and at any time all blocks of all GPUs read from all sources alike. So no source is
-// everybody's target, and no block waits for a slow one while others pile up behind it.
+// sources in turn, and at any time all blocks of all GPUs read from all sources alike. So no source
+// is everybody's target, and no block waits for a slow one while others pile up behind it.
 struct GroupOrder {
   int rank, num_ranks;
   int rows;  // of a group
@@ -122,8 +123,8 @@ __device__ inline void load_flat_row(const DispatchArgs& args, uint32_t token, u
   producer.load(0, source_rows + static_cast<uint64_t>(token) * row_bytes, row_bytes);
 }
 
-// Rows of one group from `begin` on into one stage; those of tokens that follow each other by one copy.
-// By all lanes.
+// Rows of one group from `begin` on into one stage; those of tokens that follow each other by one
+// copy. By all lanes.
 __device__ inline void load_flat_rows(const DispatchArgs& args, const RowGroup& group,
                                       uint32_t begin, uint32_t count, const char* source_rows,
                                       Producer<RowItem>& producer) {
@@ -200,8 +201,8 @@ __device__ void load_rows(const PipelineArgs& args, const SourceGate& gate,
   if (warp_lane() == 0) producer.acquire({kEnd, 0, 0, 0}, 0);
 }
 
-// Where the lane's copy of a row goes, in flat that of the first lane alone, in the expert layouts one for
-// each of its selections; kDropped if there is none.
+// Where the lane's copy of a row goes, in flat that of the first lane alone, in the expert layouts
+// one for each of its selections; kDropped if there is none.
 template <int kLayout>
 __device__ int64_t place_of_copy(const DispatchArgs& args, const ExpertBlocks& experts,
                                  uint32_t row, const Selection* selections,

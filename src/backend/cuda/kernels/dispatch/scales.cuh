@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The scales beside the rows of a dispatch: opaque bytes, moved in the widest pieces that the caller's
-// arrays allow.
+// The scales beside the rows of a dispatch: opaque bytes, moved in the widest pieces that the
+// caller's arrays allow.
 #pragma once
 
 #include "backend/cuda/kernel_args.h"
@@ -76,9 +76,9 @@ struct ScalePieces {
   }
 };
 
-// Brings the scales of the rows that a warp handles at once to their places. `from` is where those of
-// the lane's row lie, `place` the lane's place or kDropped; the first `copies` lanes of each group have
-// one. Neighbouring lanes write to neighbouring addresses. By all lanes.
+// Brings the scales of the rows that a warp handles at once to their places. `from` is where those
+// of the lane's row lie, `place` the lane's place or kDropped; the first `copies` lanes of each
+// group have one. Neighbouring lanes write to neighbouring addresses. By all lanes.
 template <typename Piece>
 __device__ void forward_pieces(const DispatchArgs& args, const SelectionWarpLanes& lanes,
                                const ScalePieces& pieces, const char* from, int64_t place,

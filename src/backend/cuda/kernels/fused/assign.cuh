@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The routing update that is part of a dispatch: every block counts the choices of all ranks, and makes the
-// records of its share of the tokens, whose rows it then moves. What all blocks leave together is what the
-// routing kernel leaves.
+// The routing update that is part of a dispatch: every block counts the choices of all ranks, and
+// makes the records of its share of the tokens, whose rows it then moves. What all blocks leave
+// together is what the routing kernel leaves.
 #pragma once
 
 #include "backend/cuda/kernels/common/bit_cast.cuh"

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Routing update and dispatch in one launch. All ranks send each other their tokens' experts; every block
-// finds out by itself where its share of all tokens goes, and moves their rows. So no block waits for what
-// another has found out: on an H200 that takes two microseconds each time. A loader warp fetches the rows
-// while the placing warps still count.
+// Routing update and dispatch in one launch. All ranks send each other their tokens' experts; every
+// block finds out by itself where its share of all tokens goes, and moves their rows. So no block
+// waits for what another has found out: on an H200 that takes two microseconds each time. A loader
+// warp fetches the rows while the placing warps still count.
 #include "backend/cuda/kernels/common/executed_update.cuh"
 #include "backend/cuda/kernels/common/grid.cuh"
 #include "backend/cuda/kernels/common/report.cuh"
@@ -207,8 +207,8 @@ __device__ void advance_epochs(const UpdateArgs& args, uint64_t epoch, uint64_t 
   state->most_selections[(update + 1) & 1] = 0;
 }
 
-// Where rows are read in place, their owners wait until all have read them. By all threads of all blocks,
-// which agree on whether there are any.
+// Where rows are read in place, their owners wait until all have read them. By all threads of all
+// blocks, which agree on whether there are any.
 __device__ void release_sources(const UpdateArgs& args, const Sources& sources, uint64_t epoch) {
   const KernelContext& context = args.context;
   if (!any_in_place(sources, context.num_ranks())) return;
@@ -248,8 +248,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (args.step == Step::kSend) return;
   if (threadIdx.x == kLoaderWarp * kWarpSize) advance_epochs(args, epoch, update);
 
-  // What the peers wait for has been sent. (All this beforehand, while the epochs are on their way, and the
-  // choices asked for before their header is here: one token took 12.7 us on 2 H200s instead of 12.4.)
+  // What the peers wait for has been sent. (All this beforehand, while the epochs are on their way,
+  // and the choices asked for before their header is here: one token took 12.7 us on 2 H200s
+  // instead of 12.4.)
   const AssignMemory memory(shared, shape);
   memory.clear_counters(shape);
   const int bytes = stage_bytes(args.rows.row_bytes, args.plan.stage_scale_bytes);
