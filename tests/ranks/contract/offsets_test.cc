@@ -290,80 +290,83 @@ TEST(Offsets, ExpertMajorRowsMayReachPast4GiB) {
 
 // -------------------------------------------------------------------------------------- window
 
-// The largest shape of all: rows, partial sums and heap of a window lie more than 2^32 bytes apart,
+// The largest shape of all. Rows, partial sums and heap of a window lie more than 2^32 bytes apart,
 // and so do the ends of a batch. Few of the tokens select an expert, so that little of it is
 // touched.
-TEST(Offsets, TheLargestShapeWorksAndIsWhatTheLimitsReport) {
-  if (world().num_ranks() > 8) GTEST_SKIP() << "one case of this size is enough";
-  constexpr int kTokens = 65536, kTopK = 2, kHidden = kRowBytes / sizeof(float);
-  hepConfig_t config = small_config();
-  config.type = hepTypeFloat32;
-  config.hidden = kHidden;
-  config.max_tokens = kTokens;
-  config.num_experts = 4096 / world().num_ranks() * world().num_ranks();
-  config.max_top_k = 32;
-  config.heap_bytes = kTokens * kRowBytes;
-  const int last = world().num_ranks() - 1;
-  const std::vector<int64_t> selecting = {0, 1, 32767, 32768, 40001, kTokens - 2, kTokens - 1};
-  run_ranks(config, [&](Rank& self) {
-    hepLimits_t limits = HEP_LIMITS_INITIALIZER;
-    ASSERT_HEP(hepCommLimits(self.comm, &limits));
-    EXPECT_EQ(limits.max_tokens, kTokens);
-    EXPECT_EQ(limits.max_top_k, 32);
-    EXPECT_EQ(limits.num_experts, config.num_experts);
-    EXPECT_EQ(limits.num_local_experts, config.num_experts / world().num_ranks());
-    EXPECT_EQ(limits.row_bytes, kRowBytes);
-    EXPECT_EQ(limits.max_flat_rows, int64_t{world().num_ranks()} * kTokens);
-    EXPECT_EQ(limits.max_expert_rows, int64_t{world().num_ranks()} * kTokens * 32);
+class LargestShape {
+ public:
+  static hepConfig_t config() {
+    hepConfig_t config = small_config();
+    config.type = hepTypeFloat32;
+    config.hidden = kHidden;
+    config.max_tokens = kTokens;
+    config.num_experts = 4096 / world().num_ranks() * world().num_ranks();
+    config.max_top_k = 32;
+    config.heap_bytes = kTokens * kRowBytes;
+    return config;
+  }
 
-    // The last rank alone has tokens; each goes to the first expert and the last.
-    const int tokens = self.rank == last ? kTokens : 0;
+  // The last rank alone has tokens; each goes to the first expert and the last.
+  explicit LargestShape(Rank& self)
+      : self_(self),
+        has_tokens_(self.rank == world().num_ranks() - 1),
+        num_rows_(((self.rank == 0) + has_tokens_) * static_cast<int64_t>(selecting_.size())),
+        rows_(self.stream.backend(), num_rows_ * kRowBytes) {
+    EXPECT_HEP(hepRoutingCreate(routing_.out(), self.comm, nullptr));
+    if (!has_tokens_) selecting_tokens_.clear();
+  }
+  ~LargestShape() { EXPECT_HEP(hepMemFree(self_.comm, heap_)); }
+  LargestShape(const LargestShape&) = delete;
+  LargestShape& operator=(const LargestShape&) = delete;
+
+  void update() {
+    const hepConfig_t config = LargestShape::config();
+    const int64_t tokens = has_tokens_ ? kTokens : 0;
     std::vector<int32_t> ids(tokens * kTopK, -1);
-    void* heap = nullptr;
-    if (tokens > 0) {
-      ASSERT_HEP(hepMemAlloc(self.comm, config.heap_bytes, &heap));
+    if (has_tokens_) {
+      ASSERT_HEP(hepMemAlloc(self_.comm, config.heap_bytes, &heap_));
     }
-    for (const int64_t token : tokens > 0 ? selecting : std::vector<int64_t>()) {
+    for (const int64_t token : selecting_tokens_) {
       ids[token * kTopK] = 0;
       ids[token * kTopK + 1] = config.num_experts - 1;
-      harness::upload(self.stream.backend(), static_cast<char*>(heap) + token * kRowBytes,
+      harness::upload(self_.stream.backend(), static_cast<char*>(heap_) + token * kRowBytes,
                       number_row(0, token, kHidden).data(), kRowBytes);
     }
-    const int copies = (self.rank == 0) + (self.rank == last);
-    const int64_t num_rows = copies * static_cast<int64_t>(selecting.size());
-    const harness::Buffer indices = upload(self, ids);
-    harness::Buffer rows(self.stream.backend(), num_rows * kRowBytes);
-    RoutingHandle routing;
-    ASSERT_HEP(hepRoutingCreate(routing.out(), self.comm, nullptr));
-    self.barrier();
-    ASSERT_HEP(harness::update_routing(routing.get(), indices.data(), tokens, kTopK, hepIndexInt32,
-                                       self.stream.get()));
-    self.stream.synchronize();
-    self.barrier();
-    hepDispatchArgs_t dispatch = HEP_DISPATCH_ARGS_INITIALIZER;
-    dispatch.layout = hepLayoutExpertMajor;
-    dispatch.x = heap;
-    dispatch.rows = rows.data();
-    dispatch.capacity = num_rows;
-    ASSERT_HEP(hepDispatch(routing.get(), &dispatch, self.stream.get()));
-    expect_no_error(self);
-    for (int64_t row = 0; row < num_rows; ++row) {
-      std::vector<float> actual(kHidden);
-      rows.download(actual.data(), kRowBytes, row * kRowBytes);
-      ASSERT_EQ(actual, number_row(0, selecting[row % selecting.size()], kHidden)) << row;
-    }
-    self.barrier();
+    const harness::Buffer indices = upload(self_, ids);
+    self_.barrier();
+    ASSERT_HEP(harness::update_routing(routing_.get(), indices.data(), tokens, kTopK, hepIndexInt32,
+                                       self_.stream.get()));
+    self_.stream.synchronize();
+    self_.barrier();
+  }
 
+  void dispatch() {
+    hepDispatchArgs_t args = HEP_DISPATCH_ARGS_INITIALIZER;
+    args.layout = hepLayoutExpertMajor;
+    args.x = heap_;
+    args.rows = rows_.data();
+    args.capacity = num_rows_;
+    ASSERT_HEP(hepDispatch(routing_.get(), &args, self_.stream.get()));
+    expect_no_error(self_);
+    for (int64_t row = 0; row < num_rows_; ++row) {
+      std::vector<float> actual(kHidden);
+      rows_.download(actual.data(), kRowBytes, row * kRowBytes);
+      ASSERT_EQ(actual, number_row(0, selecting_[row % selecting_.size()], kHidden)) << row;
+    }
+    self_.barrier();
+  }
+
+  void combine() {
     std::unique_ptr<VastMemory> out;
-    if (tokens > 0) out = std::make_unique<VastMemory>(kTokens * kRowBytes, kPeriod);
-    hepCombineArgs_t combine = HEP_COMBINE_ARGS_INITIALIZER;
-    combine.layout = hepLayoutExpertMajor;
-    combine.y = rows.data();
-    combine.capacity = num_rows;
-    combine.out = out ? out->data() : nullptr;
-    ASSERT_HEP(hepCombine(routing.get(), &combine, self.stream.get()));
-    expect_no_error(self);
-    for (const int64_t token : tokens > 0 ? selecting : std::vector<int64_t>()) {
+    if (has_tokens_) out = std::make_unique<VastMemory>(kTokens * kRowBytes, kPeriod);
+    hepCombineArgs_t args = HEP_COMBINE_ARGS_INITIALIZER;
+    args.layout = hepLayoutExpertMajor;
+    args.y = rows_.data();
+    args.capacity = num_rows_;
+    args.out = out ? out->data() : nullptr;
+    ASSERT_HEP(hepCombine(routing_.get(), &args, self_.stream.get()));
+    expect_no_error(self_);
+    for (const int64_t token : selecting_tokens_) {
       if (out->is_shared(token * kRowBytes)) continue;
       std::vector<float> twice = number_row(0, token, kHidden);
       for (float& value : twice) value *= 2;
@@ -374,8 +377,44 @@ TEST(Offsets, TheLargestShapeWorksAndIsWhatTheLimitsReport) {
                 std::vector<float>(kHidden))
           << "a token without a selection";
     }
-    self.barrier();
-    EXPECT_HEP(hepMemFree(self.comm, heap));
+    self_.barrier();
+  }
+
+  static constexpr int kTokens = 65536, kTopK = 2, kHidden = kRowBytes / sizeof(float);
+
+ private:
+  const std::vector<int64_t> selecting_ = {0, 1, 32767, 32768, 40001, kTokens - 2, kTokens - 1};
+  Rank& self_;
+  const bool has_tokens_;
+  const int64_t num_rows_;
+  harness::Buffer rows_;
+  RoutingHandle routing_;
+  std::vector<int64_t> selecting_tokens_ = selecting_;  // of this rank
+  void* heap_ = nullptr;
+};
+
+void expect_limits_of_largest_shape(Rank& self) {
+  const int num_ranks = world().num_ranks();
+  const int num_experts = LargestShape::config().num_experts;
+  hepLimits_t limits = HEP_LIMITS_INITIALIZER;
+  ASSERT_HEP(hepCommLimits(self.comm, &limits));
+  EXPECT_EQ(limits.max_tokens, LargestShape::kTokens);
+  EXPECT_EQ(limits.max_top_k, 32);
+  EXPECT_EQ(limits.num_experts, num_experts);
+  EXPECT_EQ(limits.num_local_experts, num_experts / num_ranks);
+  EXPECT_EQ(limits.row_bytes, kRowBytes);
+  EXPECT_EQ(limits.max_flat_rows, int64_t{num_ranks} * LargestShape::kTokens);
+  EXPECT_EQ(limits.max_expert_rows, int64_t{num_ranks} * LargestShape::kTokens * 32);
+}
+
+TEST(Offsets, TheLargestShapeWorksAndIsWhatTheLimitsReport) {
+  if (world().num_ranks() > 8) GTEST_SKIP() << "one case of this size is enough";
+  run_ranks(LargestShape::config(), [](Rank& self) {
+    expect_limits_of_largest_shape(self);
+    LargestShape shape(self);
+    ASSERT_NO_FATAL_FAILURE(shape.update());
+    ASSERT_NO_FATAL_FAILURE(shape.dispatch());
+    ASSERT_NO_FATAL_FAILURE(shape.combine());
   });
 }
 
