@@ -659,6 +659,7 @@ HEP_API hepResult_t hepMemFree(hepComm_t comm, void* pointer);
  *   result         cause
  *   InvalidUsage   stream capture, or 64 ranges are registered
  *   Unsupported    the memory of a rank cannot be shared
+ *   OutOfMemory    host memory ran out on a rank. The communicator has failed
  *   Mismatch       a rank calls hepCommDeregister instead
  *   Timeout, PeerLost, Aborted   the communicator has failed
  */
