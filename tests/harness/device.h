@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the harness needs of CUDA. device_cuda.cc provides it, or device_none.cc in a build without
-// CUDA. Failures are thrown as std::runtime_error.
+// The functions of CUDA that the harness needs. device_cuda.cc has them, or device_none.cc in a
+// build without CUDA. They throw std::runtime_error if they fail.
 #pragma once
 
 #include <hybridep.h>
@@ -11,11 +11,12 @@
 
 namespace harness::device {
 
-int count();  // devices of compute capability 9.0 and newer; only if all are
+int count();  // the devices, if all have compute capability 9.0 or newer
 void set_current(int device);
-void reset();  // the current device, which ends its context and all that was made in it
+void reset();  // resets the current device, which ends its context and all that was made in it
 
-// The name of a device in every process. A number of a device means something in one process only.
+// Returns the name that a device has in every process. Its number means something in one process
+// only.
 using Uuid = std::array<char, 16>;
 Uuid uuid(int device);
 int current();
@@ -23,18 +24,18 @@ int num_sms();  // of the current device
 
 void* allocate(size_t bytes);  // on the current device
 void release(void* pointer, size_t bytes);
-void free_unused();      // what was released on the current device
+void free_unused();      // frees the blocks that were released on the current device
 size_t memory_in_use();  // of the current device, by all processes
 
-void* allocate_managed(size_t bytes);  // which the host and the devices share, page by page
+void* allocate_managed(size_t bytes);  // host and devices share this memory page by page
 void release_managed(void* pointer);
 
-// Takes the memory of the current device but for about `left` bytes, and gives it back.
+// Take all but about `left` bytes of the current device's memory, and give it back.
 void take_rest(size_t left);
 void return_rest();
 
-// Memory of the driver's virtual memory management; `shareable`: with handles that others can
-// import.
+// Memory of the driver's virtual memory management. If it is `shareable`, others can import its
+// handles.
 void* allocate_virtual(size_t bytes, bool shareable);
 void release_virtual(void* pointer);
 
@@ -47,7 +48,7 @@ void synchronize(hepStream_t stream);
 void copy_on(hepStream_t stream, void* to, const void* from, size_t bytes);
 void fill_on(hepStream_t stream, void* to, unsigned char byte, size_t bytes);
 
-// Adds to *counter, in device memory, in how many places the two differ.
+// Adds the number of places in which the two differ to *counter in device memory.
 void count_differences_on(hepStream_t stream, const void* a, const void* b, size_t bytes,
                           uint64_t* counter);
 

@@ -23,12 +23,14 @@ void check(cudaError_t error, const char* call) {
   throw std::runtime_error(std::string(call) + ": " + cudaGetErrorString(error));
 }
 
-// Streams of ranks, and of their synchronous copies: a stream keeps its purpose.
+// The purposes of a stream: the work of a rank, or its synchronous copies. A stream keeps its
+// purpose.
 struct Streams {
   std::vector<hepStream_t> of_ranks, of_copies;
 };
 
-// What was given back: blocks by device and size, streams by device. And what take_rest() took.
+// Keeps what was given back, blocks by device and size and streams by device, and what take_rest()
+// took.
 struct Pool {
   std::mutex mutex;
   std::map<std::pair<int, size_t>, std::vector<void*>> blocks;
@@ -36,13 +38,14 @@ struct Pool {
   std::map<int, std::vector<void*>> rest;
 };
 
-// Never destroyed: the CUDA context may be gone before it would be.
+// This is never destroyed, because the CUDA context may go before it.
 Pool& pool() {
   static Pool* const instance = new Pool;
   return *instance;
 }
 
-// Powers of two up to 2 MiB, multiples of 2 MiB beyond, so that blocks find new users.
+// Rounds to powers of two up to 2 MiB and to multiples of 2 MiB beyond, so that blocks find new
+// users.
 size_t block_bytes(size_t bytes) {
   constexpr size_t kLarge = size_t{2} << 20;
   if (bytes > kLarge) return (bytes + kLarge - 1) / kLarge * kLarge;
@@ -51,9 +54,9 @@ size_t block_bytes(size_t bytes) {
   return size;
 }
 
-// Streams take turns at the hardware queues, of which count() asks for 32. Ranks that share a
-// device must each have one to themselves: a rank's kernel behind the work of a rank that waits for
-// it would never start. So the streams of a device are made in a row, and used again and again.
+// Streams take turns at the hardware queues; count() asks for 32 of them. Ranks that share a device
+// must each have a queue of their own: a kernel behind the work of a rank that waits for it would
+// never start. So the streams of a device are made in a row, and used again and again.
 constexpr int kStreamsInARow = 8;
 
 void add_streams(int count, std::vector<hepStream_t>* streams) {
@@ -86,7 +89,8 @@ void return_stream(hepStream_t stream, std::vector<hepStream_t> Streams::*purpos
   (pool().streams[device].*purpose).push_back(stream);
 }
 
-// A stream of the calling thread for synchronous copies, so that they wait for nothing else.
+// Returns a stream of the calling thread for synchronous copies, so that they wait for nothing
+// else.
 class CopyStream {
  public:
   CopyStream() : stream_(take_stream(&Streams::of_copies)) {}
@@ -142,7 +146,7 @@ Uuid uuid(int device) {
 }
 
 void reset() {
-  // After a fault each call may tell of that.
+  // After a fault each call may report it.
   int device = 0;
   cudaGetDevice(&device);
   cudaDeviceReset();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a dispatch or combine must bring to a rank, row by row, by the oracle. Tests and benchmarks
-// compare with it.
+// The rows that a dispatch or combine must bring to a rank, by the oracle. Tests and benchmarks
+// compare with them.
 #pragma once
 
 #include <hybridep.h>
@@ -14,11 +14,11 @@
 
 namespace harness {
 
-// A row of an input of a rank. It need only last until the next one is asked for.
+// Returns a row of an input of a rank. The row need only last until the next call.
 using InputRow = std::function<const void*(int rank, int64_t row)>;
 
-// The outputs of a dispatch on one rank. Functions that fill in a row return false, and write
-// nothing, where the row must stay untouched.
+// The outputs of a dispatch on one rank. Functions that fill in a row write nothing and return
+// false if the row must stay untouched.
 class ExpectedDispatch {
  public:
   // `routing` is kept by reference.
@@ -31,14 +31,14 @@ class ExpectedDispatch {
     return reference::row_at(arrivals_, layout_, capacity_, index);
   }
 
-  // A row of so many bytes as it was sent, or zeros: of x, or of forwarded scales.
+  // Gives a row of x or of forwarded scales as it was sent, or zeros.
   bool sent(int64_t index, const InputRow& input, int64_t bytes, void* out) const;
 
-  // A row that dispatch quantised from BF16, and its scales.
+  // Gives a row that dispatch quantised from BF16, and its scales.
   bool quantized(int64_t index, hepQuantization_t mode, const InputRow& x, int hidden,
                  int scale_bytes, void* out, void* scales) const;
 
-  // Of a row's selections: in the flat layout one value for each of top-k, otherwise one.
+  // Give a value for each selection of a row: top_k values in the flat layout, otherwise one.
   int columns() const { return layout_ == hepLayoutFlat ? routing_.top_k() : 1; }
   bool weights(int64_t index, const reference::Weights& weights, float* out) const;
   bool experts(int64_t index, int32_t* out) const;  // -1: selects none of this rank
@@ -57,7 +57,7 @@ class ExpectedDispatch {
 // The outputs of a combine.
 class ExpectedCombine {
  public:
-  // The weight of a row of y.
+  // Returns the weight of a row of y.
   using WeightOf = std::function<float(int rank, int64_t row)>;
 
   // `routing` is kept by reference. Rows of `y` are of the combine's type.
@@ -65,7 +65,7 @@ class ExpectedCombine {
                   WeightOf weight)
       : routing_(routing), combine_(combine), y_(std::move(y)), weight_(std::move(weight)) {}
 
-  // The row of `out` of a rank's token. `values` is scratch for a row of y in FP32.
+  // Gives the row of `out` of a rank's token. `values` is scratch for a row of y in FP32.
   void row(int rank, int64_t token, std::vector<float>* values, void* out) const;
 
  private:
@@ -75,7 +75,8 @@ class ExpectedCombine {
   WeightOf weight_;
 };
 
-// The weights that a dispatch carried, for hepWeightsDispatched. Keeps a reference to `routing`.
+// Returns the weights that a dispatch carried, for hepWeightsDispatched. Keeps a reference to
+// `routing`.
 ExpectedCombine::WeightOf dispatched_weights(const reference::Routing& routing,
                                              const reference::Combine& combine,
                                              const reference::Weights& weights);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory, streams, graphs and clocks that the library's calls accept: CUDA's on the cuda backend,
-// plain ones on the host. Failures of CUDA are thrown as std::runtime_error.
+// Memory, streams, graphs and clocks that the library's calls accept: those of CUDA on the cuda
+// backend, plain ones on the host. They throw std::runtime_error if CUDA fails.
 #pragma once
 
 #include <hybridep.h>
@@ -12,14 +12,14 @@
 
 namespace harness {
 
-// Copies between plain host memory and memory of the backend; synchronous.
+// Copy between plain host memory and memory of the backend, and wait for the copy.
 void upload(hepBackend_t backend, void* to, const void* from, size_t bytes);
 void download(hepBackend_t backend, void* to, const void* from, size_t bytes);
 void fill(hepBackend_t backend, void* to, unsigned char byte, size_t bytes);
 
-// Device memory on cuda, plain memory on host; aligned to 256 bytes, contents undefined. What is
-// given back is kept for later buffers, because freeing device memory may wait for kernels that
-// wait for other ranks.
+// Device memory on cuda, plain memory on host. It is aligned to 256 bytes, and its contents are
+// undefined. A block that is given back is kept for later buffers, because freeing device memory
+// may wait for kernels that wait for other ranks.
 class Buffer {
  public:
   Buffer() = default;
@@ -50,11 +50,11 @@ class Buffer {
   void* data_ = nullptr;
 };
 
-// Frees what was given back on the current device, for a program whose next buffers have other
-// sizes. No kernel of any rank may be running.
+// Frees the blocks that were given back on the current device, for a program whose next buffers
+// have other sizes. No kernel of any rank may run.
 void free_unused_memory(hepBackend_t backend);
 
-// Of the current device, by all processes; 0 on host.
+// Returns the memory of the current device that all processes use; 0 on host.
 size_t device_memory_in_use(hepBackend_t backend);
 
 // A buffer between two canaries. It begins `misalignment` bytes past a multiple of 256.
@@ -94,11 +94,12 @@ class Stream {
   hepStream_t get() const { return stream_; }  // nullptr on host, and if it is the legacy stream
   void synchronize();
 
-  // In stream order, between any two places of the backend's memory.
+  // Copies in stream order between any two places of the backend's memory.
   void copy(void* to, const void* from, size_t bytes);
   void fill(void* to, unsigned char byte, size_t bytes);
 
-  // Adds to *counter, in the backend's memory, in how many places the two differ. In stream order.
+  // Adds the number of places in which the two differ to *counter, which lies in the backend's
+  // memory. In stream order.
   void count_differences(const void* a, const void* b, size_t bytes, uint64_t* counter);
 
  private:
@@ -108,7 +109,7 @@ class Stream {
   hepStream_t stream_ = nullptr;
 };
 
-// Capture of a stream's work, and its replay. cuda only.
+// Captures a stream's work and replays it. On cuda only.
 class Graph {
  public:
   Graph() = default;
@@ -128,7 +129,7 @@ class Graph {
   size_t num_nodes_ = 0;
 };
 
-// Time between two points of a stream: by events on cuda, by the clock on host.
+// Measures the time between two points of a stream: by events on cuda, by the clock on host.
 class Timer {
  public:
   explicit Timer(hepBackend_t backend);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The processes of a run: what the harness needs of MPI. processes_mpi.cc provides it, or
-// processes_none.cc in a build without MPI.
+// The functions of MPI that the harness needs. processes_mpi.cc has them, or processes_none.cc in a
+// build without MPI.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@ void finalize();
 int count();
 int index();
 
-// Called by the thread that called init().
+// Only the thread that called init() may call these.
 void all_gather(const void* send, void* receive, size_t bytes);
 
 }  // namespace harness::processes

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Updates of routings in one line.
+// Calls a routing update in one line.
 #pragma once
 
 #include <hybridep.h>

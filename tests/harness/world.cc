@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kDefaultThreads = 4;
 
-// For hepCommInitCallback, whose context is the rank.
+// The callback of hepCommInitCallback. Its context is the rank.
 int all_gather_callback(const void* send, void* receive, size_t bytes, void* context) {
   return world().all_gather(*static_cast<int*>(context), send, receive, bytes) ? 0 : 1;
 }
@@ -68,7 +68,8 @@ void World::finalize() { processes::finalize(); }
 
 int World::device(int rank) const { return num_devices_ == 0 ? -1 : rank % num_devices_; }
 
-// By UUID. Two processes that each see one GPU both call it device 0, and it may be the same one.
+// Counts by UUID. Two processes that each see one GPU both call it device 0, and it may be the same
+// one.
 int World::count_gpus() const {
   if (backend_ == hepBackendHost) return 0;
   std::vector<device::Uuid> mine;

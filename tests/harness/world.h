@@ -22,11 +22,11 @@ struct WorldOptions {
 
 class World {
  public:
-  // Joins MPI when mpirun started this process, and takes its options out of the command line. Says
-  // on standard error what is wrong and returns false if the world cannot be made as asked for.
+  // Joins MPI if mpirun started this process, and takes its options out of the command line. If the
+  // world cannot be made as asked for, says why on standard error and returns false.
   static bool init(int* argc, char*** argv, const WorldOptions& options);
 
-  // Leaves MPI. The last thing that a program does with the world.
+  // Leaves MPI. A program must not use the world after it.
   static void finalize();
 
   static bool started_by_mpi();
@@ -42,7 +42,8 @@ class World {
   hepBackend_t backend() const { return backend_; }
   int domain_size() const { return domain_size_ != 0 ? domain_size_ : num_ranks(); }
   bool has_several_domains() const { return domain_size() < num_ranks(); }
-  // Of a local rank: its number in this process. -1 on the host backend; ranks may share a GPU.
+  // Returns the number of a local rank's GPU in this process; -1 on the host backend. Ranks may
+  // share a GPU.
   int device(int rank) const;
 
   // Runs body(rank) on one thread for each local rank, with the rank's device current, and joins
@@ -50,18 +51,17 @@ class World {
   // the first exception that left a body of this process.
   void run(const std::function<void(int rank)>& body);
 
-  // Collective over all ranks, inside run(). False if it failed because a rank's body has ended or
-  // the ranks disagree on `bytes`; `receive` [num_ranks][bytes] is then untouched. Never hangs for
-  // such a reason.
+  // Collective over all ranks, inside run(). Returns false if a rank's body has ended or the ranks
+  // disagree on `bytes`. Then `receive` [num_ranks][bytes] is untouched. It does not hang for such
+  // a reason.
   bool all_gather(int rank, const void* send, void* receive, size_t bytes);
   bool barrier(int rank) { return all_gather(rank, nullptr, nullptr, 0); }
 
-  // Over processes, outside run(): the highest of the processes' values.
+  // Collective over processes, outside run(). Returns the highest of their values.
   int max_over_processes(int value) const;
 
-  // Creates this rank's communicator; an auto backend and a domain size of 0 in `config` become the
-  // world's. In one
-  // process by unique id, under mpirun over all_gather().
+  // Creates this rank's communicator. An auto backend and a domain size of 0 in `config` become the
+  // world's. In one process it is created by unique id, under mpirun over all_gather().
   hepResult_t create_comm(int rank, const hepConfig_t& config, hepComm_t* comm);
 
  private:
@@ -74,7 +74,8 @@ class World {
   hepBackend_t backend_ = hepBackendHost;
   int domain_size_ = 0;
 
-  // One collective at a time: local ranks leave their parts, the main thread exchanges them.
+  // There is one collective at a time. Local ranks leave their parts, and the main thread exchanges
+  // them.
   std::mutex mutex_;
   std::condition_variable changed_;
   int arrived_ = 0, departed_ = 0;
