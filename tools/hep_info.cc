@@ -30,7 +30,7 @@
 
 namespace {
 
-// For a process with as many ranks as a communicator may have.
+// This is enough for a process with as many ranks as a communicator may have.
 constexpr rlim_t kEnoughFiles = 1024;
 
 // What a signal to a peer takes of a pipeline (2 H200s).
@@ -141,7 +141,7 @@ void print_settings() {
   }
 }
 
-// The settings table of GUIDE.md is this output.
+// Prints the settings table of GUIDE.md.
 void print_settings_as_markdown() {
   std::printf("| variable | config field | values | default | meaning |\n|---|---|---|---|---|\n");
   for (const hep::Setting& setting : hep::settings_table()) {
@@ -173,7 +173,7 @@ void print_devices() {}
 constexpr const char* kBackends = "host (built without CUDA)";
 #endif
 
-// What the ranks of this machine need of it to share memory.
+// Prints what this machine must grant so that its ranks can share memory.
 void print_sharing() {
   const struct {
     hepBackend_t backend;

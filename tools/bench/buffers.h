@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The memory of one rank: what it keeps for the whole run, and inputs and outputs of the calls.
+// The memory of one rank: that of the whole run, and the inputs and outputs of the calls.
 #pragma once
 
 #include <hybridep.h>
@@ -25,9 +25,9 @@ inline void require(hepResult_t result, const char* call) {
                            hepGetLastError());
 }
 
-// What one rank keeps from the first job of a run to the last.
+// A rank keeps this from the first job of a run to the last.
 struct Session {
-  // On the rank's thread.
+  // Runs on the rank's thread.
   Session(hepBackend_t backend, const Values& values) : stream(backend) {
     for (const auto& [type, table] : values.all()) tables.try_emplace(type, table, stream);
     if (backend == hepBackendCuda) {
@@ -37,7 +37,7 @@ struct Session {
     }
   }
 
-  // Host memory for results on their way to a comparison.
+  // Returns host memory for results on their way to a comparison.
   static constexpr int64_t kStagingBytes = int64_t{16} << 20;
   char* staging() { return pinned ? pinned->data() : plain.data(); }
 
@@ -78,7 +78,7 @@ class Rows {
   Rows(const Rows&) = delete;
   Rows& operator=(const Rows&) = delete;
 
-  // NULL if there are none.
+  // Returns NULL if there are none.
   char* data() const { return heap_ != nullptr ? static_cast<char*>(heap_) : buffer_.as<char>(); }
 
  private:
@@ -87,7 +87,7 @@ class Rows {
   harness::Buffer buffer_;
 };
 
-// Of a dispatch: what goes in and what comes out.
+// The weights of a dispatch: those that go in, and those and the experts that come out.
 struct Weights {
   Weights(const Job& job, int rank, hepLayout_t layout, int64_t rows) {
     if (!job.options.weights) return;
@@ -97,7 +97,7 @@ struct Weights {
     of_rows = poisoned(job.backend, rows * columns * sizeof(float));
     if (flat) experts = poisoned(job.backend, rows * columns * sizeof(int32_t));
   }
-  // Asks a dispatch for them.
+  // Gives a dispatch the weights and asks it for the outputs.
   void fill(hepDispatchArgs_t* args) const {
     args->weights = in.as<float>();
     args->row_weights = of_rows.as<float>();
@@ -106,7 +106,8 @@ struct Weights {
   harness::Buffer in, of_rows, experts;
 };
 
-// The scales of a dispatch: of its tokens, unless they are made on the way, and of what arrives.
+// The scales of a dispatch: those of its tokens, unless the dispatch makes them, and those that
+// arrive.
 struct Scaling {
   Scaling(const Job& job, int rank, int64_t tokens, int64_t rows, Session& session) : job(job) {
     const Format& format = job.format();
@@ -118,7 +119,7 @@ struct Scaling {
         .fill(in.data(), row_starts(Matrix::kScales, rank, tokens),
               format.scale_columns(job.shape.hidden));
   }
-  // Gives a dispatch those from these rows on.
+  // Gives a dispatch the scales from these rows on.
   void fill(int64_t first_token, int64_t first_row, hepDispatchArgs_t* args) const {
     const int64_t bytes = job.scale_bytes();
     args->scales = in.data() == nullptr ? nullptr : in.as<char>() + first_token * bytes;

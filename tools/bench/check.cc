@@ -57,7 +57,7 @@ int64_t Checker::dispatch(hepLayout_t layout, int64_t capacity, int64_t first_to
   return wrong + small_arrays(expected, result);
 }
 
-// Rows and scales as they were sent, compared where they are.
+// Compares rows and scales with those that were sent, where they lie.
 int64_t Checker::forwarded(const Expected& expected, int64_t first_token,
                            const DispatchResult& result) {
   const auto starts = [&](Matrix matrix) {
@@ -157,7 +157,7 @@ int64_t Checker::layer(const Placement& placement, int64_t first_token, const vo
   return compare_combined(&expected_layer_[layout], placement, y, out);
 }
 
-// What is expected is computed once for a layout and kept.
+// The expected rows of a layout are computed once and kept.
 int64_t Checker::compare_combined(std::vector<char>* expected, const Placement& placement,
                                   const harness::InputRow& y, const void* out) {
   if (expected->empty()) *expected = expected_combine(placement, y);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Compares what a rank got with the reference. All functions return the number of wrong values.
+// Compares the results of a rank with the reference. All functions return the number of wrong
+// values.
 #pragma once
 
 #include <hybridep.h>
@@ -15,7 +16,7 @@
 
 namespace bench {
 
-// What a dispatch wrote: pointers to memory of the backend.
+// The outputs of a dispatch, in memory of the backend.
 struct DispatchResult {
   const void* rows;
   const float* row_weights;          // NULL if not asked for
@@ -23,7 +24,7 @@ struct DispatchResult {
   const void* row_scales = nullptr;  // NULL if the format has none
 };
 
-// Where all ranks' rows are.
+// Where the rows of all ranks lie.
 struct Placement {
   hepLayout_t layout;
   std::vector<int64_t> capacity;  // by rank
@@ -48,9 +49,9 @@ class Checker {
  private:
   using Expected = harness::ExpectedDispatch;
 
-  // What a quantising dispatch brings to this rank, by flat row.
+  // The rows that a quantising dispatch brings to this rank, by flat row.
   struct Quantized {
-    int64_t first_token = -1;  // of the tokens that it is of
+    int64_t first_token = -1;  // the first of its tokens
     std::vector<unsigned char> rows, scales;
   };
 
@@ -64,8 +65,8 @@ class Checker {
                            const harness::InputRow& y, const void* out);
   std::vector<char> expected_combine(const Placement& placement, const harness::InputRow& y) const;
 
-  // Compares `count` rows of `columns` elements with those that `expected(index, row)` fills in. It
-  // returns false where a row may be anything.
+  // Compares `count` rows of `columns` elements with those that `expected(index, row)` fills in.
+  // `expected` returns false if a row may hold anything.
   int64_t compare(const void* rows, int64_t count, int64_t columns, int element_bytes,
                   const std::function<bool(int64_t, void*)>& expected);
 

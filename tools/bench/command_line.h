@@ -20,7 +20,8 @@ CLI::Option* add_words(CLI::App* app, const char* name, std::vector<T>* field,
       ->transform(CLI::CheckedTransformer(names).description(""));
 }
 
-// Adds what both benchmarks take. They write to `options` when the command line is parsed.
+// Adds the options that both benchmarks take. They write to `options` when the command line is
+// parsed.
 void add_options(CLI::App* app, Options* options);
 
 }  // namespace bench

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the benchmarks ask of CUDA. gpu_cuda.cu provides it, or gpu_none.cc in a build without CUDA.
-// Failures are thrown as std::runtime_error.
+// The functions of CUDA that the benchmarks need. gpu_cuda.cu has them, or gpu_none.cc in a build
+// without CUDA. They throw std::runtime_error if they fail.
 #pragma once
 
 #include <hybridep.h>
@@ -20,8 +20,8 @@ struct GpuInfo {
 };
 GpuInfo gpu_info();
 
-// Holds back what is enqueued on a stream after it, until it is opened: work that was enqueued in
-// full before it starts is never delayed by the host. Opens by itself after ten seconds.
+// A gate holds back the work that follows it on a stream until it is opened. The host never delays
+// work that was enqueued in full before. The gate opens by itself after ten seconds.
 class Gate {
  public:
   explicit Gate(hepStream_t stream);
@@ -48,7 +48,7 @@ void fill_rows(const GpuRows& expected, void* rows, hepStream_t stream);
 int64_t count_wrong_rows(const GpuRows& expected, const void* rows, unsigned long long* counter,
                          hepStream_t stream);
 
-// Lets a stream do nothing for about so long.
+// Lets a stream do nothing for about this long.
 void pause(hepStream_t stream, double microseconds);
 
 // Host memory that a GPU reads and writes at full speed.

@@ -85,7 +85,7 @@ cudaError_t launch_pause(double microseconds, cudaStream_t stream) {
                 static_cast<long long>(microseconds * kCyclesPerMicrosecond));
 }
 
-// The first word of the file that looks like 580.95.05.
+// Returns the first word of the file that looks like 580.95.05.
 std::string kernel_module_version() {
   std::ifstream file("/proc/driver/nvidia/version");
   for (std::string word; file >> word;) {

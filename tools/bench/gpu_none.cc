@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A build without CUDA: there is no GPU to ask anything of.
+// Stands in for gpu_cuda.cu in a build without CUDA.
 #include <stdexcept>
 
 #include "gpu.h"

@@ -11,7 +11,7 @@
 namespace bench {
 namespace {
 
-// The finalizer of SplitMix64.
+// This is the finalizer of SplitMix64.
 uint64_t hash(uint64_t value) {
   value += 0x9e3779b97f4a7c15u;
   value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -21,7 +21,7 @@ uint64_t hash(uint64_t value) {
 
 uint64_t hash(uint64_t a, uint64_t b) { return hash(hash(a) ^ b); }
 
-// From 0 to 1.
+// Returns a number from 0 to 1.
 double unit(uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
 
 template <typename T, typename Make>
@@ -59,7 +59,7 @@ ValueTable make_table(hepDataType_t type, uint64_t seed) {
         return static_cast<uint16_t>(bits >> 16);
       });
       break;
-    default:  // forwarded bit for bit, so any will do
+    default:  // other types are forwarded bit for bit, so any numbers will do
       allocate(1);
       fill_table<uint8_t>(&table, [&](int64_t i) { return static_cast<uint8_t>(hash(seed, i)); });
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The inputs of all ranks as functions of the seed alone. So every rank knows what every other rank
-// sent, without communication.
+// The inputs of all ranks. They depend on the seed alone, so every rank knows what every other rank
+// sent.
 #pragma once
 
 #include <hybridep.h>
@@ -23,7 +23,7 @@ constexpr int64_t kRowStarts = int64_t{1} << 22;
 constexpr int64_t kMaxHidden = 65536;  // 64 KiB of bytes, the longest row that the library takes
 constexpr int64_t kNumValues = kRowStarts + kMaxHidden;
 
-// Where in the table a row of a rank's matrix begins.
+// Returns where in the table a row of a rank's matrix begins.
 int32_t row_start(Matrix matrix, int rank, int64_t row);
 std::vector<int32_t> row_starts(Matrix matrix, int rank, int64_t rows);  // of the first rows
 
@@ -45,7 +45,7 @@ class Values {
   std::map<hepDataType_t, ValueTable> tables_;
 };
 
-// The types of all inputs, rows and scales of these shapes.
+// Returns the types of all inputs, rows and scales of these shapes.
 std::set<hepDataType_t> types_of(const std::vector<Shape>& shapes);
 
 // The choices of all ranks' tokens, and their weights.

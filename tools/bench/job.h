@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What all ranks of a process share, read-only: one shape's inputs of everybody, and what the
-// reference says must arrive where.
+// A job is one shape: the inputs of all ranks, and the reference of what must arrive where. All
+// ranks of a process share it, read-only.
 #pragma once
 
 #include <hybridep.h>
@@ -14,7 +14,7 @@
 
 namespace bench {
 
-// What the library needs to know of a job's work.
+// Returns a config for the work of a job.
 hepConfig_t work_config(const Options& options, const Shape& shape);
 
 struct Job {
@@ -28,7 +28,8 @@ struct Job {
   int64_t scale_bytes() const { return shape.format.scale_bytes(shape.hidden); }
   int tokens(int rank) const { return shape.tokens_of(rank, num_ranks); }
 
-  // Flat rows that a rank receives, mean of the ranks: all, and those of other ranks.
+  // The flat rows that a rank receives, as a mean over the ranks: all of them, and those of other
+  // ranks.
   double mean_rows() const;
   double mean_remote_rows() const;
 
@@ -52,7 +53,7 @@ struct Job {
   std::vector<reference::Routing> routings;  // of both sets of indices
 };
 
-// By rank: what takes all rows of a layout, of the first set of indices or of either.
+// Return by rank the capacity for all rows of a layout, of the first set of indices or of either.
 std::vector<int64_t> exact_capacities(const Job& job, hepLayout_t layout);
 std::vector<int64_t> batch_capacities(const Job& job, hepLayout_t layout);
 

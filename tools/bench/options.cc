@@ -38,7 +38,7 @@ void check(const Options& options, int num_ranks) {
   }
 }
 
-// Rows of E4M3 come with forwarded scales or are quantised. Other types are only forwarded.
+// Rows of E4M3 have forwarded scales or are quantised. Rows of other types are only forwarded.
 std::vector<Format> formats_of(hepDataType_t type, const Options& options) {
   std::vector<Format> all;
   const bool can_quantize = type == hepTypeFloat8E4M3;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The work that a benchmark measures: what was asked for, and the defaults.
+// The work that a benchmark measures: the options that were given, and the defaults.
 #pragma once
 
 #include <hybridep.h>
@@ -23,7 +23,7 @@ std::string name_of(const Names<T>& names, T value) {
   return "?";
 }
 
-// One for each block of 128 elements of a row.
+// The scales of a row: one for each block of 128 elements.
 enum class Scales { kNone, kFloat32, kUe8m0 };
 
 extern const Names<hepDataType_t> kTypeNames;
@@ -104,10 +104,11 @@ struct Defaults {
   int iterations;
 };
 
-// Fills in what was not given. Throws std::runtime_error if the options contradict each other.
+// Fills in the options that were not given. Throws std::runtime_error if options contradict each
+// other.
 void resolve(const Defaults& defaults, hepBackend_t backend, int num_ranks, Options* options);
 
-// Of resolved options.
+// Returns the shapes of resolved options.
 std::vector<Shape> shapes(const Options& options);
 
 }  // namespace bench

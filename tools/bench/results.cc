@@ -13,7 +13,7 @@
 namespace bench {
 namespace {
 
-// Counts up when a member changes its meaning or goes.
+// This number counts up when a member changes its meaning or goes.
 constexpr int kSchema = 1;
 
 std::string version() {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Results as JSON lines: one object a case, which says by itself what was measured, where and when.
+// Writes results as JSON lines. A line is one case and says by itself what was measured, where and
+// when.
 #pragma once
 
 #include <hybridep.h>
@@ -15,10 +16,10 @@ namespace bench {
 
 using Json = nlohmann::ordered_json;
 
-// The members that all cases of a run have in common: program, build and machine. An empty `commit`
-// stands for the commit of the build.
+// Returns the members that all cases of a run have in common: program, build and machine. An empty
+// `commit` stands for the commit of the build.
 Json describe_machine(const char* program, const std::string& commit, hepBackend_t backend);
-// The same, with the ranks and the options that do not change from case to case.
+// Returns the same with the ranks and with the options that do not change from case to case.
 Json describe_run(const char* program, const harness::World& world, const Options& options);
 
 Json describe_shape(const Shape& shape);

@@ -25,7 +25,7 @@ RowTable::RowTable(const ValueTable& values, harness::Stream& stream)
   prove_comparison();
 }
 
-// Everything rests on it, so it must find what is wrong before it is believed.
+// All checks rest on this one, so it first has to find a fault that was made on purpose.
 void RowTable::prove_comparison() {
   constexpr int kColumns = 1000;
   const std::vector<int32_t> starts = {0, 12345, kZeroRow}, others = {0, 12346, 1};
@@ -33,7 +33,7 @@ void RowTable::prove_comparison() {
   fill(rows.data(), starts, kColumns);
   const int64_t same = count_wrong(rows.data(), starts, kColumns);
   const int64_t different = count_wrong(rows.data(), others, kColumns);
-  // By chance a few neighbours are equal.
+  // A few neighbours are equal by chance.
   if (same != 0 || different < kColumns || different > 2 * kColumns) {
     throw std::runtime_error("the comparison of rows does not work");
   }

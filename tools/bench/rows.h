@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows of a job in memory of the backend: written there and compared there, on a GPU by kernels, so
-// that preparing and checking a case takes no longer than the case.
+// Writes and compares the rows of a job in memory of the backend. On a GPU kernels do both, so that
+// preparing and checking a case takes no longer than the case.
 #pragma once
 
 #include <hybridep.h>
@@ -18,18 +18,18 @@ namespace bench {
 constexpr int32_t kZeroRow = -1;
 constexpr int32_t kAnyRow = -2;  // nothing is written there, and nothing compared
 
-// How many of `count` elements differ, bit for bit; host memory.
+// Returns how many of `count` elements in host memory differ, bit for bit.
 int64_t count_different(const void* a, const void* b, int64_t count, int element_bytes);
 
 class RowTable {
  public:
-  // For the current device; work is done on `stream`. `values` is kept by reference.
+  // Works on the current device and on `stream`. Keeps a reference to `values`.
   RowTable(const ValueTable& values, harness::Stream& stream);
 
-  // Rows of `columns` elements of the table.
+  // Writes rows of `columns` elements of the table.
   void fill(void* rows, const std::vector<int32_t>& starts, int columns);
 
-  // How many elements differ.
+  // Returns how many elements differ.
   int64_t count_wrong(const void* rows, const std::vector<int32_t>& starts, int columns);
 
  private:

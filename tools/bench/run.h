@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A run: every shape that was asked for, on every rank; and what the ranks do together.
+// A run measures every shape on every rank. This header also has what the ranks do together.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -28,11 +28,11 @@ void prepare_root(const harness::World& world, const std::function<void()>& prep
 // Measures one shape, on the thread of a rank.
 using Measure = std::function<void(const Job& job, int rank, Session& session)>;
 
-// Collective over processes. Throws std::runtime_error if a rank fails, and before anything is
-// measured if the library cannot serve a shape.
+// Collective over processes. Throws std::runtime_error if a rank fails. If the library cannot serve
+// a shape, it throws before anything is measured.
 void run_shapes(harness::World& world, const Options& options, const Measure& measure);
 
-// Shows on standard error what is being done, if somebody watches; an empty text clears it.
+// Shows a text on standard error if that is a terminal. An empty text clears it.
 void show_progress(const std::string& text);
 
 // --------------------------------------------------------------- what the ranks do together
@@ -40,20 +40,20 @@ void show_progress(const std::string& text);
 // Throws std::runtime_error if another rank failed.
 void meet(harness::World& world, int rank);
 
-// Whether a rank may enqueue operations before its peers have enqueued the ones before them. Ranks
-// that share a GPU may not, because CUDA may keep a kernel waiting behind those of other ranks. The
-// host backend has no queue.
+// Returns whether a rank may enqueue operations before its peers have enqueued the ones before
+// them. Ranks that share a GPU may not, because CUDA may keep a kernel waiting behind those of
+// other ranks. The host backend has no queue.
 bool enqueues_ahead(const harness::World& world);
 
-// Enqueues calls behind a gate on all ranks, opens it, and waits until they are done. Only if
-// enqueues_ahead().
+// Enqueues calls behind a gate on all ranks, opens the gate, and waits until the calls are done.
+// Only for ranks that may enqueue ahead.
 void run_gated(harness::World& world, int rank, harness::Stream& stream,
                const std::function<void()>& enqueue);
 
-// What all ranks measured, rank by rank.
+// Returns the measurements of all ranks, rank by rank.
 std::vector<double> gather(harness::World& world, int rank, const std::vector<double>& mine);
 
-// Iteration by iteration that of the slowest rank.
+// Returns for each iteration the time of the slowest rank.
 std::vector<double> slowest(harness::World& world, int rank, const std::vector<double>& mine);
 
 int64_t sum_over_ranks(harness::World& world, int rank, int64_t mine);

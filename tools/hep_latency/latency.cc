@@ -19,7 +19,7 @@ Latency summarize(std::vector<double> times) {
   return {times[last / 2], times[last * 99 / 100], times[last]};
 }
 
-// The runs of one rank: each part between two timers, again and again.
+// The runs of one rank. Each part stands between two timers, which are used again and again.
 class Runs {
  public:
   Runs(harness::World& world, int rank, const Passes& passes, harness::Stream& stream,
@@ -42,7 +42,7 @@ class Runs {
     stream_.synchronize();
   }
 
-  // The times of each part, in microseconds.
+  // Returns the times of each part, in microseconds.
   std::vector<std::vector<double>> time() {
     for (int done = 0; done < passes_.iterations;) {
       const int runs = std::min(kRunsAhead, passes_.iterations - done);
@@ -67,8 +67,8 @@ class Runs {
       return;
     }
     run_gated(world_, rank_, stream_, [&] {
-      // A gate does not open for all ranks at once. The first run after it would time that,
-      // hundreds of microseconds at times.
+      // A gate does not open for all ranks at the same moment. The first run after it would include
+      // the difference, which is hundreds of microseconds at times.
       call_parts();
       for (int i = 0; i < runs; ++i) run_once(i * parts_.size());
     });

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Times single operations rather than many in a row: what each of thousands of runs took.
+// Times single operations rather than many in a row: each of thousands of runs by itself.
 //
-// On a GPU a run is enqueued in full before it starts, on all ranks, and a pause comes before each
-// of its parts. So neither the host nor the end of what came before delays it. Each part waits for
-// its peers and so keeps the ranks in step. On the host, and where ranks share a GPU, the
-// ranks meet before each part.
+// On a GPU all ranks enqueue a run in full before it starts, and a pause comes before each of its
+// parts. So neither the host nor the end of the run before delays it. Each part waits for its peers
+// and so keeps the ranks in step. On the host, and if ranks share a GPU, the ranks meet before each
+// part.
 #pragma once
 
 #include <functional>
@@ -18,7 +18,7 @@ namespace bench {
 struct Latency {
   double p50_us = 0, p99_us = 0, max_us = 0;  // of all runs, each as long as on its slowest rank
 
-  // Of one of the equal operations that a run consists of.
+  // Returns the times of one of the equal operations in a run.
   Latency operator/(double operations) const {
     return {p50_us / operations, p99_us / operations, max_us / operations};
   }

@@ -8,7 +8,7 @@
 namespace bench {
 namespace {
 
-// Operations of a graph that are timed together. The last is of batch 0, which is checked.
+// The operations of a graph that are timed together. The last one is of batch 0, which is checked.
 constexpr int kChainLength = 16;
 
 // The inputs of two batches.
@@ -111,7 +111,7 @@ void LatencyBench::run_whole(const Setup& setup, const char* name, const Operati
   if (enqueues_ahead(world_)) run_graphs(setup, name, operation, check);
 }
 
-// Each operation as a graph of its own, and one of many in a row in a graph.
+// Measures each operation as a graph of its own, and as one of many in a row in a graph.
 void LatencyBench::run_graphs(const Setup& setup, const char* name, const Operation& operation,
                               const Check& check) {
   harness::Graph graphs[2], chain;

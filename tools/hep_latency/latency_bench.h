@@ -24,7 +24,7 @@ class LatencyBench {
   void run();
 
  private:
-  // A communicator, and what its cases have in common.
+  // A communicator, and the members that its cases have in common.
   struct Setup {
     hepComm_t comm;
     int blocks;

@@ -6,7 +6,7 @@
 namespace bench {
 namespace {
 
-// What lies so many bytes on; NULL if there is nothing.
+// Returns the address this many bytes on; NULL if there is no memory.
 void* offset(char* memory, int64_t bytes) { return memory == nullptr ? nullptr : memory + bytes; }
 
 int64_t expert_bytes(const Job& job, int64_t num_rows) {

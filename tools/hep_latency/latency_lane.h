@@ -26,7 +26,7 @@ class LatencyLane {
   void combine_send(int batch, hepStream_t stream);
   void combine_receive(hepStream_t stream);
 
-  // How many values are wrong, batch 0 having come last.
+  // Returns how many values are wrong. Batch 0 must have come last.
   int64_t check_dispatch(Checker& checker, hepStream_t stream) const;
   int64_t check_combine(Checker& checker) const;
 

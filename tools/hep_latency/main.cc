@@ -48,7 +48,7 @@ void add_latency_options(CLI::App* app, Options* options) {
   app->get_option("--iterations")->description("timed runs a case (default: 2000; host: 20)");
 }
 
-// True if no value was wrong. Throws std::runtime_error if something failed.
+// Returns whether no value was wrong. Throws std::runtime_error if something failed.
 bool run(harness::World& world, Options options) {
   const std::vector<hepLayout_t> layouts = {hepLayoutFlat, hepLayoutExpertMajor,
                                             hepLayoutExpertPadded};

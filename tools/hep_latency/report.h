@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The results of hep_latency: a line of a table for each case as it comes, and a JSON line.
+// Writes the results of hep_latency: for each case a line of a table and a JSON line, as soon as it
+// ends.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whole layers: a routing update, a dispatch, and a combine of what it gave.
+// Measures whole layers: a routing update, a dispatch, and a combine of the dispatched rows.
 #include <algorithm>
 #include <vector>
 
@@ -9,7 +9,7 @@
 
 namespace bench {
 
-// Two batches with indices and tokens of their own, in turn; batch 0 comes last.
+// Two batches, each with its own indices and tokens, take turns. Batch 0 comes last.
 struct OperationBench::Layer {
   Layer(const Job& job, const Handles& handles, hepLayout_t layout, Memory memory, int rank)
       : job(job),
@@ -54,7 +54,7 @@ struct OperationBench::Layer {
   hepCombineArgs_t combine = HEP_COMBINE_ARGS_INITIALIZER;
 };
 
-// Where ranks share a GPU, all have enqueued an operation before any of them enqueues the next.
+// If ranks share a GPU, all of them enqueue an operation before any enqueues the next.
 void OperationBench::enqueue(Layer& layer, int batch) {
   const hepStream_t stream = session_.stream.get();
   const auto keep_step = [&] {

@@ -83,7 +83,8 @@ void resolve_perf(const harness::World& world, PerfOptions* options) {
   }
 }
 
-// In the root process, for all GPUs; only a process that sees them all can.
+// Measures the ceilings in the root process, for all GPUs. Only a process that sees them all can do
+// so.
 Ceilings find_ceilings(const harness::World& world, const PerfOptions& options) {
   Ceilings ceilings;
   const int seen = harness::World::num_devices();
@@ -102,20 +103,20 @@ Ceilings find_ceilings(const harness::World& world, const PerfOptions& options) 
   return ceilings;
 }
 
-// In the root process alone.
+// Only the root process has this.
 struct Root {
   Ceilings ceilings;
   std::unique_ptr<Report> report;
 
   void prepare(const harness::World& world, const PerfOptions& options) {
-    // First, because it lets the GPUs access each other for a while.
+    // This comes first, because it lets the GPUs access each other for a while.
     ceilings = find_ceilings(world, options);
     report =
         std::make_unique<Report>(describe_run("hep_perf", world, options), options.json, ceilings);
   }
 };
 
-// True if no value was wrong. Throws std::runtime_error if something failed.
+// Returns whether no value was wrong. Throws std::runtime_error if something failed.
 bool run(harness::World& world, PerfOptions options) {
   resolve_perf(world, &options);
   Root root;

@@ -16,8 +16,8 @@ constexpr int kBatchCalls = 16;  // behind one gate: a stream takes about 1000 p
 constexpr int kHostGroups = 4;   // between which the queue runs empty
 constexpr int kHostGroupCalls = 8;  // of which none waits for the queue
 
-// The time that the host takes to enqueue a call. Only a few calls are made at a time, so that none
-// waits for room in a queue.
+// Measures how long the host takes to enqueue a call. It makes only a few calls at a time, so that
+// none waits for room in a queue.
 double measure_host_us(harness::World& world, int rank, harness::Stream& stream, const Call& call,
                        int first_index) {
   using Clock = std::chrono::steady_clock;
@@ -36,7 +36,7 @@ double measure_host_us(harness::World& world, int rank, harness::Stream& stream,
 
 using Timers = std::vector<std::unique_ptr<harness::Timer>>;
 
-// Calls that are enqueued together; `timed_call(i)` makes the i-th.
+// Enqueues calls together; `timed_call(i)` makes the i-th.
 void run_batch(harness::World& world, int rank, harness::Stream& stream, int batch, int* index,
                const Call& call, const std::function<void(int)>& timed_call) {
   if (enqueues_ahead(world)) {
@@ -52,7 +52,7 @@ void run_batch(harness::World& world, int rank, harness::Stream& stream, int bat
   }
 }
 
-// The times of this rank's iterations, in microseconds.
+// Returns the times of this rank's iterations, in microseconds.
 std::vector<double> time_calls(harness::World& world, int rank, int iterations,
                                harness::Stream& stream, int* index, const Call& call) {
   Timers timers;

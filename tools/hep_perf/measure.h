@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Times calls that all ranks make together.
 //
-// On a GPU the timed calls of all ranks are enqueued in full behind a gate, each between two events
-// of its own, and then let go at once on all ranks. So the host never delays a call, and the calls
-// themselves keep the ranks in step: each waits for its peers. A few untimed calls go first, to let
-// the ranks fall into step. The wait for a slower peer belongs to a call's time, as it does in a
-// model. A second pass takes the time on the host.
+// On a GPU all ranks enqueue their timed calls in full behind a gate, each between two events. Then
+// the gate opens on all ranks at once. So the host never delays a call, and the calls themselves
+// keep the ranks in step, because each waits for its peers. A few untimed calls go first and bring
+// the ranks into step. The wait for a slower peer belongs to a call's time, as it does in a model.
+// A second pass measures the time on the host.
 //
-// On the host, and where ranks share a GPU, the ranks meet at a barrier before each call.
+// On the host, and if ranks share a GPU, the ranks meet at a barrier before each call.
 #pragma once
 
 #include <functional>

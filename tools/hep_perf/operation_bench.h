@@ -61,7 +61,7 @@ class OperationBench {
   void run_case(const Handles& handles, Case description, const Call& call,
                 const std::function<int64_t()>& check);
 
-  // The time of a memcpy of the rows that this rank receives, by all ranks at once.
+  // Measures a memcpy of the rows that this rank receives, by all ranks at once.
   double time_memcpy(const Case& description);
 
   bool measures(Operation operation) const;

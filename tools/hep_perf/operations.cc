@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Routing update, dispatch and combine, each alone.
+// Measures routing update, dispatch and combine, each alone.
 #include <vector>
 
 #include "harness/update.h"
@@ -8,7 +8,7 @@
 
 namespace bench {
 
-// What is timed next needs a routing, so it is updated even where nobody asked for its time.
+// The operations that follow need a routing, so it is updated even if its time is not wanted.
 void OperationBench::run_routing(const Handles& handles) {
   const harness::Buffer indices[] = {uploaded(job_.backend, job_.workload.indices(0, rank_)),
                                      uploaded(job_.backend, job_.workload.indices(1, rank_))};
@@ -68,7 +68,7 @@ void OperationBench::run_dispatch(const Handles& handles, hepLayout_t layout, Me
   });
 }
 
-// Where no dispatch is measured, one must still carry the weights that combine multiplies by.
+// If no dispatch is measured, one must still carry the weights that combine multiplies by.
 void OperationBench::carry_weights(const Handles& handles, hepLayout_t layout) {
   const int64_t capacity = job_.routing().at(rank_).num_rows(layout);
   const int64_t num_rows = job_.routing().at(rank_).output_rows(layout, capacity);

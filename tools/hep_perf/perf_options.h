@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What hep_perf takes besides the options that all benchmarks have.
+// The options that hep_perf has besides those of all benchmarks.
 #pragma once
 
 #include <algorithm>

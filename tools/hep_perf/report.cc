@@ -26,7 +26,7 @@ std::string decimal(double value) {
 
 std::string number(int64_t value) { return std::to_string(value); }
 
-// GB/s of so many flat rows, and their scales, in that time.
+// Returns GB/s of flat rows and their scales.
 double bandwidth(double rows, const Case& result, double us) {
   if (!result.moves_rows) return 0;
   return rows * static_cast<double>(result.bytes_per_row) / us * 1e-3;

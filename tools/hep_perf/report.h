@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The results of hep_perf: a line of a table for each case as it comes, and a JSON line.
+// Writes the results of hep_perf: for each case a line of a table and a JSON line, as soon as it
+// ends.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +14,7 @@
 
 namespace bench {
 
-// What was measured, and the result.
+// A case that was measured, with its result.
 struct Case {
   Operation operation;
   std::string layout = "-", memory = "-", weights = "-";  // "-" where it does not apply

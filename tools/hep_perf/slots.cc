@@ -11,7 +11,7 @@ constexpr int64_t kCacheBytes = int64_t{128} << 20;  // more than twice the L2 c
 constexpr int kMaxSlots = 256;
 constexpr int64_t kOverlapStride = 16;
 
-// How many slots of so many bytes exceed the cache.
+// Returns how many slots of this size exceed the cache.
 int slots_beyond_cache(const Job& job, int64_t bytes) {
   if (job.backend != hepBackendCuda || bytes == 0) return 1;
   return static_cast<int>(std::min<int64_t>(kMaxSlots, (kCacheBytes + bytes - 1) / bytes));

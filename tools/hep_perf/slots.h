@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where consecutive calls find their inputs and outputs.
+// The places at which consecutive calls find their inputs and outputs.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,7 @@ Slots expert_slots(const Job& job, hepLayout_t layout, int rank);  // y
 Slots output_slots(const Job& job, int64_t rows, const Slots& inputs);
 Slots batch_slots(const Job& job);  // x of two batches, one for each set of indices
 
-// The heap of a communicator that takes the largest of the cases.
+// Returns the bytes of a heap that has room for the largest case.
 int64_t heap_bytes(const Job& job, const PerfOptions& options);
 
 }  // namespace bench

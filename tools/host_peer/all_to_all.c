@@ -39,7 +39,7 @@ static uint64_t next_random(struct Job* job) {
   return job->random >> 33;
 }
 
-// Each token selects distinct experts and goes once to each of their ranks.
+// Draws distinct experts for each token. A token goes once to each of their ranks.
 static void choose_ranks(struct Job* job) {
   int* experts = allocate(job->experts * sizeof *experts);
   for (int e = 0; e < job->experts; ++e) experts[e] = e;
@@ -133,7 +133,8 @@ static int ascending(const void* a, const void* b) {
   return (left > right) - (left < right);
 }
 
-// The median of the iterations, each as long as on its slowest rank, in microseconds.
+// Returns the median of the iterations in microseconds. An iteration lasts as long as on its
+// slowest rank.
 static double median_us(struct Job* job, void (*call)(struct Job*)) {
   double* times = allocate(job->iterations * sizeof *times);
   for (int i = -kWarmup; i < job->iterations; ++i) {
@@ -149,7 +150,7 @@ static double median_us(struct Job* job, void (*call)(struct Job*)) {
   return median;
 }
 
-// How many sums are not those of the token's copies. Each copy is the row itself.
+// Returns how many sums are not those of the token's copies. Each copy is the row itself.
 static long count_wrong(const struct Job* job) {
   long wrong = 0;
   int next[kMaxRanks] = {0};

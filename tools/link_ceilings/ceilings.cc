@@ -95,7 +95,8 @@ void run_on_all(const Gpus& gpus, const Work& work) {
   for (const auto& gpu : gpus) gpu->synchronize();
 }
 
-// All GPUs start together, when everything has been enqueued; the slowest counts. Best of a few.
+// Returns the best of a few measurements. All GPUs start together when everything has been
+// enqueued, and the slowest counts.
 double measure(const Gpus& gpus, const Work& work, double bytes) {
   run_on_all(gpus, work);
   double best = 0;
@@ -133,7 +134,7 @@ TransferArgs transfer_args(const Gpus& gpus, int gpu, bool targets, int passes) 
   return args;
 }
 
-// Moves everything once and looks at every word, before any time counts.
+// Moves everything once and checks every word, before any time counts.
 void verify(const Gpus& gpus, int sms) {
   run_on_all(gpus, [&](const Gpu& gpu) {
     TransferArgs args = transfer_args(gpus, gpu.device(), false, 1);
@@ -160,8 +161,8 @@ void verify(const Gpus& gpus, int sms) {
   }
 }
 
-// Lets all GPUs address each other's memory, until destruction: the library is to be measured as it
-// is found by a program that never asked for this.
+// Lets all GPUs address each other's memory until its destruction. The library is then measured as
+// a program finds it that never asked for this.
 class PeerAccess {
  public:
   // `*refusal` stays empty if every GPU can.

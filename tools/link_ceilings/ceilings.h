@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the links and the memory give without any protocol: the ceilings that the operations are
-// held against. They are measured on all GPUs at once.
+// The ceilings of the operations: what links and memory give without any protocol. They are
+// measured on all GPUs at once.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +22,7 @@ struct Ceilings {
   int gpus = 0;         // 1: the only peer is the GPU itself, "local"
   std::string skipped;  // why `all` is empty
 
-  // The faster of loads and stores with so many SMs; 0 if not measured.
+  // Returns the faster of loads and stores with this many SMs; 0 if not measured.
   double best(int sms) const {
     double best = 0;
     for (const Ceiling& ceiling : all) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A build without CUDA: there are no links to measure.
+// Stands in for ceilings.cc in a build without CUDA: there are no links to measure.
 #include "ceilings.h"
 
 namespace bench {
