@@ -149,7 +149,7 @@ struct ClassCounts {
     return sum;
   }
   // Makes the counter of each class start where the classes before it end, the first at `begin`.
-  __device__ void line_up(uint32_t* counter, int stride, uint32_t begin) const {
+  __device__ void exclusive_scan(uint32_t* counter, int stride, uint32_t begin) const {
 #pragma unroll
     for (int i = 0; i < kClasses; ++i) {
       counter[i * stride] = begin;
@@ -175,7 +175,7 @@ __device__ inline void assign_experts(const UpdateArgs& args, const AssignMemory
     const uint32_t through = warp_inclusive_sum(aligned);
     const uint32_t begin = end + through - aligned;
     if (e < local_experts) {
-      classes.line_up(counter, stride, begin);
+      classes.exclusive_scan(counter, stride, begin);
       memory.offsets[e] = begin;
       memory.counts[e] = count;
       if (blockIdx.x == 0) {
@@ -198,7 +198,7 @@ __device__ inline void place_rows(const UpdateArgs& args, const AssignMemory& me
   if (warp_lane() >= 2) return;  // one counts rows, the other selections
   const int i = shape.num_local_experts() + warp_lane();
   const ClassCounts classes(memory.counters + i, stride);
-  classes.line_up(memory.counters + i, stride, 0);
+  classes.exclusive_scan(memory.counters + i, stride, 0);
   if (warp_lane() == 0)
     *rows = {memory.counters[stride + i], memory.counters[(kClasses - 1) * stride + i]};
   if (blockIdx.x != 0) return;
