@@ -31,12 +31,12 @@ HEP_HOST_DEVICE constexpr int segment_bytes(int row_bytes, int reducers) {
 
 constexpr int kMaxLoadStages = 32;
 
-// Most rows that a forwarder has in flight before it hands the oldest one's stage back.
+// A forwarder has at most this many rows in flight before it frees the stage of the oldest.
 constexpr int kMaxStoreStages = 4;
 constexpr int kDefaultStoreStages = 3;
 
-// For signals of a pipeline that some reducer warps have come to and others not: they are no
-// further apart than the ring is deep.
+// Counters for signals of a pipeline that some reducer warps have come to and others not. The warps
+// are no further apart than the ring is deep.
 constexpr int kSignalSlots = 2 * kMaxLoadStages;
 
 // A pipeline gives about so many signals in a combine, each for as many chunks as it then has to: a
@@ -56,7 +56,7 @@ struct Contribution {
 };
 static_assert(sizeof(Contribution) == 16 && kMaxReducers * kSliceBytes <= UINT16_MAX);
 
-// Where the expert outputs of a rank for this one lie.
+// Tells where the expert outputs of a rank for this rank lie.
 struct Outputs {
   const char* rows;
   uint32_t num_rows;

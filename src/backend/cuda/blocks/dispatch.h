@@ -9,9 +9,9 @@
 
 namespace hep::dispatch {
 
-// The warps of a block: loaders and storers, then those that publish and write what goes with the
-// rows. (A dispatch of 4096 FP8 tokens with scales on 2 H200s, 16 blocks, took 110 us with 6 of
-// these, 107 with 10, 108 with 14.)
+// The warps of a block: loaders and storers, then the warps that publish and that write weights,
+// scales and the other extras. (A dispatch of 4096 FP8 tokens with scales on 2 H200s, 16 blocks,
+// took 110 us with 6 of the latter, 107 with 10, 108 with 14.)
 constexpr int kPipelines = 4;  // at most
 constexpr int kFirstStorerWarp = kPipelines;
 constexpr int kFirstExtrasWarp = 2 * kPipelines;
@@ -21,7 +21,7 @@ constexpr int kThreads = (kFirstExtrasWarp + kExtrasWarps) * kWarpSize;
 
 constexpr int kQuantizeThreads = 1024;
 
-// What a loader tells its storer of a stage.
+// A loader tells this to its storer about a stage.
 struct RowItem {
   uint32_t row;       // the first flat row, or kEnd
   uint32_t num_rows;  // in the expert layouts 1
@@ -36,17 +36,17 @@ struct FlatExtra {
   float weight;
 };
 
-// Flat rows of a source follow each other, and mostly come from tokens that follow each other: a
-// stage holds several, for fewer copies, as long as a pipeline keeps so many stages. (4 H200s with
-// 16 blocks: 5 stages of 2 rows gave 410 GB/s, 10 of 1 row 421.)
+// Flat rows of a source are consecutive, and mostly come from consecutive tokens. So a stage holds
+// several rows, for fewer copies, as long as a pipeline keeps this many stages. (4 H200s with 16
+// blocks: 5 stages of 2 rows gave 410 GB/s, 10 of 1 row 421.)
 constexpr int kMaxRowsPerStage = 16;
 constexpr int kFewStages = 6;
 
-// Rows that a pipeline has in flight at least, where a block has several.
+// A pipeline has at least this many rows in flight if a block has several pipelines.
 constexpr int kFewRowsOfPipeline = 5;
 
-// In the expert layouts a stage holds the row's selections, too, whose list the copy engine brings
-// along; it may begin 8 bytes off a 16-byte boundary.
+// In the expert layouts a stage also holds the list of the row's selections, which the copy engine
+// loads with the row. The list may begin 8 bytes off a 16-byte boundary.
 HEP_HOST_DEVICE constexpr int selection_bytes(int layout, int top_k) {
   return layout != hepLayoutFlat ? static_cast<int>(align_up((top_k + 1) * sizeof(Selection), 16))
                                  : 0;
@@ -61,8 +61,8 @@ HEP_HOST_DEVICE constexpr int pipeline_bytes(int stages, int stage_bytes) {
                   kStageAlignment);
 }
 
-// Static shared memory: what the ranks gave, where sources' rows begin and lie, entries of flat
-// rows, and flags.
+// Static shared memory: the inputs that ranks gave, the beginnings and locations of sources' rows,
+// entries of flat rows, and flags.
 constexpr int kStaticBytes = 5376;
 constexpr int kMaxDynamicBytes = kMaxSharedBytes - kStaticBytes;
 static_assert(is_budget_of(kStaticBytes, kMaxRanks + sizeof(uint32_t) * (kMaxRanks + 1) +

@@ -7,7 +7,7 @@
 
 namespace hep::fused {
 
-// The warps that place: the first of a block.
+// The first warps of a block compute the places.
 constexpr int kAssigningThreads = kAssigningWarps * kWarpSize;
 constexpr int kLoaderWarp = kAssigningWarps;
 constexpr int kStorerWarp = kAssigningWarps + 1;
@@ -15,7 +15,7 @@ constexpr int kOwnTokensWarp = kAssigningWarps + 2;
 constexpr int kOtherWarps = 3;
 constexpr int kThreads = (kAssigningWarps + kOtherWarps) * kWarpSize;
 
-// What the ranks have told, in shared memory.
+// The headers of the ranks, in shared memory.
 struct Sources {
   uint32_t num_tokens[kMaxRanks];
   uint32_t first_token[kMaxRanks + 1];  // tokens of the ranks before, in canonical order
@@ -33,7 +33,7 @@ struct BlockRows {
 // after it.
 constexpr int kClasses = kAssigningWarps + 2;
 
-// assign_bytes() states what AssignMemory takes without knowing of warps and stages.
+// assign_bytes() states the size of AssignMemory without knowing warps and stages.
 constexpr uint64_t place_memory_bytes(const Shape& shape) {
   const uint64_t selections = uint64_t{1} * shape.num_ranks * shape.max_tokens * shape.max_top_k;
   return align_up(sizeof(Selection) * kAssigningThreads + sizeof(uint32_t) * shape.num_ranks +
