@@ -32,13 +32,13 @@ void print_row(const Row& row, const Plan& plan, const Work& work, int sms, int 
   std::printf("\n");
 }
 
-void print_dispatch(const Plan& plan, int32_t layout, int32_t type, int sms) {
+void print_dispatch(const Plan& plan, int hidden, int32_t layout, int32_t type, int sms) {
   const bool is_fp8 = element_bytes(type) == 1;
   const Shape& shape = plan.shape;
   const int scale_bytes =
-      is_fp8 ? ceil_div(shape.hidden, kElementsOfScale) * static_cast<int>(sizeof(float)) : 0;
+      is_fp8 ? ceil_div(hidden, kElementsOfScale) * static_cast<int>(sizeof(float)) : 0;
   const DispatchWork work{
-      layout, shape.max_tokens, shape.max_top_k, 1, shape.hidden * element_bytes(type), scale_bytes,
+      layout, shape.max_tokens, shape.max_top_k, 1, hidden * element_bytes(type), scale_bytes,
       false};
   const double rows = shape.max_tokens * ranks_of_token(shape.num_ranks, shape.max_top_k);
   print_row({"dispatch", "heap", is_fp8 ? "fp8-e4m3 + fp32" : "bf16", layout,
@@ -46,9 +46,9 @@ void print_dispatch(const Plan& plan, int32_t layout, int32_t type, int sms) {
             plan, work, sms, dispatch_blocks(plan, work));
 }
 
-void print_combine(const Plan& plan, int32_t layout, Sending sending, int sms) {
+void print_combine(const Plan& plan, int hidden, int32_t layout, Sending sending, int sms) {
   const Shape& shape = plan.shape;
-  const int row_bytes = shape.hidden * element_bytes(hepTypeBfloat16);
+  const int row_bytes = hidden * element_bytes(hepTypeBfloat16);
   const CombineWork work{layout, shape.max_tokens, shape.max_top_k, row_bytes, row_bytes, sending};
   const double rows = shape.max_tokens * ranks_of_token(shape.num_ranks, shape.max_top_k);
   print_row(
@@ -66,10 +66,10 @@ void print_expectation(const hepConfig_t& config, int num_ranks, const Profile& 
       "|---|---|---|---|---|---|---|---|---|---|\n");
   for (const int32_t type : {hepTypeBfloat16, hepTypeFloat8E4M3})
     for (const int32_t layout : {hepLayoutFlat, hepLayoutExpertMajor})
-      print_dispatch(plan, layout, type, sms);
-  print_combine(plan, hepLayoutFlat, Sending::kNone, sms);
-  print_combine(plan, hepLayoutFlat, Sending::kRows, sms);
-  print_combine(plan, hepLayoutExpertMajor, Sending::kSums, sms);
+      print_dispatch(plan, config.hidden, layout, type, sms);
+  print_combine(plan, config.hidden, hepLayoutFlat, Sending::kNone, sms);
+  print_combine(plan, config.hidden, hepLayoutFlat, Sending::kRows, sms);
+  print_combine(plan, config.hidden, hepLayoutExpertMajor, Sending::kSums, sms);
 }
 
 }  // namespace hep

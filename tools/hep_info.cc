@@ -291,7 +291,7 @@ void print_signals_of(int ranks, hepMode_t mode, int tokens) {
     args.row_bytes = args.partial_row_bytes = 2 * resolved.hidden;
     args.call.layout = hepLayoutExpertMajor;
     args.outputs.location = hep::kNotInWindow;
-    hep::plan_combine(hep::make_plan(lane, hep::kH200), &args);
+    hep::plan_combine(hep::make_plan(lane, {&hep::kH200, hep::kMaxBlocks}), &args);
     const hep::CombineSignals signals = hep::count_signals(args);
     const double rows = tokens * (ranks - 1) * selecting_share(ranks);
     std::printf("| %s | %d | %d | %d | %.0f | %.1f | %d | %d | %.1f |\n",
