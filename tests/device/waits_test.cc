@@ -60,7 +60,9 @@ class CudaWaits : public testing::Test {
       context.lanes.push_back(
           {lane, 0, {window_.data() + lane.offset, peer_window_.data() + lane.offset}});
     expect_ok(create_cuda_backend(context, &backend_));
-    expect_ok(backend_->create_routing(0, {1, lanes_[0].routing_layout, nullptr}, &routing_));
+    const Lane& lane = lanes_.front();
+    expect_ok(backend_->create_routing(
+        0, {1, lane.routing_layout, lane.network_routing_layout, nullptr}, &routing_));
 
     dispatch_.layout = combine_.layout = hepLayoutFlat;
     dispatch_.type = combine_.type = combine_.partial_type = hepTypeBfloat16;
