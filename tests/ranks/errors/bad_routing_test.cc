@@ -238,7 +238,8 @@ TEST(BadRouting, ABatchThatIsTooLargeForTheRoutingOfAPeerIsReported) {
       if (self.rank == last) {
         EXPECT_HEP(hepCommGetAsyncError(self.comm, &error));
         EXPECT_EQ(error, hepErrorMismatch);
-        expect_mentions(hepGetLastError(), {"rank 0", "8 tokens", "at most 7 tokens"});
+        // Every other rank has such a batch, and any of them may be named.
+        expect_mentions(hepGetLastError(), {"8 tokens", "at most 7 tokens"});
       }
       self.barrier();
     });
