@@ -370,8 +370,8 @@ typedef struct {
       host backend the ranks of each host if there are several. The cuda backend serves one. */
   int32_t domain_size;
 
-  /* Tuning, as in Hybrid-EP. 0: the library chooses, within sm_budget. Every call takes a count that
-     is set. */
+  /* Tuning, as in Hybrid-EP. 0: the library chooses, within sm_budget. Every call takes a count
+     that is set. */
   /** Threads of a block of the routing kernel, a multiple of 32. The library uses fewer if the
       counters of many experts leave no room. */
   int32_t routing_threads;

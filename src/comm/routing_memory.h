@@ -9,7 +9,8 @@
 
 namespace hep {
 
-// The claim of a routing on its memory, as long as it lives: no other routing of the process has any of it.
+// The claim of a routing on its memory, as long as it lives: no other routing of the process has
+// any of it.
 class RoutingMemory {
  public:
   RoutingMemory() = default;

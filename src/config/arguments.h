@@ -21,8 +21,8 @@ struct RoutingState {
 
 Status check_update(const RoutingState& routing, const hepUpdate_t& update);
 
-// Check the arguments, and put the communicator's values in place of zeros. Dense weights and gradients
-// then stand in place of the others, too. A dispatch is one of num_tokens tokens.
+// Check the arguments, and put the communicator's values in place of zeros. Dense weights and
+// gradients then stand in place of the others, too. A dispatch is one of num_tokens tokens.
 Status resolve_dispatch(const RoutingState& routing, int64_t num_tokens, hepDispatchArgs_t* args);
 Status resolve_combine(const RoutingState& routing, hepCombineArgs_t* args);
 

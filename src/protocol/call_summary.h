@@ -11,8 +11,8 @@
 
 namespace hep {
 
-// Whether a rank gives an optional array that all ranks give or none. A rank that has nothing to put into
-// it goes with either.
+// Whether a rank gives an optional array that all ranks give or none. A rank that has nothing to
+// put into it goes with either.
 enum class Given : uint64_t { kNothingToGive = 0, kNo = 1, kYes = 2 };
 
 HEP_HOST_DEVICE constexpr Given given(bool has_entries, bool is_given) {

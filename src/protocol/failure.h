@@ -17,7 +17,8 @@ const char* operation_name(int32_t operation);
 // "lane 1" or "low-latency lane 1".
 std::string lane_name(int32_t mode, int32_t number);
 
-// "dispatch 7", and where there are several lanes to tell apart, "dispatch 7 of low-latency lane 1".
+// "dispatch 7", and where there are several lanes to tell apart, "dispatch 7 of low-latency lane
+// 1".
 std::string operation_text(int32_t operation, uint64_t number, int32_t mode, int32_t lane);
 
 // The sentence for a failed wait: "rank 1: dispatch 7 timed out waiting for rank 3 to ...". `cause`

@@ -26,8 +26,8 @@ HEP_HOST_DEVICE constexpr int64_t row_of_selection(int32_t layout, int64_t capac
   return index >= 0 && index < capacity ? selection.expert * capacity + index : kDropped;
 }
 
-// Rows of an expert that an output takes, of `count` that begin at `offset` in the expert-major layout;
-// expert-padded gives each expert the capacity.
+// Rows of an expert that an output takes, of `count` that begin at `offset` in the expert-major
+// layout; expert-padded gives each expert the capacity.
 HEP_HOST_DEVICE constexpr int64_t rows_below_capacity(int32_t layout, int64_t capacity,
                                                       int32_t offset, int32_t count) {
   const int64_t room = layout == hepLayoutExpertMajor ? capacity - offset : capacity;

@@ -12,8 +12,8 @@
 
 namespace hep {
 
-// Byte offsets into the private memory of a routing of at most max_tokens and K, filled by an update.
-// What has max_chunks or max_partials entries has as many as the communicator's shape says.
+// Byte offsets into the private memory of a routing of at most max_tokens and K, filled by an
+// update. What has max_chunks or max_partials entries has as many as the communicator's shape says.
 //
 //   tokens_per_expert  [EL] int32_t
 //   expert_offsets     [EL + 1] int32_t   aligned

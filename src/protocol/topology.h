@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who is where: ranks stand in domains of consecutive ranks, equally many each. The ranks of a domain
-// map each other's memory; a rank writes over the network to its rail peers alone, the ranks of its
-// number in the other domains.
+// Who is where: ranks stand in domains of consecutive ranks, equally many each. The ranks of a
+// domain map each other's memory; a rank writes over the network to its rail peers alone, the ranks
+// of its number in the other domains.
 #pragma once
 
 #include <cstdint>

@@ -37,7 +37,8 @@ int shared_bytes_of(const PipelineArgs& args) {
   return args.plan.pipelines * dispatch::pipeline_bytes(args.plan.stages, stage_bytes);
 }
 
-// The stages of each pipeline, and how many rows one holds. Returns the shared memory that all take.
+// The stages of each pipeline, and how many rows one holds. Returns the shared memory that all
+// take.
 int cut_stages(const Profile& profile, int rows_in_flight, PipelineArgs* args) {
   PipelinePlan& plan = args->plan;
   const int rows = rows_in_flight / plan.pipelines;
@@ -50,8 +51,8 @@ int cut_stages(const Profile& profile, int rows_in_flight, PipelineArgs* args) {
   return shared_bytes_of(*args);
 }
 
-// Scales that the copy engine can bring to their places come with their rows: asked for when those are placed, they
-// come two microseconds later. With larger ones less than three stages might fit.
+// Scales that the copy engine can bring to their places come with their rows: asked for when those
+// are placed, they come two microseconds later. With larger ones less than three stages might fit.
 int choose_stage_scale_bytes(const UpdateArgs& args) {
   const DispatchCall& call = args.call;
   const int bytes = args.context.shape().scale_bytes;
@@ -62,7 +63,8 @@ int choose_stage_scale_bytes(const UpdateArgs& args) {
 
 // --------------------------------------------------------------------------------------- combine
 
-// The blocks of the first half go evenly to all destinations, if there are enough: see combine/send.cuh.
+// The blocks of the first half go evenly to all destinations, if there are enough: see
+// combine/send.cuh.
 int32_t spread(double wanted, int32_t blocks, int32_t destinations) {
   const auto count = static_cast<int32_t>(std::lround(std::min<double>(blocks, wanted)));
   if (count < destinations || destinations == 0) return std::min(count, destinations);
@@ -136,19 +138,19 @@ struct CombinePlanner {
   }
 };
 
-// Tokens are taken a few at a time: what they are made of is looked up together, which takes as long as adding up
-// one more. A lane looks up a part, and no task reaches over the end of a chunk.
+// Tokens are taken a few at a time: what they are made of is looked up together, which takes as
+// long as adding up one more. A lane looks up a part, and no task reaches over the end of a chunk.
 constexpr int kMaxTaskShift = 3;
 static_assert(chunk_shift(kH200.few_tokens + 1, 1) >= kMaxTaskShift);
 static_assert(chunk_shift(kBlackwell.few_tokens + 1, 1) >= kMaxTaskShift);
 
-// Rows that are added up as they lie need little looking up: a pipeline has so many tasks at least. (2 H200s, flat,
-// 512 tokens: with 64 pipelines 37.2 us, 39.0 with half as many tasks; with 32 pipelines 39.2, and 46.4 token
-// by token.)
+// Rows that are added up as they lie need little looking up: a pipeline has so many tasks at least.
+// (2 H200s, flat, 512 tokens: with 64 pipelines 37.2 us, 39.0 with half as many tasks; with 32
+// pipelines 39.2, and 46.4 token by token.)
 constexpr int kFewestRowTasks = 4;
 
-// So that the pipeline that has most is done soonest. (2 H200s, expert-padded, 64 pipelines: 128 tokens take 23.5 us
-// one by one, 22.5 by twos; 512 tokens 66, and 54 by eights.)
+// So that the pipeline that has most is done soonest. (2 H200s, expert-padded, 64 pipelines: 128
+// tokens take 23.5 us one by one, 22.5 by twos; 512 tokens 66, and 54 by eights.)
 int choose_task_shift(const CombineArgs& args, const Profile& profile, int blocks) {
   int most = kMaxTaskShift;
   while (1 << most > kWarpSize / args.context.shape().max_partials()) --most;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every decision about launches: blocks, threads, stages, shared memory, and what is copied or sent. Pure
-// functions of sizes and of a profile, without a GPU.
+// Every decision about launches: blocks, threads, stages, shared memory, and what is copied or
+// sent. Pure functions of sizes and of a profile, without a GPU.
 #pragma once
 
 #include <vector>
@@ -37,11 +37,12 @@ Plan make_plan(const Lane& lane, const Gpu& gpu);
 // Blocks of the largest operation of a lane. A block may occupy an SM.
 int32_t most_blocks(const Plan& plan);
 
-// Blocks that operations of all lanes have when they run at the same time: one of each lane, the largest.
+// Blocks that operations of all lanes have when they run at the same time: one of each lane, the
+// largest.
 int32_t blocks_of_all(const std::vector<Lane>& lanes, const Gpu& gpu);
 
-// What decides about the blocks of a call. The fewest are chosen that are nearly as fast as the most:
-// see model.h.
+// What decides about the blocks of a call. The fewest are chosen that are nearly as fast as the
+// most: see model.h.
 struct DispatchWork {
   int32_t layout, num_tokens, top_k;
   int32_t alignment;
@@ -103,7 +104,8 @@ CombineSignals count_signals(const CombineArgs& args);
 // Rows in flight in a block of a dispatch of rows of this size.
 int32_t dispatch_stages(const Plan& plan, int32_t blocks, int64_t row_bytes, int layout);
 
-// A low-latency dispatch copies rows of so many bytes in all, though the peers could read them in place.
+// A low-latency dispatch copies rows of so many bytes in all, though the peers could read them in
+// place.
 int64_t most_copied_bytes(const Plan& plan, int32_t blocks);
 
 // A low-latency combine sends so many outputs, though the peers could read them in place.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The host backend: the protocol of src/protocol/ over windows in plain memory. A call does its work
-// before it returns, so every rank has a thread or process of its own.
+// The host backend: the protocol of src/protocol/ over windows in plain memory. A call does its
+// work before it returns, so every rank has a thread or process of its own.
 #pragma once
 
 #include <hybridep.h>

@@ -50,8 +50,8 @@ class Combiner {
 
   // Sums this rank's contributions to a token.
   void reduce(int64_t flat_row, void* partial) {
-    // A row that is the whole sum needs no rounding; of a NaN, the last addition makes the canonical
-    // one.
+    // A row that is the whole sum needs no rounding; of a NaN, the last addition makes the
+    // canonical one.
     if (moves_ && flat_row < args_.capacity) {
       copier_.copy(partial, at<char>(args_.y, flat_row * row_bytes_));
       return;

@@ -7,7 +7,8 @@
 
 namespace hep {
 
-// From construction to destruction, on one thread, which then has its own environment and flags back.
+// From construction to destruction, on one thread, which then has its own environment and flags
+// back.
 class DefaultFloatEnvironment {
  public:
   DefaultFloatEnvironment() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The first half of dispatch: every rank publishes its tokens, with their scales and weights, in its
-// window.
+// The first half of dispatch: every rank publishes its tokens, with their scales and weights, in
+// its window.
 #include <algorithm>
 #include <cstring>
 

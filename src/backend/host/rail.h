@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A rank's way to the other domains on one lane: what it sends to its rail peers, and what its proxy
-// counts. A domain is another one wherever it is an argument here.
+// A rank's way to the other domains on one lane: what it sends to its rail peers, and what its
+// proxy counts. A domain is another one wherever it is an argument here.
 #pragma once
 
 #include <cstdint>

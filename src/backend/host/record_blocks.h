@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where the records of an update lie: those of a domain's ranks in each other's windows, those of other
-// domains in blocks, one for each pair of rail peers.
+// Where the records of an update lie: those of a domain's ranks in each other's windows, those of
+// other domains in blocks, one for each pair of rail peers.
 #pragma once
 
 #include <array>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What combine does between domains. The ranks of a domain send their sums for a token of another domain
-// to the rail peer of its rank, which adds them up, rounds once, and sends one part over the network.
-// All move in chunks of the rows that the token's rank sent to this domain in dispatch.
+// What combine does between domains. The ranks of a domain send their sums for a token of another
+// domain to the rail peer of its rank, which adds them up, rounds once, and sends one part over the
+// network. All move in chunks of the rows that the token's rank sent to this domain in dispatch.
 #pragma once
 
 #include <hybridep.h>

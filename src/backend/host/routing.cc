@@ -79,8 +79,8 @@ Status HostRouting::update(const TopK& choice, hepStream_t stream) {
   return run_update(choice, Step::kWhole);
 }
 
-// The rows for other domains go in turns with those that come, in halves all at once: then the rings
-// hold them all.
+// The rows for other domains go in turns with those that come, in halves all at once: then the
+// rings hold them all.
 Status HostRouting::move_rows(const Operation& operation, const hepDispatchArgs_t& args,
                               bool x_in_place, Step step) {
   if (step != Step::kReceive)
@@ -99,7 +99,8 @@ Status HostRouting::move_rows(const Operation& operation, const hepDispatchArgs_
   return packer ? packer->await_sent() : Status();
 }
 
-// What the caller's batch is stands in the routing, too: its update was executed when it was called.
+// What the caller's batch is stands in the routing, too: its update was executed when it was
+// called.
 Status HostRouting::dispatch(const DispatchRequest& request, const Batch& batch, Step step,
                              hepStream_t stream) {
   HEP_TRY(backend_.check_stream(stream));
@@ -114,8 +115,8 @@ Status HostRouting::dispatch(const DispatchRequest& request, const Batch& batch,
   if (request.update) HEP_TRY(run_update(*request.update, step));
   const DefaultFloatEnvironment environment;
   const Operation operation = backend_.start(lane_, hepOperationDispatch, step);
-  // A second half waits for the peers' first halves alone, so that one thread can be several ranks: x,
-  // which is the caller's again then, is not read in place.
+  // A second half waits for the peers' first halves alone, so that one thread can be several ranks:
+  // x, which is the caller's again then, is not read in place.
   const bool whole = step == Step::kWhole;
   HEP_TRY(operation.run([&] { return move_rows(operation, args, in_heap && whole, step); }));
   if (step == Step::kSend) return {};

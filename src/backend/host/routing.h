@@ -60,8 +60,8 @@ struct RoutingState {
   int max_parts;
 };
 
-// The halves of the operations. The first ones wait for nothing but peers that are not done with the
-// operation of this kind before.
+// The halves of the operations. The first ones wait for nothing but peers that are not done with
+// the operation of this kind before.
 void send_update(const Operation& operation, const TopK& choice, HostBackend& backend,
                  RoutingState& state);
 Status receive_update(const Operation& operation, RoutingState& state);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One source for all instruction sets: loops without branches, which the compiler vectorises for the
-// target of the function that they are inlined into.
+// One source for all instruction sets: loops without branches, which the compiler vectorises for
+// the target of the function that they are inlined into.
 #include "backend/host/row_arithmetic.h"
 
 #include <algorithm>

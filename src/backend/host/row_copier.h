@@ -12,8 +12,9 @@
 namespace hep {
 
 // Copies the rows of an operation. Rows that the caches do not hold together are written around
-// them: an ordinary store would read its line first. (2 cores, 4096 x 7168 BF16, flat dispatch: 1.27
-// instead of 1.44 times a memcpy with 2 ranks, 1.13 instead of 1.18 with 4; medians of three runs.)
+// them: an ordinary store would read its line first. (2 cores, 4096 x 7168 BF16, flat
+// dispatch: 1.27 instead of 1.44 times a memcpy with 2 ranks, 1.13 instead of 1.18 with 4; medians
+// of three runs.)
 class RowCopier {
  public:
   RowCopier(int64_t row_bytes, int64_t num_rows)

@@ -109,7 +109,8 @@ int read_choices(const TopK& choice, int token, int num_experts, HostBackend& ba
                                           : read_ids(choice, token, num_experts, backend, choices);
 }
 
-// Calls visit(rank, its choices, their number) for each rank that a token selected, in ascending order.
+// Calls visit(rank, its choices, their number) for each rank that a token selected, in ascending
+// order.
 template <typename Visit>
 void for_each_rank(const TokenChoices& choices, int count, int experts_of_rank, Visit visit) {
   for (int begin = 0, end; begin < count; begin = end) {

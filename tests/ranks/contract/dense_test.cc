@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Weights and their gradients by token and expert, on some ranks or on all, say what those by selection
-// say.
+// Weights and their gradients by token and expert, on some ranks or on all, say what those by
+// selection say.
 #include <string>
 #include <vector>
 

@@ -59,8 +59,8 @@ void keep_async_errors(const Job& before, Job* job) {
   }
 }
 
-// Every rank sends, takes and relays through rings that are full nearly always. Batches of some ranks
-// are empty, and some tokens select nothing.
+// Every rank sends, takes and relays through rings that are full nearly always. Batches of some
+// ranks are empty, and some tokens select nothing.
 TEST(Domains, RingsOfAFewRowsLetEveryBatchThrough) {
   if (!world().has_several_domains()) GTEST_SKIP() << kNeedsDomains;
   const int jobs = options().cases / kMaxRing;

@@ -244,8 +244,8 @@ TEST(HostDomains, UpdateNamesTheRankOfAnotherDomainAndTheRankByWayOfWhichItsReco
   });
 }
 
-// A rank that has left wrote all that it had to; the rank by way of which it comes knows alone whether
-// all has been counted.
+// A rank that has left wrote all that it had to; the rank by way of which it comes knows alone
+// whether all has been counted.
 TEST(HostDomains, ARankOfAnotherDomainThatLeftEndsTheWaitsOfTheRankByWayOfWhichItsRecordsCome) {
   Options options;
   options.num_ranks = 4;

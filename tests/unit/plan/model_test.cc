@@ -134,8 +134,8 @@ double combine_time(const Case& c, Sending sending, const Profile& p, int blocks
                                        us(written * bytes, p.memory_write_rate));
 }
 
-// The fewest blocks within 3 % of the best of `most`, and the same where a time that is at the limit
-// but for rounding is past it.
+// The fewest blocks within 3 % of the best of `most`, and the same where a time that is at the
+// limit but for rounding is past it.
 struct Sweep {
   int fewest, fewest_but_for_rounding;
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Combine: reduce, push, add. Some blocks begin by summing this rank's rows of each token and pushing the
-// partial sum into a slot of the token's rank; all, these too when they are done, add up the slots of
-// this rank's tokens. Both halves sum rows that lie at addresses, so both are the same: a loader warp
-// that knows which rows, and reducer warps that know nothing but the ring.
+// Combine: reduce, push, add. Some blocks begin by summing this rank's rows of each token and
+// pushing the partial sum into a slot of the token's rank; all, these too when they are done, add
+// up the slots of this rank's tokens. Both halves sum rows that lie at addresses, so both are the
+// same: a loader warp that knows which rows, and reducer warps that know nothing but the ring.
 //
 // A block has several independent pipelines: while one waits, the others compute. The shorter the
 // rows, the fewer reducers a row needs, and the more pipelines there are.
@@ -28,8 +28,8 @@ namespace {
 // Gradients of the weights that a thread has on their way at once.
 constexpr int kGradientsAtOnce = 8;
 
-// Adds up a token's gradients of one expert, in ascending k, and puts them there. A lane has a selection;
-// by all lanes.
+// Adds up a token's gradients of one expert, in ascending k, and puts them there. A lane has a
+// selection; by all lanes.
 __device__ void put_dense_gradient(const CombineArgs& args, const SelectionWarpLanes& lanes,
                                    int token, int expert, float gradient) {
   const uint32_t same = __match_any_sync(kFullWarp, expert) & lanes.of_group;
@@ -93,8 +93,8 @@ __device__ void take_gradients(const CombineArgs& args, uint64_t epoch) {
   __syncthreads();
 }
 
-// In the last block: all that this rank needs has been added up, and calls have been compared: the peers may
-// overwrite it. Waits until they have read this rank's outputs, if they do.
+// In the last block: all that this rank needs has been added up, and calls have been compared: the
+// peers may overwrite it. Waits until they have read this rank's outputs, if they do.
 __device__ void finish(const CombineArgs& args, bool in_place, uint64_t epoch) {
   const KernelContext& context = args.context;
   take_gradients(args, epoch);

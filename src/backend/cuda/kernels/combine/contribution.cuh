@@ -22,8 +22,8 @@ enum : uint16_t {
   kEndsPartial = 64  // the last of them
 };
 
-// One pipeline's share of shared memory, pipeline_bytes() of it. Reducers and forwarder have the same stages, one after the
-// other.
+// One pipeline's share of shared memory, pipeline_bytes() of it. Reducers and forwarder have the
+// same stages, one after the other.
 //
 //   stages           [load_stages][stage_bytes]
 //   reducing         barriers and items of the reducers' ring

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gradients of the weights on their way back, in a kernel of its own before that of combine: each goes to
-// the window of its token's rank, which takes them when its combine ends. The signals of combine tell
-// that they are there. All blocks clear dense gradients meanwhile, which one alone would be slow to do.
+// Gradients of the weights on their way back, in a kernel of its own before that of combine: each
+// goes to the window of its token's rank, which takes them when its combine ends. The signals of
+// combine tell that they are there. All blocks clear dense gradients meanwhile, which one alone
+// would be slow to do.
 #include "backend/cuda/blocks/combine.h"
 #include "backend/cuda/kernels/common/executed_update.cuh"
 #include "backend/cuda/kernels/common/routing_view.cuh"
@@ -15,8 +16,8 @@
 namespace hep::combine {
 namespace {
 
-// Waits until all ranks have taken the gradients of the last combine, unless combines take turns with two
-// sets. By all threads of a block.
+// Waits until all ranks have taken the gradients of the last combine, unless combines take turns
+// with two sets. By all threads of a block.
 __device__ bool wait_for_takers(const CombineArgs& args, uint64_t epoch) {
   const KernelContext& context = args.context;
   if (context.shape().sets == 2) return true;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the ranks of a combine tell each other beforehand: what they call, which must be the same, and
-// where outputs lie that the peers can read in place.
+// What the ranks of a combine tell each other beforehand: what they call, which must be the same,
+// and where outputs lie that the peers can read in place.
 #pragma once
 
 #include "backend/cuda/kernels/combine/contribution.cuh"
@@ -40,8 +40,8 @@ __device__ inline uint64_t call_summary(const CombineArgs& args) {
   return summary_of(args.call, args.num_tokens, executed.num_flat_rows, executed.update);
 }
 
-// Tells each peer of the call and where its rows lie. A peer that has told of the combine before this one has
-// done with the one before that, whose set this is. By one block.
+// Tells each peer of the call and where its rows lie. A peer that has told of the combine before
+// this one has done with the one before that, whose set this is. By one block.
 __device__ inline void publish_outputs(const CombineArgs& args, bool in_place, uint64_t epoch) {
   const KernelContext& context = args.context;
   const uint64_t call = call_summary(args);

@@ -20,8 +20,9 @@ struct TokenTask {
   int first, end;  // tokens; none: first >= end
 };
 
-// This rank's tokens in ascending order, dealt out to whichever pipeline asks, or, if they are few, to all in
-// turn: no token's result depends on who adds it up. By one warp; the next task is asked for early.
+// This rank's tokens in ascending order, dealt out to whichever pipeline asks, or, if they are few,
+// to all in turn: no token's result depends on who adds it up. By one warp; the next task is asked
+// for early.
 struct TokenTasks {
   const CombineArgs& args;
   int slot, token;  // of the lane in a task: a part for each; past the last token, there is none
@@ -54,9 +55,9 @@ struct TokenTasks {
   }
 };
 
-// What the sums of a task's tokens are made of: one part a lane, those of a token side by side. A part is
-// what a peer sent or holds, or this rank's own outputs. Looked up in steps, each of which needs what the
-// step before has loaded, and comes a task later.
+// What the sums of a task's tokens are made of: one part a lane, those of a token side by side. A
+// part is what a peer sent or holds, or this rank's own outputs. Looked up in steps, each of which
+// needs what the step before has loaded, and comes a task later.
 template <typename V>
 struct TokenParts {
   TokenTask task{0, 0};
@@ -92,8 +93,8 @@ struct TokenParts {
   }
 };
 
-// Waits until every rank that sends partial sums has sent those of a chunk. `outputs` NULL: all send, but
-// perhaps this one.
+// Waits until every rank that sends partial sums has sent those of a chunk. `outputs` NULL: all
+// send, but perhaps this one.
 template <typename V>
 __device__ bool wait_for_partials(const CombineArgs& args, uint64_t epoch, int chunk,
                                   const Outputs* outputs) {
@@ -114,7 +115,8 @@ __device__ bool wait_for_partials(const CombineArgs& args, uint64_t epoch, int c
   return true;
 }
 
-// A part that is not this rank's own: an output in place, NULL if it was dropped there, or a partial sum.
+// A part that is not this rank's own: an output in place, NULL if it was dropped there, or a
+// partial sum.
 template <typename V>
 __device__ const char* part_at(const CombineArgs& args, uint64_t epoch, const TokenParts<V>& parts,
                                const Outputs* outputs) {
@@ -129,8 +131,8 @@ __device__ const char* part_at(const CombineArgs& args, uint64_t epoch, const To
                   context.window_layout.partial_at(epoch, parts.token, parts.slot));
 }
 
-// Loads what is added up to a task's tokens, once wait() has returned true: it is asked when all that can be
-// found out beforehand is known. False if it returns false.
+// Loads what is added up to a task's tokens, once wait() has returned true: it is asked when all
+// that can be found out beforehand is known. False if it returns false.
 template <typename V, typename Wait>
 __device__ bool load_task(const CombineArgs& args, uint64_t epoch, const TokenParts<V>& parts,
                           const Outputs* outputs, ContributionLoader& loader, Wait wait) {
@@ -151,7 +153,8 @@ __device__ bool load_task(const CombineArgs& args, uint64_t epoch, const TokenPa
                      1.0f};
     if (own && items.siblings != 0) output = find_output<V>(args, row, own_index, items.index);
 
-    // A part that was dropped elsewhere counts as +0, like this rank's own if all its rows were dropped.
+    // A part that was dropped elsewhere counts as +0, like this rank's own if all its rows were
+    // dropped.
     const uint32_t active = contributing_warp_lanes(items, output.address);
     const uint32_t of_token = __match_any_sync(kFullWarp, token);
     uint16_t flags = V::kOneType ? 0 : kPartials;

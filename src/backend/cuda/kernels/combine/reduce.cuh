@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The reducers of combine: each warp owns a slice of the row, adds the rows in registers as they land,
-// with no barrier among warps, and stores its slice of the sum straight from there, also to a peer:
-// through shared memory and the copy engine it would take a quarter of the bandwidth of both.
+// The reducers of combine: each warp owns a slice of the row, adds the rows in registers as they
+// land, with no barrier among warps, and stores its slice of the sum straight from there, also to a
+// peer: through shared memory and the copy engine it would take a quarter of the bandwidth of both.
 #pragma once
 
 #include <type_traits>
@@ -36,8 +36,8 @@ struct Incoming {
   }
 };
 
-// Calls body(i, vector) for the lane's vectors of a slice. Instruction issue bounds the reducers, so
-// slices that are whole are not asked for their end.
+// Calls body(i, vector) for the lane's vectors of a slice. Instruction issue bounds the reducers,
+// so slices that are whole are not asked for their end.
 template <bool kWhole, typename Body>
 __device__ void for_each_vector(uint32_t vectors, Body body) {
 #pragma unroll

@@ -29,9 +29,9 @@ struct Variant {
     return kOfLayout == kAnyLayout ? args.call.layout : kOfLayout;
   }
 
-  // Whether this rank's outputs for its own tokens are added up where they lie, with the others' partial
-  // sums: of which one less is written and read, a tenth of all that an expert-major combine moves on 4
-  // ranks.
+  // Whether this rank's outputs for its own tokens are added up where they lie, with the others'
+  // partial sums: of which one less is written and read, a tenth of all that an expert-major
+  // combine moves on 4 ranks.
   static constexpr bool kOwnInPlace = kOneType;
 
   // What sends_unmodified_rows() says, as far as possible at compile time.
@@ -78,7 +78,8 @@ __device__ OutputRow find_output(const CombineArgs& args, const Row& row, uint32
   const bool flat = V::layout(args) == hepLayoutFlat;
   Selection selection{};
   if (!flat) selection = routing_of(args).selections()[row.first + number];
-  // Asked for before it is known whether the row was dropped, so that both are on their way at once.
+  // Asked for before it is known whether the row was dropped, so that both are on their way at
+  // once.
   float weight = 1.0f;
   if (args.call.weight_mode == hepWeightsDispatched)
     weight = flat ? dispatched_weight(args, row) : routing_of(args).weights()[row.first + number];
@@ -91,8 +92,8 @@ __device__ OutputRow find_output(const CombineArgs& args, const Row& row, uint32
   return {static_cast<const char*>(args.call.y) + place * args.row_bytes, weight};
 }
 
-// The lanes whose rows contribute: those that were not dropped, or, if all of an entry's were, its first,
-// which then contributes nothing.
+// The lanes whose rows contribute: those that were not dropped, or, if all of an entry's were, its
+// first, which then contributes nothing.
 __device__ inline uint32_t contributing_warp_lanes(const EntryItems::Batch& items,
                                                    const char* row) {
   const uint32_t kept = __ballot_sync(kFullWarp, items.siblings != 0 && row != nullptr);

@@ -13,8 +13,9 @@
 
 namespace hep::combine {
 
-// Waits until no source reads the partials of the last combine any more, unless combines take turns with two
-// sets of slots: a peer that has told of the combine before this one has done with the one before that.
+// Waits until no source reads the partials of the last combine any more, unless combines take turns
+// with two sets of slots: a peer that has told of the combine before this one has done with the one
+// before that.
 __device__ inline bool wait_for_slots(const CombineArgs& args, uint64_t epoch) {
   const KernelContext& context = args.context;
   if (context.shape().sets == 2) return true;
@@ -81,9 +82,9 @@ struct PendingSignals {
   }
 };
 
-// Chunks are visited in ascending order, each GPU beginning with another source. A block keeps to one
-// source if there are enough blocks and they divide evenly, as the plan for many tokens sees to: blocks that
-// change theirs pile up at the slowest.
+// Chunks are visited in ascending order, each GPU beginning with another source. A block keeps to
+// one source if there are enough blocks and they divide evenly, as the plan for many tokens sees
+// to: blocks that change theirs pile up at the slowest.
 template <typename V>
 __device__ void load_contributions(const CombineArgs& args, uint64_t epoch, int pipeline,
                                    ContributionLoader& loader) {

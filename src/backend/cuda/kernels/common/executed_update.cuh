@@ -25,10 +25,10 @@ __device__ void note_update(const Args& args, uint64_t update) {
   totals->routing = args.routing_number;
 }
 
-// Whether an operation on a routing may begin: the communicator has not failed, an update of the routing was
-// executed, and T and K of the call are those of the update. The replay of a graph may have executed another
-// update than the host called last; the communicator fails then, before anything is read by the routing's
-// records. By all threads of a block.
+// Whether an operation on a routing may begin: the communicator has not failed, an update of the
+// routing was executed, and T and K of the call are those of the update. The replay of a graph may
+// have executed another update than the host called last; the communicator fails then, before
+// anything is read by the routing's records. By all threads of a block.
 template <typename Args>
 __device__ bool may_begin(const Args& args, hepOperation_t operation, uint64_t epoch) {
   const RoutingTotals& executed = executed_update(args);

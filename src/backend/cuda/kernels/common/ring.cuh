@@ -146,10 +146,11 @@ struct WarpProducer {
   // Until the next stage is free. By every lane that writes it.
   __device__ void wait() const { wait_phase(&ring.empty[cursor.stage], cursor.parity ^ 1); }
 
-  // The lanes of `active`, in their order, each describe a stage and load `bytes` into it, 0: nothing. By
-  // all lanes. One after the other: instructions on barriers, and those of the copy engine, take one address
-  // for all lanes, so that the first row would wait for the barriers of all. (On 2 H200s, expert-major rows of
-  // 7168 elements are combined 2 to 3 % faster than with lanes that go on together as stages become free.)
+  // The lanes of `active`, in their order, each describe a stage and load `bytes` into it, 0:
+  // nothing. By all lanes. One after the other: instructions on barriers, and those of the copy
+  // engine, take one address for all lanes, so that the first row would wait for the barriers of
+  // all. (On 2 H200s, expert-major rows of 7168 elements are combined 2 to 3 % faster than with
+  // lanes that go on together as stages become free.)
   __device__ void load(uint32_t active, const Item& item, const void* global, uint32_t bytes) {
     load(active, item, bytes,
          [&](char* stage, uint64_t* full) { ptx::bulk_load(stage, global, bytes, full); });

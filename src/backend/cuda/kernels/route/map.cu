@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Routing maps become indices, for the routing kernel that follows: a warp lists the experts of a token,
-// ascending.
+// Routing maps become indices, for the routing kernel that follows: a warp lists the experts of a
+// token, ascending.
 #include "backend/cuda/blocks/route.h"
 #include "backend/cuda/kernels/common/report.cuh"
 #include "backend/cuda/kernels/common/warp.cuh"

@@ -125,8 +125,8 @@ __device__ inline void assign_experts(const RouteArgs& args, const ReceiveMemory
   if (has_last && blockIdx.x == 0 && warp_lane() == 0) expert_offsets[local_experts] = end;
 }
 
-// One warp: where each source's rows and selections begin. Returns whether the batches of all sources fit in
-// the routing's memory.
+// One warp: where each source's rows and selections begin. Returns whether the batches of all
+// sources fit in the routing's memory.
 __device__ inline bool assign_sources(const RouteArgs& args, const ReceiveMemory& memory,
                                       uint64_t epoch) {
   const KernelContext& context = args.context;
@@ -215,7 +215,8 @@ __device__ inline void receive_rows(const RouteArgs& args, const ReceiveMemory& 
                                     row.first += memory.selection_base[source];
                                     rows[i] = bit_cast<uint4>(row);
 
-                                    // The first row of a chunk is where it begins, and where empty chunks before it begin, too.
+                                    // The first row of a chunk is where it begins, and where empty
+                                    // chunks before it begin, too.
                                     const int chunk = chunk_of(row.token);
                                     for (int c = loaded.previous_chunk + 1; c <= chunk; ++c)
                                       chunk_rows[c] = row_base + i;

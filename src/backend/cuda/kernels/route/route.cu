@@ -2,10 +2,10 @@
 // The routing update: every rank sends each peer the records of the tokens that go there, and turns
 // the records that it receives into places. One launch, no host, no all-gather.
 //
-// A warp owns a run of consecutive tokens. It counts them; prefix sums over the warps and blocks give
-// it the index of its first row and selection in every destination and expert; it then writes its
-// records straight into the destinations' windows. What bounds an update is latency, not bytes: every
-// step loads what it needs at once, and a lane has one selection.
+// A warp owns a run of consecutive tokens. It counts them; prefix sums over the warps and blocks
+// give it the index of its first row and selection in every destination and expert; it then writes
+// its records straight into the destinations' windows. What bounds an update is latency, not bytes:
+// every step loads what it needs at once, and a lane has one selection.
 #include "backend/cuda/kernels/common/executed_update.cuh"
 #include "backend/cuda/kernels/common/grid.cuh"
 #include "backend/cuda/kernels/common/report.cuh"

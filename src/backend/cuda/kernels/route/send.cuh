@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The sending half of the routing update: a rank's tokens become records in the windows of the ranks
-// whose experts they select.
+// The sending half of the routing update: a rank's tokens become records in the windows of the
+// ranks whose experts they select.
 #pragma once
 
 #include "backend/cuda/blocks/route.h"
@@ -15,8 +15,8 @@
 
 namespace hep::route {
 
-// What is counted, and what then tells the next index to give out: selections by expert, rows by rank,
-// selections by rank.
+// What is counted, and what then tells the next index to give out: selections by expert, rows by
+// rank, selections by rank.
 struct Counters {
   uint32_t* by_expert;
   uint32_t* rows;
@@ -68,8 +68,8 @@ __device__ int expert_of_warp_lane(const RouteArgs& args, const SelectionWarpLan
   return expert_at<Index>(args, static_cast<int64_t>(token) * args.top_k + lanes.index);
 }
 
-// Counts the warp's tokens. `first_expert` is that of the lane's first selection. Returns to lane 0 the most
-// selections that a token has made.
+// Counts the warp's tokens. `first_expert` is that of the lane's first selection. Returns to lane 0
+// the most selections that a token has made.
 template <typename Index>
 __device__ uint32_t count_tokens(const RouteArgs& args, TokenRange range, int first_expert,
                                  uint32_t* memory) {
@@ -266,8 +266,8 @@ struct RecordSender {
   Counters next;  // what to give out
   uint64_t epoch;
 
-  // Writes the records of sorted tokens, from `first` on, into the windows of their destinations. Lanes with
-  // the same destination write neighbouring records.
+  // Writes the records of sorted tokens, from `first` on, into the windows of their destinations.
+  // Lanes with the same destination write neighbouring records.
   __device__ void send(int first, int end, Selection selection) const {
     const KernelContext& context = args.context;
     const bool valid = lanes.group < lanes.groups && selection.expert != kNoExpert;
@@ -329,8 +329,8 @@ __device__ void send_records(const RouteArgs& args, TokenRange range, int first_
   }
 }
 
-// Tells the peers that this block's records are there. Each block does so by itself: to find out which
-// one is the last would take longer.
+// Tells the peers that this block's records are there. Each block does so by itself: to find out
+// which one is the last would take longer.
 __device__ inline void signal_records(const RouteArgs& args, uint64_t epoch) {
   const KernelContext& context = args.context;
   const uint64_t offset = context.window_layout.block_records_at(context.rank, blockIdx.x);
