@@ -35,7 +35,8 @@ bool is_not_zero(float value) {
 class Combiner {
  public:
   Combiner(const Operation& operation, const RowArithmetic& arithmetic,
-           const hepCombineArgs_t& args, const RoutingState& state, const Parts* parts = nullptr)
+           const hepCombineArgs_t& args, const HostRoutingState& state,
+           const Parts* parts = nullptr)
       : operation_(operation),
         args_(args),
         state_(state),
@@ -169,7 +170,7 @@ class Combiner {
 
   const Operation& operation_;
   const hepCombineArgs_t& args_;
-  const RoutingState& state_;
+  const HostRoutingState& state_;
   const Parts* parts_;          // of other domains; NULL: there are none
   const SumRows sum_outputs_;   // a token's expert rows
   const SumRows sum_partials_;  // the ranks' sums
@@ -198,7 +199,7 @@ Status compare_call(const Operation& operation, int peer, uint64_t call) {
 // Sends this rank's sums for the tokens of one source of this domain, chunk by chunk. A chunk is
 // signalled even if it has no rows here: the source waits for every rank.
 void reduce_source(const Operation& operation, int source, Combiner& combiner,
-                   const RoutingState& state) {
+                   const HostRoutingState& state) {
   const WindowLayout& layout = operation.layout();
   void* window = operation.window(source);
   const uint32_t* chunk_rows = state.chunk_rows + source * (operation.shape().max_chunks() + 1);
@@ -220,7 +221,8 @@ void reduce_source(const Operation& operation, int source, Combiner& combiner,
 
 // Sends this rank's sums for the tokens of the ranks of other domains to the relays in this one.
 // All relays get chunk 0 before any gets chunk 1.
-Status reduce_remote(const Operation& operation, Combiner& combiner, const RoutingState& state) {
+Status reduce_remote(const Operation& operation, Combiner& combiner,
+                     const HostRoutingState& state) {
   std::array<uint32_t, kMaxRanks> next_row;
   std::copy_n(state.source_rows, operation.num_ranks(), next_row.begin());
   RelayWriter relay(operation, state);
@@ -252,7 +254,7 @@ Status await_local_chunk(const Operation& operation, int chunk) {
 }
 
 Status add_own_tokens(const Operation& operation, Combiner& combiner, const Parts* parts,
-                      const RoutingState& state) {
+                      const HostRoutingState& state) {
   const int tokens = chunk_tokens(state.num_tokens(), operation.num_ranks());
   for (int chunk = 0; chunk < ceil_div(state.num_tokens(), tokens); ++chunk) {
     HEP_TRY(await_local_chunk(operation, chunk));
@@ -268,13 +270,13 @@ Status add_own_tokens(const Operation& operation, Combiner& combiner, const Part
 
 }  // namespace
 
-uint64_t combine_call(const hepCombineArgs_t& args, const RoutingState& state) {
+uint64_t combine_call(const hepCombineArgs_t& args, const HostRoutingState& state) {
   const RoutingTotals& totals = *state.totals;
   return summary_of(args, totals.num_tokens, totals.num_flat_rows, totals.update);
 }
 
 Status send_partials(const Operation& operation, const RowArithmetic& arithmetic,
-                     const hepCombineArgs_t& args, const RoutingState& state) {
+                     const hepCombineArgs_t& args, const HostRoutingState& state) {
   Combiner combiner(operation, arithmetic, args, state);
   const uint64_t call = combine_call(args, state);
   const bool has_others = operation.rail() != nullptr;
@@ -288,7 +290,7 @@ Status send_partials(const Operation& operation, const RowArithmetic& arithmetic
 }
 
 Status add_partials(const Operation& operation, const RowArithmetic& arithmetic,
-                    const hepCombineArgs_t& args, const RoutingState& state) {
+                    const hepCombineArgs_t& args, const HostRoutingState& state) {
   std::optional<Parts> parts;
   if (operation.rail() != nullptr) parts.emplace(operation, args, state);
   Combiner combiner(operation, arithmetic, args, state, parts ? &*parts : nullptr);

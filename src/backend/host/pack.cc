@@ -11,7 +11,8 @@
 
 namespace hep {
 
-Packer::Packer(const Operation& operation, const hepDispatchArgs_t& args, const RoutingState& state)
+Packer::Packer(const Operation& operation, const hepDispatchArgs_t& args,
+               const HostRoutingState& state)
     : operation_(operation),
       args_(args),
       state_(state),

@@ -16,7 +16,7 @@ namespace hep {
 class Packer {
  public:
   // After publish(), which leaves quantised rows, scales and weights in the window.
-  Packer(const Operation& operation, const hepDispatchArgs_t& args, const RoutingState& state);
+  Packer(const Operation& operation, const hepDispatchArgs_t& args, const HostRoutingState& state);
 
   // Sends chunk number `chunk` of this dispatch to each domain that has so many. Waits until the
   // network and the domain have room for it.
@@ -36,7 +36,7 @@ class Packer {
 
   const Operation& operation_;
   const hepDispatchArgs_t& args_;
-  const RoutingState& state_;
+  const HostRoutingState& state_;
   const int64_t row_bytes_;
   const char* rows_;  // [T]
   const RowCopier copier_;

@@ -54,7 +54,7 @@ uint64_t publish_rows(const Operation& operation, const RowArithmetic& arithmeti
 }
 
 void publish_weights(const Operation& operation, const hepDispatchArgs_t& args,
-                     const RoutingState& state) {
+                     const HostRoutingState& state) {
   auto* published = at<float>(operation.own_window(),
                               operation.layout().weights_at(operation.epoch(), 0, state.top_k()));
   const int64_t count = int64_t{state.num_tokens()} * state.top_k();
@@ -72,7 +72,7 @@ void publish_weights(const Operation& operation, const hepDispatchArgs_t& args,
 }  // namespace
 
 Status publish(const Operation& operation, const RowArithmetic& arithmetic,
-               const hepDispatchArgs_t& args, bool x_in_place, const RoutingState& state) {
+               const hepDispatchArgs_t& args, bool x_in_place, const HostRoutingState& state) {
   HEP_TRY(wait_for_readers(operation, operation.epoch() - 1));
   const uint64_t place = publish_rows(operation, arithmetic, args, x_in_place, state.num_tokens());
   for (int peer = operation.first_local(); peer < operation.end_local(); ++peer) {

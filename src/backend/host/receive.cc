@@ -87,7 +87,7 @@ class Outputs {
 // Puts a dispatch's rows, and what belongs to them, to their places.
 class Receiver {
  public:
-  Receiver(const Operation& operation, const hepDispatchArgs_t& args, RoutingState& state)
+  Receiver(const Operation& operation, const hepDispatchArgs_t& args, HostRoutingState& state)
       : operation_(operation),
         args_(args),
         state_(state),
@@ -205,7 +205,7 @@ class Receiver {
 
   const Operation& operation_;
   const hepDispatchArgs_t& args_;
-  RoutingState& state_;
+  HostRoutingState& state_;
   Outputs outputs_;
   const int num_experts_;
   const int64_t top_k_;
@@ -228,8 +228,8 @@ Status find_source(const Operation& operation, int rank, int top_k, uint64_t cal
 // Takes the chunks of the ranks of other domains.
 class ChunkTaker {
  public:
-  ChunkTaker(const Operation& operation, const hepDispatchArgs_t& args, const RoutingState& state,
-             uint64_t call, Receiver& receiver)
+  ChunkTaker(const Operation& operation, const hepDispatchArgs_t& args,
+             const HostRoutingState& state, uint64_t call, Receiver& receiver)
       : operation_(operation), args_(args), state_(state), call_(call), receiver_(receiver) {
     std::copy_n(state.source_rows, operation.num_ranks(), next_row_.begin());
     for (int i = 0; i < operation.num_remote(); ++i)
@@ -290,7 +290,7 @@ class ChunkTaker {
 
   const Operation& operation_;
   const hepDispatchArgs_t& args_;
-  const RoutingState& state_;
+  const HostRoutingState& state_;
   const uint64_t call_;
   Receiver& receiver_;
   int num_chunks_ = 0;
@@ -298,7 +298,7 @@ class ChunkTaker {
 };
 
 // Takes the rows of this domain, each source's at once.
-Status take_local_rows(const Operation& operation, const RoutingState& state, uint64_t call,
+Status take_local_rows(const Operation& operation, const HostRoutingState& state, uint64_t call,
                        Receiver& receiver) {
   for (int i = 0; i < operation.domain_size(); ++i) {
     const int s = operation.in_turn(i);
@@ -325,7 +325,7 @@ Status exchange_chunks(Packer* packer, ChunkTaker& taker) {
 }  // namespace
 
 Status receive_rows(const Operation& operation, const hepDispatchArgs_t& args, Packer* packer,
-                    RoutingState& state) {
+                    HostRoutingState& state) {
   Receiver receiver(operation, args, state);
   receiver.count_rows();
   receiver.write_padding();

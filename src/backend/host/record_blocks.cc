@@ -67,7 +67,7 @@ Sections sections_of(const Block<Byte>& block, int number) {
 }
 
 void begin_block(const Operation& operation, int domain, const RecordTotals& totals,
-                 const RoutingState& state) {
+                 const HostRoutingState& state) {
   const Block<void> block = block_out(operation, domain);
   std::memset(block.base, 0, sizeof(BlockHeader));
   BlockHeader& header = block.header();
@@ -85,7 +85,7 @@ void begin_block(const Operation& operation, int domain, const RecordTotals& tot
 }
 
 // The layouts of a batch depend on K, so it is the same on all ranks. The batch must fit, too.
-Status check_header(const Operation& operation, int source, const RoutingState& state) {
+Status check_header(const Operation& operation, int source, const HostRoutingState& state) {
   const RecordHeader& header = *records_of(operation, source).header;
   const auto num_tokens = static_cast<int>(header.num_tokens);
   if (header.top_k != state.top_k())
@@ -99,7 +99,7 @@ Status check_header(const Operation& operation, int source, const RoutingState& 
 
 }  // namespace
 
-void begin_blocks(const Operation& operation, const RecordTotals& totals, RoutingState& state) {
+void begin_blocks(const Operation& operation, const RecordTotals& totals, HostRoutingState& state) {
   uint32_t first_part = 0;
   for (int domain = 0; domain < operation.topology().num_domains(); ++domain) {
     if (domain == operation.domain()) continue;
@@ -139,7 +139,7 @@ void send_blocks(const Operation& operation) {
   }
 }
 
-Status await_records(const Operation& operation, int source, const RoutingState& state) {
+Status await_records(const Operation& operation, int source, const HostRoutingState& state) {
   if (operation.is_local(source)) {
     HEP_TRY(operation.wait(hepPhaseRecords, source, operation.from(source).records_ready,
                            operation.epoch()));
@@ -167,7 +167,7 @@ RecordsToRead records_of(const Operation& operation, int source) {
           at<Selection>(window, layout.selections_at(epoch, there))};
 }
 
-void keep_blocks(const Operation& operation, RoutingState& state) {
+void keep_blocks(const Operation& operation, HostRoutingState& state) {
   for (int i = 0; i < operation.num_remote(); ++i) {
     const int source = operation.remote_in_turn(i);
     const Block<const void> block = block_of(operation, source);

@@ -34,7 +34,7 @@ struct RecordTotals {
 };
 
 // Lays out the blocks for the other domains, and where their parts will lie.
-void begin_blocks(const Operation& operation, const RecordTotals& totals, RoutingState& state);
+void begin_blocks(const Operation& operation, const RecordTotals& totals, HostRoutingState& state);
 
 // The numbers of ranks that the rows for another domain go to.
 uint8_t* num_ranks_in(const Operation& operation, int domain);
@@ -46,13 +46,13 @@ RecordsToWrite records_to(const Operation& operation, int destination);
 void send_blocks(const Operation& operation);
 
 // Waits for the records of a source. Compares its K with this rank's, and its T with the room here.
-Status await_records(const Operation& operation, int source, const RoutingState& state);
+Status await_records(const Operation& operation, int source, const HostRoutingState& state);
 
 // Those of a source whose records have come.
 RecordsToRead records_of(const Operation& operation, int source);
 
 // Keeps what a dispatch and a combine need to know of the other domains.
-void keep_blocks(const Operation& operation, RoutingState& state);
+void keep_blocks(const Operation& operation, HostRoutingState& state);
 
 // Waits until the network has taken this rank's blocks.
 Status await_blocks_sent(const Operation& operation);

@@ -24,7 +24,8 @@ int rows_of_chunk(const RingShape& ring, uint32_t num_rows, int chunk) {
 
 }  // namespace
 
-void begin_network_combine(const Operation& operation, uint64_t call, const RoutingState& state) {
+void begin_network_combine(const Operation& operation, uint64_t call,
+                           const HostRoutingState& state) {
   Rail& rail = *operation.rail();
   const uint64_t epoch = operation.epoch(), parity = epoch & 1;
   for (int i = 0; i < rail.num_others(); ++i) {
@@ -39,7 +40,7 @@ void begin_network_combine(const Operation& operation, uint64_t call, const Rout
 
 // ---------------------------------------------------------------------------------- to the relays
 
-RelayWriter::RelayWriter(const Operation& operation, const RoutingState& state)
+RelayWriter::RelayWriter(const Operation& operation, const HostRoutingState& state)
     : operation_(operation), state_(state) {
   for (int i = 0; i < operation.num_remote(); ++i)
     num_chunks_ = std::max(num_chunks_, chunks_of(operation.remote_in_turn(i)));
@@ -88,7 +89,7 @@ void RelayWriter::end() {
 // ------------------------------------------------------------------------------------- the relay
 
 Relay::Relay(const Operation& operation, const RowArithmetic& arithmetic,
-             const hepCombineArgs_t& args, const RoutingState& state)
+             const hepCombineArgs_t& args, const HostRoutingState& state)
     : operation_(operation),
       state_(state),
       sum_(arithmetic.sum_rows(args.partial_type, args.partial_type)),
@@ -201,12 +202,12 @@ uint64_t Relay::add_up(int domain, int chunk, void* sums, void* out) const {
 }
 
 void RelayStation::begin(const Operation& operation, const RowArithmetic& arithmetic,
-                         const hepCombineArgs_t& args, const RoutingState& state) {
+                         const hepCombineArgs_t& args, const HostRoutingState& state) {
   const Lock lock(mutex_);
   relay_.emplace(operation, arithmetic, args, state);
 }
 
-void RelayStation::cancel(const RoutingState& state) {
+void RelayStation::cancel(const HostRoutingState& state) {
   const Lock lock(mutex_);
   if (relay_ && relay_->is_of(state)) relay_.reset();
 }
@@ -246,7 +247,8 @@ Status await_relay(const Operation& operation) {
 
 // -------------------------------------------------------------------------------------- the parts
 
-Parts::Parts(const Operation& operation, const hepCombineArgs_t& args, const RoutingState& state)
+Parts::Parts(const Operation& operation, const hepCombineArgs_t& args,
+             const HostRoutingState& state)
     : operation_(operation), state_(state), part_bytes_(part_bytes_of(args)) {}
 
 // `count`: of the chunks of this combine.

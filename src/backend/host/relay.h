@@ -20,12 +20,13 @@ namespace hep {
 
 // Counts what the relay of this rank is to send, and tells the rail peers what this rank calls, and
 // that its pool has room.
-void begin_network_combine(const Operation& operation, uint64_t call, const RoutingState& state);
+void begin_network_combine(const Operation& operation, uint64_t call,
+                           const HostRoutingState& state);
 
 // Writes this rank's sums for ranks of other domains into the relays.
 class RelayWriter {
  public:
-  RelayWriter(const Operation& operation, const RoutingState& state);
+  RelayWriter(const Operation& operation, const HostRoutingState& state);
 
   // Each source has one at least: all ranks signal it.
   int chunks_of(int source) const;
@@ -42,7 +43,7 @@ class RelayWriter {
 
  private:
   const Operation& operation_;
-  const RoutingState& state_;
+  const HostRoutingState& state_;
   int num_chunks_ = 0;
   int source_ = 0;
   int first_ = 0, end_ = 0;  // positions
@@ -53,14 +54,14 @@ class RelayWriter {
 class Relay {
  public:
   Relay(const Operation& operation, const RowArithmetic& arithmetic, const hepCombineArgs_t& args,
-        const RoutingState& state);
+        const HostRoutingState& state);
 
   // Adds up and sends the chunks that are complete; waits for nothing. *worked tells whether there
   // were any. Fails if a rail peer has called otherwise.
   Status step(bool* worked);
 
   bool is_done() const;
-  bool is_of(const RoutingState& state) const { return &state == &state_; }
+  bool is_of(const HostRoutingState& state) const { return &state == &state_; }
   void end_waits(hepResult_t result) const { operation_.end_waits(result); }
 
  private:
@@ -73,7 +74,7 @@ class Relay {
   const NetworkCall& call_of(int domain) const;
 
   const Operation operation_;
-  const RoutingState& state_;
+  const HostRoutingState& state_;
   const SumRows sum_;
   const int columns_;
   const uint64_t part_bytes_;
@@ -88,8 +89,8 @@ class RelayStation {
  public:
   // What a combine begins; the one before is done. `state` may not go before cancel() or the end.
   void begin(const Operation& operation, const RowArithmetic& arithmetic,
-             const hepCombineArgs_t& args, const RoutingState& state) HEP_EXCLUDES(mutex_);
-  void cancel(const RoutingState& state) HEP_EXCLUDES(mutex_);
+             const hepCombineArgs_t& args, const HostRoutingState& state) HEP_EXCLUDES(mutex_);
+  void cancel(const HostRoutingState& state) HEP_EXCLUDES(mutex_);
 
   // Returns whether there was anything to do.
   bool work() HEP_EXCLUDES(mutex_);
@@ -105,7 +106,7 @@ Status await_relay(const Operation& operation);
 // The parts that other domains send back, where they land.
 class Parts {
  public:
-  Parts(const Operation& operation, const hepCombineArgs_t& args, const RoutingState& state);
+  Parts(const Operation& operation, const hepCombineArgs_t& args, const HostRoutingState& state);
 
   // Waits for the parts of a token, and of all tokens.
   Status await(int64_t token) const;
@@ -123,7 +124,7 @@ class Parts {
   Status await_chunks(int domain, int count) const;
 
   const Operation& operation_;
-  const RoutingState& state_;
+  const HostRoutingState& state_;
   const uint64_t part_bytes_;
 };
 

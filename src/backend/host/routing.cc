@@ -16,7 +16,7 @@
 
 namespace hep {
 
-RoutingState::RoutingState(void* memory, const RoutingRequest& request, int most_parts)
+HostRoutingState::HostRoutingState(void* memory, const RoutingRequest& request, int most_parts)
     : alignment(request.alignment),
       max_tokens(request.layout.max_tokens),
       max_top_k(request.layout.max_top_k),

@@ -23,8 +23,8 @@ struct HostLane;
 struct RowArithmetic;
 
 // The sections of RoutingLayout and NetworkRoutingLayout by name.
-struct RoutingState {
-  RoutingState(void* memory, const RoutingRequest& request, int most_parts);
+struct HostRoutingState {
+  HostRoutingState(void* memory, const RoutingRequest& request, int most_parts);
 
   int num_tokens() const { return totals->num_tokens; }
   int top_k() const { return totals->top_k; }
@@ -63,27 +63,27 @@ struct RoutingState {
 // The halves of the operations. The first ones wait for nothing but peers that are not done with
 // the operation of this kind before.
 void send_update(const Operation& operation, const TopK& choice, HostBackend& backend,
-                 RoutingState& state);
-Status receive_update(const Operation& operation, RoutingState& state);
+                 HostRoutingState& state);
+Status receive_update(const Operation& operation, HostRoutingState& state);
 
 // `x_in_place`: the peers read the rows where they are, in the heap.
 Status publish(const Operation& operation, const RowArithmetic& arithmetic,
-               const hepDispatchArgs_t& args, bool x_in_place, const RoutingState& state);
+               const hepDispatchArgs_t& args, bool x_in_place, const HostRoutingState& state);
 // `packer`: sends the rows for other domains meanwhile; NULL: they have been sent, or there are
 // none.
 Status receive_rows(const Operation& operation, const hepDispatchArgs_t& args, Packer* packer,
-                    RoutingState& state);
+                    HostRoutingState& state);
 // Waits until the peers of this domain have read this rank's rows.
 Status wait_for_readers(const Operation& operation, uint64_t epoch);
 // Waits until they have taken what has come to this rank from other domains.
 Status wait_for_takers(const Operation& operation);
 
 Status send_partials(const Operation& operation, const RowArithmetic& arithmetic,
-                     const hepCombineArgs_t& args, const RoutingState& state);
+                     const hepCombineArgs_t& args, const HostRoutingState& state);
 Status add_partials(const Operation& operation, const RowArithmetic& arithmetic,
-                    const hepCombineArgs_t& args, const RoutingState& state);
+                    const hepCombineArgs_t& args, const HostRoutingState& state);
 // The summary of a call.
-uint64_t combine_call(const hepCombineArgs_t& args, const RoutingState& state);
+uint64_t combine_call(const hepCombineArgs_t& args, const HostRoutingState& state);
 
 class HostRouting final : public BackendRouting {
  public:
@@ -115,7 +115,7 @@ class HostRouting final : public BackendRouting {
   HostLane& lane_;
   const Memory own_;
   void* const memory_;
-  RoutingState state_;
+  HostRoutingState state_;
 };
 
 }  // namespace hep

@@ -144,7 +144,7 @@ RecordTotals count_records(const Operation& operation, const TopK& choice, HostB
 // Writes the records of all tokens of this rank, and keeps where each token went.
 class TokenWriter {
  public:
-  TokenWriter(const Operation& operation, const Batch& batch, RoutingState& state)
+  TokenWriter(const Operation& operation, const Batch& batch, HostRoutingState& state)
       : operation_(operation), state_(state), top_k_(batch.top_k) {
     for (int r = 0; r < operation.num_ranks(); ++r) writers_[r] = RecordWriter(operation, r, batch);
     for (int d = 0; d < operation.topology().num_domains(); ++d)
@@ -196,7 +196,7 @@ class TokenWriter {
   }
 
   const Operation& operation_;
-  RoutingState& state_;
+  HostRoutingState& state_;
   const int top_k_;
   int most_ = 0;
   std::array<RecordWriter, kMaxRanks> writers_;
@@ -205,7 +205,7 @@ class TokenWriter {
 };
 
 // Adds up the sources' counts and lays out the experts' blocks.
-void assign_experts(const Operation& operation, RoutingState& state) {
+void assign_experts(const Operation& operation, HostRoutingState& state) {
   const int num_experts = operation.shape().num_local_experts();
   std::fill_n(state.tokens_per_expert, num_experts, 0);
   for (int s = 0; s < operation.num_ranks(); ++s) {
@@ -223,7 +223,7 @@ void assign_experts(const Operation& operation, RoutingState& state) {
 }
 
 // Finds where each chunk of a source's tokens begins among its rows.
-void index_chunks(const Shape& shape, int source, RoutingState& state) {
+void index_chunks(const Shape& shape, int source, HostRoutingState& state) {
   uint32_t* chunk_rows = state.chunk_rows + source * (shape.max_chunks() + 1);
   const int tokens = chunk_tokens(static_cast<int>(state.source_tokens[source]), shape.num_ranks);
   uint32_t row = state.source_rows[source];
@@ -235,7 +235,7 @@ void index_chunks(const Shape& shape, int source, RoutingState& state) {
 }
 
 // Copies the records of all sources in canonical order, with relative indices made absolute.
-void take_records(const Operation& operation, RoutingState& state) {
+void take_records(const Operation& operation, HostRoutingState& state) {
   const Shape& shape = operation.shape();
   std::array<uint32_t, kMaxExperts> next_place;  // by local expert, of the source at hand
   std::copy_n(state.expert_offsets, shape.num_local_experts(), next_place.begin());
@@ -272,7 +272,7 @@ void take_records(const Operation& operation, RoutingState& state) {
 // Records are double-buffered by parity. Overwriting update n-2 is safe: every peer has sent update
 // n-1, so it has finished reading n-2.
 void send_update(const Operation& operation, const TopK& choice, HostBackend& backend,
-                 RoutingState& state) {
+                 HostRoutingState& state) {
   state.totals->num_tokens = choice.batch.num_tokens;
   state.totals->top_k = choice.batch.top_k;
   state.totals->update = operation.epoch();
@@ -293,7 +293,7 @@ void send_update(const Operation& operation, const TopK& choice, HostBackend& ba
   if (has_others) send_blocks(operation);
 }
 
-Status receive_update(const Operation& operation, RoutingState& state) {
+Status receive_update(const Operation& operation, HostRoutingState& state) {
   for (int s = 0; s < operation.num_ranks(); ++s) HEP_TRY(await_records(operation, s, state));
   assign_experts(operation, state);
   take_records(operation, state);
