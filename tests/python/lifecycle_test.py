@@ -92,6 +92,20 @@ class Close(unittest.TestCase):
         gc.collect()
         self.assertIsNone(kept())
 
+    def test_a_garbage_collection_takes_routings_with_their_communicator(self):
+        """Their memory can be had again. The collector may finalise the communicator first."""
+        communicator, other = alone(), alone()
+        num_bytes = communicator.routing_bytes()
+        whole = (ctypes.c_char * (num_bytes + 256))()
+        start = -ctypes.addressof(whole) % 256
+        memory = memoryview(whole).cast("B")[start : start + num_bytes]
+        routing = hybridep.Routing(communicator, memory=memory)
+        communicator.cycle = routing
+        del communicator, routing
+        gc.collect()
+        hybridep.Routing(other, memory=memory).close()
+        other.close()
+
     def test_dropped_routings_are_destroyed(self):
         """A finaliser may run anywhere, so it leaves the routing to the next creation."""
         communicator = alone()

@@ -24,6 +24,7 @@ from typing import (
     List,
     Optional,
     Sequence,
+    Set,
     Tuple,
     Type,
     Union,
@@ -79,6 +80,9 @@ class Communicator:
         self._why_closed = ""
         self._lanes = _new_lanes()
         self._routings: weakref.WeakSet[Routing] = weakref.WeakSet()
+        # Handles of all routings: a garbage collection clears weak references to routings before
+        # it calls the finaliser of their communicator.
+        self._routing_handles: Set[int] = set()
         # Routings that nobody holds any more: a finaliser may run on any thread at any time, so it
         # must not wait for a lock.
         self._abandoned: Deque[Tuple[int, Any]] = collections.deque()
@@ -399,7 +403,9 @@ class Communicator:
         self.close()
 
     def __del__(self) -> None:
-        """No routing is alive: each keeps its communicator."""
+        """No routing is in use, since each keeps its communicator. Routings that go in the same
+        garbage collection may have a finaliser that has not been called.
+        """
         if getattr(self, "_handle", 0) != 0:
             with contextlib.suppress(Error):
                 self.close()
@@ -452,11 +458,15 @@ class Communicator:
             entry = self._abandoned.popleft()
             if self._library.hepRoutingDestroy(entry[0]) != 0:
                 self._abandoned.append(entry)
+            else:
+                self._routing_handles.discard(entry[0])
 
     def _destroy_routings(self) -> None:
         """Destroys all routings. Between its halves one can be destroyed only after an abort."""
         for routing in list(self._routings):
             routing._abandon()
+        for handle in self._routing_handles.difference(entry[0] for entry in self._abandoned):
+            self._abandoned.append((handle, None))
         self._destroy_abandoned()
         if self._abandoned:
             self._check(self._library.hepCommAbort(self._handle))

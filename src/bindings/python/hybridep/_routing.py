@@ -110,6 +110,7 @@ class Routing:
             communicator._destroy_abandoned()
             communicator._check(self._library.hepRoutingCreate(handle, owner, config))
             self._handle = handle.value or 0
+            communicator._routing_handles.add(self._handle)
             communicator._routings.add(self)
 
     # ------------------------------------------------------------------------------ properties
@@ -345,6 +346,7 @@ class Routing:
         with self._communicator._alone():
             if self._handle != 0:
                 self._check(self._library.hepRoutingDestroy(self._handle))
+                self._communicator._routing_handles.discard(self._handle)
                 self._handle, self._memory = 0, None
 
     def __enter__(self) -> Routing:
