@@ -321,9 +321,17 @@ def new_graph_buffer(group, batch):
     )
 
 
+ONE_CAPTURE = threading.Lock()
+
+
 def capture(body):
+    """One thread at a time: a capture begins by synchronising the device, which is forbidden while
+    another thread captures on it. No capture waits for a peer.
+    """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
+    with ONE_CAPTURE, torch.cuda.graph(
+        graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"
+    ):
         results = body()
     return graph, results
 
