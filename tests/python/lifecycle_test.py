@@ -264,6 +264,7 @@ class Values(unittest.TestCase):
             limits = communicator.limits
             self.assertEqual((limits.max_tokens, limits.num_local_experts), (16, 2))
             self.assertEqual(limits.max_expert_rows, 2 * 16 * 2)
+            self.assertEqual(limits.layout_dispatch_blocks, (0, 0, 0))  # the host has no SMs
             seen[communicator.rank] = True
 
         seen = {}

@@ -120,6 +120,8 @@ class Limits(Struct):
         ("low_latency_blocks", c_int32),
         ("num_domains", c_int32),
         ("domain_size", c_int32),
+        ("layout_dispatch_blocks", c_int32 * 3),
+        ("layout_combine_blocks", c_int32 * 3),
     ]
 
 

@@ -43,7 +43,7 @@ from ._errors import (
     make_error,
 )
 from ._memory import Memory
-from ._values import Config, Failure, Limits, from_struct
+from ._values import Config, Failure, Limits
 
 if TYPE_CHECKING:
     from ._routing import Routing
@@ -93,7 +93,7 @@ class Communicator:
         self._backend = Backend(self._number("hepCommBackend"))
         limits = _abi.Limits()
         self._check(self._library.hepCommLimits(handle, limits))
-        self._limits = from_struct(Limits, limits)
+        self._limits = Limits._of(limits)
         _all.add(self)
 
     # -------------------------------------------------------------------------------- creation

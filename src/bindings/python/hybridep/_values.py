@@ -130,6 +130,18 @@ class Limits:
     low_latency_blocks: int
     num_domains: int
     domain_size: int
+    layout_dispatch_blocks: Tuple[int, int, int]
+    """By layout, in the order of `Layout`; `layout_combine_blocks` likewise."""
+    layout_combine_blocks: Tuple[int, int, int]
+
+    @classmethod
+    def _of(cls, struct: _abi.Limits) -> Limits:
+        return from_struct(
+            cls,
+            struct,
+            layout_dispatch_blocks=tuple(struct.layout_dispatch_blocks),
+            layout_combine_blocks=tuple(struct.layout_combine_blocks),
+        )
 
 
 @dataclass(frozen=True)
