@@ -6,6 +6,7 @@
 #include <cinttypes>
 #include <map>
 
+#include "base/fork.h"
 #include "base/thread_annotations.h"
 #include "protocol/shape.h"
 
@@ -14,7 +15,7 @@ namespace {
 
 // Claimed memory of the process: where it begins and ends.
 struct Claims {
-  Mutex mutex;
+  HeldOverForks mutex;
   std::map<uintptr_t, uintptr_t> ends HEP_GUARDED_BY(mutex);
 };
 

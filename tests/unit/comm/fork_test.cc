@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdint>
 #include <fstream>
 #include <functional>
 #include <string>
@@ -15,6 +16,7 @@
 namespace {
 
 constexpr int kChildren = 100;
+constexpr uint64_t kRoutingBytes = 64 * 1024;
 constexpr unsigned kChildSeconds = 20;  // after which a child that hangs is killed
 
 hepComm_t make_comm() {
@@ -63,6 +65,33 @@ TEST_F(ForkTest, AChildMakesACommunicatorWhateverItsParentsThreadsDo) {
     good += is_true_in_child([] {
       const hepComm_t own = make_comm();
       return own != nullptr && hepCommDestroy(own) == hepSuccess;
+    });
+  done = true;
+  user.join();
+  EXPECT_EQ(good, kChildren);
+}
+
+bool makes_routing(hepComm_t comm, void* memory) {
+  hepRoutingConfig_t config = HEP_ROUTING_CONFIG_INITIALIZER;
+  config.memory = memory;
+  config.memory_bytes = kRoutingBytes;
+  hepRouting_t routing = nullptr;
+  return hepRoutingCreate(&routing, comm, &config) == hepSuccess &&
+         hepRoutingDestroy(routing) == hepSuccess;
+}
+
+TEST_F(ForkTest, AChildBringsMemoryOfRoutingsWhateverItsParentsThreadsDo) {
+  alignas(256) static unsigned char memory[2][kRoutingBytes];
+  ASSERT_TRUE(makes_routing(comm_, memory[0])) << hepGetLastError();
+  std::atomic<bool> done{false};
+  std::thread user([&] {
+    while (!done) makes_routing(comm_, memory[0]);
+  });
+  int good = 0;
+  for (int child = 0; child < kChildren && good == child; ++child)
+    good += is_true_in_child([] {
+      const hepComm_t own = make_comm();
+      return own != nullptr && makes_routing(own, memory[1]) && hepCommDestroy(own) == hepSuccess;
     });
   done = true;
   user.join();
