@@ -54,7 +54,7 @@ class CudaWaits : public testing::Test {
       : lanes_(make_lanes(make_config(), kRanks)),
         window_(window_bytes(lanes_)),
         peer_window_(window_bytes(lanes_)) {
-    BackendContext context{0, 0, kSms, kTimeoutMs, {}, &registrations_};
+    BackendContext context{0, 0, kSms, kTimeoutMs, {}, &registrations_, {}};
     EXPECT_CUDA(cudaGetDevice(&context.device));
     for (const Lane& lane : lanes_)
       context.lanes.push_back(

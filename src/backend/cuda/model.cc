@@ -12,7 +12,8 @@ namespace {
 constexpr double kBytesPerUs = 1e3;  // of a GB/s
 constexpr double kNearlyAsFast = 1.03;
 
-// Tokens that a block of combine takes at the same time: one for each pipeline, or a task.
+// A block of combine takes a token at a time for each pipeline, or a task of tokens. It has 2 to 8
+// pipelines, by the length of rows. The model counts on the fewest.
 constexpr int kPipelines = 2;
 constexpr int kTokensOfTask = 8;
 
